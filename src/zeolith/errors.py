@@ -1,0 +1,129 @@
+"""Every error Zeolith raises, as one tree.
+
+::
+
+    ZeolithError
+    ├── ConfigurationError          a setting is wrong: says which, and the way out
+    ├── ProtocolViolation           the peer broke the wire protocol
+    │   ├── FrameTooLarge           it announced more bytes than we accept
+    │   ├── UndecodableMessage      the bytes of a message make no sense, or are not admitted
+    │   ├── IllegalMessage          a well-formed message that has no place here
+    │   └── IncompatiblePeer        its greeting names no protocol we speak
+    └── ClientStorageError          (also ZODB.POSException.StorageError)
+        ├── ClientDisconnected      no server, or it went away: may be retried
+        ├── ServerBehindCache       the database is older than what this client has seen
+        └── ServerError             the server reported an error this side has no class for
+
+What ZODB callers expect as ZODB's own exceptions (``POSKeyError``,
+``ConflictError``, ``ReadOnlyError`` …) is raised as exactly those.
+"""
+
+from __future__ import annotations
+
+import transaction.interfaces
+from ZODB.POSException import StorageError
+
+
+class ZeolithError(Exception):
+    """Base of all errors defined by Zeolith."""
+
+
+class ConfigurationError(ZeolithError):
+    """A configuration, keyword or command-line option cannot be used.
+
+    :param option: the option as the user wrote it, with its source if known.
+    :param problem: what is wrong with it.
+    :param remedy: what to do instead; empty if the problem says it all.
+    """
+
+    def __init__(self, option: str, problem: str, remedy: str = "") -> None:
+        super().__init__(option, problem, remedy)
+        self.option = option
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = f"{self.option}: {self.problem}"
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class ProtocolViolation(ZeolithError):
+    """The peer sent something that the protocol does not allow.  The connection ends."""
+
+
+class FrameTooLarge(ProtocolViolation):
+    """The peer announced a frame larger than the configured maximum.
+
+    :param announced: length in bytes as announced.
+    :param limit: the configured maximum in bytes.
+    """
+
+    def __init__(self, announced: int, limit: int) -> None:
+        super().__init__(announced, limit)
+        self.announced = announced
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"a message of {self.announced} bytes exceeds the maximum of {self.limit}"
+
+
+class UndecodableMessage(ProtocolViolation):
+    """The bytes of a message cannot be decoded, or hold something that is not admitted."""
+
+
+class IllegalMessage(ProtocolViolation):
+    """A well-formed message that is not legal in the present state or has wrong arguments.
+
+    :ivar msgid: id of the call to refuse, or None where no answer is expected.
+    """
+
+    msgid: object = None
+
+
+class IncompatiblePeer(ProtocolViolation):
+    """The peer's greeting names no protocol version that this side speaks."""
+
+
+class ClientStorageError(ZeolithError, StorageError):  # type: ignore[misc]
+    """Base of the errors of the client storage."""
+
+
+class ClientDisconnected(  # type: ignore[misc]
+    ClientStorageError, transaction.interfaces.TransientError
+):
+    """There is no connection to a server, or it was lost; the transaction may be retried."""
+
+
+class ServerBehindCache(ClientStorageError):
+    """The server's database ends before transactions that this client has already seen.
+
+    :param server_tid: last transaction id of the server (8 bytes).
+    :param cache_tid: last transaction id this client has seen (8 bytes).
+    """
+
+    def __init__(self, server_tid: bytes, cache_tid: bytes) -> None:
+        super().__init__(server_tid, cache_tid)
+        self.server_tid = server_tid
+        self.cache_tid = cache_tid
+
+    def __str__(self) -> str:
+        return (
+            f"the server's last transaction {self.server_tid.hex()} is older than "
+            f"{self.cache_tid.hex()}, which this client has already seen"
+        )
+
+
+class ServerError(ClientStorageError):
+    """The server reported an error for which this side knows no class.
+
+    :param name: dotted class name as the server sent it.
+    :param details: its arguments or attributes as the server sent them.
+    """
+
+    def __init__(self, name: str, details: object) -> None:
+        super().__init__(name, details)
+        self.name = name
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.details!r}"

@@ -1,0 +1,336 @@
+"""Messages to bytes and back, in both codings of ZEO protocol 5.
+
+The general path goes through :mod:`.pickles` or :mod:`.msgpacks`.  Loading an object is what a
+server does nearly all the time, so its call and its reply also have a fixed layout here: peers
+write them in one way only, byte for byte, and comparing with that layout is both the quickest
+decoder and a complete check.  Anything that differs takes the general path.
+
+Codecs are immutable and may be shared by any number of threads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from struct import Struct
+from typing import Any
+
+from ..errors import IllegalMessage, UndecodableMessage
+from . import msgpacks, pickles
+from .framing import frame, pack_length
+from .greeting import Coding
+from .limits import Limits
+from .messages import (
+    WIRE_NAMES,
+    Call,
+    Fault,
+    Form,
+    Heartbeat,
+    LoadBefore,
+    Message,
+    MsgId,
+    Notice,
+    Reply,
+    Request,
+    parse_request,
+)
+
+_REPLY = ".reply"
+_FLAG_OK, _FLAG_ERROR = 0, 2
+_HEARTBEAT_ID = -1
+
+_unpack_length = Struct("<I").unpack_from
+_unpack_big_length = Struct(">I").unpack_from
+_unpack_short = Struct(">H").unpack_from
+
+
+class Codec(ABC):
+    """Writes and reads the messages of one coding.
+
+    :param incoming: the requests that the peer may make, by wire name.
+    :param limits: what is accepted from the peer.
+
+    All ``call``, ``notice``, ``reply``, ``fault``, ``loaded`` methods return whole frames, length
+    included, and raise TypeError or ValueError for values that the coding cannot carry.
+    """
+
+    coding: Coding
+
+    def __init__(self, incoming: Mapping[str, Form], limits: Limits) -> None:
+        self._incoming = incoming
+        self._limits = limits
+
+    @abstractmethod
+    def _dumps(self, value: Any) -> bytes: ...
+
+    @abstractmethod
+    def _loads(self, payload: bytes) -> Any: ...
+
+    @abstractmethod
+    def load_before(self, oid: bytes, tid: bytes) -> bytes:
+        """Return the frame of a ``loadBefore`` call whose msgid is ``(oid, tid)``."""
+
+    @abstractmethod
+    def loaded(self, key: LoadBefore, data: bytes, start: bytes, end: bytes | None) -> bytes:
+        """Return the frame of the reply to a ``loadBefore`` call whose msgid is *key*."""
+
+    def call(self, msgid: MsgId, request: Request) -> bytes:
+        """Return the frame of a call."""
+        return frame(self._dumps((msgid, False, WIRE_NAMES[type(request)], tuple(request))))
+
+    def notice(self, request: Request) -> bytes:
+        """Return the frame of a request that expects no answer."""
+        return frame(self._dumps((0, True, WIRE_NAMES[type(request)], tuple(request))))
+
+    def reply(self, msgid: MsgId, value: Any) -> bytes:
+        """Return the frame of an answer."""
+        if type(msgid) is LoadBefore:
+            msgid = tuple(msgid)
+        return frame(self._dumps((msgid, _FLAG_OK, _REPLY, value)))
+
+    def fault(self, msgid: MsgId, name: str, details: Any) -> bytes:
+        """Return the frame of an answer that is an error."""
+        if type(msgid) is LoadBefore:
+            msgid = tuple(msgid)
+        return frame(self._dumps((msgid, _FLAG_ERROR, _REPLY, (name, details))))
+
+    def heartbeat(self) -> bytes:
+        """Return the frame of a heartbeat."""
+        return frame(self._dumps((_HEARTBEAT_ID, _FLAG_OK, _REPLY, None)))
+
+    def decode(self, payload: bytes) -> Message:
+        """Return the message that a frame's payload holds.
+
+        :raises UndecodableMessage: not a message of this coding, or not within the limits.
+        :raises IllegalMessage: an unknown method, or arguments that do not fit.
+        """
+        message = self._loads(payload)
+        if type(message) is not tuple or len(message) != 4:
+            raise UndecodableMessage("a message is a tuple of four")
+        msgid, flag, name, args = message
+        try:
+            hash(msgid)
+        except TypeError:
+            raise UndecodableMessage("a message id is hashable") from None
+        # False == 0 and True == 1: comparing by value would let a reply pass as a call.
+        if name == _REPLY:
+            if msgid == _HEARTBEAT_ID:
+                return Heartbeat()
+            if flag == _FLAG_OK:
+                return Reply(msgid, args)
+            if type(args) not in (tuple, list) or len(args) != 2 or type(args[0]) is not str:
+                raise UndecodableMessage("an error is a class name and its arguments")
+            return Fault(msgid, args[0], args[1])
+        if msgid == _HEARTBEAT_ID:
+            return Heartbeat()
+        if flag is not False and flag is not True and flag not in (0, 1):
+            raise UndecodableMessage("a request's flag is true or false")
+        try:
+            request = parse_request(self._incoming, bool(flag), name, args)
+        except IllegalMessage as error:
+            if not flag:
+                error.msgid = msgid
+            raise
+        return Notice(request) if flag else Call(msgid, request)
+
+
+class PickleCodec(Codec):
+    """Coding ``Z``: pickle protocol 3."""
+
+    coding = Coding.PICKLE
+
+    # Layout of a loadBefore call: PROTO 3, MARK, msgid, NEWFALSE, name, args, TUPLE, STOP;
+    # msgid and args are both SHORT_BINBYTES oid, SHORT_BINBYTES tid, TUPLE2.
+    _CALL_A = b"\x80\x03(C\x08"
+    _CALL_B = b"C\x08"
+    _CALL_C = b"\x86\x89X\x0a\x00\x00\x00loadBeforeC\x08"
+    _CALL_D = b"\x86t."
+    _CALL_SIZE = len(_CALL_A + _CALL_B + _CALL_C + _CALL_B + _CALL_D) + 32
+    _CALL_HEAD = pack_length(_CALL_SIZE) + _CALL_A
+    # Layout of its reply: msgid as above, BININT1 0, name, then data, start, end, TUPLE3.
+    _REPLY_C = b"\x86K\x00X\x06\x00\x00\x00.reply"
+    _REPLY_DATA = 23 + len(_REPLY_C)
+
+    def _dumps(self, value: Any) -> bytes:
+        return pickles.dumps(value)
+
+    def _loads(self, payload: bytes) -> Any:
+        return pickles.loads(payload, self._limits)
+
+    def load_before(self, oid: bytes, tid: bytes) -> bytes:
+        return b"".join(
+            (self._CALL_HEAD, oid, b"C\x08", tid, self._CALL_C, oid, b"C\x08", tid, b"\x86t.")
+        )
+
+    def loaded(self, key: LoadBefore, data: bytes, start: bytes, end: bytes | None) -> bytes:
+        oid, tid = key
+        size = len(data)
+        if size < 256:
+            head = b"C%c" % size
+            length = self._REPLY_DATA + size + 16
+        else:
+            head = b"B" + size.to_bytes(4, "little")
+            length = self._REPLY_DATA + size + 19
+        if end is None:
+            return b"".join(
+                (
+                    pack_length(length),
+                    b"\x80\x03(C\x08",
+                    oid,
+                    b"C\x08",
+                    tid,
+                    self._REPLY_C,
+                    head,
+                    data,
+                    b"C\x08",
+                    start,
+                    b"N\x87t.",
+                )
+            )
+        return b"".join(
+            (
+                pack_length(length + 9),
+                b"\x80\x03(C\x08",
+                oid,
+                b"C\x08",
+                tid,
+                self._REPLY_C,
+                head,
+                data,
+                b"C\x08",
+                start,
+                b"C\x08",
+                end,
+                b"\x87t.",
+            )
+        )
+
+    def decode(self, payload: bytes) -> Message:
+        size = len(payload)
+        if size == self._CALL_SIZE:
+            oid = payload[5:13]
+            tid = payload[15:23]
+            if payload == b"".join(
+                (self._CALL_A, oid, b"C\x08", tid, self._CALL_C, oid, b"C\x08", tid, b"\x86t.")
+            ):
+                key = LoadBefore(oid, tid)
+                return Call(key, key)
+        if payload[23:37] == self._REPLY_C and payload[:5] == b"\x80\x03(C\x08":
+            data_at = 39
+            if payload[37:38] == b"C":
+                data_end = data_at + payload[38] if size > 38 else 0
+            elif payload[37:38] == b"B" and size > 42:
+                data_at = 42
+                data_end = data_at + _unpack_length(payload, 38)[0]
+            else:
+                data_end = 0
+            if payload[13:15] == b"C\x08" and payload[data_end : data_end + 2] == b"C\x08":
+                tail = payload[data_end + 10 :]
+                if tail == b"N\x87t.":
+                    end = None
+                elif len(tail) == 13 and tail[:2] == b"C\x08" and tail[10:] == b"\x87t.":
+                    end = tail[2:10]
+                else:
+                    return super().decode(payload)
+                return Reply(
+                    (payload[5:13], payload[15:23]),
+                    (payload[data_at:data_end], payload[data_end + 2 : data_end + 10], end),
+                )
+        return super().decode(payload)
+
+
+class MsgpackCodec(Codec):
+    """Coding ``M``: msgpack."""
+
+    coding = Coding.MSGPACK
+
+    _CALL_A = b"\x94\x92\xc4\x08"
+    _CALL_C = b"\xc2\xaaloadBefore\x92\xc4\x08"
+    _CALL_SIZE = len(_CALL_A + _CALL_C) + 2 * 2 + 32
+    _CALL_HEAD = pack_length(_CALL_SIZE) + _CALL_A
+    _REPLY_C = b"\x00\xa6.reply\x93"
+    _REPLY_DATA = 22 + len(_REPLY_C)
+
+    def _dumps(self, value: Any) -> bytes:
+        return msgpacks.dumps(value)
+
+    def _loads(self, payload: bytes) -> Any:
+        return msgpacks.loads(payload, self._limits)
+
+    def load_before(self, oid: bytes, tid: bytes) -> bytes:
+        return b"".join(
+            (self._CALL_HEAD, oid, b"\xc4\x08", tid, self._CALL_C, oid, b"\xc4\x08", tid)
+        )
+
+    def loaded(self, key: LoadBefore, data: bytes, start: bytes, end: bytes | None) -> bytes:
+        oid, tid = key
+        size = len(data)
+        if size < 256:
+            head = b"\xc4%c" % size
+        elif size < 65536:
+            head = b"\xc5" + size.to_bytes(2, "big")
+        else:
+            head = b"\xc6" + size.to_bytes(4, "big")
+        length = self._REPLY_DATA + len(head) + size + 11
+        if end is None:
+            tail = b"\xc0"
+        else:
+            tail = b"\xc4\x08" + end
+            length += 9
+        return b"".join(
+            (
+                pack_length(length),
+                b"\x94\x92\xc4\x08",
+                oid,
+                b"\xc4\x08",
+                tid,
+                self._REPLY_C,
+                head,
+                data,
+                b"\xc4\x08",
+                start,
+                tail,
+            )
+        )
+
+    def decode(self, payload: bytes) -> Message:
+        size = len(payload)
+        if size == self._CALL_SIZE:
+            oid = payload[4:12]
+            tid = payload[14:22]
+            if payload == b"".join(
+                (self._CALL_A, oid, b"\xc4\x08", tid, self._CALL_C, oid, b"\xc4\x08", tid)
+            ):
+                key = LoadBefore(oid, tid)
+                return Call(key, key)
+        if payload[22:31] == self._REPLY_C and payload[:4] == self._CALL_A and size > 46:
+            kind = payload[31]
+            if kind == 0xC4:
+                data_at = 33
+                data_end = data_at + payload[32]
+            elif kind == 0xC5:
+                data_at = 34
+                data_end = data_at + _unpack_short(payload, 32)[0]
+            elif kind == 0xC6:
+                data_at = 36
+                data_end = data_at + _unpack_big_length(payload, 32)[0]
+            else:
+                return super().decode(payload)
+            if payload[12:14] == b"\xc4\x08" and payload[data_end : data_end + 2] == b"\xc4\x08":
+                tail = payload[data_end + 10 :]
+                if tail == b"\xc0":
+                    end = None
+                elif len(tail) == 10 and tail[:2] == b"\xc4\x08":
+                    end = tail[2:]
+                else:
+                    return super().decode(payload)
+                return Reply(
+                    (payload[4:12], payload[14:22]),
+                    (payload[data_at:data_end], payload[data_end + 2 : data_end + 10], end),
+                )
+        return super().decode(payload)
+
+
+def make_codec(coding: Coding, incoming: Mapping[str, Form], limits: Limits) -> Codec:
+    """Return the codec for *coding*."""
+    return (PickleCodec if coding is Coding.PICKLE else MsgpackCodec)(incoming, limits)

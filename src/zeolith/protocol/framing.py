@@ -1,0 +1,84 @@
+"""Sized frames: a four-byte big-endian length, then that many bytes.
+
+Source: ``zeo-reference`` C.5, *frame*.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from ..errors import FrameTooLarge
+
+_LENGTH = Struct(">I")
+HEADER_SIZE = _LENGTH.size
+assert HEADER_SIZE == 4
+
+pack_length = _LENGTH.pack
+
+
+def frame(payload: bytes) -> bytes:
+    """Return *payload* with its length in front.  It must be shorter than 4 GiB."""
+    return _LENGTH.pack(len(payload)) + payload
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames.
+
+    Not thread-safe: whoever holds the reading role of a connection feeds it.
+
+    :ivar max_size: longest payload accepted, in bytes; may be changed between frames (a greeting
+        is allowed less than a message).
+    """
+
+    __slots__ = ("_chunks", "_have", "_need", "max_size")
+
+    def __init__(self, max_size: int) -> None:
+        self.max_size = max_size
+        # Bytes of an incomplete frame are kept as the chunks they arrived in and joined once,
+        # when the frame is complete: appending to one buffer would copy a large frame many times.
+        self._chunks: list[bytes] = []
+        self._have = 0
+        self._need = HEADER_SIZE
+
+    @property
+    def pending(self) -> int:
+        """Bytes received that do not yet make a frame."""
+        return self._have
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add received bytes; return the payloads of all frames now complete, in order.
+
+        ``feed(b"")`` looks again at what is pending, which matters after ``max_size`` changed.
+
+        :raises FrameTooLarge: the next frame announces too many bytes.  Frames before it have
+            been returned by an earlier call: it is never raised together with frames.
+        """
+        if self._have:
+            self._chunks.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return []
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._have = 0
+        frames: list[bytes] = []
+        start = 0
+        size = len(data)
+        self._need = HEADER_SIZE
+        while size - start >= 4:
+            length = _LENGTH.unpack_from(data, start)[0]
+            end = start + 4 + length
+            if length > self.max_size:
+                if not frames:
+                    raise FrameTooLarge(length, self.max_size)
+                self._need = 0  # the next call raises
+                break
+            if end > size:
+                self._need = end - start
+                break
+            frames.append(data[start + 4 : end])
+            start = end
+        if start < size:
+            self._chunks.append(data[start:] if start else data)
+            self._have = size - start
+        return frames

@@ -1,0 +1,220 @@
+"""One connection's protocol state, on either side: bytes in, events out.
+
+Neither class writes anything by itself: the shell sends what ``greeting``/``hello`` and the codec
+return.  What is legal when is the table :data:`LEGAL`; a pair that is not in it is a violation.
+
+Not thread-safe: whoever holds the reading role of the connection feeds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from ..errors import IllegalMessage, ProtocolViolation
+from .codec import Codec, make_codec
+from .framing import FrameReader, frame
+from .greeting import (
+    STATUS_PROBE,
+    Coding,
+    Greeting,
+    parse_greeting,
+    parse_hello,
+    serialize_greeting,
+    serialize_hello,
+)
+from .limits import DEFAULT_LIMITS, Limits
+from .messages import (
+    CLIENT_REQUESTS,
+    SERVER_REQUESTS,
+    Call,
+    Fault,
+    Heartbeat,
+    Message,
+    Notice,
+    Register,
+    Reply,
+)
+
+
+class Phase(Enum):
+    """Where a connection is in its life."""
+
+    GREETING = "greeting"
+    """The first frame of the peer is awaited."""
+
+    REGISTERING = "registering"
+    """The coding is settled; the client has not been admitted to a storage."""
+
+    OPEN = "open"
+    """The client is admitted."""
+
+    CLOSED = "closed"
+    """The peer broke the protocol, or was only a status probe."""
+
+
+class Hello(NamedTuple):
+    """The client has chosen a coding; the server's codec is ready."""
+
+    coding: Coding
+
+
+class Probe(NamedTuple):
+    """The client asks ``ruok``: it gets one frame of JSON, then the connection ends."""
+
+
+class Greeted(NamedTuple):
+    """The server has greeted; the client is to choose a coding."""
+
+    greeting: Greeting
+
+
+class Violated(NamedTuple):
+    """The peer broke the protocol; always the last event of a connection."""
+
+    error: ProtocolViolation
+
+
+Event: TypeAlias = Message | Hello | Probe | Greeted | Violated
+
+_REQUESTS = frozenset(form.cls for form in SERVER_REQUESTS.values())
+_NOTICES = frozenset(form.cls for form in CLIENT_REQUESTS.values())
+
+LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
+    ("server", Phase.REGISTERING): frozenset({Register, Heartbeat}),
+    ("server", Phase.OPEN): (_REQUESTS - {Register}) | {Heartbeat},
+    ("client", Phase.REGISTERING): frozenset({Reply, Fault}) | _NOTICES,
+    ("client", Phase.OPEN): frozenset({Reply, Fault}) | _NOTICES,
+}
+"""(our role, phase) → the requests and envelopes that the peer may send then.  ``Call`` and
+``Notice`` are judged by the request inside.  Before and after these phases nothing is legal but
+the greeting frames."""
+
+
+class _Peer:
+    """What both sides share.
+
+    :ivar phase: present phase.
+    :ivar codec: writes and reads messages; None until the coding is settled.
+    """
+
+    __slots__ = ("_frames", "_legal", "_limits", "codec", "phase")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._frames = FrameReader(limits.max_greeting_size)
+        self._legal: frozenset[type[Any]] = frozenset()
+        self.codec: Codec | None = None
+        self.phase = Phase.GREETING
+
+    @property
+    def pending(self) -> int:
+        """Bytes received that do not yet make a message."""
+        return self._frames.pending
+
+    def _first_frame(self, payload: bytes) -> Event:
+        raise NotImplementedError  # pragma: no cover - both sides define it
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take bytes from the peer; return what they mean, in order.
+
+        Never raises for anything the peer can send: a violation is the last event returned, and
+        the peer is then closed and ignores further bytes.
+        """
+        events: list[Event] = []
+        if self.phase is Phase.CLOSED:
+            return events
+        try:
+            frames = self._frames.feed(data)
+            while frames:
+                for number, payload in enumerate(frames):
+                    if self.codec is None:
+                        events.append(self._first_frame(payload))
+                        if self.codec is None:
+                            # Nothing may follow before the greeting is answered (a probe gets
+                            # no more, and a server waits for the client's choice).
+                            if number + 1 < len(frames) or self._frames.pending:
+                                raise IllegalMessage("bytes after the first message")
+                            return events
+                        continue
+                    events.append(self._judge(self.codec.decode(payload)))
+                # A frame may have been held back by the limit of the greeting that came before.
+                frames = self._frames.feed(b"") if self._frames.pending else []
+        except ProtocolViolation as error:
+            self.phase = Phase.CLOSED
+            events.append(Violated(error))
+        return events
+
+    def _judge(self, message: Message) -> Message:
+        cls = message.__class__
+        if cls is Call or cls is Notice:
+            request = message[-1]
+            if request.__class__ not in self._legal:
+                error = IllegalMessage(
+                    f"{type(request).__name__} is not legal while {self.phase.value}"
+                )
+                if isinstance(message, Call):
+                    error.msgid = message.msgid
+                raise error
+        elif cls not in self._legal:
+            raise IllegalMessage(f"{cls.__name__} is not legal while {self.phase.value}")
+        return message
+
+    def _enter(self, role: str, phase: Phase) -> None:
+        self.phase = phase
+        self._legal = LEGAL[role, phase]
+
+
+class ServerPeer(_Peer):
+    """The server's end of one connection.
+
+    :param coding: the coding to propose; the client may choose the other one.
+    """
+
+    __slots__ = ("_coding",)
+
+    def __init__(self, coding: Coding, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(limits)
+        self._coding = coding
+
+    def greeting(self) -> bytes:
+        """Return the frame to send as soon as the connection is made."""
+        return frame(serialize_greeting(self._coding))
+
+    def registered(self) -> None:
+        """The shell has admitted the client: everything but another registration is legal now."""
+        self._enter("server", Phase.OPEN)
+
+    def _first_frame(self, payload: bytes) -> Event:
+        if payload == STATUS_PROBE:
+            self.phase = Phase.CLOSED
+            return Probe()
+        coding = parse_hello(payload)
+        self.codec = make_codec(coding, SERVER_REQUESTS, self._limits)
+        self._frames.max_size = self._limits.max_message_size
+        self._enter("server", Phase.REGISTERING)
+        return Hello(coding)
+
+
+class ClientPeer(_Peer):
+    """The client's end of one connection."""
+
+    __slots__ = ()
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(limits)
+
+    def _first_frame(self, payload: bytes) -> Event:
+        return Greeted(parse_greeting(payload))
+
+    def hello(self, coding: Coding) -> bytes:
+        """Choose *coding*; return the frame that tells the server."""
+        self.codec = make_codec(coding, CLIENT_REQUESTS, self._limits)
+        self._frames.max_size = self._limits.max_message_size
+        self._enter("client", Phase.REGISTERING)
+        return frame(serialize_hello(coding))
+
+    def registered(self) -> None:
+        """The server has admitted us."""
+        self._enter("client", Phase.OPEN)
