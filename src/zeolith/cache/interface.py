@@ -1,0 +1,57 @@
+"""What a client asks of its cache.
+
+The cache is MVCC: for one object it may hold the current revision and earlier ones, each with the
+range of transactions in which it is the answer.  It is bounded in bytes and may forget anything at
+any time; it must never hold anything wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+Revision: TypeAlias = tuple[bytes, bytes, bytes | None]
+"""``(data, start, end)``: the record, the tid that wrote it, and the tid that replaced it, or None
+while it is the current one."""
+
+
+class ClientCache(Protocol):
+    """A bounded cache of object revisions.
+
+    ``load_before``, ``last_tid`` and ``len()`` may be called from any thread at any time.  The other methods are
+    called by one thread at a time (the one that holds the reading role), except ``close``.
+    Object ids and tids are eight bytes.
+    """
+
+    def load_before(self, oid: bytes, tid: bytes) -> Revision | None:
+        """Return the revision of *oid* that was current just before *tid*, or None if not held."""
+
+    def store(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
+        """Keep the revision of *oid* that is valid from *start* up to before *end*.
+
+        Storing what is held already changes nothing.  Never raises for want of room.
+        """
+
+    def invalidate(self, oid: bytes, tid: bytes | None) -> None:
+        """*oid* was changed by transaction *tid*: the current revision, if held, ends there.
+
+        A current revision that *tid* itself wrote stays as it is.  With None (the moment of the
+        change is not known) the current revision is forgotten.
+        """
+
+    def last_tid(self) -> bytes:
+        """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""
+
+    def set_last_tid(self, tid: bytes) -> None:
+        """All invalidations up to *tid* have been applied.
+
+        :raises ValueError: *tid* is older than the present one.
+        """
+
+    def clear(self) -> None:
+        """Forget everything, the last tid too."""
+
+    def close(self) -> None:
+        """Release files; may be called twice.  ``load_before`` returns None afterwards."""
+
+    def __len__(self) -> int:
+        """Return the number of revisions held."""
