@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import stat
@@ -18,7 +19,7 @@ import zc.lockfile
 import ZODB.blob
 from ZODB.POSException import POSKeyError
 
-from zeolith.client import blobs, blobsizes
+from zeolith.client import bloblayout, blobs, blobsizes, download
 from zeolith.client.blobs import CHUNK_SIZE, BlobDirectory
 from zeolith.client.blobsizes import check_blob_cache, shrink
 from zeolith.errors import ClientStorageError, ConfigurationError
@@ -80,7 +81,7 @@ def test_layout_is_zeos(cache: BlobDirectory) -> None:
 
 
 def test_zodbs_table_of_layouts_takes_our_class() -> None:
-    layout = blobs.CacheLayout()
+    layout = bloblayout.CacheLayout()
     assert layout.getBlobFilePath(oid(998), SERIAL) == os.path.join("1", "1.03ff000000000001.blob")
     assert layout.oid_to_path(oid(998)) == "1"
 
@@ -121,6 +122,35 @@ def test_a_cache_may_be_opened_twice(cache: BlobDirectory) -> None:
     with closing(BlobDirectory(cache.path, shared=False, cache_size=None)) as second:
         cache.load(oid(1), SERIAL, sender(cache, b"data"))
         assert read(second.load(oid(1), SERIAL, no_fetch)) == b"data"
+
+
+def test_many_clients_may_make_a_directory_at_once(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+    made: list[BlobDirectory] = []
+    errors: list[BaseException] = []
+
+    def make() -> None:
+        start.wait(30)
+        try:
+            made.append(BlobDirectory(str(tmp_path / "a" / "b"), shared=False, cache_size=None))
+        except ConfigurationError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    assert len(made) == 8
+    assert sorted(os.listdir(tmp_path / "a" / "b")) == [".layout", "tmp"]
+
+
+def test_an_unfinished_marker_is_finished(tmp_path: Path) -> None:
+    """A client of ZEO has just created the file and not yet written the name."""
+    (tmp_path / ".layout").touch()
+    BlobDirectory(str(tmp_path), shared=False, cache_size=None).close()
+    assert (tmp_path / ".layout").read_text() == "zeocache"
 
 
 def test_check_percent_is_a_percentage(tmp_path: Path) -> None:
@@ -376,7 +406,7 @@ def test_a_full_disk_is_told_to_who_loads_and_to_nobody_else(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(blobs, "_write_all", fail)
+        patch.setattr(download, "_write_all", fail)
         with pytest.raises(ClientStorageError, match="cannot keep") as caught:
             cache.load(oid(1), SERIAL, sender(cache, b"data"))
     assert isinstance(caught.value.__cause__, OSError)
@@ -394,7 +424,7 @@ def test_short_writes_are_completed() -> None:
             return min(3, len(data))
 
     file: Any = Reluctant()
-    blobs._write_all(file, b"1234567")
+    download._write_all(file, b"1234567")
     assert file.data == b"1234567"
 
 
@@ -546,7 +576,7 @@ def test_a_file_used_since_the_scan_is_left_alone(
     cache: BlobDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = fill(cache, range(2), 100)
-    original = blobsizes.try_lock
+    original = bloblayout.try_lock
 
     def use_then_lock(path: str) -> Any:
         if path.startswith(os.path.dirname(paths[0])):
@@ -568,7 +598,9 @@ def test_open_files_are_left_alone(tmp_path: Path) -> None:
             assert file.read() == b"x" * 1000
         shrink(directory.path, 0, directory._is_open)
         assert not os.path.exists(directory.filename(oid(1), SERIAL))
-        assert directory._readers == {}
+        del file
+        gc.collect()
+        assert len(directory._readers) == 0
 
 
 def test_what_dead_processes_left_is_removed(cache: BlobDirectory) -> None:

@@ -2,16 +2,7 @@
 
 Knows files and locks, but no connection: a *fetch* function is handed in by whoever loads, and
 the connection's reader delivers the stream to the ``download_*`` methods.
-
-A directory is either the server's own (*shared*) or a cache in ZEO's ``zeocache`` layout, which
-several processes, ZEO's clients among them, may use at the same time:
-
-- ``<oid % 997>/<oid // 997>.<tid>.blob``: a committed blob, read-only;
-- the same with ``.dl`` added: one that is being received;
-- ``<oid % 997>/*.tmp-``: one that is being uploaded;
-- ``<oid % 997>/.lock``: held by whoever adds to or evicts from that bucket;
-- ``check_size.lock``, ``check_size.attempt``: see :mod:`.blobsizes`;
-- ``tmp``: the temporary directory of the application's uncommitted blobs.
+The files are described in :mod:`.bloblayout`, their eviction in :mod:`.blobsizes`.
 """
 
 from __future__ import annotations
@@ -25,12 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import FileIO
 from typing import Any, Final, TypeAlias, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from ..errors import ClientStorageError, ConfigurationError
-from .blobsizes import LAYOUT, LOCK_NAME, PARTIAL_SUFFIX, UPLOAD_SUFFIX, shrink, try_lock
+from .bloblayout import (
+    LOCK_NAME,
+    PARTIAL_SUFFIX,
+    UPLOAD_SUFFIX,
+    make_helper,
+    remove,
+    try_lock,
+)
+from .blobsizes import shrink
+from .download import Download
 
 CHUNK_SIZE: Final = 59000
 """Bytes of a blob in one message, the size that ZEO's peers use."""
@@ -44,80 +43,6 @@ logger = logging.getLogger(__name__)
 Key: TypeAlias = tuple[bytes, bytes]
 Fetch: TypeAlias = Callable[[bytes, bytes], None]
 _T = TypeVar("_T")
-
-
-class CacheLayout:
-    """ZEO's layout of a blob cache, as ``ZODB.blob.LAYOUTS`` wants it."""
-
-    size = 997
-
-    def oid_to_path(self, oid: bytes) -> str:
-        """Return the bucket of *oid*: a relative path."""
-        return str(int.from_bytes(oid, "big") % self.size)
-
-    def getBlobFilePath(self, oid: bytes, tid: bytes) -> str:  # noqa: N802 - ZODB's name
-        """Return the relative path of a committed blob."""
-        base, bucket = divmod(int.from_bytes(oid, "big"), self.size)
-        return os.path.join(str(bucket), f"{base}.{tid.hex()}.blob")
-
-
-class _Download:
-    """One blob that a load of this process waits for.
-
-    :ivar file: open while its stream runs.
-    :ivar is_complete: the whole stream has been written to the partial file.
-    :ivar error: why it could not be written.
-    """
-
-    __slots__ = ("error", "file", "is_complete", "path")
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.file: FileIO | None = None
-        self.is_complete = False
-        self.error: OSError | None = None
-
-    def start(self) -> None:
-        self.drop()
-        self.error = None
-        self._attempt(self._open)
-
-    def write(self, chunk: bytes) -> None:
-        file = self.file
-        if file is not None:
-            self._attempt(lambda: _write_all(file, chunk))
-
-    def end(self) -> None:
-        if self.file is not None:
-            self._attempt(self.file.close)
-            self.file = None
-            self.is_complete = self.error is None
-
-    def drop(self) -> None:
-        """Forget what has been received."""
-        self.is_complete = False
-        if self.file is not None:
-            try:
-                self.file.close()
-            except OSError as error:
-                # Network file systems report a full disk here.  The file goes anyway.
-                self.error = self.error or error
-            self.file = None
-        _remove(self.path)
-
-    def _open(self) -> None:
-        # A partial file of a process that died may be there; the bucket's lock is ours.
-        # Unbuffered: chunks are large, and nothing is left to write if the process forks.
-        self.file = FileIO(self.path, "wb")
-
-    def _attempt(self, action: Callable[[], object]) -> None:
-        # The caller is the connection's reader: a full disk is the trouble of the thread that
-        # loads this blob, not of everybody who uses the connection.
-        try:
-            action()
-        except OSError as error:
-            self.error = error
-            self.drop()
 
 
 class BlobDirectory:
@@ -141,7 +66,7 @@ class BlobDirectory:
     ) -> None:
         self.path = path
         self.shared = shared
-        self.fshelper = _make_helper(path, shared)
+        self.fshelper = make_helper(path, shared)
         self._limit = None if shared else cache_size
         if cache_size is not None and not 0 <= check_percent < 100:
             raise ConfigurationError(
@@ -155,8 +80,9 @@ class BlobDirectory:
     def _reset(self) -> None:
         # Guards the plain attributes below; held for no longer than one write to a file.
         self._mutex = threading.Lock()
-        self._downloads: dict[Key, _Download] = {}
-        self._readers: dict[str, WeakSet[Any]] = {}
+        self._downloads: dict[Key, Download] = {}
+        # Files handed out and not yet collected, with their paths.
+        self._readers: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
         # Threads of this process meet here before they contend for the lock file, so that they
         # wait without polling: bucket -> its lock and how many use it.
         self._buckets: dict[str, tuple[threading.Lock, int]] = {}
@@ -208,10 +134,11 @@ class BlobDirectory:
 
         def open_file(path: str) -> Any:
             file = _open_blob(path, blob)
-            if not self.shared:
+            if self._limit is not None:
                 with self._mutex:
-                    self._readers.setdefault(path, WeakSet()).add(file)
-                _touch(path)
+                    self._readers[file] = path
+            if not self.shared:
+                _note_use(path)
             return file
 
         return self._use(oid, serial, fetch, open_file)
@@ -240,7 +167,7 @@ class BlobDirectory:
                 raise _missing(oid, serial) from None
 
     def _download(self, key: Key, path: str, fetch: Fetch) -> None:
-        download = _Download(path + PARTIAL_SUFFIX)
+        download = Download(path + PARTIAL_SUFFIX)
         with self._mutex:
             self._downloads[key] = download
         try:
@@ -265,7 +192,7 @@ class BlobDirectory:
         None of the ``download_*`` methods raises: what goes wrong is told to the thread that
         loads the blob.  A stream that nobody waits for is ignored.
         """
-        self._deliver((oid, serial), _Download.start)
+        self._deliver((oid, serial), Download.start)
 
     def download_chunk(self, oid: bytes, serial: bytes, chunk: bytes) -> None:
         """The server has sent the next part of a blob."""
@@ -273,7 +200,7 @@ class BlobDirectory:
 
     def download_ended(self, oid: bytes, serial: bytes) -> None:
         """The server has sent all of a blob."""
-        self._deliver((oid, serial), _Download.end)
+        self._deliver((oid, serial), Download.end)
 
     def downloads_broken(self) -> None:
         """The connection is lost: streams that have not ended never will."""
@@ -282,7 +209,7 @@ class BlobDirectory:
                 if download.file is not None:
                     download.drop()
 
-    def _deliver(self, key: Key, act: Callable[[_Download], None]) -> None:
+    def _deliver(self, key: Key, act: Callable[[Download], None]) -> None:
         with self._mutex:
             download = self._downloads.get(key)
             if download is not None:
@@ -312,7 +239,7 @@ class BlobDirectory:
                 shutil.copyfile(blobfilename, path)
                 os.remove(blobfilename)
         except OSError:
-            _remove(path)
+            remove(path)
             raise
         self._protect(path)
         return path
@@ -351,11 +278,11 @@ class BlobDirectory:
             with self._bucket(os.path.dirname(target)):
                 self._account(_install(path, target))
         except (OSError, ClientStorageError):
-            _remove(path)
+            remove(path)
 
     def discard(self, path: str) -> None:
         """Remove the file of an upload that was aborted; it need not exist."""
-        _remove(path)
+        remove(path)
 
     # -- size ----------------------------------------------------------------------------------
 
@@ -396,15 +323,9 @@ class BlobDirectory:
                 logger.exception("cannot look after the size of the blob cache %s", self.path)
 
     def _is_open(self, path: str) -> bool:
-        """Whether a file handed out by :meth:`open` is still open; forgets those that are not."""
+        """Whether a file handed out by :meth:`open` is still open."""
         with self._mutex:
-            files = self._readers.get(path)
-            if files is None:
-                return False
-            if any(not file.closed for file in files):
-                return True
-            del self._readers[path]
-            return False
+            return any(name == path and not file.closed for file, name in self._readers.items())
 
     def close(self) -> None:
         """End the size check, wait for it, and drop partial files.  May be called again."""
@@ -453,61 +374,6 @@ class BlobDirectory:
                     self._buckets[directory] = lock, users - 1
 
 
-def _make_helper(path: str, shared: bool) -> Any:
-    """Return ZODB's helper for the directory *path*, which is made if necessary."""
-    # Importing this costs as much as the rest of a client, and most clients have no blobs.
-    from ZODB.blob import LAYOUT_MARKER, LAYOUTS, FilesystemHelper
-
-    option = f"blob_dir {path}"
-    marker = _read_marker(os.path.join(path, LAYOUT_MARKER), option)
-    if shared:
-        if marker == LAYOUT:
-            raise ConfigurationError(
-                option,
-                "this is the blob cache of a client, not the blob directory of a server",
-                "set shared_blob_dir to false, or name the server's directory",
-            )
-        if marker is not None and marker not in LAYOUTS:
-            raise ConfigurationError(option, f"has the unknown layout {marker!r}")
-        helper = FilesystemHelper(path)
-    else:
-        LAYOUTS.setdefault(LAYOUT, CacheLayout())
-        if marker is None and _looks_like_a_servers(path):
-            marker = "lawn"
-        if marker not in (None, LAYOUT):
-            raise ConfigurationError(
-                option,
-                f"has the layout {marker!r} of a server's blob directory, not that of a cache",
-                "name a directory of its own, or set shared_blob_dir to true if the server"
-                " stores its blobs there",
-            )
-        helper = FilesystemHelper(path, layout_name=LAYOUT)
-    try:
-        helper.create()
-    except OSError as error:
-        raise ConfigurationError(option, f"cannot be used: {error}") from error
-    return helper
-
-
-def _read_marker(path: str, option: str) -> str | None:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read(100).strip()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigurationError(option, f"cannot be used: {error}") from error
-
-
-def _looks_like_a_servers(path: str) -> bool:
-    """Whether a directory without a marker has entries as ZODB made before it had markers."""
-    try:
-        names = os.listdir(path)
-    except OSError:
-        return False
-    return any(name.startswith("0x") for name in names)
-
-
 def _install(source: str, target: str) -> int:
     """Put a complete file into its place and return its size.  The caller holds the bucket."""
     # Without this a power failure may leave the name with nothing behind it, and a cache that
@@ -532,28 +398,21 @@ def _open_blob(path: str, blob: Any) -> Any:
 
 
 def _touch(path: str) -> str:
-    """Note that a file is used now, on file systems too that do not note it themselves."""
-    try:
-        os.utime(path, (time.time(), os.stat(path).st_mtime))
-    except FileNotFoundError:
-        raise
-    except OSError:
-        # Another user's file: it can be read, but looks as old as it is.
-        pass
+    """Return *path*, used now.
+
+    :raises FileNotFoundError: it does not exist.
+    """
+    os.stat(path)
+    _note_use(path)
     return path
 
 
-def _write_all(file: FileIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        # A disk that is nearly full takes a part, and refuses the rest the next time.
-        view = view[file.write(view) :]
-
-
-def _remove(path: str) -> None:
+def _note_use(path: str) -> None:
+    """Note that a file is used now, on file systems too that do not note it themselves."""
     try:
-        os.remove(path)
-    except FileNotFoundError:
+        os.utime(path, (time.time(), os.stat(path).st_mtime))
+    except OSError:
+        # Evicted while we have it open; or another user's, which can be read but looks old.
         pass
 
 

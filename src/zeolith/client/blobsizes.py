@@ -15,13 +15,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-LAYOUT: Final = "zeocache"
-LOCK_NAME: Final = ".lock"
-BLOB_SUFFIX: Final = ".blob"
-PARTIAL_SUFFIX: Final = ".dl"
-UPLOAD_SUFFIX: Final = ".tmp-"
+from .bloblayout import (
+    BLOB_SUFFIX,
+    LAYOUT,
+    LOCK_NAME,
+    PARTIAL_SUFFIX,
+    UPLOAD_SUFFIX,
+    read_marker,
+    remove,
+    try_lock,
+)
 
 ABANDONED_AGE: Final = 7 * 86400.0
 """Seconds after which the file of an upload is taken to be left over by a process that died: no
@@ -29,7 +34,6 @@ transaction takes a week."""
 
 _CHECK_LOCK: Final = "check_size.lock"
 _ATTEMPT: Final = "check_size.attempt"
-_MARKER: Final = ".layout"
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +52,6 @@ def _nobody(_path: str) -> bool:
 
 def _never() -> bool:
     return False
-
-
-def try_lock(path: str) -> Any:
-    """Take a lock file and return it (release it with ``close``), or None if it is held."""
-    from zc.lockfile import LockError, LockFile
-
-    try:
-        return LockFile(path)
-    except LockError:
-        return None
 
 
 def shrink(
@@ -84,7 +78,7 @@ def shrink(
         if lock is None:
             return
         try:
-            _remove(attempt)
+            remove(attempt)
             _evict(directory, target, is_open, is_stopped)
         finally:
             lock.close()
@@ -150,7 +144,7 @@ def _remove_partial(bucket: str, path: str) -> None:
     lock = try_lock(os.path.join(bucket, LOCK_NAME))
     if lock is not None:
         try:
-            _remove(path)
+            remove(path)
         finally:
             lock.close()
 
@@ -160,13 +154,6 @@ def _remove_abandoned(path: str) -> None:
         # The time of the last rename; that of the contents is the application's.
         if time.time() - os.stat(path).st_ctime > ABANDONED_AGE:
             os.remove(path)
-    except FileNotFoundError:
-        pass
-
-
-def _remove(path: str) -> None:
-    try:
-        os.remove(path)
     except FileNotFoundError:
         pass
 
@@ -183,8 +170,8 @@ def check_blob_cache(argv: Sequence[str] | None = None) -> int:
         return 2
     directory, target = arguments
     try:
-        with open(os.path.join(directory, _MARKER), encoding="ascii", errors="replace") as file:
-            marker = file.read(100).strip()
+        os.listdir(directory)  # says why, if it is not there
+        marker = read_marker(directory)
         if marker != LAYOUT:
             # Anything else may be the only copy of somebody's blobs.
             print(f"{directory} is not a blob cache: its layout is {marker!r}", file=sys.stderr)

@@ -1,0 +1,83 @@
+"""One blob on its way from the server into a partial file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import FileIO
+
+from .bloblayout import remove
+
+
+class Download:
+    """One blob that a load of this process waits for.  Not thread-safe.
+
+    No method raises OSError: the caller is the connection's reader, and a full disk is the
+    trouble of the thread that loads this blob, not of everybody who uses the connection.
+
+    :param path: the partial file; nobody else may use it meanwhile.
+
+    :ivar file: open while its stream runs.
+    :ivar is_complete: the whole stream has been written to the partial file.
+    :ivar error: why it could not be written.
+    """
+
+    __slots__ = ("error", "file", "is_complete", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.file: FileIO | None = None
+        self.is_complete = False
+        self.error: OSError | None = None
+
+    def start(self) -> None:
+        """Begin anew, whatever has been received before."""
+        self.error = None
+        self.drop()
+        self._attempt(self._open)
+
+    def write(self, chunk: bytes) -> None:
+        """Add the next part, unless the stream has failed."""
+        file = self.file
+        if file is not None:
+            self._attempt(lambda: _write_all(file, chunk))
+
+    def end(self) -> None:
+        """The stream is complete, unless it has failed."""
+        if self.file is not None:
+            self._attempt(self.file.close)
+            self.file = None
+            self.is_complete = self.error is None
+
+    def drop(self) -> None:
+        """Forget what has been received."""
+        self.is_complete = False
+        file, self.file = self.file, None
+        try:
+            if file is not None:
+                file.close()
+        except OSError as error:
+            # Network file systems report a full disk here.  The file goes anyway.
+            self.error = self.error or error
+        try:
+            remove(self.path)
+        except OSError as error:
+            self.error = self.error or error
+
+    def _open(self) -> None:
+        # A partial file of a process that died may be there; the bucket's lock is ours.
+        # Unbuffered: chunks are large, and nothing is left to write if the process forks.
+        self.file = FileIO(self.path, "wb")
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self.error = error
+            self.drop()
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        # A disk that is nearly full takes a part, and refuses the rest the next time.
+        view = view[file.write(view) :]
