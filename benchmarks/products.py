@@ -1,0 +1,74 @@
+"""What is measured: clients, servers and how one of each makes a contender."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
+
+Address: TypeAlias = tuple[str, int]
+
+SERVERS: Final = ("zeo", "zeolith", "bare", "none")
+"""``bare`` is :mod:`.bare`'s socket server; ``none`` means that the client opens the file."""
+
+CLIENTS: Final = ("zeo", "zeolith", "bare", "file")
+
+CONNECT_TIMEOUT: Final = 20.0
+
+
+class Contender(NamedTuple):
+    """One client product talking to one server product."""
+
+    client: str
+    server: str
+
+    def __str__(self) -> str:
+        if self.client == self.server:
+            return self.client
+        if self.server == "none":
+            return self.client
+        return f"{self.client}:{self.server}"
+
+
+BARE: Final = Contender("bare", "bare")
+"""A blocking socket in front of a FileStorage: the floor of anything that asks a server."""
+
+FILE: Final = Contender("file", "none")
+"""A FileStorage in the client's own process: the floor of anything that the storage does."""
+
+
+def parse_contender(text: str) -> Contender:
+    """Return the contender that ``product`` or ``client:server`` names.
+
+    :raises ValueError: an unknown product.
+    """
+    client, _, server = text.partition(":")
+    contender = Contender(client, server or client)
+    if contender.client not in CLIENTS or contender.server not in SERVERS:
+        raise ValueError(f"{text!r}: expected zeo, zeolith or client:server")
+    return contender
+
+
+def open_storage(client: str, address: Address, data: Path, cache_size: int) -> Any:
+    """Return a storage of the product *client*, connected.
+
+    :param address: the server's.
+    :param data: the database file, for the client that needs no server.
+    :param cache_size: in bytes.
+    """
+    if client == "file":
+        return import_module("ZODB.FileStorage").FileStorage(str(data))
+    if client == "bare":
+        return import_module("benchmarks.bare").BareClient(address)
+    module = import_module("ZEO.ClientStorage" if client == "zeo" else "zeolith")
+    return module.ClientStorage(address, cache_size=cache_size, wait_timeout=CONNECT_TIMEOUT)
+
+
+def server_arguments(server: str, address: Address, data: Path) -> tuple[str, list[str]]:
+    """Return the module to run as ``__main__``, and its command line, for the product *server*."""
+    where = "{}:{}".format(*address)
+    if server == "zeo":
+        return "ZEO.runzeo", ["-a", where, "-f", str(data)]
+    if server == "zeolith":
+        return "zeolith", ["serve", "-a", where, "-f", str(data)]
+    return "benchmarks.bare", [where, str(data)]

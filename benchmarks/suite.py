@@ -1,0 +1,165 @@
+"""The list of benchmarks: what is run where, in which unit it is told, and what is aimed at."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from .products import BARE, FILE, Contender
+
+
+class Metric(NamedTuple):
+    """One number of a benchmark; less is better.
+
+    :ivar title: what the number is.
+    :ivar unit: of the number as it is shown.
+    :ivar scale: from seconds or bytes to the unit.
+    :ivar target: ZEO's number divided by Zeolith's shall be at least this; None where no target
+        is set.
+    :ivar value: name of the value in the worker's outcome; empty for the time per operation.
+    """
+
+    title: str
+    unit: str
+    scale: float
+    target: float | None = None
+    value: str = ""
+
+
+class Placement(NamedTuple):
+    """Where a benchmark runs, as positions in the list of usable cores; empty: on all."""
+
+    server: tuple[int, ...] = ()
+    client: tuple[int, ...] = ()
+
+
+ONE_CORE: Final = Placement((0,), (0,))
+ONE_EACH: Final = Placement((1,), (0,))
+ALL_CORES: Final = Placement()
+
+
+class Benchmark(NamedTuple):
+    """One benchmark.
+
+    :ivar key: its name on the command line.
+    :ivar workload: what the measured workers do.
+    :ivar amount: operations per worker.
+    :ivar workers: how many do it at once.
+    :ivar placement: where.
+    :ivar metrics: what is told.
+    :ivar floor: the contender that no product can beat, if there is one.
+    :ivar committing: objects in each of the transactions that another client commits all the
+        time; 0 for a quiet database.
+    :ivar small: serve the database of small objects.
+    :ivar is_timed: whether it measures time, which needs a quiet machine and many rounds; other
+        numbers are taken as they come, in :data:`ROUNDS_UNTIMED` rounds at most.
+    """
+
+    key: str
+    workload: str
+    amount: int
+    metrics: tuple[Metric, ...]
+    placement: Placement = ONE_EACH
+    workers: int = 1
+    floor: Contender | None = None
+    committing: int = 0
+    small: bool = False
+    is_timed: bool = True
+
+
+ROUNDS_UNTIMED: Final = 2
+
+_MICRO: Final = 1e6
+
+BENCHMARKS: Final = (
+    Benchmark(
+        "cold-load-one-core",
+        "cold_load",
+        6_000,
+        (Metric("cold load, both on one core", "µs", _MICRO, 6.0),),
+        ONE_CORE,
+        floor=BARE,
+    ),
+    Benchmark(
+        "cold-load",
+        "cold_load",
+        6_000,
+        (Metric("cold load, one core each", "µs", _MICRO, 2.5),),
+        floor=BARE,
+    ),
+    Benchmark(
+        "cold-load-8-threads",
+        "cold_load_threads",
+        6_000,
+        (Metric("cold load, 8 threads of one client", "µs", _MICRO, 3.0),),
+    ),
+    Benchmark(
+        "cache-hit",
+        "cache_hit",
+        200_000,
+        (Metric("cache hit", "µs", _MICRO, 1 / 0.8),),
+    ),
+    Benchmark(
+        "prefetch",
+        "prefetch",
+        6_000,
+        (Metric("prefetch 100, then load each", "µs", _MICRO),),
+        floor=BARE,
+    ),
+    Benchmark(
+        "commit-1-writer",
+        "small_commits",
+        300,
+        (Metric("small commit, 1 writer", "µs", _MICRO, 2.0),),
+        floor=FILE,
+    ),
+    Benchmark(
+        "commit-8-writers",
+        "small_commits",
+        100,
+        (Metric("small commit, 8 writers", "µs", _MICRO),),
+        ALL_CORES,
+        workers=8,
+    ),
+    Benchmark(
+        "commit-5000-objects",
+        "large_commit",
+        5_000,
+        (Metric("one transaction of 5,000, per object", "µs", _MICRO, 2.5),),
+        floor=FILE,
+    ),
+    Benchmark(
+        "scan",
+        "scan",
+        20_000,
+        (Metric("scan of 20,000 through ZODB, per object", "µs", _MICRO),),
+        floor=FILE,
+    ),
+    Benchmark(
+        "latency",
+        "load_latency",
+        3_000,
+        (
+            Metric("cold load while another commits, p50", "µs", _MICRO, value="p50"),
+            Metric("cold load while another commits, p99", "µs", _MICRO, value="p99"),
+        ),
+        ALL_CORES,
+        committing=20,
+    ),
+    Benchmark(
+        "memory-connection",
+        "idle_connections",
+        500,
+        (Metric("server memory per idle connection", "kB", 1e-3, 1.0, value="each"),),
+        ALL_CORES,
+        is_timed=False,
+    ),
+    Benchmark(
+        "memory-cached-object",
+        "cached_objects",
+        200_000,
+        (Metric("client memory per cached object", "bytes", 1.0, 1.0, value="each"),),
+        ALL_CORES,
+        small=True,
+        is_timed=False,
+    ),
+)
