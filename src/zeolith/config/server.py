@@ -1,0 +1,144 @@
+"""The configuration of a server, and its file: ``zeo.conf``."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import ConfigurationError
+from .address import Address
+from .storages import StorageOpener, name_storages, open_storages
+
+if TYPE_CHECKING:
+    from ..server import Server
+
+DEFAULT_TRANSACTION_TIMEOUT: Final = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """What a server is to do.
+
+    :ivar address: where to listen.
+    :ivar storages: what opens the storages; each has a name.
+    :ivar read_only: whether clients may not commit.
+    :ivar invalidation_queue_size: number of transactions remembered for returning clients.
+    :ivar invalidation_age: seconds for which missed invalidations are read from the storage,
+        or None.
+    :ivar transaction_timeout: seconds a client may hold the commit lock, or None for ever.
+    :ivar client_conflict_resolution: whether conflicts are resolved by the clients.
+    :ivar msgpack: whether msgpack is proposed instead of pickle.
+    :ivar ssl: TLS context, or None.
+    :ivar pid_file: path, or None.
+    :ivar loop: ``"auto"``, ``"uvloop"`` or ``"asyncio"``.
+    :ivar eventlog: ZConfig's factory of the logging described in the file: calling it sets the
+        logging up, its ``reopen()`` reopens the files; None to leave logging alone.
+    :ivar source: where all this was read, for messages.
+    """
+
+    address: Address
+    storages: tuple[StorageOpener, ...]
+    read_only: bool = False
+    invalidation_queue_size: int = 100
+    invalidation_age: float | None = None
+    transaction_timeout: float | None = DEFAULT_TRANSACTION_TIMEOUT
+    client_conflict_resolution: bool = False
+    msgpack: bool = False
+    ssl: ssl.SSLContext | None = None
+    pid_file: str | None = None
+    loop: str = "auto"
+    eventlog: Any = None
+    source: str = "the command line"
+
+    def open_storages(self) -> dict[str, Any]:
+        """Open the storages; see :func:`.storages.open_storages`."""
+        return open_storages(self.storages)
+
+    def make_server(self, storages: dict[str, Any]) -> Server:
+        """Return a server, not yet listening, for *storages*."""
+        from ..server import Server, ServerOptions
+
+        return Server(
+            storages,
+            ServerOptions(
+                address=self.address,
+                read_only=self.read_only,
+                invalidation_queue_size=self.invalidation_queue_size,
+                invalidation_age=self.invalidation_age,
+                transaction_timeout=self.transaction_timeout,
+                client_conflict_resolution=self.client_conflict_resolution,
+                msgpack=self.msgpack,
+                ssl=self.ssl,
+                loop=self.loop,
+            ),
+        )
+
+
+def msgpack_by_environment(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether ``ZEO_MSGPACK`` asks for msgpack, as it does for ZEO."""
+    return bool(environ.get("ZEO_MSGPACK"))
+
+
+def load_server_config(path_or_url: str | os.PathLike[str]) -> ServerConfig:
+    """Read a ``zeo.conf``.
+
+    :raises ConfigurationError: it cannot be read or used; the text names file, line, key and
+        what to do.
+    """
+    import ZConfig
+
+    source = os.fspath(path_or_url)
+    return _load(source, None, lambda: ZConfig.loadConfig(_schema(), source)[0])
+
+
+def parse_server_config(text: str, source: str = "<text>") -> ServerConfig:
+    """Read the text of a ``zeo.conf``.
+
+    :param source: what to call the text in errors.
+    :raises ConfigurationError: see :func:`load_server_config`.
+    """
+    import ZConfig
+
+    # Without a file:// URL, %include and relative paths have nothing to be relative to.
+    return _load(source, text, lambda: ZConfig.loadConfigFile(_schema(), StringIO(text))[0])
+
+
+@cache
+def _schema() -> Any:
+    import ZConfig
+
+    return ZConfig.loadSchema(str(Path(__file__).with_name("schema.xml")))
+
+
+def _load(source: str, text: str | None, read: Callable[[], Any]) -> ServerConfig:
+    import ZConfig
+
+    from .complaints import translate
+
+    try:
+        values = read()
+    except ZConfig.ConfigurationError as error:
+        raise translate(error, source, text) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(source, "is not text in UTF-8", "check the path") from error
+    zeo = values.zeo
+    return ServerConfig(
+        address=zeo.address,
+        storages=name_storages(values.storages, source),
+        read_only=zeo.read_only,
+        invalidation_queue_size=zeo.invalidation_queue_size,
+        invalidation_age=zeo.invalidation_age,
+        transaction_timeout=zeo.transaction_timeout or None,
+        client_conflict_resolution=zeo.client_conflict_resolution,
+        msgpack=msgpack_by_environment() if zeo.msgpack is None else zeo.msgpack,
+        ssl=zeo.ssl,
+        pid_file=zeo.pid_filename,
+        eventlog=values.eventlog,
+        source=source,
+    )
