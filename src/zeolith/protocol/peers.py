@@ -149,7 +149,7 @@ class _Peer:
     def _judge(self, message: Message) -> Message:
         cls = message.__class__
         if cls is Call or cls is Notice:
-            request = message[-1]
+            request = message[-1]  # type: ignore[misc]  # a Heartbeat is none of these
             if request.__class__ not in self._legal:
                 error = IllegalMessage(
                     f"{type(request).__name__} is not legal while {self.phase.value}"
