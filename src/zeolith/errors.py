@@ -11,6 +11,7 @@
     │   └── IncompatiblePeer        its greeting names no protocol we speak
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
+        │   └── ServerRefused       a server is there, but will not have us as we are
         ├── ServerBehindCache       the database is older than what this client has seen
         └── ServerError             the server reported an error this side has no class for
 
@@ -28,7 +29,7 @@ class ZeolithError(Exception):
     """Base of all errors defined by Zeolith."""
 
 
-class ConfigurationError(ZeolithError):
+class ConfigurationError(ZeolithError, ValueError):
     """A configuration, keyword or command-line option cannot be used.
 
     :param option: the option as the user wrote it, with its source if known.
@@ -84,14 +85,28 @@ class IncompatiblePeer(ProtocolViolation):
     """The peer's greeting names no protocol version that this side speaks."""
 
 
-class ClientStorageError(ZeolithError, StorageError):  # type: ignore[misc]
+class ClientStorageError(ZeolithError, StorageError):
     """Base of the errors of the client storage."""
 
 
-class ClientDisconnected(  # type: ignore[misc]
-    ClientStorageError, transaction.interfaces.TransientError
-):
+class ClientDisconnected(ClientStorageError, transaction.interfaces.TransientError):
     """There is no connection to a server, or it was lost; the transaction may be retried."""
+
+
+class ServerRefused(ClientDisconnected):
+    """A server answered, but refuses this client: trying again will not help until someone acts.
+
+    :param server: address of the server.
+    :param reason: what it or the TLS layer said.
+    """
+
+    def __init__(self, server: str, reason: object) -> None:
+        super().__init__(server, reason)
+        self.server = server
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.server} refuses this client: {self.reason}"
 
 
 class ServerBehindCache(ClientStorageError):

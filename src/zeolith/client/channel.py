@@ -1,0 +1,457 @@
+"""One connection to a server: requests out, answers and notices in, without a thread of its own.
+
+**The reading role.**  Threads that call the server write their request to the socket themselves.
+Then one of them *leads*: it holds the reading role, reads the socket and handles every message in
+the order of arrival until its own answer is there.  The others *follow*: each waits on a lock of
+its own until its answer has been put into its slot, or until it is asked to lead because the
+leader left.  The idle watcher (:mod:`.watcher`) takes the role only when it is free.
+
+**Who may see what.**  Messages are handled by the leader, completely, before the next one is
+looked at, and before the thread waiting for it learns of it (rule R2).
+
+**Two handshakes between threads** keep this correct without a lock around it; each is the classic
+"write mine, then read yours" on both sides, so at least one side sees the other:
+
+- answer: the leader sets ``slot.done``, then looks for waiters' locks; a follower publishes its
+  lock, then looks at ``done``.
+- role: the leader releases the role, then looks for followers; a follower enlists, then tries the
+  role.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from _thread import LockType, allocate_lock
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+from ..errors import ClientDisconnected, ProtocolViolation
+from ..protocol.codec import Codec
+from ..protocol.faults import parse_fault
+from ..protocol.greeting import Coding
+from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
+from ..protocol.peers import ClientPeer, Greeted, Violated
+from .wire import Wire
+
+SEND_MARK = 64 * 1024
+"""Notices are collected up to this many bytes before they are sent: a commit of small objects costs
+one system call per some two hundred of them, and the server starts on them early."""
+
+
+class Receiver(Protocol):
+    """What a channel does with messages that answer no call, and with loaded objects.
+
+    Called by the thread that leads, in the order of arrival.
+    """
+
+    def loaded(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
+        """An object revision has arrived; nobody has been told yet."""
+
+    def noticed(self, request: Request) -> None:
+        """The server sent a notice.  An exception raised here ends the connection."""
+
+    def broken(self, channel: Channel, cause: BaseException) -> None:
+        """The connection has ended; called once, all waiting calls have failed."""
+
+
+class Slot:
+    """Where the answer to one call goes.
+
+    :ivar done: the answer is there: ``error`` if not None, else ``value``.
+    :ivar on_reply: called by the leader with the value before anybody is told; an exception
+        becomes the slot's error and ends the connection.
+    """
+
+    __slots__ = ("done", "error", "locks", "on_reply", "value")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.value: Any = None
+        self.error: Exception | None = None
+        self.on_reply: Callable[[Any], None] | None = None
+        self.locks: list[LockType] = []
+
+
+class Channel:
+    """A connection to a server, after the greeting.
+
+    Any thread may call any method, except where stated.
+
+    :param wire: connected; the channel owns it from now on.
+    :param receiver: gets loaded objects and notices.
+    :param server_name: how the server is called in errors.
+    """
+
+    def __init__(self, wire: Wire, receiver: Receiver, server_name: str) -> None:
+        self.wire = wire
+        self.server_name = server_name
+        self.is_zeolith_server = False
+        self.receiver = receiver
+        self._peer = ClientPeer()
+        self._slots: dict[MsgId, Slot] = {}
+        self._role = allocate_lock()
+        self._followers: dict[LockType, Slot] = {}
+        self._numbers = itertools.count(1)
+        # Guards the socket's sending side, _waiting and _waiting_size.
+        self._sending = threading.Lock()
+        self._waiting: list[bytes] = []
+        self._waiting_size = 0
+        self._cause: BaseException | None = None
+        self._cause_seen: BaseException | None = None
+        self._breaking = threading.Lock()
+        self._codec: Codec
+        self._encode_load: Callable[[bytes, bytes], bytes]
+        self.reads = 0
+        """Number of times the socket was read; the watcher tells from it whether calls are made."""
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def greet(self) -> None:
+        """Wait for the server's greeting and choose a coding.  First call of all, once.
+
+        :raises OSError: the connection ended.
+        :raises ProtocolViolation: no server that speaks our protocol.
+        """
+        while True:
+            data = self.wire.receive()
+            if not data:
+                raise ConnectionResetError("the server closed the connection without a greeting")
+            for event in self._peer.receive(data):
+                if isinstance(event, Violated):
+                    raise event.error
+                if isinstance(event, Greeted):
+                    greeting = event.greeting
+                    self.is_zeolith_server = greeting.is_zeolith
+                    # Between Zeolith peers no pickle travels; a ZEO server gets what it proposes.
+                    coding = Coding.MSGPACK if greeting.is_zeolith else greeting.coding
+                    self.wire.send(self._peer.hello(coding))
+                    codec = self._peer.codec
+                    assert codec is not None  # hello() has made it
+                    self._codec = codec
+                    self._encode_load = codec.load_before
+                    return
+
+    def registered(self) -> None:
+        """The server has admitted us: further messages are legal."""
+        self._peer.registered()
+
+    # -- calling -----------------------------------------------------------------------------------
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the connection has ended."""
+        return self._cause is not None
+
+    def load_before(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
+        """Ask the server for the revision of *oid* before *tid*; wait for the answer.
+
+        Threads that ask for the same at the same time share one request: the answer of the first
+        is as good for the second, because whatever the second knew when it asked arrived on this
+        connection before that answer.
+
+        :raises ClientDisconnected: the connection ended before the answer came.
+        :raises POSKeyError: there is no such object.
+        """
+        key = (oid, tid)
+        slots = self._slots
+        slot = slots.get(key)
+        if slot is None:
+            mine = Slot()
+            slot = slots.setdefault(key, mine)
+            if slot is mine:
+                self._send(self._encode_load(oid, tid), slot, key)
+        if not slot.done:
+            if self._role.acquire(False):
+                self._lead(slot)
+            else:
+                self._follow(slot)
+        if slot.error is not None:
+            raise slot.error
+        answer: tuple[bytes, bytes, bytes | None] | None = slot.value
+        return answer
+
+    def request_loads(self, keys: list[tuple[bytes, bytes]]) -> None:
+        """Ask for several revisions in one write; wait for nothing.
+
+        Answers go to the receiver; threads that ask for one of them meanwhile wait for it.
+        """
+        frames = []
+        asked = []
+        for key in keys:
+            if key not in self._slots:
+                slot = Slot()
+                if self._slots.setdefault(key, slot) is slot:
+                    frames.append(self._encode_load(*key))
+                    asked.append(key)
+        if frames:
+            try:
+                self._send(b"".join(frames), None, None)
+            except ClientDisconnected as error:
+                for key in asked:
+                    left = self._slots.pop(key, None)
+                    if left is not None:
+                        self._settle(left, None, error)
+                raise
+
+    def call(self, request: Request, on_reply: Callable[[Any], None] | None = None) -> Any:
+        """Send *request*; wait for the answer and return its value.
+
+        Notices posted before are sent first.
+
+        :param on_reply: called with the value by whichever thread reads it, before any later
+            message is handled.
+        :raises ClientDisconnected: the connection ended before the answer came.
+        """
+        number = next(self._numbers)
+        slot = Slot()
+        slot.on_reply = on_reply
+        frame = self._codec.call(number, request)
+        self._slots[number] = slot
+        self._send(frame, slot, number)
+        if not slot.done:
+            if self._role.acquire(False):
+                self._lead(slot)
+            else:
+                self._follow(slot)
+        if slot.error is not None:
+            raise slot.error
+        return slot.value
+
+    def post(self, request: Request) -> None:
+        """Send *request*, which has no answer, soon: with the next call or when enough wait.
+
+        :raises ClientDisconnected: the connection has ended.
+        """
+        frame = self._codec.notice(request)
+        with self._sending:
+            if self._cause is not None:
+                raise self._disconnected()
+            self._waiting.append(frame)
+            self._waiting_size += len(frame)
+            if self._waiting_size < SEND_MARK:
+                return
+            failure = self._write(self._take_waiting())
+        if failure is not None:
+            self._end(failure)
+            raise self._disconnected()
+
+    def flush(self) -> None:
+        """Send what ``post`` has collected."""
+        self._send(b"", None, None)
+
+    def heartbeat(self) -> None:
+        """Tell the server that we are alive, unless somebody is sending anyway."""
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if self._cause is not None:
+                return
+            failure = self._write(self._take_waiting() + self._codec.heartbeat())
+        finally:
+            self._sending.release()
+        if failure is not None:
+            self._end(failure)
+
+    def _take_waiting(self) -> bytes:
+        frames = b"".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_size = 0
+        return frames
+
+    def _send(self, frame: bytes, slot: Slot | None, key: MsgId) -> None:
+        """Send; on failure the channel is broken, and *slot* with it.
+
+        :raises ClientDisconnected: only without a slot.
+        """
+        with self._sending:
+            if self._cause is None:
+                if self._waiting:
+                    frame = self._take_waiting() + frame
+                failure = self._write(frame)
+                if failure is None:
+                    return
+            else:
+                failure = self._cause
+        # A slot entered after the break would never be answered: settle it here.
+        if slot is not None:
+            self._slots.pop(key, None)
+        self._end(failure)
+        if slot is None:
+            raise self._disconnected()
+        if not slot.done:
+            self._settle(slot, None, self._disconnected())
+
+    def _write(self, frame: bytes) -> BaseException | None:
+        """Send; return what went wrong.  ``_sending`` is held."""
+        try:
+            self.wire.send(frame)
+        except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: see _end
+            return error
+        return None
+
+    def _end(self, failure: BaseException) -> None:
+        """Break the connection; go on raising what was no fault of the connection.
+
+        An interrupt in the middle of sending or handling leaves a part of a message behind, so
+        it ends the connection like any error, and then interrupts the caller as it was meant to.
+        """
+        self._break(failure)
+        if not isinstance(failure, Exception) and failure is not self._cause_seen:
+            self._cause_seen = failure
+            raise failure
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def _lead(self, slot: Slot) -> None:
+        """Read until *slot* is answered.  The role is held, and released here."""
+        try:
+            while not slot.done:
+                self._read()
+        finally:
+            self._role.release()
+            if self._followers:
+                self._ask_to_lead()
+
+    def _follow(self, slot: Slot) -> None:
+        """Wait until *slot* is answered, or lead if asked to."""
+        lock = allocate_lock()
+        lock.acquire()
+        slot.locks.append(lock)
+        self._followers[lock] = slot
+        try:
+            while not slot.done:
+                if self._role.acquire(False):
+                    self._lead(slot)
+                    return
+                lock.acquire()
+        finally:
+            del self._followers[lock]
+            # We may have been asked to lead at the moment our own answer came.
+            if self._followers and not self._role.locked():
+                self._ask_to_lead()
+
+    def _ask_to_lead(self) -> None:
+        with suppress(RuntimeError, StopIteration):
+            # RuntimeError: changed while we looked, so somebody is awake and sees to it.
+            _release(next(iter(self._followers)))
+
+    def read_if_ready(self) -> bool:
+        """Handle what has arrived, if anything has and nobody leads.  Return whether it had.
+
+        For the idle watcher.
+        """
+        if not self._role.acquire(False):
+            return False
+        try:
+            if self._cause is not None or not self.wire.is_readable(0):
+                return False
+            self._read()
+            return True
+        finally:
+            self._role.release()
+            if self._followers:
+                self._ask_to_lead()
+
+    @contextmanager
+    def hold_reading(self) -> Iterator[None]:
+        """Keep everybody from reading for the length of a ``with`` statement."""
+        with self._role:
+            yield
+        if self._followers:
+            self._ask_to_lead()
+
+    def _read(self) -> None:
+        """Read once and handle what came.  The role is held."""
+        slot = None
+        try:
+            data = self.wire.receive()
+            self.reads += 1
+            if not data:
+                raise ConnectionResetError("the server closed the connection")
+            for event in self._peer.receive(data):
+                if isinstance(event, Reply):
+                    msgid, value = event
+                    slot = self._slots.pop(msgid, None)
+                    if slot is None:
+                        raise ProtocolViolation(f"an answer to no call: {msgid!r}")
+                    if msgid.__class__ is tuple:
+                        if value is not None:
+                            self.receiver.loaded(msgid[0], value[1], value[2], value[0])
+                    elif slot.on_reply is not None:
+                        slot.on_reply(value)
+                    slot.value = value
+                    slot.done = True
+                    if slot.locks:
+                        _wake(slot)
+                else:
+                    self._handle(event)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this connection
+            if slot is not None and not slot.done:
+                # The answer came but could not be taken in: its caller learns why.
+                cause = error if isinstance(error, Exception) else self._disconnected()
+                self._settle(slot, None, cause)
+            self._end(error)
+
+    def _handle(self, event: Any) -> None:
+        if isinstance(event, Notice):
+            self.receiver.noticed(event.request)
+        elif isinstance(event, Fault):
+            slot = self._slots.pop(event.msgid, None)
+            if slot is None:
+                raise ProtocolViolation(f"an error for no call: {event.name}")
+            self._settle(slot, None, parse_fault(event.name, event.details))
+        elif isinstance(event, Violated):
+            raise event.error
+        elif isinstance(event, Call):
+            raise ProtocolViolation("servers do not call clients")
+
+    def _settle(self, slot: Slot, value: Any, error: Exception | None) -> None:
+        slot.value = value
+        slot.error = error
+        slot.done = True
+        if slot.locks:
+            _wake(slot)
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def close(self, cause: BaseException) -> None:
+        """End the connection: every waiting call fails with *cause* as its reason."""
+        self._break(cause)
+
+    def release(self) -> None:
+        """Give the socket back to the system, after the connection has ended.
+
+        Waits until no thread uses it any more, which ``close`` has seen to.
+        """
+        with self._role, self._sending:
+            self.wire.close()
+
+    def _disconnected(self) -> ClientDisconnected:
+        error = ClientDisconnected(f"connection to {self.server_name} lost: {self._cause}")
+        error.__cause__ = self._cause
+        return error
+
+    def _break(self, cause: BaseException) -> None:
+        with self._breaking:
+            if self._cause is not None:
+                return
+            self._cause = cause
+        self.wire.abort()
+        # First nobody gets this channel any more, then the waiting ones learn that it ended:
+        # they come back for a new one at once.
+        self.receiver.broken(self, cause)
+        while self._slots:
+            with suppress(KeyError):
+                self._settle(self._slots.popitem()[1], None, self._disconnected())
+
+
+def _wake(slot: Slot) -> None:
+    for lock in tuple(slot.locks):
+        _release(lock)
+
+
+def _release(lock: LockType) -> None:
+    with suppress(RuntimeError):  # it was released already: its thread is about to look
+        lock.release()

@@ -1,0 +1,252 @@
+"""Finding a server: all addresses are tried at once, the first that fits wins.
+
+An attempt connects, greets and registers; what it yields is a channel on which the server may
+already send invalidations.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+
+from ZODB.POSException import ReadOnlyError
+
+from ..errors import ClientDisconnected, ZeolithError
+from ..protocol.messages import Register
+from .channel import Channel, Receiver
+from .wire import Address, PlainWire, TlsWire, Wire, open_socket
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for TCP and TLS to get through."""
+
+GREETING_TIMEOUT = 10.0
+"""Seconds for the server's greeting, which it sends unasked."""
+
+PATIENCE = 1.0
+"""Seconds to wait for a writable server once a read-only one has been found."""
+
+
+class Mode(Enum):
+    """What kind of server is wanted."""
+
+    WRITABLE = "writable"
+    READ_ONLY = "read-only"
+    FALLBACK = "writable, else read-only"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A server that has admitted us.
+
+    :ivar channel: registered; nobody reads it yet.
+    :ivar server_tid: the server's last transaction when it admitted us, None if it has none.
+    :ivar is_read_only: how we were admitted.
+    """
+
+    channel: Channel
+    server_tid: bytes | None
+    is_read_only: bool
+
+
+class Connector:
+    """Knows the servers and how to reach them.
+
+    :param addresses: tried at once; all serve the same database.
+    :param storage: name of the storage.
+    :param mode: what kind of server is wanted.
+    :param timeout: seconds to wait for each answer once the server has greeted.
+    :param make_receiver: called for each attempt: what its channel reports to.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        storage: str,
+        mode: Mode,
+        timeout: float,
+        context: ssl.SSLContext | None,
+        server_hostname: str | None,
+        make_receiver: Callable[[], Receiver],
+    ) -> None:
+        self.addresses = list(addresses)
+        self.mode = mode
+        self._storage = storage
+        self._timeout = timeout
+        self._context = context
+        self._server_hostname = server_hostname
+        self._make_receiver = make_receiver
+        self._lock = threading.Lock()
+        # Sockets of attempts under way, to be shut down if the client is closed meanwhile.
+        self._sockets: set[socket.socket] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End attempts under way; further ones fail.  Any thread."""
+        with self._lock:
+            self._stopped = True
+            sockets = list(self._sockets)
+        for sock in sockets:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _made(self, sock: socket.socket) -> None:
+        with self._lock:
+            if self._stopped:
+                raise ClientDisconnected("closed")
+            self._sockets.add(sock)
+
+    def connect(self, mode: Mode | None = None) -> Candidate:
+        """Try all addresses once; return the best server found.
+
+        :param mode: instead of the connector's own.
+        :raises OSError, ZeolithError, ReadOnlyError or another error of the server: why the last
+            of them failed.
+        """
+        mode = mode or self.mode
+        addresses = list(self.addresses)
+        if not addresses:
+            raise ClientDisconnected("no server address is known")
+        if len(addresses) == 1:
+            return self._attempt(addresses[0], mode)
+        results: queue.SimpleQueue[Candidate | Exception] = queue.SimpleQueue()
+        for address in addresses:
+            threading.Thread(
+                target=self._attempt_into,
+                args=(results, address, mode),
+                name=f"zeolith connect {address}",
+                daemon=True,
+            ).start()
+        return _pick(results, len(addresses), mode)
+
+    def _attempt_into(
+        self, results: queue.SimpleQueue[Candidate | Exception], address: Address, mode: Mode
+    ) -> None:
+        try:
+            results.put(self._attempt(address, mode))
+        except Exception as error:  # noqa: BLE001 - handed to the thread that asked
+            results.put(error)
+
+    def _attempt(self, address: Address, mode: Mode) -> Candidate:
+        name = format_address(address)
+        wire, sock = self._open(address)
+        try:
+            channel = Channel(wire, self._make_receiver(), name)
+            try:
+                return self._register(channel, mode)
+            except BaseException as error:
+                channel.close(error)
+                channel.release()
+                raise
+        finally:
+            with self._lock:
+                self._sockets.discard(sock)
+
+    def _register(self, channel: Channel, mode: Mode) -> Candidate:
+        channel.wire.set_timeout(GREETING_TIMEOUT)
+        try:
+            channel.greet()
+        except TimeoutError as error:
+            hint = "does it expect TLS?" if self._context is None else "is it a ZEO server?"
+            raise TimeoutError(
+                f"{channel.server_name} accepts connections but does not greet; {hint}"
+            ) from error
+        channel.wire.set_timeout(self._timeout)
+        is_read_only = mode is Mode.READ_ONLY
+        try:
+            tid = channel.call(Register(self._storage, is_read_only))
+        except ReadOnlyError:
+            if mode is not Mode.FALLBACK:
+                raise
+            is_read_only = True
+            tid = channel.call(Register(self._storage, True))
+        channel.registered()
+        if tid is not None and (type(tid) is not bytes or len(tid) != 8):
+            raise ZeolithError(f"the server's last transaction id is {tid!r}")
+        return Candidate(channel, tid, is_read_only)
+
+    def _open(self, address: Address) -> tuple[Wire, socket.socket]:
+        made: list[socket.socket] = []
+
+        def note(sock: socket.socket) -> None:
+            self._made(sock)
+            made.append(sock)
+
+        try:
+            sock = open_socket(address, CONNECT_TIMEOUT, note)
+            try:
+                if self._context is None:
+                    return PlainWire(sock), sock
+                hostname = self._server_hostname
+                if hostname is None and not isinstance(address, str):
+                    hostname = address[0] or "127.0.0.1"
+                return TlsWire(sock, self._context, hostname), sock
+            except BaseException:
+                sock.close()
+                raise
+        except BaseException:
+            with self._lock:
+                self._sockets.difference_update(made)
+            raise
+
+
+def _pick(results: queue.SimpleQueue[Candidate | Exception], count: int, mode: Mode) -> Candidate:
+    """Return the first candidate that fits; drop the others, also those still to come."""
+    fallback: Candidate | None = None
+    failure: Exception | None = None
+    left = count
+    while left:
+        try:
+            result = results.get(timeout=None if fallback is None else PATIENCE)
+        except queue.Empty:
+            break
+        left -= 1
+        if isinstance(result, Exception):
+            failure = result
+        elif mode is Mode.FALLBACK and result.is_read_only:
+            if fallback is None:
+                fallback = result
+            else:
+                _drop(result)
+        else:
+            if fallback is not None:
+                _drop(fallback)
+            _drop_later(results, left)
+            return result
+    if fallback is not None:
+        _drop_later(results, left)
+        return fallback
+    assert failure is not None  # each of at least one attempt gave one or the other
+    raise failure
+
+
+def _drop_later(results: queue.SimpleQueue[Candidate | Exception], count: int) -> None:
+    if count:
+        threading.Thread(
+            target=_drop_rest, args=(results, count), name="zeolith drop", daemon=True
+        ).start()
+
+
+def _drop(candidate: Candidate) -> None:
+    candidate.channel.close(ClientDisconnected("another server was chosen"))
+    candidate.channel.release()
+
+
+def _drop_rest(results: queue.SimpleQueue[Candidate | Exception], count: int) -> None:
+    for _ in range(count):
+        result = results.get()
+        if isinstance(result, Candidate):
+            _drop(result)
+
+
+def format_address(address: Address) -> str:
+    """Return *address* as users write it."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,475 @@
+"""A client's connection to whichever server there is: one state machine, one background thread.
+
+The thread connects, verifies the cache, and then watches the idle connection; when it is lost the
+thread starts anew.  Calls are made by the callers' own threads on the present :class:`Channel`.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..cache.interface import ClientCache
+from ..errors import (
+    ClientDisconnected,
+    IncompatiblePeer,
+    ServerBehindCache,
+    ServerError,
+    ServerRefused,
+)
+from ..protocol.messages import GetInfo, InvalidateTransaction, Request
+from .backoff import Backoff
+from .channel import Channel
+from .connector import Candidate, Connector, Mode, format_address
+from .states import TRANSITIONS, State
+from .verification import CacheOwner, WhenBehind, verify
+from .watcher import watch
+from .wire import Address
+
+logger = logging.getLogger(__name__)
+
+ATTEMPT_TIMEOUT = 30.0
+"""Seconds to wait for each answer until the cache is verified: a server that admits clients but then
+does not speak is given up after this."""
+
+BAR = (ServerRefused, ServerBehindCache)
+"""Failures that waiting does not mend."""
+
+
+class Owner(CacheOwner, Protocol):
+    """Whom a link reports to: the client storage."""
+
+    def connected(self, channel: Channel, info: dict[str, Any], is_read_only: bool) -> None:
+        """A server has been found and the cache is verified; calls will work in a moment.
+
+        Only notices may be posted from here.
+        """
+
+    def disconnected(self) -> None:
+        """The server was lost."""
+
+    def noticed(self, request: Request) -> None:
+        """The server sent a notice other than an invalidation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkOptions:
+    """How to connect.
+
+    :ivar wait_timeout: seconds that a call waits for a connection.
+    """
+
+    addresses: Sequence[Address]
+    storage: str = "1"
+    mode: Mode = Mode.WRITABLE
+    wait_timeout: float = 30.0
+    min_poll: float = 0.05
+    max_poll: float = 5.0
+    ssl: ssl.SSLContext | None = None
+    ssl_server_hostname: str | None = None
+    when_behind: WhenBehind = WhenBehind.DROP_CACHE
+    drop_rather_than_verify: bool = False
+
+
+@dataclass(slots=True)
+class _Intake:
+    """Takes what arrives on one channel to where it belongs.
+
+    Until the cache is verified invalidations wait in *held*.
+    """
+
+    link: Link
+    loaded: Callable[[bytes, bytes, bytes | None, bytes], None]
+    is_verified: bool = False
+    held: list[InvalidateTransaction] = field(default_factory=list)
+
+    def noticed(self, request: Request) -> None:
+        if not isinstance(request, InvalidateTransaction):
+            self.link.owner.noticed(request)
+        elif self.is_verified:
+            self.link.apply(request)
+        else:
+            self.held.append(request)
+
+    def broken(self, channel: Channel, cause: BaseException) -> None:
+        self.link.lost(channel, cause)
+
+
+class Link:
+    """Keeps one client connected.
+
+    Methods may be called by any thread, except where stated.
+
+    :param name: of the storage, for logs and the thread.
+    """
+
+    def __init__(self, name: str, options: LinkOptions, cache: ClientCache, owner: Owner) -> None:
+        self.name = name
+        self.options = options
+        self.owner = owner
+        self.cache = cache
+        self.generation = 0
+        """Grows with each connection made or lost: what was begun in another one is void."""
+        self.visibility = threading.RLock()
+        """Held while a transaction of ours becomes visible: see :meth:`last_tid`."""
+        self._changed = threading.Condition()
+        self._state = State.CONNECTING
+        self._channel: Channel | None = None
+        self._upgrade: Candidate | None = None
+        self._failure: Exception | None = None
+        self._nudge = threading.Event()
+        self._connector = Connector(
+            options.addresses,
+            options.storage,
+            options.mode,
+            ATTEMPT_TIMEOUT,
+            options.ssl,
+            options.ssl_server_hostname,
+            lambda: _Intake(self, cache.store),
+        )
+        self._thread = threading.Thread(
+            target=self._run, name=f"zeolith client {name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start connecting."""
+        self._thread.start()
+
+    # -- calling ---------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Present state."""
+        return self._state
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._state is State.CLOSED
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether calls can be made at this moment."""
+        return self._channel is not None
+
+    def channel(self) -> Channel:
+        """Return the present channel, for work that is void without it.
+
+        :raises ClientDisconnected: there is none.
+        """
+        channel = self._channel
+        if channel is None:
+            raise self._not_connected("not connected")
+        return channel
+
+    def wait(self, timeout: float | None = None) -> Channel:
+        """Wait for a connection; return its channel.
+
+        :param timeout: seconds; the link's ``wait_timeout`` if None.
+        :raises ClientDisconnected: none in time, or closed.
+        :raises ServerRefused, ServerBehindCache: there is a server, but it cannot be used.
+        """
+        return self._wait_until(self._deadline(timeout))
+
+    def load_before(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
+        """Ask the server for a revision; after a break ask again.
+
+        :raises ClientDisconnected: no connection within ``wait_timeout``.
+        """
+        channel = self._channel
+        if channel is not None:
+            try:
+                return channel.load_before(oid, tid)
+            except ClientDisconnected:
+                if self._state is State.CLOSED:
+                    raise
+        answer: tuple[bytes, bytes, bytes | None] | None
+        answer = self._again(lambda channel: channel.load_before(oid, tid), None)
+        return answer
+
+    def call(self, request: Request, timeout: float | None = None) -> Any:
+        """Make a call; wait for a connection before it, but not for another one after a break.
+
+        :param timeout: seconds to wait for a connection.
+        """
+        return self.wait(timeout).call(request)
+
+    def ask(self, request: Request, timeout: float | None = None) -> Any:
+        """Make a call that changes nothing; after a break make it again.
+
+        :param timeout: seconds to wait for connections.
+        """
+        return self._again(lambda channel: channel.call(request), timeout)
+
+    def _again(self, attempt: Callable[[Channel], Any], timeout: float | None) -> Any:
+        deadline = self._deadline(timeout)
+        while True:
+            channel = self._wait_until(deadline)
+            try:
+                return attempt(channel)
+            except ClientDisconnected:
+                # Of this connection; anything else the server said goes to the caller.
+                if not channel.is_broken or self._state is State.CLOSED:
+                    raise
+
+    def _deadline(self, timeout: float | None) -> float:
+        return time.monotonic() + (self.options.wait_timeout if timeout is None else timeout)
+
+    def _wait_until(self, deadline: float) -> Channel:
+        channel = self._channel
+        if channel is not None:
+            return channel
+        with self._changed:
+            while True:
+                if self._channel is not None:
+                    return self._channel
+                if self._state is State.CLOSED:
+                    raise ClientDisconnected("closed")
+                if isinstance(self._failure, BAR):
+                    raise self._failure
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    if self._channel is not None:
+                        return self._channel
+                    raise self._not_connected("timed out waiting for connection")
+
+    def _not_connected(self, what: str) -> ClientDisconnected:
+        where = ", ".join(map(format_address, self._connector.addresses))
+        why = f" (last failure: {self._failure})" if self._failure is not None else ""
+        error = ClientDisconnected(f"{what} to {where}{why}")
+        error.__cause__ = self._failure
+        return error
+
+    # -- what arrives (called by the thread that reads) ------------------------------------------
+
+    def apply(self, invalidation: InvalidateTransaction) -> None:
+        """Another client's transaction: first the cache, then the database, then ``last_tid``."""
+        tid, oids = invalidation
+        cache = self.cache
+        last_tid = cache.last_tid()
+        if tid <= last_tid:
+            # Zeolith's server never sends one late; ZEO 6.2 on uvloop may send it after the
+            # answer to our own later commit.  Which revision we hold is not clear then.
+            logger.debug("%s: late invalidations of %s", self.name, tid.hex())
+            for oid in oids:
+                cache.invalidate(oid, None)
+            self.owner.invalidate(last_tid, list(oids))
+            return
+        for oid in oids:
+            cache.invalidate(oid, tid)
+        self.owner.invalidate(tid, list(oids))
+        cache.set_last_tid(tid)
+
+    def last_tid(self) -> bytes:
+        """Return the last transaction whose invalidations have reached the database (rule R3).
+
+        While a transaction of this client is becoming visible, waits until it is.
+        """
+        with self.visibility:
+            return self.cache.last_tid()
+
+    def lost(self, channel: Channel, cause: BaseException) -> None:
+        """*channel* has ended."""
+        with self._changed:
+            was_ready = self._channel is channel
+            if was_ready:
+                self._channel = None
+                self.generation += 1
+                if self._state is not State.CLOSED and self._upgrade is None:
+                    self._enter(State.CONNECTING)
+                self._changed.notify_all()
+            is_closed = self._state is State.CLOSED
+        self._nudge.set()
+        if was_ready:
+            if not is_closed:
+                logger.info("%s: disconnected from %s: %s", self.name, channel.server_name, cause)
+            self.owner.disconnected()
+
+    # -- changing --------------------------------------------------------------------------------
+
+    def _enter(self, state: State) -> None:
+        """Change the state.  ``_changed`` is held."""
+        if state is not self._state:
+            assert state in TRANSITIONS[self._state], (self._state, state)
+            self._state = state
+
+    def set_addresses(self, addresses: Sequence[Address]) -> None:
+        """Use *addresses* from the next attempt to connect on, which may be now."""
+        self._connector.addresses = list(addresses)
+        self._nudge.set()
+
+    def abandon(self) -> None:
+        """Forget everything in a child made by ``fork``: the parent goes on using the connection.
+
+        No lock is taken: the thread that held it may not exist here.
+        """
+        self._state = State.CLOSED
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.wire.close()
+
+    def close(self) -> None:
+        """End the connection for good; waiting calls fail with ClientDisconnected."""
+        with self._changed:
+            if self._state is State.CLOSED:
+                return
+            self._enter(State.CLOSED)
+            channel = self._channel
+            upgrade, self._upgrade = self._upgrade, None
+            self._changed.notify_all()
+        self._connector.stop()
+        closed = ClientDisconnected("closed")
+        if channel is not None:
+            channel.close(closed)
+        if upgrade is not None:
+            upgrade.channel.close(closed)
+            upgrade.channel.release()
+        self._nudge.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    # -- the background thread -------------------------------------------------------------------
+
+    def _run(self) -> None:
+        backoff = Backoff(self.options.min_poll, self.options.max_poll)
+        while not self._is_closed:
+            self._nudge.clear()
+            candidate = self._next_candidate()
+            if candidate is not None:
+                try:
+                    is_adopted = self._adopt(candidate)
+                    if is_adopted:
+                        backoff.reset()
+                        watch(candidate.channel, self._nudge)
+                finally:
+                    candidate.channel.close(ClientDisconnected("closed"))
+                    candidate.channel.release()
+                if is_adopted:
+                    continue
+            if not self._is_closed:
+                self._nudge.wait(backoff.next_delay())
+
+    def _next_candidate(self) -> Candidate | None:
+        with self._changed:
+            upgrade, self._upgrade = self._upgrade, None
+        if upgrade is not None:
+            return upgrade
+        try:
+            return self._connector.connect()
+        except Exception as error:  # noqa: BLE001 - kept for those who wait, and logged
+            self._failed(error)
+            return None
+
+    def _failed(self, error: Exception) -> None:
+        where = ", ".join(map(format_address, self._connector.addresses))
+        failure = _judge(error, where)
+        with self._changed:
+            is_news = str(failure) != str(self._failure)
+            self._failure = failure
+            if self._state is State.VERIFYING:
+                self._enter(State.CONNECTING)
+            self._changed.notify_all()
+            if self._state is State.CLOSED:
+                return
+        # Said once, not at each attempt: a server may be away for hours.
+        logger.log(
+            logging.WARNING if is_news else logging.DEBUG,
+            "%s: no connection to %s: %s",
+            self.name,
+            where,
+            failure,
+        )
+
+    def _adopt(self, candidate: Candidate) -> bool:
+        """Verify the cache against *candidate* and make it the present channel."""
+        channel = candidate.channel
+        intake = channel.receiver
+        assert isinstance(intake, _Intake)  # made by our own factory
+        try:
+            with self._changed:
+                if self._state is State.CLOSED:
+                    return False
+                self._enter(State.VERIFYING)
+            tid = verify(
+                channel,
+                self.cache,
+                self.owner,
+                candidate.server_tid,
+                self.options.when_behind,
+                self.options.drop_rather_than_verify,
+            )
+            info = channel.call(GetInfo())
+            # Nobody may read between the last held invalidation and the first one applied
+            # directly, or their order could be lost.
+            with channel.hold_reading():
+                self.cache.set_last_tid(tid)
+                for invalidation in intake.held:
+                    if invalidation.tid > tid:
+                        self.apply(invalidation)
+                intake.held.clear()
+                intake.is_verified = True
+                channel.wire.set_timeout(None)
+                self.owner.connected(channel, info, candidate.is_read_only)
+                with self._changed:
+                    if self._is_closed or channel.is_broken:
+                        return False
+                    is_fallback = self.options.mode is Mode.FALLBACK and candidate.is_read_only
+                    self._enter(State.FALLBACK if is_fallback else State.READY)
+                    self._failure = None
+                    self.generation += 1
+                    self._channel = channel
+                    self._changed.notify_all()
+            channel.flush()
+        except Exception as error:  # noqa: BLE001 - kept for those who wait, and logged
+            self._failed(error)
+            return False
+        logger.info("%s: connected to %s", self.name, channel.server_name)
+        if is_fallback:
+            threading.Thread(
+                target=self._seek_writable,
+                args=(channel,),
+                name=f"zeolith upgrade {self.name}",
+                daemon=True,
+            ).start()
+        return True
+
+    def _seek_writable(self, fallback: Channel) -> None:
+        """Look for a writable server for as long as *fallback* is in use; then change over."""
+        backoff = Backoff(self.options.min_poll, self.options.max_poll)
+        waiter = threading.Event()
+        while self._channel is fallback:
+            waiter.wait(backoff.next_delay())
+            try:
+                candidate = self._connector.connect(Mode.WRITABLE)
+            except Exception as error:  # noqa: BLE001 - none yet
+                logger.debug("%s: no writable server yet: %s", self.name, error)
+                continue
+            with self._changed:
+                is_wanted = self._channel is fallback
+                if is_wanted:
+                    self._upgrade = candidate
+            cause = ClientDisconnected("a writable server is available")
+            (fallback if is_wanted else candidate.channel).close(cause)
+            if not is_wanted:
+                candidate.channel.release()
+            return
+
+
+def _judge(error: Exception, where: str) -> Exception:
+    """Return *error* as one of :data:`BAR` if waiting will not mend it."""
+    if isinstance(error, (IncompatiblePeer, ssl.SSLCertVerificationError)):
+        return _refused(where, error)
+    if isinstance(error, (ValueError, ServerError)) and not isinstance(error, OSError):
+        # What register() says of an unknown storage.
+        return _refused(where, error)
+    return error
+
+
+def _refused(where: str, error: Exception) -> ServerRefused:
+    refusal = ServerRefused(where, error)
+    refusal.__cause__ = error
+    return refusal

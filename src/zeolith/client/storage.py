@@ -1,0 +1,722 @@
+"""ZODB's storage interfaces on top of a :class:`.Link`: names and exceptions as ZODB wants them.
+
+This is the one place in the client where names are camel case.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import Any
+
+import ZODB.event
+import ZODB.interfaces
+import zope.interface
+from ZODB.ConflictResolution import ConflictResolvingStorage
+from ZODB.POSException import (
+    ConflictError,
+    POSKeyError,
+    ReadOnlyError,
+    StorageTransactionError,
+    Unsupported,
+)
+
+from ..errors import ClientDisconnected
+from ..protocol.messages import (
+    CheckCurrentSerial,
+    DeleteObject,
+    GetTid,
+    History,
+    Info,
+    IteratorGc,
+    LoadSerial,
+    NewOids,
+    Pack,
+    Ping,
+    ReceiveBlobChunk,
+    ReceiveBlobStart,
+    ReceiveBlobStop,
+    RecordIternext,
+    Request,
+    Restore,
+    SendBlob,
+    ServerStatus,
+    SetClientLabel,
+    Store,
+    StoreBlobChunk,
+    StoreBlobEnd,
+    StoreBlobShared,
+    StoreBlobStart,
+    TpcAbort,
+    TpcBegin,
+    TpcFinish,
+    Undo,
+    UndoInfo,
+    UndoLog,
+    Vote,
+)
+from ..types import MAX_TID
+from .channel import Channel
+from .events import StaleCache
+from .iterators import Iterators, TransactionIterator
+from .link import Link
+from .options import (
+    make_blobs,
+    make_cache,
+    make_link_options,
+    parse_addresses,
+    refuse_unusable,
+)
+from .transaction import Transaction
+from .undo import filtered_undo_log
+from .wire import Address
+
+logger = logging.getLogger(__name__)
+
+MAX_VOTES = 9
+"""Rounds of resolving conflicts here before giving up: each found the object changed again."""
+
+_OPTIONAL_INTERFACES = (
+    ZODB.interfaces.IStorageRestoreable,
+    ZODB.interfaces.IStorageIteration,
+    ZODB.interfaces.IStorageUndoable,
+    ZODB.interfaces.IStorageCurrentRecordIteration,
+    ZODB.interfaces.IBlobStorage,
+    ZODB.interfaces.IExternalGC,
+)
+
+_forkable: weakref.WeakSet[ClientStorage] = weakref.WeakSet()
+_is_fork_watched = False
+
+
+def _after_fork() -> None:
+    for storage in list(_forkable):
+        storage._reconnect_after_fork()
+
+
+def _watch_forks(storage: ClientStorage) -> None:
+    global _is_fork_watched
+    if not _is_fork_watched and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+        _is_fork_watched = True
+    _forkable.add(storage)
+
+
+@zope.interface.implementer(ZODB.interfaces.IMultiCommitStorage)
+class ClientStorage(ConflictResolvingStorage):
+    """A storage at a server.
+
+    All methods may be called by any thread.  A child process made by ``fork`` gets a connection
+    and a cache of its own.
+
+    :param addr: a port on this host, ``(host, port)``, the path of a Unix socket, or a sequence of
+        these, which must serve the same database and are tried at once.
+    :param storage: name of the storage at the server.
+    :param cache_size: bytes of the cache.
+    :param name: of this storage, for logs and ``getName()``; the address if empty.
+    :param wait_timeout: seconds that a call waits for a connection (30).
+    :param read_only: connect read-only; changing calls raise ReadOnlyError.
+    :param read_only_fallback: take a read-only server while no writable one is there.
+    :param blob_dir: directory for blobs; without it they cannot be used.
+    :param shared_blob_dir: *blob_dir* is the server's own.
+    :param blob_cache_size: bytes of blobs to keep in *blob_dir*.
+    :param blob_cache_size_check: check the size after that many percent of it were added (10).
+    :param client_label: names this client in the server's log.
+    :param cache: an object of ZEO's ``IClientCache`` shape to use instead of our own cache.
+    :param ssl: an SSL context: connect with TLS.
+    :param ssl_server_hostname: name to check the server's certificate against, instead of the
+        host of the address.
+    :param var: directory for the temporary cache file.
+    :param min_disconnect_poll: seconds before the second attempt to connect; doubles from there.
+    :param max_disconnect_poll: longest pause between attempts in seconds.
+    :param wait: wait for the server now (the default), at most *wait_timeout*.
+    :param drop_cache_rather_verify: after an absence drop the cache without asking the server
+        what was missed.
+    :param server_sync: make sure at the beginning of each transaction that it sees everything
+        committed before; costs a call to the server.
+    :param wait_for_server_on_startup: older name of *wait*, which wins.
+    :param database_behind: what to do if the server's database is older than what this client has
+        seen: ``'drop-cache'`` or ``'refuse'``.
+    :raises ConfigurationError: a keyword cannot be used; it names the keyword and the way out.
+    :raises ClientDisconnected: with *wait*: no server within *wait_timeout*.
+    """
+
+    def __init__(
+        self,
+        addr: Any,
+        storage: str = "1",
+        cache_size: int = 20 * 1024 * 1024,
+        name: str = "",
+        wait_timeout: float | None = None,
+        disconnect_poll: None = None,
+        read_only: bool = False,
+        read_only_fallback: bool = False,
+        blob_dir: str | None = None,
+        shared_blob_dir: bool = False,
+        blob_cache_size: int | None = None,
+        blob_cache_size_check: int | None = None,
+        client_label: str | None = None,
+        cache: Any = None,
+        ssl: Any = None,
+        ssl_server_hostname: str | None = None,
+        client: str | None = None,
+        var: str | None = None,
+        min_disconnect_poll: float | None = None,
+        max_disconnect_poll: float | None = None,
+        wait: bool | None = None,
+        drop_cache_rather_verify: bool = False,
+        credentials: None = None,
+        server_sync: bool = False,
+        username: None = None,
+        password: None = None,
+        realm: None = None,
+        *,
+        debug: bool = False,
+        wait_for_server_on_startup: bool | None = None,
+        database_behind: str = "drop-cache",
+    ) -> None:
+        refuse_unusable(
+            disconnect_poll=disconnect_poll,
+            credentials=credentials,
+            username=username,
+            password=password,
+            realm=realm,
+            debug=debug,
+        )
+        self._options = make_link_options(
+            addr=addr,
+            storage=storage,
+            wait_timeout=wait_timeout,
+            read_only=read_only,
+            read_only_fallback=read_only_fallback,
+            min_disconnect_poll=min_disconnect_poll,
+            max_disconnect_poll=max_disconnect_poll,
+            ssl=ssl,
+            ssl_server_hostname=ssl_server_hostname,
+            drop_cache_rather_verify=drop_cache_rather_verify,
+            database_behind=database_behind,
+        )
+        self.__name__ = name or str(addr)
+        self._label = client_label
+        self._server_sync = server_sync
+        self._db: Any = None
+        self._is_read_only = bool(read_only)
+        self._server_address: Address | None = None
+        self._info: dict[str, Any] = {
+            "length": 0,
+            "size": 0,
+            "name": "",
+            "supportsUndo": False,
+            "interfaces": (),
+        }
+        self._is_closed = False
+        self._numbers = count(1)
+        self._blobs = make_blobs(blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check)
+        self.fshelper = None if self._blobs is None else self._blobs.fshelper
+        self._make_cache = lambda: make_cache(cache, cache_size, client, var)
+        try:
+            self._start()
+            if wait_for_server_on_startup is not None and wait is None:
+                wait = wait_for_server_on_startup
+            if wait or wait is None:
+                self._link.wait()
+        except BaseException:
+            self.close()
+            raise
+        _watch_forks(self)
+
+    def _start(self) -> None:
+        self._cache = self._make_cache()
+        # Bound once: the first thing that every load does.
+        self._cached = self._cache.load_before
+        self._link = Link(self.__name__, self._options, self._cache, self)
+        self._oids: list[bytes] = []
+        self._iterators = Iterators(self._link.call, lambda: self._link.generation)
+        self._commit_lock = threading.Lock()
+        self._txn: Any = None
+        self._transaction: Transaction | None = None
+        self._link.start()
+
+    def _reconnect_after_fork(self) -> None:
+        """In the child: leave the parent's connection alone, start anew."""
+        if self._is_closed:
+            return
+        last_tid = self._cache.last_tid()
+        self._link.abandon()
+        self._cache.close()
+        if self._blobs is not None:
+            self._blobs.forked()
+        self._make_cache_empty_of(last_tid)
+
+    def _make_cache_empty_of(self, last_tid: bytes) -> None:
+        make = self._make_cache
+
+        def empty() -> Any:
+            # ZODB's connections in this process hold objects as old as that: the server is asked
+            # what has changed since.
+            made = make()
+            made.set_last_tid(last_tid)
+            return made
+
+        self._make_cache = empty
+        try:
+            self._start()
+        finally:
+            self._make_cache = make
+
+    # -- about this storage ----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Release everything.  Calls under way fail with ClientDisconnected."""
+        self._is_closed = True
+        _forkable.discard(self)
+        if "_link" in self.__dict__:
+            self._link.close()
+            self._cache.close()
+        if self._blobs is not None:
+            self._blobs.close()
+
+    def getName(self) -> str:
+        """Return the name, and whether a server is connected."""
+        return f"{self.__name__} ({'connected' if self.is_connected() else 'disconnected'})"
+
+    def getSize(self) -> int:
+        """Return the size of the database in bytes, as the server told last."""
+        size: int = self._info["size"]
+        return size
+
+    def __len__(self) -> int:
+        """Return the number of objects, as the server told last."""
+        length: int = self._info["length"]
+        return length
+
+    def __bool__(self) -> bool:
+        return True  # an empty database is still a storage
+
+    def sortKey(self) -> str:
+        """Return where this storage stands in the order of commits.
+
+        :raises ClientDisconnected: no server has been connected yet.
+        """
+        if self._server_address is None:
+            raise ClientDisconnected("never connected")
+        return f"{self._options.storage}:{self._server_address}"
+
+    def isReadOnly(self) -> bool:
+        """Return whether changing calls are refused, as far as is known now."""
+        return self._is_read_only
+
+    is_read_only = isReadOnly
+
+    def is_connected(self, test: bool = False) -> bool:
+        """Return whether a server is connected."""
+        return self._link.is_connected
+
+    def supportsUndo(self) -> bool:
+        """Return whether the server's storage supports undo."""
+        return bool(self._info["supportsUndo"])
+
+    def registerDB(self, db: Any) -> None:
+        """Register the database to be told of invalidations."""
+        super().registerDB(db)
+        self._db = db
+
+    def new_addr(self, addr: Any) -> None:
+        """Use other addresses from the next connection on.
+
+        :raises ConfigurationError: they are none.
+        """
+        self._link.set_addresses(parse_addresses(addr))
+
+    def ping(self) -> None:
+        """Make a call to the server.
+
+        Whatever was committed before it is known here when it returns.
+        """
+        self._link.ask(Ping())
+
+    def sync(self, force: bool = True) -> None:
+        """Called at the beginning of transactions: with ``server_sync``, :meth:`ping`."""
+        if self._server_sync:
+            self.ping()
+
+    def server_status(self, timeout: float | None = None) -> dict[str, Any]:
+        """Return the server's counters for this storage.
+
+        :param timeout: seconds to wait for a connection.
+        """
+        status: dict[str, Any] = self._link.ask(ServerStatus(), timeout)
+        return status
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def lastTransaction(self) -> bytes:
+        """Return the last transaction whose changes are known here."""
+        return self._link.last_tid()
+
+    def load(self, oid: bytes, version: str = "") -> tuple[bytes, bytes]:
+        """Return the current record of *oid* and the transaction that wrote it.
+
+        :raises POSKeyError: there is none.
+        """
+        result = self.loadBefore(oid, MAX_TID)
+        if result is None:
+            raise POSKeyError(oid)
+        return result[:2]
+
+    def loadBefore(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
+        """Return ``(data, start, end)`` of the revision before *tid*, None if there was none.
+
+        :raises POSKeyError: there is no such object.
+        :raises ClientDisconnected: it is not cached, and no server in time.
+        """
+        return self._cached(oid, tid) or self._link.load_before(oid, tid)
+
+    def loadSerial(self, oid: bytes, serial: bytes) -> bytes:
+        """Return the record of *oid* that transaction *serial* wrote."""
+        data: bytes = self._link.ask(LoadSerial(oid, serial))
+        return data
+
+    def getTid(self, oid: bytes) -> bytes:
+        """Return the transaction that wrote the current record of *oid*."""
+        tid: bytes = self._link.ask(GetTid(oid))
+        return tid
+
+    def history(self, oid: bytes, size: int = 1) -> list[dict[str, Any]]:
+        """Return descriptions of the last *size* revisions of *oid*, newest first."""
+        return list(self._link.ask(History(oid, size)))
+
+    def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
+        """Have objects fetched that will be needed soon; return at once."""
+        wanted = [(oid, tid) for oid in oids if self._cached(oid, tid) is None]
+        if wanted:
+            try:
+                self._link.channel().request_loads(wanted)
+            except ClientDisconnected as error:
+                # A hint, not a need: loading them will wait for a server.
+                logger.debug("%s: not prefetched: %s", self.__name__, error)
+
+    def record_iternext(self, next: Any = None) -> Any:
+        """Return ``(oid, tid, data, next)`` of one current record after another."""
+        return self._link.ask(RecordIternext(next))
+
+    def iterator(
+        self, start: bytes | None = None, stop: bytes | None = None
+    ) -> TransactionIterator:
+        """Return an iterator over the transactions from *start* to *stop*."""
+        return self._iterators.start(start, stop)
+
+    def undoLog(
+        self,
+        first: int = 0,
+        last: int = -20,
+        filter: Callable[[Any], bool] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return descriptions of transactions that can be undone, newest first."""
+        if not self.supportsUndo():
+            return []
+        if filter is None:
+            return list(self._link.ask(UndoLog(first, last)))
+        return filtered_undo_log(
+            lambda first, last: list(self._link.ask(UndoLog(first, last))), first, last, filter
+        )
+
+    def undoInfo(self, first: int = 0, last: int = -20, specification: Any = None) -> list[Any]:
+        """Return descriptions of transactions that can be undone and match *specification*."""
+        return list(self._link.ask(UndoInfo(first, last, specification)))
+
+    # -- blobs -----------------------------------------------------------------------------------
+
+    def _blob_directory(self) -> Any:
+        if self._blobs is None:
+            raise Unsupported("no blob directory is configured: give blob_dir")
+        return self._blobs
+
+    def _fetch_blob(self, oid: bytes, serial: bytes) -> None:
+        self._link.ask(SendBlob(oid, serial))
+
+    def loadBlob(self, oid: bytes, serial: bytes) -> str:
+        """Return the path of a blob's file, which is fetched if need be.
+
+        :raises POSKeyError: there is no such blob.
+        """
+        path: str = self._blob_directory().load(oid, serial, self._fetch_blob)
+        return path
+
+    def openCommittedBlobFile(self, oid: bytes, serial: bytes, blob: Any = None) -> Any:
+        """Return a blob's file, open for reading.
+
+        :raises POSKeyError: there is no such blob.
+        """
+        return self._blob_directory().open(oid, serial, blob, self._fetch_blob)
+
+    def temporaryDirectory(self) -> str:
+        """Return the directory in which to make files that will become blobs."""
+        directory: str = self._blob_directory().temp_dir
+        return directory
+
+    def storeBlob(
+        self, oid: bytes, serial: bytes, data: bytes, blobfilename: str, version: str, txn: Any
+    ) -> None:
+        """Store an object with a blob; takes the file *blobfilename* away."""
+        transaction, number, channel = self._committing(txn, "storeBlob")
+        blobs = self._blob_directory()
+        path = blobs.prepare_upload(oid, blobfilename, serial)
+        # From here on the file is ours, whatever becomes of the transaction.
+        transaction.blobs.append((oid, path))
+        channel.post(Store(oid, serial, data, number))
+        transaction.stored(oid, data)
+        if blobs.shared:
+            channel.post(StoreBlobShared(oid, serial, data, os.path.basename(path), number))
+            return
+        channel.post(StoreBlobStart())
+        for chunk in blobs.chunks(path):
+            channel.post(StoreBlobChunk(chunk))
+        channel.post(StoreBlobEnd(oid, serial, data, number))
+
+    # -- changing --------------------------------------------------------------------------------
+
+    def new_oid(self) -> bytes:
+        """Return an object id that nobody uses.
+
+        :raises ReadOnlyError: this storage is read-only.
+        """
+        if self._is_read_only:
+            raise ReadOnlyError
+        while True:
+            try:
+                return self._oids.pop()
+            except IndexError:
+                self._oids[:0] = reversed(self._link.ask(NewOids()))
+
+    def tpc_transaction(self) -> Any:
+        """Return the transaction being committed, or None."""
+        return self._txn
+
+    def tpc_begin(self, txn: Any, tid: bytes | None = None, status: str = " ") -> None:
+        """Begin to commit *txn*; waits until another one of this storage has ended.
+
+        :raises ReadOnlyError: this storage is read-only.
+        :raises StorageTransactionError: it was begun already.
+        :raises ClientDisconnected: no server is connected at this moment.
+        """
+        if self._is_read_only:
+            raise ReadOnlyError
+        if self._txn is txn:
+            raise StorageTransactionError("Duplicate tpc_begin calls for same transaction")
+        self._commit_lock.acquire()
+        try:
+            channel = self._link.channel()
+            transaction = Transaction(channel, next(self._numbers))
+            channel.post(
+                TpcBegin(transaction.number, txn.user, txn.description, txn.extension, tid, status)
+            )
+        except BaseException:
+            self._commit_lock.release()
+            raise
+        self._transaction = transaction
+        self._txn = txn
+
+    def _committing(self, txn: Any, method: str) -> tuple[Transaction, int, Channel]:
+        if self._is_read_only:
+            raise ReadOnlyError
+        transaction = self._transaction
+        if transaction is None or self._txn is not txn:
+            raise StorageTransactionError(f"{method}: not the transaction being committed", txn)
+        return transaction, transaction.number, transaction.channel
+
+    def store(self, oid: bytes, serial: bytes, data: bytes, version: str, txn: Any) -> None:
+        """Store a record; *serial* is the transaction that wrote the one it replaces."""
+        transaction, number, channel = self._committing(txn, "store")
+        channel.post(Store(oid, serial, data, number))
+        transaction.stored(oid, data)
+
+    def restore(
+        self,
+        oid: bytes,
+        serial: bytes,
+        data: bytes | None,
+        version: str,
+        prev_txn: bytes | None,
+        txn: Any,
+    ) -> None:
+        """Write a record as it is in another database."""
+        transaction, number, channel = self._committing(txn, "restore")
+        channel.post(Restore(oid, serial, data, prev_txn, number))
+        transaction.stored(oid, None)
+
+    def deleteObject(self, oid: bytes, serial: bytes, txn: Any) -> None:
+        """Delete an object that nothing refers to."""
+        transaction, number, channel = self._committing(txn, "deleteObject")
+        channel.post(DeleteObject(oid, serial, number))
+        transaction.stored(oid, None)
+
+    def checkCurrentSerialInTransaction(self, oid: bytes, serial: bytes, txn: Any) -> None:
+        """Have the vote fail unless *serial* still is the transaction that wrote *oid* last."""
+        _, number, channel = self._committing(txn, "checkCurrentSerialInTransaction")
+        channel.post(CheckCurrentSerial(oid, serial, number))
+
+    def undo(self, trans_id: bytes, txn: Any) -> None:
+        """Have the transaction *trans_id* undone by *txn*."""
+        _, number, channel = self._committing(txn, "undo")
+        channel.post(Undo(trans_id, number))
+
+    def tpc_vote(self, txn: Any) -> list[bytes] | None:
+        """Have the server accept the transaction; return the objects whose records changed by it.
+
+        :raises ConflictError: another transaction was first.
+        :raises ClientDisconnected: the connection was lost.
+        """
+        transaction, number, channel = self._committing(txn, "tpc_vote")
+        try:
+            for _ in range(MAX_VOTES):
+                conflicts = False
+                for answer in channel.call(Vote(number)) or ():
+                    if isinstance(answer, dict):
+                        conflicts = True
+                        self._resolve(answer, transaction, number, channel)
+                    else:
+                        transaction.resolved_there(answer)
+                if not conflicts:
+                    return list(transaction.resolved) or None
+        except ConflictError as error:
+            oid = getattr(error, "oid", None)
+            if oid is not None:
+                # If what we hold caused it, holding on to it would cause it for ever.
+                with channel.hold_reading():
+                    self._cache.invalidate(oid, None)
+            raise
+        raise ConflictError("conflicts in each of several votes", oid=answer.get("oid"))
+
+    def _resolve(
+        self, conflict: dict[str, Any], transaction: Transaction, number: int, channel: Channel
+    ) -> None:
+        oid = conflict["oid"]
+        committed, read = conflict["serials"]
+        data = self.tryToResolveConflict(oid, committed, read, conflict["data"])
+        channel.post(Store(oid, committed, data, number))
+        transaction.resolved_here(oid, data)
+
+    def tpc_finish(self, txn: Any, f: Callable[[bytes], Any] = lambda tid: None) -> bytes:
+        """Commit; return the transaction's id.
+
+        :param f: called with the id when the transaction becomes visible here.
+        :raises ClientDisconnected: the connection was lost; whether the transaction was committed
+            is not known.
+        """
+        transaction, number, channel = self._committing(txn, "tpc_finish")
+
+        def committed(tid: bytes) -> None:
+            # Run by whoever reads the answer, before any later message.
+            transaction.update(self._cache, tid)
+            with self._link.visibility:
+                self._cache.set_last_tid(tid)
+                f(tid)
+
+        try:
+            tid: bytes = channel.call(TpcFinish(number), committed)
+            for oid, path in transaction.take_blobs():
+                self._blob_directory().committed(oid, tid, path)
+        finally:
+            self._end(transaction)
+        return tid
+
+    def tpc_abort(self, txn: Any, timeout: float | None = None) -> None:
+        """Abort; never fails, and never waits for a server that has gone."""
+        transaction = self._transaction
+        if transaction is None or self._txn is not txn:
+            return
+        try:
+            transaction.channel.call(TpcAbort(transaction.number))
+        except ClientDisconnected as error:
+            # The server aborts what was not finished when a connection ends.
+            logger.debug("%s: abort without a server: %s", self.__name__, error)
+        finally:
+            self._end(transaction)
+
+    def _end(self, transaction: Transaction) -> None:
+        for _, path in transaction.take_blobs():
+            self._blob_directory().discard(path)
+        iids = self._iterators.take_abandoned()
+        if iids and not transaction.channel.is_broken:
+            try:
+                transaction.channel.post(IteratorGc(iids))
+            except ClientDisconnected:
+                pass  # they ended with the connection
+        self._transaction = None
+        self._txn = None
+        self._commit_lock.release()
+
+    def copyTransactionsFrom(self, other: Any, verbose: int = 0) -> None:
+        """Copy all transactions of another storage into this one."""
+        import ZODB.BaseStorage
+
+        ZODB.BaseStorage.copy(other, self, verbose)
+
+    def pack(
+        self, t: float | None = None, referencesf: Any = None, wait: bool = True, days: float = 0
+    ) -> None:
+        """Have the server remove what is not needed any more.
+
+        :param t: revisions that were replaced before this time (seconds since the epoch, now if
+            None) are not needed.
+        :param referencesf: not used: the server knows how to find references.
+        :param wait: return when it is done.
+        :param days: subtracted from *t*.
+        """
+        self._link.call(Pack((time.time() if t is None else t) - days * 86400, bool(wait)))
+
+    # -- what the link reports (see link.Owner) --------------------------------------------------
+
+    def connected(self, channel: Channel, info: dict[str, Any], is_read_only: bool) -> None:
+        """A server has been found."""
+        self._server_address = channel.wire.peer_name
+        self._is_read_only = is_read_only
+        if self._label:
+            channel.post(SetClientLabel(self._label))
+        self._info.update(info)
+        provided = {tuple(interface) for interface in info.get("interfaces", ())}
+        for interface in _OPTIONAL_INTERFACES:
+            if (interface.__module__, interface.__name__) in provided:
+                zope.interface.alsoProvides(self, interface)
+
+    def disconnected(self) -> None:
+        """The server was lost."""
+        if self._blobs is not None:
+            self._blobs.downloads_broken()
+
+    def invalidate(self, tid: bytes, oids: list[bytes]) -> None:
+        """Objects have changed: tell the database."""
+        if self._db is not None:
+            self._db.invalidate(tid, oids)
+
+    def invalidate_all(self) -> None:
+        """Any object may have changed: tell the database."""
+        if self._db is not None:
+            self._db.invalidateCache()
+
+    def cache_is_stale(self) -> None:
+        """Announce that the cache will be dropped."""
+        try:
+            ZODB.event.notify(StaleCache(self))
+        except Exception:
+            # A subscriber's fault must not keep us from connecting.
+            logger.exception("%s: a subscriber of StaleCache failed", self.__name__)
+
+    def noticed(self, request: Request) -> None:
+        """The server sent a notice other than an invalidation."""
+        if isinstance(request, Info):
+            self._info.update(request.info)
+        elif self._blobs is None:
+            logger.warning("%s: the server sends a blob that nobody asked for", self.__name__)
+        elif isinstance(request, ReceiveBlobChunk):
+            self._blobs.download_chunk(*request)
+        elif isinstance(request, ReceiveBlobStart):
+            self._blobs.download_started(*request)
+        elif isinstance(request, ReceiveBlobStop):
+            self._blobs.download_ended(*request)

@@ -1,0 +1,63 @@
+"""What a client keeps of the transaction it is committing, and how the cache learns of it."""
+
+from __future__ import annotations
+
+from ..cache.interface import ClientCache
+from .channel import Channel
+
+KEEP_MARK = 16 * 1024 * 1024
+"""Bytes of records kept for the cache.  Beyond it only the names of changed objects are kept: they
+are loaded when they are next needed, and memory stays bounded (rule R8)."""
+
+
+class Transaction:
+    """The transaction in progress of one client storage.
+
+    Not thread-safe: used by the committing thread, and by whichever thread reads the answer to
+    ``tpc_finish`` while the committing one waits.
+
+    :param channel: the connection it was begun on; it is void on any other.
+    :param number: its id on that connection.
+    """
+
+    __slots__ = ("_kept", "_records", "blobs", "channel", "number", "resolved")
+
+    def __init__(self, channel: Channel, number: int) -> None:
+        self.channel = channel
+        self.number = number
+        self.resolved: list[bytes] = []
+        """Objects whose conflicts were resolved: their records are not what was stored."""
+        self.blobs: list[tuple[bytes, str]] = []
+        """Objects with blobs, and the uploaded files."""
+        self._records: dict[bytes, bytes | None] = {}
+        self._kept = 0
+
+    def stored(self, oid: bytes, data: bytes | None) -> None:
+        """*oid* is stored with *data*; None if what it becomes is not known, or nothing."""
+        if data is not None:
+            self._kept += len(data)
+            if self._kept > KEEP_MARK:
+                data = None
+        self._records[oid] = data
+
+    def resolved_here(self, oid: bytes, data: bytes) -> None:
+        """We resolved a conflict: *data* is what *oid* becomes."""
+        self.resolved.append(oid)
+        self.stored(oid, data)
+
+    def resolved_there(self, oid: bytes) -> None:
+        """The server resolved a conflict (or undid): what *oid* becomes is not known."""
+        self.resolved.append(oid)
+        self._records[oid] = None
+
+    def take_blobs(self) -> list[tuple[bytes, str]]:
+        """Return ``blobs`` and forget them: who takes them moves or removes the files."""
+        blobs, self.blobs = self.blobs, []
+        return blobs
+
+    def update(self, cache: ClientCache, tid: bytes) -> None:
+        """The transaction was committed as *tid*: tell the cache."""
+        for oid, data in self._records.items():
+            cache.invalidate(oid, tid)
+            if data is not None:
+                cache.store(oid, tid, None, data)

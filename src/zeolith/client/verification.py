@@ -1,0 +1,98 @@
+"""Bringing a cache up to date with the server it has just connected to (rule R6)."""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from typing import Protocol
+
+from ..cache.interface import ClientCache
+from ..errors import ServerBehindCache
+from ..protocol.messages import GetInvalidations, LastTransaction
+from ..types import NO_TID
+from .channel import Channel
+
+logger = logging.getLogger(__name__)
+
+
+class WhenBehind(Enum):
+    """What to do when the server's database is older than what this client has seen."""
+
+    DROP_CACHE = "drop-cache"
+    REFUSE = "refuse"
+
+
+class CacheOwner(Protocol):
+    """Whom verification reports to: the client storage."""
+
+    def invalidate(self, tid: bytes, oids: list[bytes]) -> None:
+        """The objects *oids* have changed, the last of them in transaction *tid*."""
+
+    def invalidate_all(self) -> None:
+        """Any object may have changed."""
+
+    def cache_is_stale(self) -> None:
+        """The cache is about to be dropped for want of knowledge."""
+
+
+def verify(
+    channel: Channel,
+    cache: ClientCache,
+    owner: CacheOwner,
+    server_tid: bytes | None,
+    when_behind: WhenBehind,
+    drop_rather_than_verify: bool,
+) -> bytes:
+    """Make *cache* hold nothing that the server's database contradicts.
+
+    What counts is the last transaction this client knows of, not whether the cache holds
+    anything: the objects that ZODB connections hold are as old as that.
+
+    :param server_tid: the server's last transaction when it admitted us.
+    :returns: the transaction up to which the cache is now right.
+    :raises ServerBehindCache: the database has lost transactions that we know, and that is
+        configured to be an error.
+    :raises ClientDisconnected: the connection ended meanwhile.
+    """
+    if server_tid is None:
+        server_tid = channel.call(LastTransaction()) or NO_TID
+    cache_tid = cache.last_tid()
+    if cache_tid in (NO_TID, server_tid):
+        return server_tid
+    if cache_tid > server_tid:
+        if when_behind is WhenBehind.REFUSE:
+            raise ServerBehindCache(server_tid, cache_tid)
+        logger.warning(
+            "%s: the database ends at transaction %s, but this client has seen %s: it must have "
+            "been restored from a backup; dropping the cache",
+            channel.server_name,
+            server_tid.hex(),
+            cache_tid.hex(),
+        )
+        _drop(cache, owner)
+        return server_tid
+    missed = None if drop_rather_than_verify else channel.call(GetInvalidations(cache_tid))
+    if missed is None:
+        owner.cache_is_stale()
+        logger.warning(
+            "%s: which objects changed between transaction %s and %s is not known; dropping the "
+            "cache",
+            channel.server_name,
+            cache_tid.hex(),
+            server_tid.hex(),
+        )
+        _drop(cache, owner)
+        return server_tid
+    tid, oids = missed
+    for oid in oids:
+        # Not the tid: an object may have changed more than once while we were away, so where
+        # the revision we hold ended is not known.
+        cache.invalidate(oid, None)
+    owner.invalidate(tid, list(oids))
+    verified: bytes = tid
+    return verified
+
+
+def _drop(cache: ClientCache, owner: CacheOwner) -> None:
+    cache.clear()
+    owner.invalidate_all()

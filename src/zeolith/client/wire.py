@@ -1,0 +1,265 @@
+"""The socket of one connection, plain or encrypted, behind four operations.
+
+A wire blocks: it belongs to threads that have nothing better to do than wait for the server.  One
+thread at a time may ``send`` and one at a time may ``receive``, both at once; :class:`.Channel`
+holds the locks.  ``abort`` may be called by anybody: it makes both return.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias
+
+Address: TypeAlias = "tuple[str, int] | str"
+"""``(host, port)`` for TCP, a path for a Unix socket."""
+
+RECEIVE_SIZE = 256 * 1024
+"""Bytes asked of the kernel at once: large enough for a batch of prefetched objects, small enough
+to be allocated without trouble for each read."""
+
+KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 60, 15, 4
+"""A silent peer is probed after a minute and given up after another: no call times out by itself
+(a pack may take hours), so only the network can tell that a server has vanished."""
+
+UNACKNOWLEDGED_MS = 120_000
+"""Data that the peer's kernel does not acknowledge for this long ends the connection."""
+
+
+class Wire(Protocol):
+    """What a channel needs of a connection."""
+
+    def send(self, data: bytes) -> None:
+        """Send all of *data*.  Raises OSError."""
+
+    def receive(self) -> bytes:
+        """Wait for bytes and return them; ``b""`` at the end of the stream.  Raises OSError."""
+
+    def is_readable(self, timeout: float | None) -> bool:
+        """Whether ``receive`` would not block, waiting up to *timeout* seconds for that."""
+
+    def set_timeout(self, timeout: float | None) -> None:
+        """Limit the waiting of ``send`` and ``receive`` (seconds, None: no limit)."""
+
+    def abort(self) -> None:
+        """End the connection; blocked calls return.  Any thread, any number of times."""
+
+    def close(self) -> None:
+        """Release the socket.  Only when no call is under way."""
+
+    @property
+    def peer_name(self) -> Address:
+        """Address of the server as the socket knows it."""
+
+
+class PlainWire:
+    """A connected stream socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        # Bound once: both run for every request.
+        self.send = sock.sendall
+        self._recv = sock.recv
+        peer = sock.getpeername()
+        self.peer_name: Address = peer if isinstance(peer, str) else (peer[0], peer[1])
+
+    def receive(self) -> bytes:
+        return self._recv(RECEIVE_SIZE)
+
+    def is_readable(self, timeout: float | None) -> bool:
+        return _poll(self._sock.fileno(), timeout)
+
+    def set_timeout(self, timeout: float | None) -> None:
+        self._sock.settimeout(timeout)
+
+    def abort(self) -> None:
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class TlsWire:
+    """The same over TLS.
+
+    The record layer runs on memory buffers and the socket is read and written here, so that a
+    thread waiting for the server holds no lock another one needs to send, and so that what the
+    socket shows as readable is all there is to read.
+
+    :param sock: connected, with the timeout for the hand-shake set.
+    :raises ssl.SSLError: the hand-shake failed (the socket is left to the caller).
+    """
+
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None
+    ) -> None:
+        self._plain = PlainWire(sock)
+        self._in = ssl.MemoryBIO()
+        self._out = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname=server_hostname)
+        # OpenSSL objects are not for two threads at once.  Held for computing only, never while
+        # waiting for the network.
+        self._computing = threading.Lock()
+        self._sending = threading.Lock()
+        self._handshake()
+
+    @property
+    def peer_name(self) -> Address:
+        return self._plain.peer_name
+
+    def _handshake(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+                data = self._plain.receive()
+                if not data:
+                    raise ConnectionResetError(
+                        "the server closed the connection during the TLS hand-shake"
+                    ) from None
+                self._in.write(data)
+            except ssl.SSLError:
+                # The peer is told why (a TLS alert) before the caller is.
+                with suppress(OSError):
+                    self._flush()
+                raise
+            else:
+                self._flush()
+                return
+
+    def _flush(self) -> None:
+        if self._out.pending:
+            self._plain.send(self._out.read())
+
+    def send(self, data: bytes) -> None:
+        with self._sending:
+            with self._computing:
+                self._tls.write(data)
+                encrypted = self._out.read()
+            self._plain.send(encrypted)
+
+    def receive(self) -> bytes:
+        while True:
+            with self._computing:
+                data = self._decrypt()
+            if data is not None:
+                # An answer the record layer owes the peer (a key update) travels with the next
+                # request unless the line is free now: waiting for a sender here could wait for a
+                # server that waits for us to read.
+                if self._out.pending and self._sending.acquire(blocking=False):
+                    try:
+                        with self._computing:
+                            encrypted = self._out.read()
+                        self._plain.send(encrypted)
+                    finally:
+                        self._sending.release()
+                return data
+            received = self._plain.receive()
+            with self._computing:
+                if received:
+                    self._in.write(received)
+                else:
+                    self._in.write_eof()
+
+    def _decrypt(self) -> bytes | None:
+        """Return all bytes that can be decrypted now, ``b""`` at the end, None if none."""
+        parts: list[bytes] = []
+        try:
+            while True:
+                part = self._tls.read(RECEIVE_SIZE)
+                if not part:
+                    break
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            return b"".join(parts) if parts else None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            pass
+        return b"".join(parts)
+
+    def is_readable(self, timeout: float | None) -> bool:
+        return self._plain.is_readable(timeout)
+
+    def set_timeout(self, timeout: float | None) -> None:
+        self._plain.set_timeout(timeout)
+
+    def abort(self) -> None:
+        self._plain.abort()
+
+    def close(self) -> None:
+        self._plain.close()
+
+
+def _poll(fileno: int, timeout: float | None) -> bool:
+    if fileno < 0:
+        return True  # closed: let the reader find out
+    # Looked up at each call: gevent may have replaced it since this module was imported.
+    poller = select.poll()
+    poller.register(fileno, select.POLLIN)
+    return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
+
+
+def open_socket(
+    address: Address, timeout: float, made: Callable[[socket.socket], None]
+) -> socket.socket:
+    """Return a socket connected to *address*, with *timeout* (seconds) set on it.
+
+    An empty host means this host.
+
+    :param made: called with each socket before it is connected, so that somebody else may end the
+        attempt by shutting the socket down.
+    :raises OSError: nobody listens there, or not in time.
+    """
+    if isinstance(address, str):
+        return _connect(socket.AF_UNIX, socket.SOCK_STREAM, 0, address, timeout, made)
+    host, port = address
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, where in socket.getaddrinfo(
+        host or "127.0.0.1", port, type=socket.SOCK_STREAM
+    ):
+        try:
+            sock = _connect(family, kind, protocol, where, timeout, made)
+        except OSError as error:
+            failure = error
+        else:
+            _set_options(sock)
+            return sock
+    raise failure
+
+
+def _connect(
+    family: int,
+    kind: int,
+    protocol: int,
+    where: Any,
+    timeout: float,
+    made: Callable[[socket.socket], None],
+) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        made(sock)
+        sock.settimeout(timeout)
+        sock.connect(where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_options(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS),
+    ):
+        option = getattr(socket, name, None)  # not every platform has all of them
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
