@@ -13,11 +13,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from struct import Struct
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import IllegalMessage, UndecodableMessage
 from . import msgpacks, pickles
-from .framing import frame, pack_length
+from .framing import HEADER_SIZE, frame, pack_length
 from .greeting import Coding
 from .limits import Limits
 from .messages import (
@@ -34,6 +34,10 @@ from .messages import (
     Request,
     parse_request,
 )
+from .values import ATOMS
+
+Loaded: TypeAlias = tuple[tuple[bytes, bytes], tuple[bytes, bytes, bytes | None]]
+"""``(oid, tid)`` as asked, and ``(data, start, end)`` as answered."""
 
 _REPLY = ".reply"
 _FLAG_OK, _FLAG_ERROR = 0, 2
@@ -42,6 +46,24 @@ _HEARTBEAT_ID = -1
 _unpack_length = Struct("<I").unpack_from
 _unpack_big_length = Struct(">I").unpack_from
 _unpack_short = Struct(">H").unpack_from
+
+
+_MAX_MSGID_ITEMS = 8
+_MAX_MSGID_SIZE = 256
+
+
+def _is_msgid(value: Any) -> bool:
+    """Tell whether *value* is hashable, and small: every answer repeats it."""
+    if type(value) is tuple:
+        return len(value) <= _MAX_MSGID_ITEMS and all(map(_is_short_atom, value))
+    return _is_short_atom(value)
+
+
+def _is_short_atom(value: Any) -> bool:
+    cls = type(value)
+    if cls is bytes or cls is str:
+        return len(value) <= _MAX_MSGID_SIZE
+    return cls in ATOMS
 
 
 class Codec(ABC):
@@ -55,6 +77,8 @@ class Codec(ABC):
     """
 
     coding: Coding
+    load_before_size: int
+    """Length of the frames that :meth:`load_before` returns."""
 
     def __init__(self, incoming: Mapping[str, Form], limits: Limits) -> None:
         self._incoming = incoming
@@ -71,8 +95,20 @@ class Codec(ABC):
         """Return the frame of a ``loadBefore`` call whose msgid is ``(oid, tid)``."""
 
     @abstractmethod
-    def loaded(self, key: LoadBefore, data: bytes, start: bytes, end: bytes | None) -> bytes:
+    def loaded(
+        self, key: tuple[bytes, bytes], data: bytes, start: bytes, end: bytes | None
+    ) -> bytes:
         """Return the frame of the reply to a ``loadBefore`` call whose msgid is *key*."""
+
+    @abstractmethod
+    def parse_load_before(self, frame: bytes) -> tuple[bytes, bytes] | None:
+        """Return ``(oid, tid)`` if *frame*, of :attr:`load_before_size` bytes, is what
+        :meth:`load_before` returns for them; None if it is anything else."""
+
+    @abstractmethod
+    def parse_loaded(self, payload: bytes) -> Loaded | None:
+        """Return what *payload*, a frame without its length, says if it has the layout that
+        :meth:`loaded` gives; None if it is anything else."""
 
     def call(self, msgid: MsgId, request: Request) -> bytes:
         """Return the frame of a call."""
@@ -108,10 +144,8 @@ class Codec(ABC):
         if type(message) is not tuple or len(message) != 4:
             raise UndecodableMessage("a message is a tuple of four")
         msgid, flag, name, args = message
-        try:
-            hash(msgid)
-        except TypeError:
-            raise UndecodableMessage("a message id is hashable") from None
+        if not _is_msgid(msgid):
+            raise UndecodableMessage("a message id is a number, a short text or a few of them")
         # False == 0 and True == 1: comparing by value would let a reply pass as a call.
         if name == _REPLY:
             if msgid == _HEARTBEAT_ID:
@@ -147,6 +181,7 @@ class PickleCodec(Codec):
     _CALL_D = b"\x86t."
     _CALL_SIZE = len(_CALL_A + _CALL_B + _CALL_C + _CALL_B + _CALL_D) + 32
     _CALL_HEAD = pack_length(_CALL_SIZE) + _CALL_A
+    load_before_size = HEADER_SIZE + _CALL_SIZE
     # Layout of its reply: msgid as above, BININT1 0, name, then data, start, end, TUPLE3.
     _REPLY_C = b"\x86K\x00X\x06\x00\x00\x00.reply"
     _REPLY_DATA = 23 + len(_REPLY_C)
@@ -162,7 +197,9 @@ class PickleCodec(Codec):
             (self._CALL_HEAD, oid, b"C\x08", tid, self._CALL_C, oid, b"C\x08", tid, b"\x86t.")
         )
 
-    def loaded(self, key: LoadBefore, data: bytes, start: bytes, end: bytes | None) -> bytes:
+    def loaded(
+        self, key: tuple[bytes, bytes], data: bytes, start: bytes, end: bytes | None
+    ) -> bytes:
         oid, tid = key
         size = len(data)
         if size < 256:
@@ -205,9 +242,39 @@ class PickleCodec(Codec):
             )
         )
 
+    def parse_load_before(self, frame: bytes) -> tuple[bytes, bytes] | None:
+        oid = frame[9:17]
+        tid = frame[19:27]
+        return (oid, tid) if frame == self.load_before(oid, tid) else None
+
+    def parse_loaded(self, payload: bytes) -> Loaded | None:
+        if payload[23:37] != self._REPLY_C or payload[:5] != b"\x80\x03(C\x08":
+            return None
+        kind = payload[37:38]
+        if kind == b"C" and len(payload) > 38:
+            data_at = 39
+            data_end = data_at + payload[38]
+        elif kind == b"B" and len(payload) > 42:
+            data_at = 42
+            data_end = data_at + _unpack_length(payload, 38)[0]
+        else:
+            return None
+        if payload[13:15] != b"C\x08" or payload[data_end : data_end + 2] != b"C\x08":
+            return None
+        tail = payload[data_end + 10 :]
+        if tail == b"N\x87t.":
+            end = None
+        elif len(tail) == 13 and tail[:2] == b"C\x08" and tail[10:] == b"\x87t.":
+            end = tail[2:10]
+        else:
+            return None
+        return (
+            (payload[5:13], payload[15:23]),
+            (payload[data_at:data_end], payload[data_end + 2 : data_end + 10], end),
+        )
+
     def decode(self, payload: bytes) -> Message:
-        size = len(payload)
-        if size == self._CALL_SIZE:
+        if len(payload) == self._CALL_SIZE:
             oid = payload[5:13]
             tid = payload[15:23]
             if payload == b"".join(
@@ -215,28 +282,8 @@ class PickleCodec(Codec):
             ):
                 key = LoadBefore(oid, tid)
                 return Call(key, key)
-        if payload[23:37] == self._REPLY_C and payload[:5] == b"\x80\x03(C\x08":
-            data_at = 39
-            if payload[37:38] == b"C":
-                data_end = data_at + payload[38] if size > 38 else 0
-            elif payload[37:38] == b"B" and size > 42:
-                data_at = 42
-                data_end = data_at + _unpack_length(payload, 38)[0]
-            else:
-                data_end = 0
-            if payload[13:15] == b"C\x08" and payload[data_end : data_end + 2] == b"C\x08":
-                tail = payload[data_end + 10 :]
-                if tail == b"N\x87t.":
-                    end = None
-                elif len(tail) == 13 and tail[:2] == b"C\x08" and tail[10:] == b"\x87t.":
-                    end = tail[2:10]
-                else:
-                    return super().decode(payload)
-                return Reply(
-                    (payload[5:13], payload[15:23]),
-                    (payload[data_at:data_end], payload[data_end + 2 : data_end + 10], end),
-                )
-        return super().decode(payload)
+        found = self.parse_loaded(payload)
+        return super().decode(payload) if found is None else Reply(*found)
 
 
 class MsgpackCodec(Codec):
@@ -248,6 +295,7 @@ class MsgpackCodec(Codec):
     _CALL_C = b"\xc2\xaaloadBefore\x92\xc4\x08"
     _CALL_SIZE = len(_CALL_A + _CALL_C) + 2 * 2 + 32
     _CALL_HEAD = pack_length(_CALL_SIZE) + _CALL_A
+    load_before_size = HEADER_SIZE + _CALL_SIZE
     _REPLY_C = b"\x00\xa6.reply\x93"
     _REPLY_DATA = 22 + len(_REPLY_C)
 
@@ -262,7 +310,9 @@ class MsgpackCodec(Codec):
             (self._CALL_HEAD, oid, b"\xc4\x08", tid, self._CALL_C, oid, b"\xc4\x08", tid)
         )
 
-    def loaded(self, key: LoadBefore, data: bytes, start: bytes, end: bytes | None) -> bytes:
+    def loaded(
+        self, key: tuple[bytes, bytes], data: bytes, start: bytes, end: bytes | None
+    ) -> bytes:
         oid, tid = key
         size = len(data)
         if size < 256:
@@ -293,9 +343,42 @@ class MsgpackCodec(Codec):
             )
         )
 
+    def parse_load_before(self, frame: bytes) -> tuple[bytes, bytes] | None:
+        oid = frame[8:16]
+        tid = frame[18:26]
+        return (oid, tid) if frame == self.load_before(oid, tid) else None
+
+    def parse_loaded(self, payload: bytes) -> Loaded | None:
+        if payload[22:31] != self._REPLY_C or payload[:4] != self._CALL_A or len(payload) <= 46:
+            return None
+        kind = payload[31]
+        if kind == 0xC4:
+            data_at = 33
+            data_end = data_at + payload[32]
+        elif kind == 0xC5:
+            data_at = 34
+            data_end = data_at + _unpack_short(payload, 32)[0]
+        elif kind == 0xC6:
+            data_at = 36
+            data_end = data_at + _unpack_big_length(payload, 32)[0]
+        else:
+            return None
+        if payload[12:14] != b"\xc4\x08" or payload[data_end : data_end + 2] != b"\xc4\x08":
+            return None
+        tail = payload[data_end + 10 :]
+        if tail == b"\xc0":
+            end = None
+        elif len(tail) == 10 and tail[:2] == b"\xc4\x08":
+            end = tail[2:]
+        else:
+            return None
+        return (
+            (payload[4:12], payload[14:22]),
+            (payload[data_at:data_end], payload[data_end + 2 : data_end + 10], end),
+        )
+
     def decode(self, payload: bytes) -> Message:
-        size = len(payload)
-        if size == self._CALL_SIZE:
+        if len(payload) == self._CALL_SIZE:
             oid = payload[4:12]
             tid = payload[14:22]
             if payload == b"".join(
@@ -303,32 +386,8 @@ class MsgpackCodec(Codec):
             ):
                 key = LoadBefore(oid, tid)
                 return Call(key, key)
-        if payload[22:31] == self._REPLY_C and payload[:4] == self._CALL_A and size > 46:
-            kind = payload[31]
-            if kind == 0xC4:
-                data_at = 33
-                data_end = data_at + payload[32]
-            elif kind == 0xC5:
-                data_at = 34
-                data_end = data_at + _unpack_short(payload, 32)[0]
-            elif kind == 0xC6:
-                data_at = 36
-                data_end = data_at + _unpack_big_length(payload, 32)[0]
-            else:
-                return super().decode(payload)
-            if payload[12:14] == b"\xc4\x08" and payload[data_end : data_end + 2] == b"\xc4\x08":
-                tail = payload[data_end + 10 :]
-                if tail == b"\xc0":
-                    end = None
-                elif len(tail) == 10 and tail[:2] == b"\xc4\x08":
-                    end = tail[2:]
-                else:
-                    return super().decode(payload)
-                return Reply(
-                    (payload[4:12], payload[14:22]),
-                    (payload[data_at:data_end], payload[data_end + 2 : data_end + 10], end),
-                )
-        return super().decode(payload)
+        found = self.parse_loaded(payload)
+        return super().decode(payload) if found is None else Reply(*found)
 
 
 def make_codec(coding: Coding, incoming: Mapping[str, Form], limits: Limits) -> Codec:

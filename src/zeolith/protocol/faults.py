@@ -92,6 +92,9 @@ def _rebuild_inner(value: Any, depth: int) -> Any:
         if cls is RemoteException:
             return parse_fault(value.name, value.details)
         if cls is tuple:
+            if len(value) == 2 and type(value[0]) is str and value[0] in _BUILDERS:
+                # In msgpack, which has no exceptions, a ZEO server writes them in this way.
+                return parse_fault(*value)
             return tuple(_rebuild_inner(item, depth - 1) for item in value)
         if cls is list:
             return [_rebuild_inner(item, depth - 1) for item in value]

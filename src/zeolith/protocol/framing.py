@@ -13,7 +13,11 @@ _LENGTH = Struct(">I")
 HEADER_SIZE = _LENGTH.size
 assert HEADER_SIZE == 4
 
+_SMALL = 4096
+"""Bytes; what arrives in smaller pieces is copied once more."""
+
 pack_length = _LENGTH.pack
+unpack_length = _LENGTH.unpack_from
 
 
 def frame(payload: bytes) -> bytes:
@@ -26,24 +30,22 @@ class FrameReader:
 
     Not thread-safe: whoever holds the reading role of a connection feeds it.
 
+    :ivar pending: bytes received that do not yet make a frame; read-only.
     :ivar max_size: longest payload accepted, in bytes; may be changed between frames (a greeting
         is allowed less than a message).
     """
 
-    __slots__ = ("_chunks", "_have", "_need", "max_size")
+    __slots__ = ("_chunks", "_need", "max_size", "pending")
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
         # Bytes of an incomplete frame are kept as the chunks they arrived in and joined once,
         # when the frame is complete: appending to one buffer would copy a large frame many times.
-        self._chunks: list[bytes] = []
-        self._have = 0
+        # Small pieces are gathered first, else a frame sent two bytes at a time would take thirty
+        # times its length.
+        self._chunks: list[bytes | bytearray] = []
+        self.pending = 0
         self._need = HEADER_SIZE
-
-    @property
-    def pending(self) -> int:
-        """Bytes received that do not yet make a frame."""
-        return self._have
 
     def feed(self, data: bytes) -> list[bytes]:
         """Add received bytes; return the payloads of all frames now complete, in order.
@@ -53,14 +55,19 @@ class FrameReader:
         :raises FrameTooLarge: the next frame announces too many bytes.  Frames before it have
             been returned by an earlier call: it is never raised together with frames.
         """
-        if self._have:
-            self._chunks.append(data)
-            self._have += len(data)
-            if self._have < self._need:
+        if self.pending:
+            if len(data) >= _SMALL:
+                self._chunks.append(data)
+            elif type(self._chunks[-1]) is bytearray:
+                self._chunks[-1] += data
+            else:
+                self._chunks.append(bytearray(data))
+            self.pending += len(data)
+            if self.pending < self._need:
                 return []
             data = b"".join(self._chunks)
             self._chunks.clear()
-            self._have = 0
+            self.pending = 0
         frames: list[bytes] = []
         start = 0
         size = len(data)
@@ -80,5 +87,5 @@ class FrameReader:
             start = end
         if start < size:
             self._chunks.append(data[start:] if start else data)
-            self._have = size - start
+            self.pending = size - start
         return frames

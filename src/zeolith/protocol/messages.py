@@ -22,7 +22,8 @@ from ..errors import IllegalMessage
 
 MsgId: TypeAlias = Any
 """Chosen by the caller and echoed by the answer: ZEO uses integers, and the tuple
-``(oid, tid)`` for ``loadBefore``.  Any plain hashable value is legal."""
+``(oid, tid)`` for ``loadBefore``.  Any number, short text or bytes, or tuple of a few of them
+is legal."""
 
 
 # -- requests from client to server ------------------------------------------------------------

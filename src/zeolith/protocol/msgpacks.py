@@ -16,7 +16,7 @@ import msgpack
 
 from ..errors import UndecodableMessage
 from .limits import Limits
-from .values import Prefix, to_plain
+from .values import is_plain, to_plain
 
 # -- writing -----------------------------------------------------------------------------------
 
@@ -29,18 +29,15 @@ def dumps(value: Any) -> bytes:
     :raises ValueError: *value* is nested too deeply, an integer has more than 64 bits, or text is
         not valid Unicode.
     """
+    if not is_plain(value):
+        value = to_plain(value)
+        if not is_plain(value):
+            raise TypeError("a Prefix cannot be sent in msgpack")
     try:
-        payload: bytes = msgpack.packb(value, use_bin_type=True, default=_default)
+        payload: bytes = msgpack.packb(value, use_bin_type=True)
     except OverflowError:
         raise ValueError("msgpack has no integers of more than 64 bits") from None
     return payload
-
-
-def _default(value: Any) -> Any:
-    plain = to_plain(value)
-    if isinstance(plain, Prefix):
-        raise TypeError("a Prefix cannot be sent in msgpack")
-    return plain
 
 
 # -- reading -----------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ Not thread-safe: whoever holds the reading role of the connection feeds it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..errors import IllegalMessage, ProtocolViolation
-from .codec import Codec, make_codec
-from .framing import FrameReader, frame
+from .codec import Codec, Loaded, make_codec
+from .framing import HEADER_SIZE, FrameReader, frame, unpack_length
 from .greeting import (
     STATUS_PROBE,
     Coding,
@@ -172,11 +172,13 @@ class ServerPeer(_Peer):
     :param coding: the coding to propose; the client may choose the other one.
     """
 
-    __slots__ = ("_coding",)
+    __slots__ = ("_coding", "_load_size", "_parse_load")
 
     def __init__(self, coding: Coding, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__(limits)
         self._coding = coding
+        self._load_size = 0
+        self._parse_load: Callable[[bytes], tuple[bytes, bytes] | None]
 
     def greeting(self) -> bytes:
         """Return the frame to send as soon as the connection is made."""
@@ -184,7 +186,21 @@ class ServerPeer(_Peer):
 
     def registered(self) -> None:
         """The shell has admitted the client: everything but another registration is legal now."""
+        assert self.codec is not None
         self._enter("server", Phase.OPEN)
+        self._load_size = self.codec.load_before_size
+        self._parse_load = self.codec.parse_load_before
+
+    def receive_load(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Return ``(oid, tid)`` if *data* is exactly one ``loadBefore`` call; it is received then.
+
+        Otherwise return None, and nothing is received: *data* is for :meth:`receive`.  A client
+        that waits for each load sends just this, and a server does little else; so it need not
+        be an event among others.
+        """
+        if len(data) != self._load_size or self._frames.pending or self.phase is not Phase.OPEN:
+            return None
+        return self._parse_load(data)
 
     def _first_frame(self, payload: bytes) -> Event:
         if payload == STATUS_PROBE:
@@ -200,10 +216,11 @@ class ServerPeer(_Peer):
 class ClientPeer(_Peer):
     """The client's end of one connection."""
 
-    __slots__ = ()
+    __slots__ = ("_parse_loaded",)
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__(limits)
+        self._parse_loaded: Callable[[bytes], Loaded | None]
 
     def _first_frame(self, payload: bytes) -> Event:
         return Greeted(parse_greeting(payload))
@@ -217,4 +234,23 @@ class ClientPeer(_Peer):
 
     def registered(self) -> None:
         """The server has admitted us."""
+        assert self.codec is not None
         self._enter("client", Phase.OPEN)
+        self._parse_loaded = self.codec.parse_loaded
+
+    def receive_loaded(self, data: bytes) -> Loaded | None:
+        """Return the call's ``(oid, tid)`` and the answer's ``(data, start, end)`` if *data* is
+        exactly one answer to ``loadBefore`` with an object in it; it is received then.
+
+        Otherwise return None, and nothing is received: *data* is for :meth:`receive`.
+        """
+        size = len(data) - HEADER_SIZE
+        if (
+            size < 0
+            or size != unpack_length(data)[0]
+            or size > self._frames.max_size
+            or self._frames.pending
+            or self.phase is not Phase.OPEN
+        ):
+            return None
+        return self._parse_loaded(data[HEADER_SIZE:])

@@ -286,12 +286,13 @@ class Unpickler:
         if opcode == 0x47:  # BINFLOAT
             stack.append(_unpack_float(payload, position)[0])
             return position + 8
+        end: int
         if opcode == 0x8C:  # SHORT_BINUNICODE
             end = position + 1 + payload[position]
             stack.append(payload[position + 1 : end].decode("utf-8", "surrogatepass"))
             return end
         if opcode in (0x8D, 0x8E):  # BINUNICODE8, BINBYTES8
-            end: int = position + 8 + _unpack_long_length(payload, position)[0]
+            end = position + 8 + _unpack_long_length(payload, position)[0]
             data = payload[position + 8 : end]
             stack.append(data.decode("utf-8", "surrogatepass") if opcode == 0x8D else data)
             return end
