@@ -34,8 +34,8 @@ from .wire import Address
 logger = logging.getLogger(__name__)
 
 ATTEMPT_TIMEOUT = 30.0
-"""Seconds to wait for each answer until the cache is verified: a server that admits clients but then
-does not speak is given up after this."""
+"""Seconds to wait for each answer until the cache is verified: a server that admits clients but
+then does not speak is given up after this."""
 
 BAR = (ServerRefused, ServerBehindCache)
 """Failures that waiting does not mend."""

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -26,6 +27,7 @@ from ZODB.POSException import (
     Unsupported,
 )
 
+from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected
 from ..protocol.messages import (
     CheckCurrentSerial,
@@ -60,7 +62,7 @@ from ..protocol.messages import (
     UndoLog,
     Vote,
 )
-from ..types import MAX_TID
+from ..types import MAX_TID, NO_TID
 from .channel import Channel
 from .events import StaleCache
 from .iterators import Iterators, TransactionIterator
@@ -107,7 +109,6 @@ def _watch_forks(storage: ClientStorage) -> None:
     _forkable.add(storage)
 
 
-@zope.interface.implementer(ZODB.interfaces.IMultiCommitStorage)
 class ClientStorage(ConflictResolvingStorage):
     """A storage at a server.
 
@@ -218,7 +219,9 @@ class ClientStorage(ConflictResolvingStorage):
         self._numbers = count(1)
         self._blobs = make_blobs(blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check)
         self.fshelper = None if self._blobs is None else self._blobs.fshelper
-        self._make_cache = lambda: make_cache(cache, cache_size, client, var)
+        self._make_cache: Callable[[], ClientCache] = partial(
+            make_cache, cache, cache_size, client, var
+        )
         try:
             self._start()
             if wait_for_server_on_startup is not None and wait is None:
@@ -230,8 +233,9 @@ class ClientStorage(ConflictResolvingStorage):
             raise
         _watch_forks(self)
 
-    def _start(self) -> None:
+    def _start(self, last_tid: bytes = NO_TID) -> None:
         self._cache = self._make_cache()
+        self._cache.set_last_tid(last_tid)
         # Bound once: the first thing that every load does.
         self._cached = self._cache.load_before
         self._link = Link(self.__name__, self._options, self._cache, self)
@@ -251,23 +255,9 @@ class ClientStorage(ConflictResolvingStorage):
         self._cache.close()
         if self._blobs is not None:
             self._blobs.forked()
-        self._make_cache_empty_of(last_tid)
-
-    def _make_cache_empty_of(self, last_tid: bytes) -> None:
-        make = self._make_cache
-
-        def empty() -> Any:
-            # ZODB's connections in this process hold objects as old as that: the server is asked
-            # what has changed since.
-            made = make()
-            made.set_last_tid(last_tid)
-            return made
-
-        self._make_cache = empty
-        try:
-            self._start()
-        finally:
-            self._make_cache = make
+        # ZODB's connections in this process hold objects as old as that: the server will be
+        # asked what has changed since.
+        self._start(last_tid)
 
     # -- about this storage ----------------------------------------------------------------------
 
@@ -720,3 +710,6 @@ class ClientStorage(ConflictResolvingStorage):
             self._blobs.download_started(*request)
         elif isinstance(request, ReceiveBlobStop):
             self._blobs.download_ended(*request)
+
+
+zope.interface.classImplements(ClientStorage, ZODB.interfaces.IMultiCommitStorage)
