@@ -144,6 +144,16 @@ class Channel:
         """Whether the connection has ended."""
         return self._cause is not None
 
+    @property
+    def is_being_read(self) -> bool:
+        """Whether a thread holds the reading role."""
+        return self._role.locked()
+
+    @property
+    def follower_count(self) -> int:
+        """Number of threads that wait while another one reads."""
+        return len(self._followers)
+
     def load_before(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
         """Ask the server for the revision of *oid* before *tid*; wait for the answer.
 
