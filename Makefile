@@ -1,0 +1,76 @@
+# What to do with this repository: `make help`.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11 python,\
+	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)) python3)
+VENV ?= .venv
+ADDRESS ?= 127.0.0.1:8100
+# Further arguments for the tool that a target starts: make test ARGS="tests/cli -x"
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+FOR_RUN := $(VENV)/.zeolith-run
+FOR_DEV := $(VENV)/.zeolith-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-long check format bench fuzz lock clean
+
+help:
+	@echo 'make run        start the server at $(ADDRESS) with the database in ./var'
+	@echo 'make test       run the tests (make test-long: the long ones)'
+	@echo 'make check      format, lint and types'
+	@echo 'make bench      measure beside ZEO'
+	@echo 'make fuzz       feed hostile bytes to the decoders'
+	@echo 'make lock       renew the lock files in requirements/'
+	@echo 'make clean      remove the virtual environment and the caches, not ./var'
+	@echo 'Variables: PYTHON (3.11 or newer), VENV, ADDRESS, ARGS'
+
+# foreground.py lets Ctrl-C end the server and not make, so that both end with status 0.
+run: $(FOR_RUN)
+	@mkdir -p var
+	@exec $(BIN)/python tools/foreground.py $(BIN)/python -m zeolith serve \
+		--address $(ADDRESS) --filename var/Data.fs --blob-dir var/blobs $(ARGS)
+
+test: $(FOR_DEV)
+	@$(BIN)/python -m pytest -m 'not long' $(ARGS)
+
+test-long: $(FOR_DEV)
+	@$(BIN)/python -m pytest -m long $(ARGS)
+
+check: $(FOR_DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(FOR_DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(FOR_DEV)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(FOR_DEV)
+	@$(BIN)/python -m fuzz $(ARGS)
+
+lock: $(FOR_DEV)
+	$(PIP) pip-tools
+	$(BIN)/python tools/lock.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'Zeolith needs Python 3.11 or newer; $(PYTHON) is not.' \
+			'Name one: make PYTHON=/path/to/python3.13' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(FOR_RUN): requirements/run.txt pyproject.toml | $(BIN)/python
+	$(PIP) --require-hashes -r requirements/run.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(FOR_DEV): requirements/dev.txt $(FOR_RUN)
+	$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@

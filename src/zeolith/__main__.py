@@ -1,0 +1,5 @@
+"""``python -m zeolith`` is the command ``zeolith``."""
+
+from .cli.main import run
+
+run()
