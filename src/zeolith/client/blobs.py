@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import stat
 import tempfile
 import threading
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
+
+from ZODB.blob import rename_or_copy_blob
 
 from ..errors import ClientStorageError, ConfigurationError
 from .bloblayout import (
@@ -231,13 +232,8 @@ class BlobDirectory:
         handle, path = tempfile.mkstemp(suffix=UPLOAD_SUFFIX, prefix=prefix, dir=directory)
         os.close(handle)
         try:
-            try:
-                os.replace(blobfilename, path)
-            except OSError:
-                # Another file system, or a name that cannot be moved.  A file that is not
-                # there fails here again, and is told.
-                shutil.copyfile(blobfilename, path)
-                os.remove(blobfilename)
+            # Copies to another file system, and says so in ZODB's own log.
+            rename_or_copy_blob(blobfilename, path, chmod=False)
         except OSError:
             remove(path)
             raise
@@ -246,13 +242,8 @@ class BlobDirectory:
 
     def _protect(self, path: str) -> None:
         """Make a blob's file read-only."""
-        mode = stat.S_IRUSR
-        if self.shared:
-            # The server may be another user: whoever reads the directory reads the blob.
-            folder = os.stat(os.path.dirname(path)).st_mode
-            mode = (os.stat(path).st_mode | folder & 0o444) & 0o555
         try:
-            os.chmod(path, mode)
+            os.chmod(path, _protected_mode(path))
         except PermissionError:
             # Another user's file, renamed by us: protection is a courtesy, not a need.
             pass
@@ -374,6 +365,11 @@ class BlobDirectory:
                     self._buckets[directory] = lock, users - 1
 
 
+def _protected_mode(path: str) -> int:
+    """Return the mode of a blob's file: not writable, and readable to whom its directory is."""
+    return stat.S_IRUSR | os.stat(os.path.dirname(path)).st_mode & 0o444
+
+
 def _install(source: str, target: str) -> int:
     """Put a complete file into its place and return its size.  The caller holds the bucket."""
     # Without this a power failure may leave the name with nothing behind it, and a cache that
@@ -382,7 +378,7 @@ def _install(source: str, target: str) -> int:
     try:
         os.fsync(handle)
         size = os.fstat(handle).st_size
-        os.fchmod(handle, stat.S_IRUSR)
+        os.fchmod(handle, _protected_mode(target))
     finally:
         os.close(handle)
     os.replace(source, target)

@@ -44,7 +44,7 @@ BAR = (ServerRefused, ServerBehindCache)
 class Owner(CacheOwner, Protocol):
     """Whom a link reports to: the client storage."""
 
-    def connected(self, channel: Channel, info: dict[str, Any], is_read_only: bool) -> None:
+    def connected(self, channel: Channel, info: dict[str, Any]) -> None:
         """A server has been found and the cache is verified; calls will work in a moment.
 
         Only notices may be posted from here.
@@ -115,6 +115,8 @@ class Link:
         self.cache = cache
         self.generation = 0
         """Grows with each connection made or lost: what was begun in another one is void."""
+        self.is_read_only = options.mode is Mode.READ_ONLY
+        """Whether the present or last server admitted us read-only."""
         self.visibility = threading.RLock()
         """Held while a transaction of ours becomes visible: see :meth:`last_tid`."""
         self._changed = threading.Condition()
@@ -413,7 +415,8 @@ class Link:
                 intake.held.clear()
                 intake.is_verified = True
                 channel.wire.set_timeout(None)
-                self.owner.connected(channel, info, candidate.is_read_only)
+                self.is_read_only = candidate.is_read_only
+                self.owner.connected(channel, info)
                 with self._changed:
                     if self._is_closed or channel.is_broken:
                         return False

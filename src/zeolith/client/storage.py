@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import count
 from typing import Any
 
 import ZODB.event
@@ -20,22 +18,17 @@ import ZODB.interfaces
 import zope.interface
 from ZODB.ConflictResolution import ConflictResolvingStorage
 from ZODB.POSException import (
-    ConflictError,
     POSKeyError,
     ReadOnlyError,
-    StorageTransactionError,
     Unsupported,
 )
 
 from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected
 from ..protocol.messages import (
-    CheckCurrentSerial,
-    DeleteObject,
     GetTid,
     History,
     Info,
-    IteratorGc,
     LoadSerial,
     NewOids,
     Pack,
@@ -45,25 +38,16 @@ from ..protocol.messages import (
     ReceiveBlobStop,
     RecordIternext,
     Request,
-    Restore,
     SendBlob,
     ServerStatus,
     SetClientLabel,
-    Store,
-    StoreBlobChunk,
-    StoreBlobEnd,
-    StoreBlobShared,
-    StoreBlobStart,
-    TpcAbort,
-    TpcBegin,
-    TpcFinish,
-    Undo,
     UndoInfo,
     UndoLog,
-    Vote,
 )
 from ..types import MAX_TID, NO_TID
+from .blobs import BlobDirectory
 from .channel import Channel
+from .committer import Committer
 from .events import StaleCache
 from .iterators import Iterators, TransactionIterator
 from .link import Link
@@ -74,7 +58,6 @@ from .options import (
     parse_addresses,
     refuse_unusable,
 )
-from .transaction import Transaction
 from .undo import filtered_undo_log
 from .wire import Address
 
@@ -206,7 +189,6 @@ class ClientStorage(ConflictResolvingStorage):
         self._label = client_label
         self._server_sync = server_sync
         self._db: Any = None
-        self._is_read_only = bool(read_only)
         self._server_address: Address | None = None
         self._info: dict[str, Any] = {
             "length": 0,
@@ -216,7 +198,6 @@ class ClientStorage(ConflictResolvingStorage):
             "interfaces": (),
         }
         self._is_closed = False
-        self._numbers = count(1)
         self._blobs = make_blobs(blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check)
         self.fshelper = None if self._blobs is None else self._blobs.fshelper
         self._make_cache: Callable[[], ClientCache] = partial(
@@ -241,9 +222,9 @@ class ClientStorage(ConflictResolvingStorage):
         self._link = Link(self.__name__, self._options, self._cache, self)
         self._oids: list[bytes] = []
         self._iterators = Iterators(self._link.call, lambda: self._link.generation)
-        self._commit_lock = threading.Lock()
-        self._txn: Any = None
-        self._transaction: Transaction | None = None
+        self._committer = Committer(
+            self._link, self._cache, self._blobs, self._iterators, self._resolve_conflict
+        )
         self._link.start()
 
     def _reconnect_after_fork(self) -> None:
@@ -258,6 +239,11 @@ class ClientStorage(ConflictResolvingStorage):
         # ZODB's connections in this process hold objects as old as that: the server will be
         # asked what has changed since.
         self._start(last_tid)
+
+    def _resolve_conflict(self, oid: bytes, committed: bytes, read: bytes, data: bytes) -> bytes:
+        # Looked up at each call: DemoStorage and tests replace the method on the instance.
+        resolved: bytes = self.tryToResolveConflict(oid, committed, read, data)
+        return resolved
 
     # -- about this storage ----------------------------------------------------------------------
 
@@ -299,7 +285,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def isReadOnly(self) -> bool:
         """Return whether changing calls are refused, as far as is known now."""
-        return self._is_read_only
+        return self._link.is_read_only
 
     is_read_only = isReadOnly
 
@@ -422,7 +408,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     # -- blobs -----------------------------------------------------------------------------------
 
-    def _blob_directory(self) -> Any:
+    def _blob_directory(self) -> BlobDirectory:
         if self._blobs is None:
             raise Unsupported("no blob directory is configured: give blob_dir")
         return self._blobs
@@ -435,8 +421,7 @@ class ClientStorage(ConflictResolvingStorage):
 
         :raises POSKeyError: there is no such blob.
         """
-        path: str = self._blob_directory().load(oid, serial, self._fetch_blob)
-        return path
+        return self._blob_directory().load(oid, serial, self._fetch_blob)
 
     def openCommittedBlobFile(self, oid: bytes, serial: bytes, blob: Any = None) -> Any:
         """Return a blob's file, open for reading.
@@ -447,27 +432,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def temporaryDirectory(self) -> str:
         """Return the directory in which to make files that will become blobs."""
-        directory: str = self._blob_directory().temp_dir
-        return directory
-
-    def storeBlob(
-        self, oid: bytes, serial: bytes, data: bytes, blobfilename: str, version: str, txn: Any
-    ) -> None:
-        """Store an object with a blob; takes the file *blobfilename* away."""
-        transaction, number, channel = self._committing(txn, "storeBlob")
-        blobs = self._blob_directory()
-        path = blobs.prepare_upload(oid, blobfilename, serial)
-        # From here on the file is ours, whatever becomes of the transaction.
-        transaction.blobs.append((oid, path))
-        channel.post(Store(oid, serial, data, number))
-        transaction.stored(oid, data)
-        if blobs.shared:
-            channel.post(StoreBlobShared(oid, serial, data, os.path.basename(path), number))
-            return
-        channel.post(StoreBlobStart())
-        for chunk in blobs.chunks(path):
-            channel.post(StoreBlobChunk(chunk))
-        channel.post(StoreBlobEnd(oid, serial, data, number))
+        return self._blob_directory().temp_dir
 
     # -- changing --------------------------------------------------------------------------------
 
@@ -476,7 +441,7 @@ class ClientStorage(ConflictResolvingStorage):
 
         :raises ReadOnlyError: this storage is read-only.
         """
-        if self._is_read_only:
+        if self._link.is_read_only:
             raise ReadOnlyError
         while True:
             try:
@@ -486,7 +451,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def tpc_transaction(self) -> Any:
         """Return the transaction being committed, or None."""
-        return self._txn
+        return self._committer.txn
 
     def tpc_begin(self, txn: Any, tid: bytes | None = None, status: str = " ") -> None:
         """Begin to commit *txn*; waits until another one of this storage has ended.
@@ -495,36 +460,17 @@ class ClientStorage(ConflictResolvingStorage):
         :raises StorageTransactionError: it was begun already.
         :raises ClientDisconnected: no server is connected at this moment.
         """
-        if self._is_read_only:
-            raise ReadOnlyError
-        if self._txn is txn:
-            raise StorageTransactionError("Duplicate tpc_begin calls for same transaction")
-        self._commit_lock.acquire()
-        try:
-            channel = self._link.channel()
-            transaction = Transaction(channel, next(self._numbers))
-            channel.post(
-                TpcBegin(transaction.number, txn.user, txn.description, txn.extension, tid, status)
-            )
-        except BaseException:
-            self._commit_lock.release()
-            raise
-        self._transaction = transaction
-        self._txn = txn
-
-    def _committing(self, txn: Any, method: str) -> tuple[Transaction, int, Channel]:
-        if self._is_read_only:
-            raise ReadOnlyError
-        transaction = self._transaction
-        if transaction is None or self._txn is not txn:
-            raise StorageTransactionError(f"{method}: not the transaction being committed", txn)
-        return transaction, transaction.number, transaction.channel
+        self._committer.begin(txn, tid, status)
 
     def store(self, oid: bytes, serial: bytes, data: bytes, version: str, txn: Any) -> None:
         """Store a record; *serial* is the transaction that wrote the one it replaces."""
-        transaction, number, channel = self._committing(txn, "store")
-        channel.post(Store(oid, serial, data, number))
-        transaction.stored(oid, data)
+        self._committer.store(oid, serial, data, txn)
+
+    def storeBlob(
+        self, oid: bytes, serial: bytes, data: bytes, blobfilename: str, version: str, txn: Any
+    ) -> None:
+        """Store an object with a blob; takes the file *blobfilename* away."""
+        self._committer.store_blob(oid, serial, data, blobfilename, txn)
 
     def restore(
         self,
@@ -536,25 +482,19 @@ class ClientStorage(ConflictResolvingStorage):
         txn: Any,
     ) -> None:
         """Write a record as it is in another database."""
-        transaction, number, channel = self._committing(txn, "restore")
-        channel.post(Restore(oid, serial, data, prev_txn, number))
-        transaction.stored(oid, None)
+        self._committer.restore(oid, serial, data, prev_txn, txn)
 
     def deleteObject(self, oid: bytes, serial: bytes, txn: Any) -> None:
         """Delete an object that nothing refers to."""
-        transaction, number, channel = self._committing(txn, "deleteObject")
-        channel.post(DeleteObject(oid, serial, number))
-        transaction.stored(oid, None)
+        self._committer.delete(oid, serial, txn)
 
     def checkCurrentSerialInTransaction(self, oid: bytes, serial: bytes, txn: Any) -> None:
         """Have the vote fail unless *serial* still is the transaction that wrote *oid* last."""
-        _, number, channel = self._committing(txn, "checkCurrentSerialInTransaction")
-        channel.post(CheckCurrentSerial(oid, serial, number))
+        self._committer.check_current(oid, serial, txn)
 
     def undo(self, trans_id: bytes, txn: Any) -> None:
         """Have the transaction *trans_id* undone by *txn*."""
-        _, number, channel = self._committing(txn, "undo")
-        channel.post(Undo(trans_id, number))
+        self._committer.undo(trans_id, txn)
 
     def tpc_vote(self, txn: Any) -> list[bytes] | None:
         """Have the server accept the transaction; return the objects whose records changed by it.
@@ -562,35 +502,7 @@ class ClientStorage(ConflictResolvingStorage):
         :raises ConflictError: another transaction was first.
         :raises ClientDisconnected: the connection was lost.
         """
-        transaction, number, channel = self._committing(txn, "tpc_vote")
-        try:
-            for _ in range(MAX_VOTES):
-                conflicts = False
-                for answer in channel.call(Vote(number)) or ():
-                    if isinstance(answer, dict):
-                        conflicts = True
-                        self._resolve(answer, transaction, number, channel)
-                    else:
-                        transaction.resolved_there(answer)
-                if not conflicts:
-                    return list(transaction.resolved) or None
-        except ConflictError as error:
-            oid = getattr(error, "oid", None)
-            if oid is not None:
-                # If what we hold caused it, holding on to it would cause it for ever.
-                with channel.hold_reading():
-                    self._cache.invalidate(oid, None)
-            raise
-        raise ConflictError("conflicts in each of several votes", oid=answer.get("oid"))
-
-    def _resolve(
-        self, conflict: dict[str, Any], transaction: Transaction, number: int, channel: Channel
-    ) -> None:
-        oid = conflict["oid"]
-        committed, read = conflict["serials"]
-        data = self.tryToResolveConflict(oid, committed, read, conflict["data"])
-        channel.post(Store(oid, committed, data, number))
-        transaction.resolved_here(oid, data)
+        return self._committer.vote(txn)
 
     def tpc_finish(self, txn: Any, f: Callable[[bytes], Any] = lambda tid: None) -> bytes:
         """Commit; return the transaction's id.
@@ -599,48 +511,11 @@ class ClientStorage(ConflictResolvingStorage):
         :raises ClientDisconnected: the connection was lost; whether the transaction was committed
             is not known.
         """
-        transaction, number, channel = self._committing(txn, "tpc_finish")
-
-        def committed(tid: bytes) -> None:
-            # Run by whoever reads the answer, before any later message.
-            transaction.update(self._cache, tid)
-            with self._link.visibility:
-                self._cache.set_last_tid(tid)
-                f(tid)
-
-        try:
-            tid: bytes = channel.call(TpcFinish(number), committed)
-            for oid, path in transaction.take_blobs():
-                self._blob_directory().committed(oid, tid, path)
-        finally:
-            self._end(transaction)
-        return tid
+        return self._committer.finish(txn, f)
 
     def tpc_abort(self, txn: Any, timeout: float | None = None) -> None:
         """Abort; never fails, and never waits for a server that has gone."""
-        transaction = self._transaction
-        if transaction is None or self._txn is not txn:
-            return
-        try:
-            transaction.channel.call(TpcAbort(transaction.number))
-        except ClientDisconnected as error:
-            # The server aborts what was not finished when a connection ends.
-            logger.debug("%s: abort without a server: %s", self.__name__, error)
-        finally:
-            self._end(transaction)
-
-    def _end(self, transaction: Transaction) -> None:
-        for _, path in transaction.take_blobs():
-            self._blob_directory().discard(path)
-        iids = self._iterators.take_abandoned()
-        if iids and not transaction.channel.is_broken:
-            try:
-                transaction.channel.post(IteratorGc(iids))
-            except ClientDisconnected:
-                pass  # they ended with the connection
-        self._transaction = None
-        self._txn = None
-        self._commit_lock.release()
+        self._committer.abort(txn)
 
     def copyTransactionsFrom(self, other: Any, verbose: int = 0) -> None:
         """Copy all transactions of another storage into this one."""
@@ -663,10 +538,9 @@ class ClientStorage(ConflictResolvingStorage):
 
     # -- what the link reports (see link.Owner) --------------------------------------------------
 
-    def connected(self, channel: Channel, info: dict[str, Any], is_read_only: bool) -> None:
+    def connected(self, channel: Channel, info: dict[str, Any]) -> None:
         """A server has been found."""
         self._server_address = channel.wire.peer_name
-        self._is_read_only = is_read_only
         if self._label:
             channel.post(SetClientLabel(self._label))
         self._info.update(info)

@@ -1,0 +1,265 @@
+"""Committing: one transaction of a client storage at a time, on one connection from begin to end.
+
+Operations are notices, sent in batches; the server says at the vote what became of them.  A
+transaction is bound to the channel it was begun on: when that breaks, every further step fails at
+once, whatever other connection there is by then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from ZODB.POSException import (
+    ConflictError,
+    ReadOnlyError,
+    StorageTransactionError,
+    Unsupported,
+)
+
+from ..cache.interface import ClientCache
+from ..errors import ClientDisconnected, ClientStorageError
+from ..protocol.messages import (
+    CheckCurrentSerial,
+    DeleteObject,
+    IteratorGc,
+    Restore,
+    Store,
+    StoreBlobChunk,
+    StoreBlobEnd,
+    StoreBlobShared,
+    StoreBlobStart,
+    TpcAbort,
+    TpcBegin,
+    TpcFinish,
+    Undo,
+    Vote,
+)
+from .blobs import BlobDirectory
+from .iterators import Iterators
+from .link import Link
+from .transaction import Transaction
+
+logger = logging.getLogger(__name__)
+
+MAX_VOTES = 9
+"""Rounds of resolving conflicts here before giving up: each found the object changed again."""
+
+Resolve = Callable[[bytes, bytes, bytes, bytes], bytes]
+"""``(oid, committed serial, serial read, our record)`` → the record that holds both changes.
+Raises ConflictError if there is none."""
+
+
+class Committer:
+    """Commits the transactions of one client storage.
+
+    ``begin`` may be called by any thread and waits for its turn; the other methods by whoever
+    holds the turn.  With any other transaction they raise StorageTransactionError, and on a
+    read-only connection ReadOnlyError.
+
+    :param blobs: None if there are none.
+    :param resolve: resolves conflicts that the server leaves to us.
+
+    :ivar txn: ZODB's object for the transaction being committed, or None.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        cache: ClientCache,
+        blobs: BlobDirectory | None,
+        iterators: Iterators,
+        resolve: Resolve,
+    ) -> None:
+        self.txn: Any = None
+        self._link = link
+        self._cache = cache
+        self._blobs = blobs
+        self._iterators = iterators
+        self._resolve_conflict = resolve
+        self._turn = threading.Lock()
+        self._numbers = count(1)
+        self._transaction: Transaction | None = None
+
+    def begin(self, txn: Any, tid: bytes | None, status: str) -> None:
+        """Begin *txn*, when the present one has ended.
+
+        :param tid: the id it shall have; for copies of other databases.
+        :raises ClientDisconnected: no server is connected at this moment.
+        """
+        if self._link.is_read_only:
+            raise ReadOnlyError
+        if self.txn is txn:
+            raise StorageTransactionError("Duplicate tpc_begin calls for same transaction")
+        self._turn.acquire()
+        try:
+            channel = self._link.channel()
+            transaction = Transaction(channel, next(self._numbers))
+            channel.post(
+                TpcBegin(transaction.number, txn.user, txn.description, txn.extension, tid, status)
+            )
+        except BaseException:
+            self._turn.release()
+            raise
+        self._transaction = transaction
+        self.txn = txn
+
+    def _present(self, txn: Any, step: str) -> Transaction:
+        if self._link.is_read_only:
+            raise ReadOnlyError
+        transaction = self._transaction
+        if transaction is None or self.txn is not txn:
+            raise StorageTransactionError(f"{step}: not the transaction being committed", txn)
+        return transaction
+
+    def store(self, oid: bytes, serial: bytes, data: bytes, txn: Any) -> None:
+        """Store a record."""
+        transaction = self._present(txn, "store")
+        transaction.channel.post(Store(oid, serial, data, transaction.number))
+        transaction.stored(oid, data)
+
+    def store_blob(self, oid: bytes, serial: bytes, data: bytes, filename: str, txn: Any) -> None:
+        """Store a record with a blob, whose file becomes ours."""
+        transaction = self._present(txn, "storeBlob")
+        blobs = self._blobs
+        if blobs is None:
+            raise Unsupported("no blob directory is configured: give blob_dir")
+        path = blobs.prepare_upload(oid, filename, serial)
+        # From here on the file is ours, whatever becomes of the transaction.
+        transaction.blobs.append((oid, path))
+        self.store(oid, serial, data, txn)
+        post, number = transaction.channel.post, transaction.number
+        if blobs.shared:
+            post(StoreBlobShared(oid, serial, data, os.path.basename(path), number))
+            return
+        post(StoreBlobStart())
+        for chunk in blobs.chunks(path):
+            post(StoreBlobChunk(chunk))
+        post(StoreBlobEnd(oid, serial, data, number))
+
+    def restore(
+        self, oid: bytes, serial: bytes, data: bytes | None, prev_txn: bytes | None, txn: Any
+    ) -> None:
+        """Write a record as it is in another database."""
+        transaction = self._present(txn, "restore")
+        transaction.channel.post(Restore(oid, serial, data, prev_txn, transaction.number))
+        transaction.stored(oid, None)
+
+    def delete(self, oid: bytes, serial: bytes, txn: Any) -> None:
+        """Delete an object."""
+        transaction = self._present(txn, "deleteObject")
+        transaction.channel.post(DeleteObject(oid, serial, transaction.number))
+        transaction.stored(oid, None)
+
+    def check_current(self, oid: bytes, serial: bytes, txn: Any) -> None:
+        """Have the vote fail if *oid* was changed after *serial*."""
+        transaction = self._present(txn, "checkCurrentSerialInTransaction")
+        transaction.channel.post(CheckCurrentSerial(oid, serial, transaction.number))
+
+    def undo(self, trans_id: bytes, txn: Any) -> None:
+        """Undo another transaction."""
+        transaction = self._present(txn, "undo")
+        transaction.channel.post(Undo(trans_id, transaction.number))
+
+    def vote(self, txn: Any) -> list[bytes] | None:
+        """Have the server accept the transaction.
+
+        :returns: objects whose records are not as they were stored, None if there are none.
+        :raises ConflictError: another transaction was first.
+        :raises ClientDisconnected: the connection was lost.
+        """
+        transaction = self._present(txn, "tpc_vote")
+        channel = transaction.channel
+        try:
+            for _ in range(MAX_VOTES):
+                answers = channel.call(Vote(transaction.number)) or ()
+                conflicts = [answer for answer in answers if isinstance(answer, dict)]
+                for answer in answers:
+                    if not isinstance(answer, dict):
+                        transaction.resolved_there(answer)
+                if not conflicts:
+                    return list(transaction.resolved) or None
+                for conflict in conflicts:
+                    self._resolve(conflict, transaction)
+            raise ConflictError("changed again during each vote", oid=conflicts[0]["oid"])
+        except ConflictError as error:
+            oid = getattr(error, "oid", None)
+            if oid is not None:
+                # If what we hold caused it, holding on to it would cause it for ever.
+                with channel.hold_reading():
+                    self._cache.invalidate(oid, None)
+            raise
+
+    def _resolve(self, conflict: dict[str, Any], transaction: Transaction) -> None:
+        oid = conflict["oid"]
+        committed, read = conflict["serials"]
+        data = self._resolve_conflict(oid, committed, read, conflict["data"])
+        transaction.channel.post(Store(oid, committed, data, transaction.number))
+        transaction.resolved_here(oid, data)
+
+    def finish(self, txn: Any, visible: Callable[[bytes], Any]) -> bytes:
+        """Commit; return the transaction's id.
+
+        :param visible: called with the id when the transaction becomes visible here.
+        :raises ClientDisconnected: the connection was lost; whether the transaction was committed
+            is not known.
+        """
+        transaction = self._present(txn, "tpc_finish")
+
+        def committed(tid: bytes) -> None:
+            # Run by whoever reads the answer, before any later message (rules R2, R3).
+            transaction.update(self._cache, tid)
+            with self._link.visibility:
+                self._cache.set_last_tid(tid)
+                visible(tid)
+
+        try:
+            tid: bytes = transaction.channel.call(TpcFinish(transaction.number), committed)
+            self._keep_blobs(transaction, tid)
+        finally:
+            self._end(transaction)
+        return tid
+
+    def _keep_blobs(self, transaction: Transaction, tid: bytes) -> None:
+        blobs = self._blobs
+        if blobs is None:
+            return
+        for oid, path in transaction.take_blobs():
+            try:
+                blobs.committed(oid, tid, path)
+            except (OSError, ClientStorageError):
+                # The transaction is committed and the server has the blob; it will be fetched
+                # when it is needed.
+                logger.warning("blob of %s not kept in %s", oid.hex(), blobs.path, exc_info=True)
+                blobs.discard(path)
+
+    def abort(self, txn: Any) -> None:
+        """Abort *txn* if it is the one being committed; never waits for a server that has gone."""
+        transaction = self._transaction
+        if transaction is None or self.txn is not txn:
+            return
+        try:
+            transaction.channel.call(TpcAbort(transaction.number))
+        except ClientDisconnected as error:
+            # The server aborts what was not finished when a connection ends.
+            logger.debug("aborted without a server: %s", error)
+        finally:
+            self._end(transaction)
+
+    def _end(self, transaction: Transaction) -> None:
+        for _, path in transaction.take_blobs():
+            if self._blobs is not None:
+                self._blobs.discard(path)
+        iids = self._iterators.take_abandoned()
+        if iids:
+            try:
+                transaction.channel.post(IteratorGc(iids))
+            except ClientDisconnected:
+                logger.debug("iterators ended with the connection")
+        self._transaction = None
+        self.txn = None
+        self._turn.release()
