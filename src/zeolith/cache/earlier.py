@@ -1,0 +1,85 @@
+"""Revisions that are no longer current: which range of tids each answers, and where it lies.
+
+Few objects have any, so the index of current revisions knows nothing of them.  All that is known
+of one object is one ``bytes`` value, a row of entries ordered by start tid.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+from BTrees.QOBTree import QOBTree
+
+_ENTRY: Final = struct.Struct(">8s8s6s")
+"""start tid, end tid, place."""
+
+MAX_REVISIONS: Final = 64
+"""Earlier revisions kept of one object.  Readers of the past want the last few; without a bound an
+object written in every transaction would make each step cost as much as its history is long."""
+
+
+class EarlierRevisions:
+    """Earlier revisions by object id.  One thread at a time."""
+
+    def __init__(self) -> None:
+        self._rows: Any = QOBTree()
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def add(self, oid: bytes, start: bytes, end: bytes, place: int) -> int:
+        """Add a revision that *oid* does not have yet.
+
+        :returns: how many others were dropped to keep within :data:`MAX_REVISIONS`.
+        """
+        key = int.from_bytes(oid, "big")
+        row: bytes = self._rows.get(key, b"")
+        size = _ENTRY.size
+        at = len(row)
+        while at and row[at - size : at - size + 8] > start:
+            at -= size
+        row = row[:at] + _ENTRY.pack(start, end, place.to_bytes(6, "big")) + row[at:]
+        excess = max(0, len(row) // size - MAX_REVISIONS)
+        self._rows[key] = row[excess * size :]
+        return excess
+
+    def find(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, int] | None:
+        """Return ``(start, end, place)`` of the revision with start < *tid* <= end, or None."""
+        row: bytes = self._rows.get(int.from_bytes(oid, "big"), b"")
+        for at in range(len(row) - _ENTRY.size, -1, -_ENTRY.size):
+            start, end, place = _ENTRY.unpack_from(row, at)
+            if start < tid:
+                return (start, end, int.from_bytes(place, "big")) if tid <= end else None
+        return None
+
+    def has(self, oid: bytes, start: bytes) -> bool:
+        """Whether the revision of *oid* that begins at *start* is known."""
+        row: bytes = self._rows.get(int.from_bytes(oid, "big"), b"")
+        return any(row[at : at + 8] == start for at in range(0, len(row), _ENTRY.size))
+
+    def last_end(self, oid: bytes) -> bytes:
+        """Return the tid that ended the last known earlier revision of *oid*, ``b""`` if none."""
+        row: bytes = self._rows.get(int.from_bytes(oid, "big"), b"")
+        return row[8 - _ENTRY.size : 16 - _ENTRY.size]
+
+    def remove(self, oid: bytes, place: int) -> bool:
+        """Remove the revision of *oid* at *place*; return whether it was there."""
+        key = int.from_bytes(oid, "big")
+        row: bytes | None = self._rows.get(key)
+        if row is None:
+            return False
+        packed = place.to_bytes(6, "big")
+        for at in range(0, len(row), _ENTRY.size):
+            if row[at + 16 : at + 22] == packed:
+                row = row[:at] + row[at + _ENTRY.size :]
+                if row:
+                    self._rows[key] = row
+                else:
+                    del self._rows[key]
+                return True
+        return False
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._rows.clear()

@@ -1,0 +1,65 @@
+"""Where the current revision of each object lies: oid → place, in as little memory as possible.
+
+Object ids are handed out in sequence, so the index is made of *pages*, each for a range of ids
+that differ in their last 14 bits.  A page is a bucket of BTrees' ``fsBTree``: keys of two bytes
+(the last two of the id) and values of six, in two packed, sorted arrays: eight bytes an object
+plus spare room.  A dictionary would take more than a hundred, a BTree of integers 25 to 38.
+
+The range is a compromise: putting an id into a page, or taking it out, moves what lies behind it,
+so pages should be small; each page costs 300 bytes, so they should be large.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from BTrees.fsBTree import fsBucket
+
+PAGE_BITS: Final = 14
+"""An id shifted right by this is the number of its page.  At most 16: a page knows two bytes."""
+
+PLACE_SIZE: Final = 6
+"""Bytes of a packed place."""
+
+
+class PlaceIndex:
+    """A map from object id (8 bytes) to place (an integer of at most 48 bits).
+
+    Any thread may read, also straight from ``pages``, while one thread writes: each step is one
+    operation of a built-in type.
+    """
+
+    def __init__(self) -> None:
+        self.pages: Final[dict[int, Any]] = {}
+        """Page number → last two bytes of the id → place, big-endian.  Never replaced."""
+
+    def get(self, oid: bytes) -> int | None:
+        """Return the place of *oid*, or None."""
+        page = self.pages.get(int.from_bytes(oid, "big") >> PAGE_BITS)
+        # Operators, not methods: looking up a method of a BTrees object costs more than the search.
+        if page is None or oid[6:] not in page:
+            return None
+        return int.from_bytes(page[oid[6:]], "big")
+
+    def set(self, oid: bytes, place: int) -> None:
+        """Put *oid* at *place*."""
+        number = int.from_bytes(oid, "big") >> PAGE_BITS
+        page = self.pages.get(number)
+        if page is None:
+            page = self.pages[number] = fsBucket()
+        page[oid[6:]] = place.to_bytes(PLACE_SIZE, "big")
+
+    def delete(self, oid: bytes) -> None:
+        """Remove *oid*.
+
+        :raises KeyError: it is not there.
+        """
+        number = int.from_bytes(oid, "big") >> PAGE_BITS
+        page = self.pages[number]
+        del page[oid[6:]]
+        if not page:
+            del self.pages[number]
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self.pages.clear()

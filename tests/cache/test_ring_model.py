@@ -1,0 +1,148 @@
+"""The cache against the full history of a small database: it may forget, it must not be wrong."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from zeolith.cache import MINIMUM_SIZE, RingCache
+from zeolith.types import NO_TID
+
+OIDS = [n.to_bytes(8, "big") for n in (0, 1, 2, 0x3FFF, 0x4000, 0x12345678, 2**63, 2**64 - 1)]
+
+oids = st.sampled_from(OIDS)
+
+
+def to_tid(n: int) -> bytes:
+    return n.to_bytes(8, "big")
+
+
+def record_of(oid: bytes, start: int) -> bytes:
+    """What transaction *start* wrote into *oid*: says so, in a length of its own."""
+    seed = oid + to_tid(start)
+    length = (int.from_bytes(oid, "big") * 7 + start * 131) % 997
+    return seed + (seed * (length // 16 + 1))[:length]
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """A server's history, a client that hears of it in order, and the cache of that client."""
+
+    @initialize(size=st.integers(MINIMUM_SIZE, 4 * MINIMUM_SIZE))
+    def start(self, size: int) -> None:
+        self.size = size
+        self.cache = RingCache(size)
+        self.clock = 0
+        self.told = 0
+        self.histories: dict[bytes, list[int]] = {oid: [] for oid in OIDS}
+        self.untold: list[tuple[int, list[bytes]]] = []
+
+    def teardown(self) -> None:
+        if hasattr(self, "cache"):
+            self.cache.close()
+
+    def revision_before(self, oid: bytes, tid: int) -> tuple[int, int | None] | None:
+        history = self.histories[oid]
+        at = bisect_left(history, tid) - 1
+        if at < 0:
+            return None
+        return history[at], history[at + 1] if at + 1 < len(history) else None
+
+    @rule(written=st.lists(oids, min_size=1, max_size=4, unique=True))
+    def another_client_commits(self, written: list[bytes]) -> None:
+        self.clock += 1
+        for oid in written:
+            self.histories[oid].append(self.clock)
+        self.untold.append((self.clock, written))
+
+    @precondition(lambda self: self.untold)
+    @rule()
+    def its_invalidations_arrive(self) -> None:
+        tid, written = self.untold.pop(0)
+        for oid in written:
+            self.cache.invalidate(oid, to_tid(tid))
+        self.cache.set_last_tid(to_tid(tid))
+        self.told = tid
+
+    @precondition(lambda self: not self.untold)
+    @rule(written=st.lists(oids, min_size=1, max_size=4, unique=True))
+    def we_commit(self, written: list[bytes]) -> None:
+        self.clock += 1
+        tid = to_tid(self.clock)
+        for oid in written:
+            self.histories[oid].append(self.clock)
+            self.cache.invalidate(oid, tid)
+            self.cache.store(oid, tid, None, record_of(oid, self.clock))
+        self.cache.set_last_tid(tid)
+        self.told = self.clock
+
+    @rule(oid=oids, back=st.integers(0, 6))
+    def a_load_is_answered(self, oid: bytes, back: int) -> None:
+        # The server may know more than we have been told: the answer tells of it first.
+        revision = self.revision_before(oid, max(0, self.clock + 1 - back))
+        if revision is not None:
+            start, end = revision
+            self.cache.store(
+                oid, to_tid(start), None if end is None else to_tid(end), record_of(oid, start)
+            )
+
+    @rule(oid=oids)
+    def an_invalidation_is_repeated(self, oid: bytes) -> None:
+        told = [tid for tid in self.histories[oid] if tid <= self.told]
+        if told:
+            self.cache.invalidate(oid, to_tid(told[-1]))
+
+    @rule(oid=oids)
+    def an_object_is_forgotten(self, oid: bytes) -> None:
+        self.cache.invalidate(oid, None)
+
+    @rule()
+    def everything_is_forgotten(self) -> None:
+        self.cache.clear()
+        assert len(self.cache) == 0
+        assert self.cache.last_tid() == NO_TID
+        self.cache.set_last_tid(to_tid(self.told))
+
+    @rule(oid=oids)
+    def what_fits_is_held_at_once(self, oid: bytes) -> None:
+        revision = self.revision_before(oid, self.clock + 1)
+        if revision is not None:
+            start = to_tid(revision[0])
+            data = record_of(oid, revision[0])
+            self.cache.store(oid, start, None, data)
+            if len(data) + 64 < self.size // 4:
+                assert self.cache.load_before(oid, to_tid(self.clock + 1)) == (data, start, None)
+
+    @invariant()
+    def answers_are_right(self) -> None:
+        for oid in OIDS:
+            for tid in range(max(0, self.told - 8), self.told + 2):
+                found = self.cache.load_before(oid, to_tid(tid))
+                if found is None:
+                    continue
+                data, start, end = found
+                revision = self.revision_before(oid, tid)
+                assert revision is not None
+                assert start == to_tid(revision[0])
+                assert data == record_of(oid, revision[0])
+                if end is None:
+                    assert revision[1] is None or revision[1] > self.told
+                else:
+                    assert end == to_tid(revision[1] or 0)
+
+    @invariant()
+    def it_is_bounded_and_counted(self) -> None:
+        held = {
+            (oid, found[1])
+            for oid in OIDS
+            for start in self.histories[oid]
+            if (found := self.cache.load_before(oid, to_tid(start + 1))) is not None
+        }
+        assert len(self.cache) == len(held)
+        assert self.cache.statistics().capacity <= self.size
+
+
+TestCacheMachine = CacheMachine.TestCase
+TestCacheMachine.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
