@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import zc.lockfile
 import ZODB.blob
+import ZODB.utils
 from ZODB.POSException import POSKeyError
 
 from zeolith.client import bloblayout, blobs, blobsizes, download
@@ -51,6 +51,11 @@ def sender(directory: BlobDirectory, data: bytes) -> Callable[[bytes, bytes], No
 
 def no_fetch(oid: bytes, serial: bytes) -> None:
     raise AssertionError("nothing was to be fetched")
+
+
+def readable_as_folder(path: str) -> int:
+    """The mode that ZODB gives blobs: read-only, and readable to whom the directory is."""
+    return 0o400 | os.stat(os.path.dirname(path)).st_mode & 0o444
 
 
 def read(path: str) -> bytes:
@@ -167,7 +172,7 @@ def test_load_fetches_once(cache: BlobDirectory, size: int) -> None:
     path = cache.load(oid(1), SERIAL, sender(cache, data))
     assert path == cache.filename(oid(1), SERIAL)
     assert read(path) == data
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o400
+    assert stat.S_IMODE(os.stat(path).st_mode) == readable_as_folder(path)
     assert cache.load(oid(1), SERIAL, no_fetch) == path
     assert leftovers(cache) == []
 
@@ -460,14 +465,14 @@ def test_an_upload_is_taken_sent_and_kept(
     source = tmp_path / "source"
     source.write_bytes(data)
     if is_elsewhere:
-        original = os.replace
+        original = os.rename
 
         def fail(src: str, dst: str) -> None:
             if src == str(source):
                 raise OSError(18, "Invalid cross-device link")
             original(src, dst)
 
-        monkeypatch.setattr(os, "replace", fail)
+        monkeypatch.setattr(os, "rename", fail)
     path = cache.prepare_upload(oid(1), str(source), bytes(8))
     assert path.endswith(".tmp-")
     assert os.path.dirname(path) == cache.fshelper.getPathForOID(oid(1))
@@ -479,7 +484,7 @@ def test_an_upload_is_taken_sent_and_kept(
     assert leftovers(cache) == []
     kept = cache.load(oid(1), SERIAL, no_fetch)
     assert read(kept) == data
-    assert stat.S_IMODE(os.stat(kept).st_mode) == 0o400
+    assert stat.S_IMODE(os.stat(kept).st_mode) == readable_as_folder(kept)
 
 
 def test_an_upload_of_a_missing_file(cache: BlobDirectory, tmp_path: Path) -> None:
@@ -494,11 +499,11 @@ def test_a_failed_copy_leaves_the_callers_file(
     source = tmp_path / "source"
     source.write_bytes(b"data")
 
-    def fail(src: str, dst: str) -> None:
+    def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", fail)
-    monkeypatch.setattr(shutil, "copyfile", fail)
+    monkeypatch.setattr(os, "rename", fail)
+    monkeypatch.setattr(ZODB.utils, "cp", fail)
     with pytest.raises(OSError, match="No space"):
         cache.prepare_upload(oid(1), str(source), bytes(8))
     assert source.read_bytes() == b"data"
@@ -528,8 +533,7 @@ def test_a_shared_upload_is_the_servers_to_move(tmp_path: Path) -> None:
     (tmp_path / "source").chmod(0o600)
     with closing(BlobDirectory(str(tmp_path / "b"), shared=True, cache_size=5)) as directory:
         path = directory.prepare_upload(oid(1), str(tmp_path / "source"), bytes(8))
-        folder = os.stat(os.path.dirname(path)).st_mode
-        assert stat.S_IMODE(os.stat(path).st_mode) == 0o400 | folder & 0o444
+        assert stat.S_IMODE(os.stat(path).st_mode) == readable_as_folder(path)
         directory.committed(oid(1), SERIAL, path)
         assert os.path.exists(path)
         directory.discard(path)
