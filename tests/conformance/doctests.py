@@ -97,13 +97,18 @@ def _flatten(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
             yield test
 
 
-def _let_superusers_pass(test: unittest.TestCase) -> None:
-    """Skip the lines of a text that show a permission refused: nothing is refused to root."""
-    if os.geteuid() == 0 and isinstance(test, doctest.DocTestCase):
-        examples: list[doctest.Example] = test._dt_test.examples  # type: ignore[attr-defined]
-        for example in examples:
-            if "except PermissionError" in example.source:
-                example.options[doctest.SKIP] = True
+def _adapt(test: unittest.TestCase) -> None:
+    """Change the lines of a text that cannot hold here; ``docs/conformance.md`` lists them."""
+    if not isinstance(test, doctest.DocTestCase):
+        return
+    examples: list[doctest.Example] = test._dt_test.examples  # type: ignore[attr-defined]
+    for example in examples:
+        # A serial is bytes.  The text has kept a string here from Python 2, which storages that
+        # look at no serial of a new object do not notice; a typed wire does.
+        example.source = example.source.replace("new_oid, '\\0'*8,", "new_oid, b'\\0'*8,")
+        if os.geteuid() == 0 and "except PermissionError" in example.source:
+            # Nothing is refused to root.
+            example.options[doctest.SKIP] = True
 
 
 def blob_tests(servers: OwnedServers) -> list[unittest.TestCase]:
@@ -111,7 +116,7 @@ def blob_tests(servers: OwnedServers) -> list[unittest.TestCase]:
     suite = ZODB.tests.testblob.storage_reusable_suite("Client", servers.create_storage)
     tests = list(_flatten(suite))
     for test in tests:
-        _let_superusers_pass(test)
+        _adapt(test)
     return tests
 
 
