@@ -177,8 +177,12 @@ def _multiple_undo(details: Any) -> Exception | None:
     errors = details.get("_errs") if type(details) is dict else None
     if type(errors) not in (tuple, list) or not errors:
         return None
-    pairs = [tuple(pair) for pair in errors if type(pair) in (tuple, list)]
-    if len(pairs) != len(errors) or any(len(pair) != 2 for pair in pairs):
+    pairs = [tuple(pair) for pair in errors if type(pair) in (tuple, list) and len(pair) == 2]
+    if len(pairs) != len(errors) or not all(
+        (oid is None or type(oid) in (bytes, str))
+        and (reason is None or type(reason) is str or isinstance(reason, Exception))
+        for oid, reason in pairs
+    ):
         return None
     exc: Exception = POSException.MultipleUndoErrors(pairs)
     return exc

@@ -1,0 +1,260 @@
+"""Two cores back to back, and every pair of phase and message."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from tests.support.wire_cases import CASES, Case, as_received, name_of, serialize
+
+from zeolith.errors import (
+    FrameTooLarge,
+    IllegalMessage,
+    IncompatiblePeer,
+    ProtocolViolation,
+    UndecodableMessage,
+)
+from zeolith.protocol.framing import frame
+from zeolith.protocol.greeting import STATUS_PROBE, Coding, Greeting
+from zeolith.protocol.limits import Limits
+from zeolith.protocol.messages import (
+    Call,
+    Fault,
+    Heartbeat,
+    LoadBefore,
+    Notice,
+    Ping,
+    Register,
+    Reply,
+)
+from zeolith.protocol.peers import (
+    LEGAL,
+    ClientPeer,
+    Event,
+    Greeted,
+    Hello,
+    Phase,
+    Probe,
+    ServerPeer,
+    Violated,
+)
+
+OID, TID = b"\0" * 8, b"\3" * 8
+CODINGS = pytest.mark.parametrize("coding", list(Coding), ids=lambda coding: coding.name)
+
+
+def connect(coding: Coding, limits: Limits = Limits()) -> tuple[ServerPeer, ClientPeer]:  # noqa: B008
+    """Return two peers after their hand-shake."""
+    server, client = ServerPeer(Coding.PICKLE, limits), ClientPeer(limits)
+    assert client.receive(server.greeting()) == [Greeted(Greeting(Coding.PICKLE, True))]
+    assert server.receive(client.hello(coding)) == [Hello(coding)]
+    return server, client
+
+
+def admit(server: ServerPeer, client: ClientPeer) -> None:
+    server.registered()
+    client.registered()
+
+
+def violation(events: list[Event]) -> ProtocolViolation:
+    """Return the error of the violation that must be the last event, and the only one."""
+    assert [type(event) is Violated for event in events] == [False] * (len(events) - 1) + [True]
+    last = events[-1]
+    assert isinstance(last, Violated)
+    return last.error
+
+
+# -- a conversation ----------------------------------------------------------------------------
+
+
+@CODINGS
+def test_conversation(coding: Coding) -> None:
+    server, client = connect(coding)
+    assert server.codec is not None
+    assert client.codec is not None
+    assert server.codec.coding is client.codec.coding is coding
+    call = Call(1, Register("1", False))
+    assert server.receive(client.codec.call(*call)) == [call]
+    admit(server, client)
+    assert client.receive(server.codec.reply(1, TID)) == [Reply(1, TID)]
+    key = LoadBefore(OID, TID)
+    assert server.receive(client.codec.load_before(*key)) == [Call(key, key)]
+    answer = server.codec.loaded(key, b"data", TID, None)
+    assert client.receive(answer) == [Reply((OID, TID), (b"data", TID, None))]
+    fault = Fault((OID, TID), "ZODB.POSException.POSKeyError", (OID,))
+    assert client.receive(server.codec.fault(key, fault.name, fault.details)) == [fault]
+    assert server.receive(client.codec.heartbeat()) == [Heartbeat()]
+    assert server.pending == client.pending == 0
+    assert server.phase is client.phase is Phase.OPEN
+
+
+@CODINGS
+@pytest.mark.parametrize("seed", range(5))
+def test_stream_of_every_message_in_random_pieces(coding: Coding, seed: int) -> None:
+    server, client = connect(coding)
+    admit(server, client)
+    choice = random.Random(seed)
+    for role, peer in (("server", server), ("client", client)):
+        assert peer.codec is not None
+        cases = [case for case in CASES if case.receiver == role and case.wire[2] != "register"]
+        stream = b"".join(serialize(peer.codec, case.message) for case in cases)
+        events: list[Event] = []
+        at = 0
+        while at < len(stream):
+            step = choice.choice((1, 2, 5, 30, 400, 9_000, 100_000))
+            events += peer.receive(stream[at : at + step])
+            at += step
+        assert events == [as_received(case.message, coding.value) for case in cases]
+
+
+@CODINGS
+def test_hello_and_registration_in_one_segment(coding: Coding) -> None:
+    """The registration is longer than a greeting may be: its limit comes with the hello."""
+    client = ClientPeer()
+    client.receive(ServerPeer(coding).greeting())
+    hello = client.hello(coding)
+    assert client.codec is not None
+    register = Call(1, Register("s" * 100, False))
+    stream = hello + client.codec.call(*register)
+    for cut in range(len(stream) + 1):
+        server = ServerPeer(coding)
+        events = server.receive(stream[:cut]) + server.receive(stream[cut:])
+        assert events == [Hello(coding), register]
+
+
+@CODINGS
+def test_a_client_may_register_again_until_it_is_admitted(coding: Coding) -> None:
+    """With read_only_fallback it does, after a ReadOnlyError."""
+    server, client = connect(coding)
+    assert client.codec is not None
+    for read_only in (False, True):
+        call = Call(1, Register("1", read_only))
+        assert server.receive(client.codec.call(*call)) == [call]
+    server.registered()
+    error = violation(server.receive(client.codec.call(2, Register("1", True))))
+    assert isinstance(error, IllegalMessage)
+    assert error.msgid == 2
+
+
+# -- the hand-shake ----------------------------------------------------------------------------
+
+
+def test_probe() -> None:
+    server = ServerPeer(Coding.PICKLE)
+    assert server.receive(frame(STATUS_PROBE)) == [Probe()]
+    assert server.phase is Phase.CLOSED
+    assert server.codec is None
+    assert server.receive(frame(b"Z5")) == []
+
+
+def test_bytes_after_a_probe() -> None:
+    server = ServerPeer(Coding.PICKLE)
+    events = server.receive(frame(STATUS_PROBE) + frame(b"Z5"))
+    assert events[0] == Probe()
+    assert isinstance(violation(events), IllegalMessage)
+
+
+@pytest.mark.parametrize("payload", [b"", b"Z4", b"X5", b"GET / HTTP/1.1\r\n"])
+def test_wrong_hello(payload: bytes) -> None:
+    server = ServerPeer(Coding.PICKLE)
+    assert isinstance(violation(server.receive(frame(payload))), IncompatiblePeer)
+    assert server.phase is Phase.CLOSED
+
+
+def test_wrong_greeting() -> None:
+    client = ClientPeer()
+    assert isinstance(violation(client.receive(frame(b"Z4"))), IncompatiblePeer)
+
+
+@pytest.mark.parametrize("extra", [frame(b""), frame(b"Z5"), b"\0"])
+def test_server_that_does_not_wait_for_the_answer(extra: bytes) -> None:
+    client = ClientPeer()
+    assert isinstance(violation(client.receive(frame(b"Z5") + extra)), IllegalMessage)
+
+
+@pytest.mark.parametrize(
+    "peer", [ServerPeer(Coding.PICKLE), ClientPeer()], ids=["server", "client"]
+)
+def test_first_frame_is_short(peer: ServerPeer | ClientPeer) -> None:
+    """F: a length of 4 GiB, which ZEO 6.2 buffers before registration, is refused at once."""
+    error = violation(peer.receive(b"\xff\xff\xff\xff"))
+    assert isinstance(error, FrameTooLarge)
+    assert error.limit == Limits().max_greeting_size
+
+
+# -- legality ----------------------------------------------------------------------------------
+
+PHASES = (Phase.REGISTERING, Phase.OPEN)
+
+
+@CODINGS
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
+@pytest.mark.parametrize("receiver", ["server", "client"])
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_every_phase_and_message(coding: Coding, phase: Phase, receiver: str, case: Case) -> None:
+    server, client = connect(coding)
+    if phase is Phase.OPEN:
+        admit(server, client)
+    peer: Any = server if receiver == "server" else client
+    sender: Any = client if receiver == "server" else server
+    events = peer.receive(serialize(sender.codec, case.message))
+    message = case.message
+    kind = type(message[-1]) if isinstance(message, Call | Notice) else type(message)
+    # A side knows only the requests it may get; replies pass for whoever awaits one.
+    if kind in LEGAL[receiver, phase]:
+        assert events == [as_received(message, coding.value)]
+        assert peer.phase is phase
+    else:
+        error = violation(events)
+        assert isinstance(error, IllegalMessage)
+        assert peer.phase is Phase.CLOSED
+
+
+def test_table_of_what_is_legal() -> None:
+    """The table itself: nothing but a registration comes first, and answers go to clients."""
+    assert LEGAL["server", Phase.REGISTERING] == {Register, Heartbeat}
+    assert Register not in LEGAL["server", Phase.OPEN]
+    assert {Ping, LoadBefore, Heartbeat} < LEGAL["server", Phase.OPEN]
+    for (role, _), kinds in LEGAL.items():
+        assert {Reply, Fault} <= kinds if role == "client" else not {Reply, Fault} & kinds
+    assert set(LEGAL) == {(role, phase) for role in ("server", "client") for phase in PHASES}
+
+
+@CODINGS
+def test_violation_is_the_last_event_and_the_end(coding: Coding) -> None:
+    server, client = connect(coding)
+    admit(server, client)
+    assert client.codec is not None
+    ping = client.codec.call(1, Ping())
+    garbage = frame(b"garbage")
+    events = server.receive(ping + ping + garbage + ping)
+    assert events[:2] == [Call(1, Ping()), Call(1, Ping())]
+    assert len(events) == 3
+    assert isinstance(violation(events), UndecodableMessage)
+    assert server.receive(ping) == []
+    assert server.phase is Phase.CLOSED
+
+
+@CODINGS
+def test_oversized_frame_after_good_ones(coding: Coding) -> None:
+    server, client = connect(coding, Limits(max_message_size=200))
+    admit(server, client)
+    assert client.codec is not None
+    ping = client.codec.call(1, Ping())
+    events = server.receive(ping + frame(b"x" * 201))
+    assert events[0] == Call(1, Ping())
+    error = violation(events)
+    assert isinstance(error, FrameTooLarge)
+    assert (error.announced, error.limit) == (201, 200)
+
+
+@CODINGS
+def test_illegal_call_tells_its_message_id(coding: Coding) -> None:
+    server, client = connect(coding)
+    assert client.codec is not None
+    error = violation(server.receive(client.codec.call(17, Ping())))
+    assert isinstance(error, IllegalMessage)
+    assert error.msgid == 17
+    assert "Ping" in str(error)
+    assert "registering" in str(error)
