@@ -403,6 +403,7 @@ class Link:
                 candidate.server_tid,
                 self.options.when_behind,
                 self.options.drop_rather_than_verify,
+                self.visibility,
             )
             info = channel.call(GetInfo())
             # Nobody may read between the last held invalidation and the first one applied

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Protocol
 
@@ -42,6 +43,7 @@ def verify(
     server_tid: bytes | None,
     when_behind: WhenBehind,
     drop_rather_than_verify: bool,
+    visibility: AbstractContextManager[object],
 ) -> bytes:
     """Make *cache* hold nothing that the server's database contradicts.
 
@@ -49,6 +51,8 @@ def verify(
     anything: the objects that ZODB connections hold are as old as that.
 
     :param server_tid: the server's last transaction when it admitted us.
+    :param visibility: held while the cache is dropped: nobody shall ask meanwhile how far it goes
+        (rule R3).
     :returns: the transaction up to which the cache is now right.
     :raises ServerBehindCache: the database has lost transactions that we know, and that is
         configured to be an error.
@@ -69,7 +73,7 @@ def verify(
             server_tid.hex(),
             cache_tid.hex(),
         )
-        _drop(cache, owner)
+        _drop(cache, owner, server_tid, visibility)
         return server_tid
     missed = None if drop_rather_than_verify else channel.call(GetInvalidations(cache_tid))
     if missed is None:
@@ -81,7 +85,7 @@ def verify(
             cache_tid.hex(),
             server_tid.hex(),
         )
-        _drop(cache, owner)
+        _drop(cache, owner, server_tid, visibility)
         return server_tid
     tid, oids = missed
     for oid in oids:
@@ -93,6 +97,13 @@ def verify(
     return verified
 
 
-def _drop(cache: ClientCache, owner: CacheOwner) -> None:
-    cache.clear()
-    owner.invalidate_all()
+def _drop(
+    cache: ClientCache,
+    owner: CacheOwner,
+    server_tid: bytes,
+    visibility: AbstractContextManager[object],
+) -> None:
+    with visibility:
+        cache.clear()
+        owner.invalidate_all()
+        cache.set_last_tid(server_tid)
