@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -30,7 +31,7 @@ _REMEDIES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"does not support multiple values", "keep one of them"),
         (r"no values for '(.+)'; 1 required", r"add the key \1"),
         (r"section type 'zodb.storage'; 0 found", "add a storage, for instance <filestorage>"),
-        (r"section type '(.+)'; 0 found", r"add a <\1> section"),
+        (r"no values for section type '(.+)'", r"add a <\1> section"),
         (r"unknown type name: '(.+)'", r"correct the name, or %import the package that defines it"),
         (r"directory named as part of the path", "create the directory, or correct the path"),
         (r"section names must not be re-used", "give each section its own name"),
@@ -57,22 +58,25 @@ def translate(
     :param text: the configuration itself, if it did not come from a file.
     """
     place = _path(error.url) if error.url else source
-    line = getattr(error, "lineno", None)
-    # A section that is wrong as a whole is reported with the column -1 at its last line.
-    is_section = getattr(error, "colno", None) == -1
-    key = "" if line is None or is_section else _key_at(place, text, line)
-    option = place if not line or line < 0 else f"{place}, line {line}"
+    line = getattr(error, "lineno", None) or 0
+    lines = [] if line <= 0 else _read_lines(place, text)
     cause = getattr(error, "exception", None)
+    if isinstance(cause, Refused) and cause.key:
+        # A section that is wrong as a whole is reported at its end.
+        key = cause.key
+        line = _line_of(key, lines, line)
+    else:
+        key = _key_at(lines, line)
+    option = f"{place}, line {line}" if line > 0 else place
+    if key:
+        option = f"{option}, {key}"
     if isinstance(cause, Refused):
-        return ConfigurationError(_join(option, cause.key or key), cause.problem, cause.remedy)
-    problem = error.message.strip()
-    # The position is in *option* already, and a path in its URL form helps nobody.
-    problem = re.sub(r"^error opening (file|URL) .*?: \[", "cannot be read: [", problem)
-    return ConfigurationError(_join(option, key), problem, _remedy(problem, key))
-
-
-def _join(place: str, key: str) -> str:
-    return f"{place}, {key}" if key else place
+        return ConfigurationError(option, cause.problem, cause.remedy)
+    # A path in its URL form helps nobody, and it is in *place* already.
+    problem = re.sub(
+        r"^error opening (file|URL) .*?: \[", "cannot be read: [", error.message.strip()
+    )
+    return ConfigurationError(option, problem, _remedy(problem, key))
 
 
 def _remedy(problem: str, key: str) -> str:
@@ -90,17 +94,28 @@ def _path(url: str) -> str:
     return url2pathname(parts.path) if parts.scheme == "file" else url
 
 
-def _key_at(place: str, text: str | None, line: int) -> str:
-    """Return the key, or the section header, at *line*; empty if it cannot be found."""
+def _read_lines(place: str, text: str | None) -> list[str]:
+    """Return the configuration's lines; none if they cannot be read again."""
     if text is None:
         try:
-            with open(place, encoding="utf-8", errors="replace") as file:
-                text = file.read()
+            text = Path(place).read_text(encoding="utf-8", errors="replace")
         except OSError:
             # A URL, or a file that vanished: the line number must do.
-            return ""
-    lines = text.splitlines()
+            return []
+    return text.splitlines()
+
+
+def _key_at(lines: list[str], line: int) -> str:
+    """Return the key, or the section header, at *line* (from 1); empty if there is none."""
     if not 1 <= line <= len(lines):
         return ""
     content = lines[line - 1].strip()
     return content if content.startswith("<") else content.partition(" ")[0]
+
+
+def _line_of(key: str, lines: list[str], before: int) -> int:
+    """Return where *key* was set last before line *before*, or *before* if it was not."""
+    for line in range(min(before, len(lines)), 0, -1):
+        if _key_at(lines, line).lower() == key:
+            return line
+    return before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -163,7 +164,7 @@ def _open(name: str, opener: StorageOpener) -> Any:
 
 def _holder(message: str) -> str:
     """Return who holds the lock that zc.lockfile's *message* is about."""
-    found = re.search(r"'(.+)'", message)
+    found = re.search(r" lock '(.+)'", message)
     if found is None:
         return "another process"
     path = Path(found[1])
@@ -171,6 +172,8 @@ def _holder(message: str) -> str:
         text = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         text = ""
+    if text == str(os.getpid()):
+        return f"this process: another storage has the same path (see {path})"
     return f"process {text} (see {path})" if text.isdecimal() else f"another process (see {path})"
 
 
