@@ -162,7 +162,10 @@ class Connector:
             tid = channel.call(Register(self._storage, is_read_only))
         except ReadOnlyError:
             if mode is not Mode.FALLBACK:
-                raise
+                raise ReadOnlyError(
+                    f"{channel.server_name} or its storage is read-only; to read from it, "
+                    "connect with read_only or read_only_fallback"
+                ) from None
             is_read_only = True
             tid = channel.call(Register(self._storage, True))
         channel.registered()
