@@ -3,7 +3,8 @@
 The general path goes through :mod:`.pickles` or :mod:`.msgpacks`.  Loading an object is what a
 server does nearly all the time, so its call and its reply also have a fixed layout here: peers
 write them in one way only, byte for byte, and comparing with that layout is both the quickest
-decoder and a complete check.  Anything that differs takes the general path.
+decoder and a complete check.  Storing an object has its own in :mod:`.stores`.  Anything that
+differs takes the general path.
 
 Codecs are immutable and may be shared by any number of threads.
 """
@@ -32,8 +33,10 @@ from .messages import (
     Notice,
     Reply,
     Request,
+    Store,
     parse_request,
 )
+from .stores import msgpack_store, pickle_store, unpack_store, unpickle_store
 from .values import ATOMS
 
 Loaded: TypeAlias = tuple[tuple[bytes, bytes], tuple[bytes, bytes, bytes | None]]
@@ -192,6 +195,10 @@ class PickleCodec(Codec):
     def _loads(self, payload: bytes) -> Any:
         return pickles.loads(payload, self._limits)
 
+    def notice(self, request: Request) -> bytes:
+        found = pickle_store(request) if isinstance(request, Store) else None
+        return super().notice(request) if found is None else found
+
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
         return b"".join(
             (self._CALL_HEAD, oid, b"C\x08", tid, self._CALL_C, oid, b"C\x08", tid, b"\x86t.")
@@ -282,6 +289,9 @@ class PickleCodec(Codec):
             ):
                 key = LoadBefore(oid, tid)
                 return Call(key, key)
+        store = unpickle_store(payload)
+        if store is not None:
+            return Notice(store)
         found = self.parse_loaded(payload)
         return super().decode(payload) if found is None else Reply(*found)
 
@@ -304,6 +314,10 @@ class MsgpackCodec(Codec):
 
     def _loads(self, payload: bytes) -> Any:
         return msgpacks.loads(payload, self._limits)
+
+    def notice(self, request: Request) -> bytes:
+        found = msgpack_store(request) if isinstance(request, Store) else None
+        return super().notice(request) if found is None else found
 
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
         return b"".join(
@@ -386,6 +400,9 @@ class MsgpackCodec(Codec):
             ):
                 key = LoadBefore(oid, tid)
                 return Call(key, key)
+        store = unpack_store(payload)
+        if store is not None:
+            return Notice(store)
         found = self.parse_loaded(payload)
         return super().decode(payload) if found is None else Reply(*found)
 
