@@ -1,0 +1,291 @@
+"""The one place that knows what ZODB's storages are like."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Literal
+
+import ZODB.blob
+import ZODB.interfaces
+from ZODB.DemoStorage import DemoStorage
+from ZODB.FileStorage import FileStorage
+from ZODB.MappingStorage import MappingStorage
+from ZODB.POSException import ConflictError, POSKeyError, Unsupported
+from ZODB.serialize import referencesf
+from zope.interface import providedBy
+
+from ..types import NO_TID
+from .publisher import Publisher
+
+logger = logging.getLogger(__name__)
+
+
+def is_fast(storage: Any) -> bool:
+    """Return whether loading from *storage* takes microseconds, as a rule.
+
+    Only classes that are known exactly count: a subclass may do anything.
+    """
+    cls = type(storage)
+    if cls is FileStorage or cls is MappingStorage:
+        return True
+    if cls is DemoStorage:
+        return is_fast(storage.base) and is_fast(storage.changes)
+    if cls is ZODB.blob.BlobStorage:
+        return is_fast(_wrapped(storage))
+    return False
+
+
+def _wrapped(storage: Any) -> Any:
+    # BlobStorage offers what it wraps only under its private name.
+    return vars(storage).get("_BlobStorage__storage")
+
+
+def _layers(storage: Any) -> Iterator[Any]:
+    """Yield *storage* and the storages to which it passes on what it is told to write."""
+    while storage is not None:
+        yield storage
+        cls = type(storage)
+        if isinstance(storage, DemoStorage):
+            storage = storage.changes
+        elif cls is ZODB.blob.BlobStorage:
+            storage = _wrapped(storage)
+        else:
+            return
+
+
+def _leave_conflict(
+    oid: bytes, committed: bytes, old: bytes, data: bytes, committed_data: bytes = b""
+) -> bytes:
+    raise ConflictError(oid=oid, serials=(committed, old), data=data)
+
+
+class StorageAccess:
+    """A ZODB storage, with its optional abilities made explicit.
+
+    Methods that the storage lacks raise :class:`ZODB.POSException.Unsupported`.
+
+    :param name: the name under which it is served.
+    :param storage: the storage; belongs to the server from now on.
+    :param loads: see :class:`~zeolith.server.ServerOptions`.
+    :ivar load_before: the storage's own method, bound once because it is called so often.
+    :ivar is_fast: whether it may be called on the event loop.
+    """
+
+    def __init__(
+        self, name: str, storage: Any, loads: Literal["auto", "loop", "workers"] = "auto"
+    ) -> None:
+        self.name = name
+        self.storage = storage
+        self.load_before: Callable[[bytes, bytes], tuple[bytes, bytes, bytes | None] | None]
+        self.load_before = storage.loadBefore
+        self.is_fast = is_fast(storage) if loads == "auto" else loads == "loop"
+        provided = providedBy(storage)
+        self.interfaces = tuple((cls.__module__, cls.__name__) for cls in provided.__iro__)
+        self.has_blobs: bool = ZODB.interfaces.IBlobStorage.providedBy(storage)
+        supports_undo = getattr(storage, "supportsUndo", None)
+        self.has_undo = bool(supports_undo()) if supports_undo is not None else False
+        self.has_record_iternext = hasattr(storage, "record_iternext")
+
+    # -- start -----------------------------------------------------------------------------------
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the storage refuses to write."""
+        return bool(self.storage.isReadOnly())
+
+    def register(self, publisher: Publisher) -> None:
+        """Have *publisher* told of what changes other than by this server's commits."""
+        self.storage.registerDB(DatabaseFacade(self, publisher))
+
+    def resolve_nothing(self) -> None:
+        """Have conflicts raised rather than resolved: the clients will resolve them."""
+        for layer in _layers(self.storage):
+            if hasattr(layer, "tryToResolveConflict"):
+                layer.tryToResolveConflict = _leave_conflict
+
+    def last_transaction(self) -> bytes:
+        """Return the id of the last transaction; all zeros if there is none."""
+        return self.storage.lastTransaction() or NO_TID
+
+    def last_invalidations(self, count: int) -> list[tuple[bytes, Iterable[object]]]:
+        """Return up to *count* of the last transactions, oldest first; empty if not known."""
+        method = getattr(self.storage, "lastInvalidations", None)
+        if method is None or count <= 0:
+            return []
+        return [(entry[0], entry[1]) for entry in method(count)]
+
+    # -- facts -----------------------------------------------------------------------------------
+
+    def size_info(self) -> dict[str, Any]:
+        """Return what ``info`` notices carry.  May take time proportional to the storage."""
+        return {"length": len(self.storage), "size": self.storage.getSize()}
+
+    def info(self) -> dict[str, Any]:
+        """Return the answer to ``get_info``.  May take time proportional to the storage."""
+        return {
+            **self.size_info(),
+            "name": self.storage.getName(),
+            "supportsUndo": self.has_undo,
+            "supports_record_iternext": self.has_record_iternext,
+            "interfaces": self.interfaces,
+        }
+
+    def method(self, name: str) -> Callable[..., Any]:
+        """Return the storage's method of that name; never called with a name from the network.
+
+        :raises Unsupported: it has none.
+        """
+        method = getattr(self.storage, name, None)
+        if method is None:
+            raise Unsupported(f"storage {self.name!r} does not support {name}")
+        return method  # type: ignore[no-any-return]
+
+    def iterator(self, start: bytes | None, stop: bytes | None) -> Iterator[Any]:
+        """Return an iterator over transactions."""
+        return iter(self.method("iterator")(start, stop))
+
+    def pack(self, time: float) -> None:
+        """Pack to *time*, in seconds since the epoch."""
+        self.method("pack")(time, referencesf)
+
+    # -- blobs -----------------------------------------------------------------------------------
+
+    def check_blobs(self) -> None:
+        """:raises Unsupported: the storage has no blobs."""
+        if not self.has_blobs:
+            raise Unsupported(f"storage {self.name!r} does not support blobs")
+
+    def temporary_directory(self) -> str:
+        """Return the directory from which the storage can take over blob files by renaming.
+
+        :raises Unsupported: the storage has no blobs.
+        """
+        self.check_blobs()
+        return str(self.storage.temporaryDirectory())
+
+    def load_blob(self, oid: bytes, serial: bytes) -> str:
+        """Return the path of a blob's file.
+
+        :raises POSKeyError: there is none.
+        :raises Unsupported: the storage has no blobs.
+        """
+        self.check_blobs()
+        path = self.storage.loadBlob(oid, serial)
+        if not path:
+            raise POSKeyError(oid, serial)
+        return str(path)
+
+    def shared_blob_path(self, oid: bytes, filename: str) -> str:
+        """Return the path of a file that a client has put into the blob directory itself.
+
+        :raises ValueError: *filename* is not such a name, or there is no regular file there.
+        :raises Unsupported: the storage has no blob directory.
+        """
+        self.check_blobs()
+        check_shared_name(filename)
+        helper = next(
+            (layer.fshelper for layer in _layers(self.storage) if hasattr(layer, "fshelper")), None
+        )
+        if helper is None:
+            raise Unsupported(f"storage {self.name!r} has no blob directory")
+        path = os.path.join(helper.getPathForOID(oid), filename)
+        if os.path.islink(path) or not os.path.isfile(path):
+            raise ValueError(
+                f"there is no file {filename!r} for object {oid.hex()}: "
+                "does the client really share the server's blob directory?"
+            )
+        return path
+
+    def dirty_blobs(self) -> list[tuple[str, str]]:
+        """Return (file, blob directory) of the blobs that the running transaction has written.
+
+        Only storages that follow ZODB's BlobStorageMixin say so; others look after their files
+        themselves.
+        """
+        return [
+            (str(layer.fshelper.getBlobFilename(oid, serial)), str(layer.fshelper.base_dir))
+            for layer in _layers(self.storage)
+            if isinstance(layer, ZODB.blob.BlobStorageMixin)
+            for oid, serial in list(layer.dirty_oids)
+        ]
+
+    # -- end -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the storage."""
+        self.storage.close()
+
+
+_SHARED_SUFFIX: Final = ".tmp"
+
+
+def check_shared_name(filename: str) -> None:
+    """Check the name of a file that a client claims to have put into a shared blob directory.
+
+    :raises ValueError: it is not a plain file name ending in ``.tmp`` and perhaps one character.
+    """
+    plain = filename and not (set(filename) & {"/", "\\", "\0"}) and os.sep not in filename
+    ending = filename.endswith(_SHARED_SUFFIX) or filename[:-1].endswith(_SHARED_SUFFIX)
+    if not plain or not ending or filename.startswith("."):
+        raise ValueError(f"{filename[:100]!r} is not the name of a temporary blob file")
+
+
+def sync_blobs(files: Iterable[tuple[str, str]]) -> None:
+    """Bring blob files and the directories that lead to them to disk (R4).
+
+    :param files: (file, directory that is known to be there for good) pairs.
+    :raises OSError: a file is missing, or the disk failed.
+    """
+    directories: dict[str, None] = {}
+    for path, top in files:
+        _sync(path)
+        top = os.path.abspath(top)
+        directory = os.path.dirname(os.path.abspath(path))
+        # Any of them may have been made for this blob.
+        while directory.startswith(top):
+            directories[directory] = None
+            if directory == top:
+                break
+            directory = os.path.dirname(directory)
+    for directory in directories:
+        _sync(directory)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class DatabaseFacade:
+    """What a storage sees in place of a database: it is told of changes made elsewhere.
+
+    A storage that is itself a client of another server calls this from a thread of its own.
+    """
+
+    def __init__(self, access: StorageAccess, publisher: Publisher) -> None:
+        self._access = access
+        self._publisher = publisher
+        self.references = referencesf
+
+    def invalidate(self, tid: bytes, oids: Iterable[bytes], version: str = "") -> None:
+        """*tid* changed *oids*."""
+        if version:
+            raise Unsupported("versions are not supported")
+        self._publisher.publish(tid, oids)
+
+    def invalidateCache(self) -> None:  # noqa: N802 - ZODB's name
+        """It is not known what changed: everybody has to verify."""
+        self._publisher.reset(self._access.last_transaction(), [])
+
+    def transform_record_data(self, data: bytes) -> bytes:
+        """Return *data*: the server stores records as they are."""
+        return data
+
+    def untransform_record_data(self, data: bytes) -> bytes:
+        """Return *data*: the server stores records as they are."""
+        return data

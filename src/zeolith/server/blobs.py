@@ -1,0 +1,113 @@
+"""Requests that carry blobs."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from ..errors import IllegalMessage
+from ..protocol import messages as m
+from .committing import collecting_transaction
+from .session import Session
+from .transactions import Transaction, UploadedBlob
+from .upload import Upload
+from .workers import Job
+
+logger = logging.getLogger(__name__)
+
+
+def store_blob_start(session: Session, msgid: m.MsgId, request: m.StoreBlobStart) -> None:
+    if session.upload is not None:
+        raise IllegalMessage("a blob is on its way already")
+    upload = session.upload = Upload()
+    access = session.service.access
+
+    def job() -> None:
+        upload.start(access.temporary_directory())
+
+    _submit(session, upload, job, 0)
+    session.reply(msgid, None)
+
+
+def store_blob_chunk(session: Session, msgid: m.MsgId, request: m.StoreBlobChunk) -> None:
+    upload = _current(session)
+    _submit(session, upload, partial(upload.write, request.chunk), len(request.chunk))
+    session.reply(msgid, None)
+
+
+def store_blob_end(session: Session, msgid: m.MsgId, request: m.StoreBlobEnd) -> None:
+    upload = _current(session)
+    session.upload = None
+    assert session.uploads is not None
+    try:
+        transaction = collecting_transaction(session, request.txn)
+    except Exception:
+        session.uploads.submit(upload.discard, _discarded)
+        raise
+    session.stats.stores += 1
+    session.uploads.submit(upload.finish, partial(_uploaded, session, transaction, upload, request))
+    session.reply(msgid, None)
+
+
+def _current(session: Session) -> Upload:
+    if session.upload is None:
+        raise IllegalMessage("no blob is on its way")
+    return session.upload
+
+
+def _submit(session: Session, upload: Upload, job: Job, cost: int) -> None:
+    def done(result: None, error: Exception | None) -> None:
+        if error is not None and upload.error is None:
+            upload.error = error
+        session.check_uploads()
+
+    assert session.uploads is not None
+    session.uploads.submit(job, done, cost)
+    session.check_uploads()
+
+
+def _uploaded(
+    session: Session,
+    transaction: Transaction,
+    upload: Upload,
+    request: m.StoreBlobEnd,
+    path: str | None,
+    error: Exception | None,
+) -> None:
+    error = upload.error or error
+    if error is None and path is not None and session.transaction is transaction:
+        transaction.blobs.append(UploadedBlob(request.oid, request.serial, request.data, path))
+        return
+    if error is not None:
+        logger.error("(%s) a blob could not be received: %s", session.name, error)
+        transaction.fail(error)
+    assert session.uploads is not None
+    session.uploads.submit(upload.discard, _discarded)
+
+
+def _discarded(result: None, error: Exception | None) -> None:
+    if error is not None:
+        logger.error("a temporary blob file could not be removed: %s", error)
+
+
+def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShared) -> None:
+    transaction = collecting_transaction(session, request.txn)
+    oid, serial, data, filename, _ = request
+    session.stats.stores += 1
+    access = session.service.access
+
+    def found(path: str | None, error: Exception | None) -> None:
+        if path is not None and session.transaction is transaction:
+            transaction.blobs.append(UploadedBlob(oid, serial, data, path))
+        elif error is not None:
+            logger.error("(%s) a shared blob is refused: %s", session.name, error)
+            transaction.fail(error)
+
+    assert session.uploads is not None
+    session.uploads.submit(partial(access.shared_blob_path, oid, filename), found)
+    session.reply(msgid, None)
+
+
+def send_blob(session: Session, msgid: m.MsgId, request: m.SendBlob) -> None:
+    session.began()
+    session.blob_sender.send(msgid, request)

@@ -1,0 +1,225 @@
+"""Requests that make a transaction.
+
+Clients send most of them as notices, which have no answer.  What goes wrong in one is remembered
+with the transaction and said by its vote; ZEO closes the connection instead.  Only where there is
+no transaction to remember it with, the connection has to end here too.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Final
+
+from ZODB.POSException import (
+    ConflictError,
+    ReadOnlyError,
+    StorageTransactionError,
+    TransactionTooLargeError,
+)
+
+from ..protocol import messages as m
+from .coordinator import Finished
+from .log import Operation
+from .replay import Vote
+from .session import NOTICE, Session
+from .transactions import Stage, Transaction, begin_transaction
+
+logger = logging.getLogger(__name__)
+
+_MAX_OIDS: Final = 100
+
+
+def new_oids(session: Session, msgid: m.MsgId, request: m.NewOids) -> None:
+    _check_writable(session)
+    count = min(max(request.n, 1), _MAX_OIDS)
+    new_oid = session.service.access.method("new_oid")
+    # On a worker, because the storage's lock may be held while a large transaction is written.
+    session.run(msgid, session.service.pools.quick, lambda: [new_oid() for _ in range(count)])
+
+
+def _check_writable(session: Session) -> None:
+    if session.read_only:
+        raise ReadOnlyError("the connection is read-only")
+
+
+def tpc_begin(session: Session, msgid: m.MsgId, request: m.TpcBegin) -> None:
+    current = session.transaction
+    if current is not None:
+        if current.txn_id == request.txn:
+            logger.warning("(%s) began the same transaction twice", session.name)
+            session.reply(msgid, None)
+            return
+        raise StorageTransactionError("another transaction of this client is in progress")
+    options = session.lobby.options
+    try:
+        _check_writable(session)
+        transaction = begin_transaction(request, options.commit_memory, options.limits)
+    except (ReadOnlyError, ValueError, TypeError) as error:
+        if msgid is not NOTICE:
+            raise
+        transaction = Transaction(request.txn, None, options.commit_memory)
+        transaction.fail(error)
+    session.begin(transaction)
+    session.reply(msgid, None)
+
+
+def current_transaction(session: Session, txn_id: int) -> Transaction:
+    """Return the transaction in progress.
+
+    :raises ReadOnlyError: the client may not write.
+    :raises StorageTransactionError: there is none, or it has another id.
+    """
+    transaction = session.transaction
+    if transaction is None:
+        _check_writable(session)
+        raise StorageTransactionError("no transaction is in progress", None, txn_id)
+    if transaction.txn_id != txn_id:
+        raise StorageTransactionError(
+            "another transaction is in progress", transaction.txn_id, txn_id
+        )
+    return transaction
+
+
+def collecting_transaction(session: Session, txn_id: int) -> Transaction:
+    """Return the transaction in progress if it still takes operations.
+
+    :raises ReadOnlyError: the client may not write.
+    :raises StorageTransactionError: there is none, it has another id, or it has voted.
+    """
+    transaction = current_transaction(session, txn_id)
+    if transaction.stage is not Stage.COLLECTING:
+        raise StorageTransactionError(
+            f"the transaction is {transaction.stage.value}: it takes nothing more"
+        )
+    return transaction
+
+
+def store(session: Session, msgid: m.MsgId, request: m.Store | m.Restore | m.DeleteObject) -> None:
+    session.stats.stores += 1
+    _append(session, msgid, request)
+
+
+def check_current(session: Session, msgid: m.MsgId, request: m.CheckCurrentSerial | m.Undo) -> None:
+    _append(session, msgid, request)
+
+
+def _append(session: Session, msgid: m.MsgId, operation: Operation) -> None:
+    transaction = collecting_transaction(session, operation.txn)
+    if transaction.error is None:
+        if transaction.rounds and isinstance(operation, m.Store):
+            # The client has resolved a conflict: this state takes the place of the earlier one.
+            transaction.replaced[operation.oid] = transaction.log.count
+        excess = transaction.log.append(operation)
+        if transaction.log.size > session.lobby.options.max_transaction_size:
+            limit = session.lobby.options.max_transaction_size
+            transaction.fail(TransactionTooLargeError(f"the limit is {limit} bytes"))
+        elif excess:
+            assert session.uploads is not None
+            session.uploads.submit(
+                transaction.log.spill, partial(_spilled, session, transaction), excess
+            )
+            session.check_uploads()
+    session.reply(msgid, None)
+
+
+def _spilled(
+    session: Session, transaction: Transaction, result: None, error: Exception | None
+) -> None:
+    if error is not None:
+        logger.error("(%s) cannot keep a large transaction: %s", session.name, error)
+        transaction.fail(error)
+    session.check_uploads()
+
+
+def vote(session: Session, msgid: m.MsgId, request: m.Vote) -> None:
+    transaction = collecting_transaction(session, request.txn)
+    transaction.stage = Stage.VOTING
+    assert session.uploads is not None
+    # Everything the vote needs is brought to disk before it asks for the lock (R7).
+    session.uploads.after(partial(_ask_for_lock, session, msgid, transaction))
+
+
+def _ask_for_lock(session: Session, msgid: m.MsgId, transaction: Transaction) -> None:
+    if transaction.stage is not Stage.VOTING:
+        # Aborted while the uploads went on.
+        session.fault(msgid, StorageTransactionError("the transaction was aborted"))
+    elif transaction.error is not None:
+        session.end(transaction)
+        session.fault(msgid, transaction.error)
+    else:
+        session.service.coordinator.vote(
+            session, transaction, partial(_voted, session, msgid, transaction)
+        )
+
+
+def _voted(
+    session: Session,
+    msgid: m.MsgId,
+    transaction: Transaction,
+    result: Vote | None,
+    error: Exception | None,
+) -> None:
+    stats = session.stats
+    if error is not None:
+        if isinstance(error, ConflictError):
+            stats.conflicts += 1
+            logger.debug("(%s) conflict: %s", session.name, error)
+        session.fault(msgid, error)
+        if transaction.stage is not Stage.OVER:  # else whoever aborted it cleans up
+            session.end(transaction)
+        return
+    assert result is not None
+    if result.conflicts:
+        stats.conflicts += len(result.conflicts)
+        if transaction.stage is not Stage.OVER:
+            transaction.stage = Stage.COLLECTING
+            transaction.rounds += 1
+        session.reply(msgid, result.conflicts)
+        return
+    stats.conflicts_resolved += len(result.resolved)
+    if transaction.stage is not Stage.OVER:
+        transaction.stage = Stage.VOTED
+    session.reply(msgid, result.resolved)
+
+
+def tpc_finish(session: Session, msgid: m.MsgId, request: m.TpcFinish) -> None:
+    transaction = current_transaction(session, request.txn)
+    if transaction.stage is not Stage.VOTED:
+        raise StorageTransactionError(
+            f"tpc_finish needs a successful vote; the transaction is {transaction.stage.value}"
+        )
+    transaction.stage = Stage.FINISHING
+    session.service.coordinator.finish(transaction, partial(_finished, session, msgid, transaction))
+
+
+def _finished(
+    session: Session,
+    msgid: m.MsgId,
+    transaction: Transaction,
+    finished: Finished | None,
+    error: Exception | None,
+) -> None:
+    session.end(transaction)
+    if finished is None:
+        assert error is not None
+        session.fault(msgid, error)
+        return
+    session.stats.commits += 1
+    if session.is_lost:
+        return
+    frame = session.codec.reply(msgid, finished.tid)
+    if finished.info is not None:
+        frame = session.codec.notice(m.Info(finished.info)) + frame
+    session.send(frame)
+
+
+def tpc_abort(session: Session, msgid: m.MsgId, request: m.TpcAbort) -> None:
+    transaction = session.transaction
+    if transaction is None or transaction.txn_id != request.txn:
+        # After a failed vote there is nothing left to abort, and clients do it all the same.
+        session.reply(msgid, None)
+    elif transaction.stage is Stage.FINISHING:
+        raise StorageTransactionError("too late to abort: the transaction is being committed")
+    else:
+        session.abort(transaction, partial(session.reply, msgid, None))

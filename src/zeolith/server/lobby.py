@@ -1,0 +1,42 @@
+"""What connections share before they have chosen a storage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .options import ServerOptions
+from .service import StorageService
+
+if TYPE_CHECKING:
+    from .transport import Connection
+
+
+class Lobby:
+    """The server as its connections see it.  Belongs to the loop's thread.
+
+    :ivar loop: the event loop.
+    :ivar options: the server's options.
+    :ivar services: the storages served, by name.
+    :ivar connections: all connections, in order of arrival.
+    :ivar is_closing: whether new requests are refused because the server ends.
+    :ivar peers: connections accepted so far.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: ServerOptions,
+        services: Mapping[str, StorageService],
+    ) -> None:
+        self.loop = loop
+        self.options = options
+        self.services = services
+        self.connections: dict[Connection, None] = {}
+        self.is_closing = False
+        self.peers = 0
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Return the answer to ``ruok``: each storage's status."""
+        return {name: service.status() for name, service in self.services.items()}

@@ -1,0 +1,131 @@
+"""How a server is to behave; every limit has a name, a default and a reason."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ..errors import ConfigurationError
+from ..protocol.limits import DEFAULT_LIMITS, Limits
+
+Address: TypeAlias = tuple[str, int] | str
+"""``(host, port)``, an empty host meaning all interfaces and port 0 a free one; or the path of a
+Unix socket."""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerOptions:
+    """The options of a :class:`~zeolith.server.Server`.
+
+    :raises ConfigurationError: a value makes no sense.
+    """
+
+    address: Address
+    """Where to listen."""
+
+    read_only: bool = False
+    """Refuse clients that want to write.  Packing is still allowed."""
+
+    invalidation_queue_size: int = 100
+    """Transactions remembered, so that a client which was away for a moment learns what changed
+    instead of dropping its cache."""
+
+    invalidation_age: float | None = None
+    """Seconds.  A client that was away for no longer than this learns what changed even if the
+    queue is too short for it, at the price of reading the storage.  None: never."""
+
+    transaction_timeout: float | None = 30.0
+    """Seconds that a client may hold the commit lock after the answer to its vote.  None: for
+    ever, which lets one stuck client stop all others."""
+
+    client_conflict_resolution: bool = False
+    """Send conflicts to the client for resolution instead of resolving them here."""
+
+    msgpack: bool = False
+    """Propose the msgpack coding rather than pickle; the client chooses."""
+
+    ssl: ssl.SSLContext | None = None
+    """TLS context for all connections, or None for plain sockets."""
+
+    limits: Limits = DEFAULT_LIMITS
+    """What is accepted from a peer."""
+
+    loop: Literal["auto", "uvloop", "asyncio"] = "auto"
+    """The event loop; ``auto`` takes uvloop if it can be imported."""
+
+    loads: Literal["auto", "loop", "workers"] = "auto"
+    """Where objects are loaded.  ``auto`` reads ZODB's own local storages on the event loop, which
+    is quickest, and all others on worker threads; ``workers`` helps where the disk is slow."""
+
+    register_timeout: float = 30.0
+    """Seconds from connecting to a successful registration.  Clients need milliseconds; whoever
+    takes longer only occupies a file descriptor."""
+
+    dead_peer_timeout: float = 120.0
+    """Seconds after which a peer that no longer answers the network is given up (TCP keep-alive
+    and TCP_USER_TIMEOUT)."""
+
+    output_mark: int = 256 * KIB
+    """Bytes not yet taken by a client above which its requests wait: nobody is answered faster
+    than he reads."""
+
+    output_limit: int = 64 * MIB
+    """Bytes not yet taken by a client above which it is disconnected.  Only what the client did
+    not ask for (invalidations) can pile up so far; it may verify its cache when it returns."""
+
+    upload_mark: int = 8 * MIB
+    """Bytes of one client waiting to be written to disk (blobs, long transactions) above which
+    nothing more is read from it."""
+
+    commit_memory: int = 4 * MIB
+    """Bytes of one transaction kept in memory; the rest waits in a temporary file."""
+
+    max_transaction_size: int = 16 * GIB
+    """Bytes of object records (blobs not counted) that one transaction may have."""
+
+    max_iterators: int = 256
+    """Iterators that one client may have open; each may occupy a file descriptor."""
+
+    max_outstanding: int = 128
+    """Calls of one client that worker threads may have at the same time."""
+
+    invalidation_memory: int = 1_000_000
+    """Object ids in the invalidation queue, over all its transactions, and in an answer computed
+    because of ``invalidation_age``."""
+
+    load_workers: int = 8
+    """Threads per server that load objects from slow storages."""
+
+    workers: int = 4
+    """Threads per server for short storage calls and blob files."""
+
+    slow_workers: int = 2
+    """Threads per server for calls that may read a whole storage (undo log, invalidation age)."""
+
+    shutdown_grace: float = 5.0
+    """Seconds that commits in progress, and after them buffered output, may take at shutdown."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "register_timeout", "dead_peer_timeout", "output_mark", "output_limit", "upload_mark",
+            "commit_memory", "max_transaction_size", "max_iterators", "max_outstanding",
+            "load_workers", "workers", "slow_workers",
+        ):  # fmt: skip
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(name, "must be greater than zero")
+        for name in ("invalidation_queue_size", "invalidation_memory", "shutdown_grace"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(name, "must not be negative")
+        for name in ("transaction_timeout", "invalidation_age"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigurationError(name, "must not be negative")
+        if self.loop not in ("auto", "uvloop", "asyncio"):
+            raise ConfigurationError("loop", f"{self.loop!r} is none of auto, uvloop, asyncio")
+        if self.loads not in ("auto", "loop", "workers"):
+            raise ConfigurationError("loads", f"{self.loads!r} is none of auto, loop, workers")

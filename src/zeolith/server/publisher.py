@@ -1,0 +1,185 @@
+"""Invalidations: in tid order, and before anything that reveals them.
+
+Publishing may happen on any thread and only appends to a queue.  The queue is emptied (*drained*)
+on the event loop, by whoever is about to write something to a session; thus no reply can overtake
+an invalidation, whatever order the loop runs its callbacks in (R1).
+
+While a storage finishes a transaction the publisher is *held*: the storage calls back before the
+data is on disk, and no client shall hear of a transaction that a crash may still undo.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from ..protocol.codec import Codec
+from ..protocol.greeting import Coding
+from ..protocol.messages import InvalidateTransaction
+from .invalidations import InvalidationLog
+
+logger = logging.getLogger(__name__)
+
+
+class Subscriber(Protocol):
+    """What a publisher needs of a session."""
+
+    @property
+    def codec(self) -> Codec: ...
+
+    def push(self, frame: bytes) -> None:
+        """Send *frame*, which the client did not ask for, after all that was sent before."""
+
+    def drop(self, reason: str) -> None:
+        """Close the connection."""
+
+
+class Publication:
+    """One transaction to be announced.
+
+    :ivar tid: its id.
+    :ivar oids: the objects it changed.
+    :ivar origin: the subscriber that made it and is told by the reply to its ``tpc_finish``; or
+        None.
+    """
+
+    __slots__ = ("oids", "origin", "tid")
+
+    def __init__(self, tid: bytes, oids: tuple[bytes, ...], origin: Subscriber | None) -> None:
+        self.tid = tid
+        self.oids = oids
+        self.origin = origin
+
+
+class Reset:
+    """The storage lost track of what changed: everybody has to verify anew.
+
+    :ivar last_tid: the storage's last transaction now.
+    :ivar entries: its last transactions, as :meth:`InvalidationLog.reset` takes them.
+    """
+
+    __slots__ = ("entries", "last_tid")
+
+    def __init__(self, last_tid: bytes, entries: list[tuple[bytes, Iterable[object]]]) -> None:
+        self.last_tid = last_tid
+        self.entries = entries
+
+
+class Publisher:
+    """Tells the sessions of one storage what changed.
+
+    :param name: the storage's name, for messages.
+    :param log: where transactions are remembered for clients that return.
+    :param wake: called, on the publishing thread, when something was published that no commit of
+        this server will bring to the loop's attention.
+    :ivar is_held: whether draining must wait; only the loop changes it.
+    :ivar log: see above.
+    """
+
+    def __init__(self, name: str, log: InvalidationLog, wake: Callable[[], None]) -> None:
+        self.name = name
+        self.log = log
+        self.is_held = False
+        self._wake = wake
+        # Appending and popping are atomic; only the loop pops.
+        self._pending: deque[Publication | Reset] = deque()
+        self._subscribers: dict[Subscriber, None] = {}
+
+    # -- any thread ------------------------------------------------------------------------------
+
+    def publish(
+        self, tid: bytes, oids: Iterable[bytes], origin: Subscriber | None = None
+    ) -> Publication:
+        """Announce that *tid* changed *oids*.
+
+        The caller guarantees that tids increase: a storage commits one transaction at a time.
+        """
+        publication = Publication(tid, tuple(oids), origin)
+        self._pending.append(publication)
+        if origin is None:
+            self._wake()
+        return publication
+
+    def retract(self, publication: Publication) -> None:
+        """Take back *publication* if it has not been announced."""
+        try:
+            self._pending.remove(publication)
+        except ValueError:
+            logger.debug("%s: transaction was announced already", self.name)
+
+    def reset(self, last_tid: bytes, entries: list[tuple[bytes, Iterable[object]]]) -> None:
+        """Announce that everybody has to verify anew."""
+        self._pending.append(Reset(last_tid, entries))
+        self._wake()
+
+    # -- the loop's thread -----------------------------------------------------------------------
+
+    @property
+    def subscribers(self) -> list[Subscriber]:
+        """Those who are told."""
+        return list(self._subscribers)
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    def subscribe(self, subscriber: Subscriber) -> bytes:
+        """Add *subscriber*; return the last transaction it will not be told of."""
+        assert not self.is_held
+        self.drain()
+        self._subscribers[subscriber] = None
+        return self.log.last_tid
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Remove *subscriber* if it is there."""
+        self._subscribers.pop(subscriber, None)
+
+    def drain(self) -> None:
+        """Announce all that was published, unless the publisher is held."""
+        pending = self._pending
+        while pending and not self.is_held:
+            item = pending.popleft()
+            if isinstance(item, Reset):
+                self._start_anew(item.last_tid, item.entries, "the storage lost its invalidations")
+            elif item.tid > self.log.last_tid:
+                self.log.append(item.tid, item.oids)
+                self._announce(item)
+            elif item.oids:
+                # A storage that does this cannot be a basis for caches.  Closing the connections
+                # makes the clients verify, which is what they would have to do anyway.
+                logger.error(
+                    "storage %r: transaction %s comes after %s; all clients have to verify",
+                    self.name,
+                    item.tid.hex(),
+                    self.log.last_tid.hex(),
+                )
+                self._start_anew(self.log.last_tid, [], "the storage's transactions lost order")
+
+    def send_all(self, make_frame: Callable[[Codec], bytes]) -> None:
+        """Push a frame to everybody; *make_frame* is called once per coding."""
+        self.drain()
+        self._push(make_frame, None)
+
+    def _announce(self, publication: Publication) -> None:
+        message = InvalidateTransaction(publication.tid, list(publication.oids))
+        self._push(lambda codec: codec.notice(message), publication.origin)
+
+    def _push(self, make_frame: Callable[[Codec], bytes], origin: Subscriber | None) -> None:
+        frames: dict[Coding, bytes] = {}
+        # A copy, because a push may drop its subscriber.
+        for subscriber in list(self._subscribers):
+            if subscriber is origin:
+                continue
+            codec = subscriber.codec
+            frame = frames.get(codec.coding)
+            if frame is None:
+                frame = frames[codec.coding] = make_frame(codec)
+            subscriber.push(frame)
+
+    def _start_anew(
+        self, last_tid: bytes, entries: Iterable[tuple[bytes, Iterable[object]]], reason: str
+    ) -> None:
+        self.log.reset(last_tid, entries)
+        for subscriber in list(self._subscribers):
+            subscriber.drop(reason)

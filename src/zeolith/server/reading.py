@@ -1,0 +1,184 @@
+"""Requests that change nothing (but see ``pack``)."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from ZODB.POSException import ReadOnlyError
+
+from ..protocol import messages as m
+from .iterators import Iterators
+from .session import Session
+from .workers import Lane
+
+logger = logging.getLogger(__name__)
+
+_MAX_LABEL = 200
+
+
+def load_before(session: Session, msgid: m.MsgId, request: m.LoadBefore) -> None:
+    # This is what a server does nearly all the time: hence the shortcuts.
+    publisher = session.publisher
+    assert publisher is not None
+    service = session.service
+    service.stats.loads += 1
+    oid, tid = request
+    access = service.access
+    if not access.is_fast:
+        session.began()
+        service.load(oid, tid, partial(_loaded, session, msgid, request))
+        return
+    found = access.load_before(oid, tid)
+    # The load came first: had anybody published in between, draining now could not make the
+    # answer wrong, because what a fast storage shows changes only while the publisher is held.
+    publisher.drain()
+    if found is not None and msgid.__class__ is m.LoadBefore:
+        session.send_checked(session.codec.loaded(request, *found))
+    else:
+        session.reply(msgid, _as_bytes(found))
+
+
+def _loaded(
+    session: Session, msgid: m.MsgId, request: m.LoadBefore, found: Any, error: Exception | None
+) -> None:
+    if session.is_lost:
+        return
+    if error is not None:
+        session.fault(msgid, error)
+    elif found is not None and msgid.__class__ is m.LoadBefore:
+        session.send_checked(session.codec.loaded(request, *found))
+    else:
+        session.send_checked(session.codec.reply(msgid, _as_bytes(found)))
+    session.ended()
+
+
+def _as_bytes(found: Any) -> Any:
+    # Storages may return zodbpickle.binary, which no coding carries.
+    return None if found is None else (bytes(found[0]), found[1], found[2])
+
+
+def register(session: Session, msgid: m.MsgId, request: m.Register) -> None:
+    lobby = session.lobby
+    service = lobby.services.get(request.storage)
+    if service is None:
+        served = ", ".join(map(repr, sorted(lobby.services)))
+        logger.warning("(%s) asks for unknown storage %.80r", session.name, request.storage)
+        raise ValueError(f"unknown storage: {request.storage!r}; served here: {served}")
+    read_only = bool(request.read_only)
+    if not read_only and service.is_read_only:
+        raise ReadOnlyError("the server is read-only")
+
+    def admit() -> None:
+        if session.is_lost:
+            return
+        # In one step: what changes from now on is announced, what is before is in the answer.
+        tid = session.register(service, read_only)
+        session.uploads = Lane(service.pools.quick)
+        session.reads = Lane(service.pools.quick)
+        session.iterators = Iterators(service.access, lobby.options.max_iterators)
+        logger.info(
+            "(%s) connected to storage %r%s",
+            session.name, service.name, ", read-only" if read_only else "",
+        )  # fmt: skip
+        session.reply(msgid, tid)
+
+    service.when_settled(admit)
+
+
+def get_info(session: Session, msgid: m.MsgId, request: m.GetInfo) -> None:
+    # On a worker, because some storages count everything to know their size.
+    session.run(msgid, session.service.pools.quick, session.service.access.info)
+
+
+def last_transaction(session: Session, msgid: m.MsgId, request: m.LastTransaction) -> None:
+    # Not the storage's: what is told here must have been announced before (R1).
+    session.service.publisher.drain()
+    session.reply(msgid, session.service.log.last_tid)
+
+
+def ping(session: Session, msgid: m.MsgId, request: m.Ping) -> None:
+    session.reply(msgid, None)
+
+
+def server_status(session: Session, msgid: m.MsgId, request: m.ServerStatus) -> None:
+    session.reply(msgid, session.service.status())
+
+
+def set_client_label(session: Session, msgid: m.MsgId, request: m.SetClientLabel) -> None:
+    label: str | bytes = request.label
+    if isinstance(label, bytes):
+        label = label.decode("utf-8", "replace")
+    # It ends up in the log, where it must not be able to feign lines of its own.
+    session.label = "".join(c if c.isprintable() else "?" for c in label[:_MAX_LABEL])
+    session.reply(msgid, None)
+
+
+def get_invalidations(session: Session, msgid: m.MsgId, request: m.GetInvalidations) -> None:
+    def found(known: tuple[bytes, list[bytes]] | None, error: Exception | None) -> None:
+        if known is None and error is None:
+            logger.info("(%s) has to verify: unknown what changed since %s",
+                        session.name, request.tid.hex())  # fmt: skip
+        elif known is not None:
+            logger.info("(%s) is told of %d objects changed since %s",
+                        session.name, len(known[1]), request.tid.hex())  # fmt: skip
+        session.answer(msgid, known, error)
+        session.ended()
+
+    session.began()
+    session.service.missed_since(request.tid, found)
+
+
+def load_serial(session: Session, msgid: m.MsgId, request: m.LoadSerial) -> None:
+    method = session.service.access.method("loadSerial")
+    session.run(msgid, session.service.pools.quick, lambda: bytes(method(*request)))
+
+
+def get_tid(session: Session, msgid: m.MsgId, request: m.GetTid) -> None:
+    method = session.service.access.method("getTid")
+    session.run(msgid, session.service.pools.quick, lambda: method(*request))
+
+
+def history(session: Session, msgid: m.MsgId, request: m.History) -> None:
+    method = session.service.access.method("history")
+    oid, size = request
+    session.run(msgid, session.service.pools.quick, lambda: list(method(oid, size=size)))
+
+
+def record_iternext(session: Session, msgid: m.MsgId, request: m.RecordIternext) -> None:
+    method = session.service.access.method("record_iternext")
+
+    def job() -> tuple[bytes, bytes, bytes, bytes | None]:
+        oid, tid, data, following = method(request.next)
+        return oid, tid, bytes(data), following
+
+    session.run(msgid, session.service.pools.quick, job)
+
+
+def undo_log(session: Session, msgid: m.MsgId, request: m.UndoLog) -> None:
+    _undo_list(session, msgid, "undoLog", *request)
+
+
+def undo_info(session: Session, msgid: m.MsgId, request: m.UndoInfo) -> None:
+    _undo_list(session, msgid, "undoInfo", *request)
+
+
+def _undo_list(session: Session, msgid: m.MsgId, name: str, *args: Any) -> None:
+    access = session.service.access
+    if not access.has_undo:
+        session.reply(msgid, ())
+        return
+    method = access.method(name)
+    session.run(msgid, session.service.pools.slow, lambda: list(method(*args)))
+
+
+def pack(session: Session, msgid: m.MsgId, request: m.Pack) -> None:
+    # Legal for readers and on read-only servers, as in ZEO: it changes no object.
+    def packed(result: None, error: Exception | None) -> None:
+        if request.wait:
+            session.answer(msgid, None, error)
+
+    session.service.pack(request.time, session.name, packed)
+    if not request.wait:
+        session.reply(msgid, None)

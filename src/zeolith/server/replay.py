@@ -1,0 +1,171 @@
+"""A transaction's operations put into its storage.  Everything here runs on the commit thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, NamedTuple
+
+from ZODB.POSException import ConflictError, StorageTransactionError
+
+from ..protocol.messages import CheckCurrentSerial, DeleteObject, Restore, Store, Undo
+from .access import StorageAccess, sync_blobs
+from .transactions import Transaction, remove_file
+
+logger = logging.getLogger(__name__)
+
+
+class Vote(NamedTuple):
+    """What a vote brought.
+
+    :ivar resolved: objects whose new state is not what the client sent.
+    :ivar conflicts: conflicts that the client is to resolve, as it is told of them; if there are
+        any, the storage has forgotten the transaction.
+    """
+
+    resolved: list[bytes]
+    conflicts: list[dict[str, Any]]
+
+
+class Replay:
+    """One attempt to bring a transaction to the point where the storage can commit it.
+
+    :param access: the storage.
+    :param transaction: nobody else touches it meanwhile.
+    :param last_tid: the last transaction of the storage.
+    :param collect_conflicts: whether conflicts are left to the client.
+    """
+
+    def __init__(
+        self,
+        access: StorageAccess,
+        transaction: Transaction,
+        last_tid: bytes,
+        collect_conflicts: bool,
+    ) -> None:
+        self._access = access
+        self._storage = access.storage
+        self._transaction = transaction
+        self._meta = transaction.meta
+        self._last_tid = last_tid
+        self._collect = collect_conflicts
+        self._changed: dict[bytes, None] = {}
+        self._resolved: list[bytes] = []
+        self._conflicts: dict[bytes, dict[str, Any]] = {}
+
+    def run(self) -> Vote:
+        """Begin, replay, vote; afterwards the data of blobs is on disk (R4).
+
+        :raises Exception: whatever the storage raises; it has forgotten the transaction then.
+        """
+        try:
+            self._begin()
+            self._replay()
+            if not self._conflicts:
+                self._store_blobs()
+            if not self._conflicts:
+                self._vote()
+        except BaseException:
+            abort(self._access, self._transaction)
+            raise
+        if self._conflicts:
+            abort(self._access, self._transaction)
+            return Vote([], list(self._conflicts.values()))
+        self._transaction.changed = tuple(self._changed)
+        return Vote(self._resolved, [])
+
+    def _begin(self) -> None:
+        tid, status = self._transaction.tid, self._transaction.status
+        if tid is None and status == " ":
+            self._storage.tpc_begin(self._meta)
+            return
+        if tid is not None and tid <= self._last_tid:
+            # Clients have been told of a later one: their caches could not take it in.
+            raise StorageTransactionError(
+                f"transaction {tid.hex()} cannot follow {self._last_tid.hex()}, "
+                "which is the last of the storage"
+            )
+        self._storage.tpc_begin(self._meta, tid, status)
+
+    def _replay(self) -> None:
+        replaced = self._transaction.replaced
+        for number, operation in enumerate(self._transaction.log):
+            if isinstance(operation, Store):
+                if number >= replaced.get(operation.oid, 0):
+                    self._store(operation.oid, operation.serial, operation.data, None)
+            elif isinstance(operation, CheckCurrentSerial):
+                check = self._access.method("checkCurrentSerialInTransaction")
+                check(operation.oid, operation.serial, self._meta)
+            elif isinstance(operation, DeleteObject):
+                delete = self._access.method("deleteObject")
+                delete(operation.oid, operation.serial, self._meta)
+                self._changed[operation.oid] = None
+            elif isinstance(operation, Restore):
+                self._restore(operation)
+            else:
+                self._undo(operation)
+
+    def _store(self, oid: bytes, serial: bytes | None, data: bytes, path: str | None) -> None:
+        try:
+            if path is None:
+                self._storage.store(oid, serial, data, "", self._meta)
+            else:
+                self._storage.storeBlob(oid, serial, data, path, "", self._meta)
+        except ConflictError as error:
+            if not (self._collect and error.serials):
+                raise
+            self._conflicts[oid] = {"oid": oid, "serials": error.serials, "data": data}
+        else:
+            self._changed[oid] = None
+
+    def _restore(self, operation: Restore) -> None:
+        oid, serial, data, previous, _ = operation
+        self._access.method("restore")(oid, serial, data, "", previous, self._meta)
+        self._changed[oid] = None
+
+    def _undo(self, operation: Undo) -> None:
+        _, oids = self._access.method("undo")(operation.trans_id, self._meta)
+        self._changed.update(dict.fromkeys(oids))
+        # The client does not know what the undo made of them.
+        self._resolved.extend(oids)
+
+    def _store_blobs(self) -> None:
+        for number, blob in enumerate(self._transaction.blobs):
+            path = blob.path
+            if self._collect:
+                # The vote may still find a conflict.  Aborting then removes what the storage has
+                # taken over, and the next attempt needs the file again.
+                path = f"{path}.{self._transaction.rounds}-{number}"
+                os.link(blob.path, path)
+            try:
+                self._store(blob.oid, blob.serial, blob.data, path)
+            finally:
+                if path != blob.path:
+                    remove_file(path)
+
+    def _vote(self) -> None:
+        try:
+            resolved = self._storage.tpc_vote(self._meta)
+        except ConflictError as error:
+            if not (self._collect and error.oid and error.serials and error.data):
+                raise
+            conflict = {"oid": error.oid, "serials": error.serials, "data": error.data}
+            self._conflicts[error.oid] = conflict
+            return
+        self._resolved.extend(resolved or ())
+        # Now rather than when the client finishes: a failure can still be reported, and nobody
+        # has to wait for the disk while loads are held back.
+        sync_blobs(self._access.dirty_blobs())
+
+
+def abort(access: StorageAccess, transaction: Transaction) -> None:
+    """Have the storage forget *transaction*; a failure is logged, because nobody can help it."""
+    try:
+        access.storage.tpc_abort(transaction.meta)
+    except Exception:
+        logger.critical(
+            "storage %r could not abort a transaction; it may refuse further commits, "
+            "restart the server if it does",
+            access.name,
+            exc_info=True,
+        )

@@ -1,0 +1,235 @@
+"""The server: listeners, the loop, and an orderly end.
+
+The end, whoever asks for it, has these steps: listen no more; take no more requests; let commits
+that are being written end, and give up those that are not; send what is to be sent; close
+connections; close storages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from ..errors import ConfigurationError
+from .inbox import Inbox
+from .listening import bound_address, open_listeners, remove_socket
+from .lobby import Lobby
+from .loops import handle_loop_error, new_event_loop
+from .options import Address, ServerOptions
+from .service import Pools, StorageService
+from .transport import Connection
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_CLOSE_TIMEOUT: Final = 2.0
+_POLL: Final = 0.01
+
+
+class Server:
+    """Serves ZODB storages to clients that speak ZEO's protocol 5.
+
+    :param storages: the storages by name; they belong to the server, which closes them.
+    :param options: see :class:`ServerOptions`.
+    :raises ConfigurationError: there is nothing to serve.
+    """
+
+    def __init__(self, storages: Mapping[str, Any], options: ServerOptions) -> None:
+        if not storages:
+            raise ConfigurationError("storages", "there is none to serve")
+        self._options = options
+        self._inbox = Inbox()
+        self._pools = Pools(options, self._inbox)
+        self._services = {
+            name: StorageService(name, storage, options, self._inbox, self._pools, self._fail)
+            for name, storage in storages.items()
+        }
+        self._lobby: Lobby | None = None
+        self._address: Address | None = None
+        self._lock = threading.Lock()  # guards the two below
+        self._has_run = False
+        self._is_stopping = False
+        self._stopped: asyncio.Event | None = None
+        self._exit_status = 0
+
+    # -- any thread ------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> Address:
+        """Where the server listens, with the real port.
+
+        :raises RuntimeError: it does not listen yet.
+        """
+        if self._address is None:
+            raise RuntimeError("the server does not listen")
+        return self._address
+
+    def stop(self) -> None:
+        """Have the server end, upon which :meth:`run` returns.  Any thread, any number of times."""
+        with self._lock:
+            self._is_stopping = True
+        self._inbox.post(self._wake_up)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Return the status of each storage by name, as ``ruok`` reports it.
+
+        :raises RuntimeError: the server does not listen yet.
+        """
+        lobby = self._lobby
+        if lobby is None:
+            raise RuntimeError("the server does not listen")
+        return lobby.status()
+
+    def statistics(self) -> dict[str, dict[str, Any]]:
+        """Return further counters of each storage by name."""
+        return {name: service.stats.extras() for name, service in self._services.items()}
+
+    # -- the thread that runs the server ---------------------------------------------------------
+
+    def run(
+        self,
+        on_listening: Callable[[Address], None] | None = None,
+        handle_signals: bool = False,
+    ) -> int:
+        """Serve until stopped; close the storages; return the exit status.
+
+        :param on_listening: called with the address as soon as clients can connect.
+        :param handle_signals: whether SIGTERM and SIGINT stop the server; only in the main thread.
+        :returns: 0, or 1 if a storage failed.
+        :raises ConfigurationError: the server cannot listen; the storages are closed.
+        :raises RuntimeError: it has run before.
+        """
+        with self._lock:
+            if self._has_run:
+                raise RuntimeError("a server runs once")
+            self._has_run = True
+        loop: asyncio.AbstractEventLoop | None = None
+        try:
+            loop = new_event_loop(self._options.loop)
+            loop.set_exception_handler(handle_loop_error)
+            loop.run_until_complete(self._serve(loop, on_listening, handle_signals))
+        finally:
+            self._inbox.close()
+            if loop is not None:
+                loop.close()
+            is_clean = self._close_storages()
+        return self._exit_status if is_clean else 1
+
+    async def _serve(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_listening: Callable[[Address], None] | None,
+        handle_signals: bool,
+    ) -> None:
+        self._stopped = asyncio.Event()
+        for service in self._services.values():
+            service.open(loop)
+        lobby = self._lobby = Lobby(loop, self._options, self._services)
+        self._inbox.open(loop)
+        listeners = open_listeners(self._options.address)
+        self._address = bound_address(self._options.address, listeners)
+        inode = 0
+        if isinstance(self._address, str):
+            inode = os.stat(self._address).st_ino
+        servers: list[asyncio.Server] = []
+        try:
+            for listener in listeners:
+                servers.append(await self._listen(loop, listener, lobby))
+            logger.info("listening on %s", self._address)
+            if handle_signals:
+                for number in _SIGNALS:
+                    loop.add_signal_handler(number, partial(self._signalled, number))
+            if on_listening is not None:
+                on_listening(self._address)
+            with self._lock:
+                if self._is_stopping:
+                    self._stopped.set()
+            await self._stopped.wait()
+        finally:
+            for server in servers:
+                server.close()
+            for listener in listeners:
+                listener.close()
+            if isinstance(self._address, str):
+                remove_socket(self._address, inode)
+            await self._end(loop, lobby)
+            if handle_signals:
+                for number in _SIGNALS:
+                    loop.remove_signal_handler(number)
+
+    async def _listen(
+        self, loop: asyncio.AbstractEventLoop, listener: Any, lobby: Lobby
+    ) -> asyncio.Server:
+        def factory() -> Connection:
+            return Connection(lobby)
+
+        context = self._options.ssl
+        extra: dict[str, Any] = {}
+        if context is not None:
+            extra = {"ssl": context, "ssl_handshake_timeout": self._options.register_timeout}
+        if isinstance(self._options.address, str):
+            return await loop.create_unix_server(factory, sock=listener, backlog=512, **extra)
+        return await loop.create_server(factory, sock=listener, backlog=512, **extra)
+
+    def _signalled(self, number: int) -> None:
+        logger.info("%s: stopping", signal.Signals(number).name)
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if self._stopped is not None:
+            self._stopped.set()
+
+    def _fail(self, reason: str) -> None:
+        """A storage cannot be served any more: stop, and say so with the exit status."""
+        self._exit_status = 1
+        self._wake_up()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def _end(self, loop: asyncio.AbstractEventLoop, lobby: Lobby) -> None:
+        lobby.is_closing = True
+        connections = list(lobby.connections)
+        if connections:
+            logger.info("closing %d connections", len(connections))
+        for connection in connections:
+            connection.stall("closing")
+            if connection.session is None or not connection.session.is_finishing:
+                connection.close()
+        # Connections whose transaction is being committed stay to get their answer.
+        if self._exit_status == 0:
+            await self._until(loop, lambda: self._is_idle())
+        for connection in list(lobby.connections):
+            connection.close()
+        await self._until(loop, lambda: not lobby.connections)
+        if lobby.connections:
+            logger.warning("%d clients did not take their last answers", len(lobby.connections))
+        for connection in list(lobby.connections):
+            connection.abort()
+        await self._until(loop, lambda: not lobby.connections)
+        # What the connections' end has set going: aborts, temporary files.
+        if self._exit_status == 0:
+            await self._until(loop, lambda: self._is_idle())
+        self._pools.close()
+
+    def _is_idle(self) -> bool:
+        return all(service.coordinator.is_idle for service in self._services.values())
+
+    async def _until(self, loop: asyncio.AbstractEventLoop, condition: Callable[[], bool]) -> None:
+        """Wait for *condition*, for the time of grace at most."""
+        deadline = loop.time() + self._options.shutdown_grace
+        # Looking now and then is simple, and this happens once in a server's life.
+        while not condition() and loop.time() < deadline:
+            await asyncio.sleep(_POLL)
+
+    def _close_storages(self) -> bool:
+        is_clean = True
+        for name, service in self._services.items():
+            logger.info("closing storage %r", name)
+            is_clean = service.close(_CLOSE_TIMEOUT) and is_clean
+        return is_clean

@@ -1,0 +1,270 @@
+"""One storage as it is served: the only place where sessions meet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from persistent.TimeStamp import TimeStamp
+from ZODB.POSException import StorageError
+
+from ..protocol.messages import Info
+from .access import StorageAccess
+from .coordinator import CommitCoordinator, ExclusiveCoordinator
+from .inbox import Inbox
+from .invalidations import InvalidationLog
+from .options import ServerOptions
+from .publisher import Publisher
+from .statistics import Statistics
+from .workers import Done, WorkerPool
+
+logger = logging.getLogger(__name__)
+
+
+class Pools:
+    """The worker threads that all storages of a server share.
+
+    :ivar loads: loads from slow storages.
+    :ivar quick: short storage calls and blob files.
+    :ivar slow: calls that may read a whole storage.
+    """
+
+    def __init__(self, options: ServerOptions, inbox: Inbox) -> None:
+        self.loads = WorkerPool("zeolith-load", options.load_workers, inbox)
+        self.quick = WorkerPool("zeolith-worker", options.workers, inbox)
+        self.slow = WorkerPool("zeolith-slow", options.slow_workers, inbox)
+
+    def close(self) -> None:
+        """Start nothing more."""
+        for pool in (self.loads, self.quick, self.slow):
+            pool.close()
+
+
+class StorageService:
+    """One storage: loads, commits, invalidations, packing, statistics.
+
+    Everything here belongs to the loop's thread, except :meth:`status`.
+
+    :param name: the name under which it is served.
+    :param storage: the ZODB storage; closed with the service.
+    :param options: the server's.
+    :param inbox: the way back from other threads.
+    :param pools: the server's worker threads.
+    :param failed: called with an explanation when the storage can no longer be served.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        storage: Any,
+        options: ServerOptions,
+        inbox: Inbox,
+        pools: Pools,
+        failed: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.pools = pools
+        self.stats = Statistics()
+        self.access = StorageAccess(name, storage, options.loads)
+        self.log = InvalidationLog(options.invalidation_queue_size, options.invalidation_memory)
+        self.publisher = Publisher(name, self.log, self._wake)
+        self._inbox = inbox
+        self._failed = failed
+        self._held: list[Callable[[], None]] = []
+        self._commits = WorkerPool(f"zeolith-commit-{name}", 1, inbox)
+        self._packing = WorkerPool(f"zeolith-pack-{name}", 1, inbox)
+        self._is_packing = False
+        self.coordinator: CommitCoordinator
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Prepare to serve: find out what the storage's last transactions changed."""
+        access, options = self.access, self.options
+        if options.client_conflict_resolution:
+            access.resolve_nothing()
+        # First, so that nothing is missed that happens meanwhile.
+        access.register(self.publisher)
+        entries = access.last_invalidations(options.invalidation_queue_size)
+        self.log.reset(access.last_transaction(), entries)
+        self.coordinator = ExclusiveCoordinator(
+            access,
+            self.publisher,
+            self.stats,
+            self._commits,
+            loop,
+            options.transaction_timeout,
+            options.client_conflict_resolution,
+            self._settle,
+            self._failed,
+        )
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nobody may write."""
+        return self.options.read_only or self.access.is_read_only
+
+    # -- order -----------------------------------------------------------------------------------
+
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """Call *callback* as soon as no transaction is being finished; at once if none is."""
+        if self.publisher.is_held:
+            self._held.append(callback)
+        else:
+            callback()
+
+    def _settle(self) -> None:
+        self.publisher.drain()
+        held, self._held = self._held, []
+        for number, callback in enumerate(held):
+            if self.publisher.is_held:
+                # One of them started another finish; the others wait again, in front.
+                self._held[:0] = held[number:]
+                return
+            callback()
+
+    def _wake(self) -> None:
+        self._inbox.post(self.publisher.drain)
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def load(self, oid: bytes, tid: bytes, done: Done) -> None:
+        """Load from a slow storage, on a worker thread.
+
+        When *done* is called the publisher has been drained, and the result is not older than
+        any invalidation that was announced: it must be sent without draining again.
+        """
+        job = partial(self.access.load_before, oid, tid)
+        self.pools.loads.submit(job, partial(self._loaded, oid, tid, self.log.last_tid, done))
+
+    def _loaded(
+        self,
+        oid: bytes,
+        tid: bytes,
+        position: bytes,
+        done: Done,
+        result: Any,
+        error: Exception | None,
+    ) -> None:
+        if self.publisher.is_held:
+            again = partial(self._loaded, oid, tid, position, done, result, error)
+            self._held.append(again)
+            return
+        self.publisher.drain()
+        if self.log.last_tid != position and self.log.has_changed(oid, position):
+            # The object changed while it was read: the answer may be older than an invalidation
+            # that has been written, and a client would keep it for the current state.
+            self.stats.reloads += 1
+            self.load(oid, tid, done)
+        else:
+            done(result, error)
+
+    def missed_since(self, tid: bytes, done: Done) -> None:
+        """Find out what changed after *tid*: *done* gets (last tid, oids), or None if unknown."""
+        self.publisher.drain()
+        known = self.log.since(tid)
+        age = self.options.invalidation_age
+        if known is not None or not age or not self._is_younger(tid, age):
+            done(known, None)
+        else:
+            self.pools.slow.submit(partial(self._iterate_changes, tid), done)
+
+    def _is_younger(self, tid: bytes, age: float) -> bool:
+        try:
+            then = TimeStamp(tid).timeTime()
+        except ValueError:  # eight bytes that are no time
+            return False
+        return bool(time.time() - then < age)
+
+    def _iterate_changes(self, tid: bytes) -> tuple[bytes, list[bytes]] | None:
+        """Runs on a worker thread."""
+        start = (int.from_bytes(tid, "big") + 1).to_bytes(8, "big")
+        last_tid: bytes | None = None
+        changed: dict[bytes, None] = {}
+        iterator = self.access.iterator(start, None)
+        try:
+            for transaction in iterator:
+                changed.update((record.oid, None) for record in transaction)
+                last_tid = transaction.tid
+                if len(changed) > self.options.invalidation_memory:
+                    return None
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+        return None if last_tid is None else (last_tid, list(changed))
+
+    # -- packing ---------------------------------------------------------------------------------
+
+    def pack(self, when: float, client: str, done: Done) -> None:
+        """Pack on a thread of its own.
+
+        :param when: seconds since the epoch.
+        :param client: who asks, for the log.
+        :raises StorageError: a pack of this storage is running.
+        """
+        if self._is_packing:
+            raise StorageError(f"a pack of storage {self.name!r} is already running")
+        self._is_packing = True
+        logger.info("(%s) pack of storage %r to %s started", client, self.name, time.ctime(when))
+        started = time.monotonic()
+        self._packing.submit(
+            partial(self._pack_job, when), partial(self._packed, client, started, done)
+        )
+
+    def _pack_job(self, when: float) -> dict[str, Any]:
+        self.access.pack(when)
+        return self.access.size_info()
+
+    def _packed(
+        self,
+        client: str,
+        started: float,
+        done: Done,
+        info: dict[str, Any] | None,
+        error: Exception | None,
+    ) -> None:
+        self._is_packing = False
+        seconds = time.monotonic() - started
+        if info is None:
+            logger.error(
+                "(%s) pack of storage %r failed after %.1f s: %s: %s",
+                client, self.name, seconds, type(error).__name__, error, exc_info=error,
+            )  # fmt: skip
+        else:
+            logger.info("(%s) pack of storage %r took %.1f s", client, self.name, seconds)
+            message = Info(info)
+            self.when_settled(lambda: self.publisher.send_all(lambda codec: codec.notice(message)))
+        done(None, error)
+
+    # -- state -----------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return the answer to ``server_status``.  Any thread may call this."""
+        return self.stats.status(
+            connections=len(self.publisher),
+            waiting=self.coordinator.waiting,
+            has_timeout=self.options.transaction_timeout is not None,
+            last_tid=self.log.last_tid,
+        )
+
+    def close(self, timeout: float) -> bool:
+        """Stop the threads and close the storage.  The loop no longer runs.
+
+        :param timeout: seconds for a commit in progress.
+        :returns: whether everything ended as it should.
+        """
+        self._packing.close()
+        is_clean = self.coordinator.close(timeout)
+        if not is_clean:
+            logger.critical("storage %r: a commit in progress does not end", self.name)
+        self._held.clear()
+        try:
+            self.access.close()
+        except Exception:
+            logger.exception("storage %r could not be closed", self.name)
+            return False
+        return is_clean

@@ -1,0 +1,324 @@
+"""One client: which storage, which rights, and the transaction it is making."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from ZODB.POSException import POSError
+
+from ..protocol.codec import Codec
+from ..protocol.faults import serialize_fault
+from ..protocol.messages import MsgId
+from .blobsender import BlobSender
+from .iterators import Iterators
+from .lobby import Lobby
+from .service import StorageService
+from .statistics import Statistics
+from .transactions import Stage, Transaction
+from .upload import Upload
+from .workers import Job, Lane, WorkerPool
+
+if TYPE_CHECKING:
+    from .publisher import Publisher
+    from .transport import Connection
+
+logger = logging.getLogger(__name__)
+
+NOTICE: Final[Any] = object()
+"""Stands for the message id of a request that expects no answer."""
+
+_EXPECTED: Final = (POSError, ValueError, KeyError, TypeError, OSError)
+
+
+class NotRegistered(Exception):
+    """Something was asked of a session that has no storage yet: a defect of ours."""
+
+
+class Session:
+    """A client that has chosen its coding.
+
+    Handlers call :meth:`reply` or :meth:`fault` once for each call, now or later.  Everything here
+    belongs to the loop's thread.
+
+    :param connection: carries what is sent.
+    :param codec: writes messages.
+    :param lobby: the server.
+    :ivar label: what the client calls itself; may be empty.
+    :ivar read_only: whether the client may not write.
+    :ivar publisher: of the storage the client has chosen; None before.
+    :ivar transaction: in progress, or None.
+    :ivar upload: the blob that is arriving, or None.
+    :ivar uploads: jobs that bring to disk what the next vote needs.
+    :ivar reads: jobs that must run in the order of the client's calls.
+    :ivar is_lost: whether the connection is gone.
+    """
+
+    __slots__ = (
+        "_blob_sender",
+        "_connection",
+        "_outstanding",
+        "_service",
+        "codec",
+        "is_lost",
+        "iterators",
+        "label",
+        "lobby",
+        "publisher",
+        "read_only",
+        "reads",
+        "transaction",
+        "upload",
+        "uploads",
+    )
+
+    def __init__(self, connection: Connection, codec: Codec, lobby: Lobby) -> None:
+        self._connection = connection
+        self._service: StorageService | None = None
+        self._outstanding = 0
+        self._blob_sender: BlobSender | None = None
+        self.codec = codec
+        self.lobby = lobby
+        self.label = ""
+        self.read_only = True
+        self.publisher: Publisher | None = None
+        self.transaction: Transaction | None = None
+        self.upload: Upload | None = None
+        self.uploads: Lane | None = None
+        self.reads: Lane | None = None
+        self.iterators: Iterators | None = None
+        self.is_lost = False
+
+    @property
+    def name(self) -> str:
+        """Label and address, for messages."""
+        address = self._connection.address
+        return f"{self.label} {address}" if self.label else address
+
+    @property
+    def service(self) -> StorageService:
+        """The storage the client has chosen."""
+        if self._service is None:
+            raise NotRegistered(self.name)
+        return self._service
+
+    @property
+    def stats(self) -> Statistics:
+        """The counters of that storage."""
+        return self.service.stats
+
+    def register(self, service: StorageService, read_only: bool) -> bytes:
+        """Admit the client to *service*; return the last transaction it will not be told of."""
+        self._service = service
+        self.publisher = service.publisher
+        self.read_only = read_only
+        tid = service.publisher.subscribe(self)
+        self._connection.registered(service.publisher)
+        return tid
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def send(self, frame: bytes) -> None:
+        """Send *frame*, after all invalidations that were published before (R1)."""
+        publisher = self.publisher
+        if publisher is not None:
+            if publisher.is_held:
+                self.service.when_settled(partial(self.send, frame))
+                return
+            publisher.drain()
+        self._connection.write(frame)
+
+    def send_checked(self, frame: bytes) -> None:
+        """Send *frame* without draining the publisher.
+
+        Only for what :meth:`StorageService.load` hands out: it has just drained the publisher and
+        found the answer still valid; an invalidation published since then must come after it.
+        """
+        self._connection.write(frame)
+
+    def push(self, frame: bytes) -> None:
+        """Send *frame*, which the client did not ask for; called while the publisher drains."""
+        self._connection.write(frame)
+        self._connection.check_output()
+
+    def reply(self, msgid: MsgId, value: Any) -> None:
+        """Answer a call; do nothing if it was a notice."""
+        if msgid is NOTICE or self.is_lost:
+            return
+        try:
+            frame = self.codec.reply(msgid, value)
+        except (TypeError, ValueError) as error:
+            logger.error("(%s) an answer cannot be sent: %s", self.name, error)
+            frame = self.codec.fault(msgid, *serialize_fault(ValueError("unsendable answer")))
+        self.send(frame)
+
+    def fault(self, msgid: MsgId, error: Exception) -> None:
+        """Answer a call with *error*; a notice cannot be answered, so the connection ends."""
+        if not isinstance(error, _EXPECTED):
+            logger.error("(%s) unexpected error", self.name, exc_info=error)
+        elif isinstance(error, OSError):
+            # The operator has to know of a full disk, whoever else is told.
+            logger.error("(%s) %s: %s", self.name, type(error).__name__, error)
+        if self.is_lost:
+            return
+        if msgid is NOTICE:
+            self.close(f"a request failed that has no answer: {type(error).__name__}: {error}")
+            return
+        name, details = serialize_fault(error)
+        try:
+            frame = self.codec.fault(msgid, name, details)
+        except (TypeError, ValueError):
+            frame = self.codec.fault(msgid, name, (str(error),))
+        self.send(frame)
+
+    def answer(self, msgid: MsgId, value: Any, error: Exception | None) -> None:
+        """Answer a call with *value*, or with *error* if there is one."""
+        if error is not None:
+            self.fault(msgid, error)
+        else:
+            self.reply(msgid, value)
+
+    # -- flow ------------------------------------------------------------------------------------
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the client takes what it is sent."""
+        return not self._connection.is_paused
+
+    def stall(self, reason: str) -> None:
+        """Process no more requests of this client until :meth:`unstall` with the same reason."""
+        self._connection.stall(reason)
+
+    def unstall(self, reason: str) -> None:
+        """Take back a :meth:`stall`; do nothing if there was none."""
+        self._connection.unstall(reason)
+
+    def check_uploads(self) -> None:
+        """Stop reading from the client while too much of it waits for the disk (R8)."""
+        assert self.uploads is not None
+        if self.uploads.cost > self.lobby.options.upload_mark:
+            self.stall("upload")
+        else:
+            self.unstall("upload")
+
+    def resumed(self) -> None:
+        """The client takes data again."""
+        if self._blob_sender is not None:
+            self._blob_sender.resume()
+
+    # -- work on other threads -------------------------------------------------------------------
+
+    def run(self, msgid: MsgId, pool: WorkerPool, job: Job) -> None:
+        """Run *job* on *pool* and answer with its result."""
+        self.began()
+        pool.submit(job, partial(self._ran, msgid))
+
+    def run_in_order(self, msgid: MsgId, job: Job) -> None:
+        """Run *job* after the client's jobs before it, and answer with its result."""
+        assert self.reads is not None
+        self.began()
+        self.reads.submit(job, partial(self._ran, msgid))
+
+    def began(self) -> None:
+        """A call is on its way that will be answered later (R8: there may not be many)."""
+        self._outstanding += 1
+        if self._outstanding >= self.lobby.options.max_outstanding:
+            self.stall("calls")
+
+    def ended(self) -> None:
+        """A call counted by :meth:`began` has been answered."""
+        self._outstanding -= 1
+        self.unstall("calls")
+
+    def _ran(self, msgid: MsgId, value: Any, error: Exception | None) -> None:
+        self.answer(msgid, value, error)
+        self.ended()
+
+    @property
+    def blob_sender(self) -> BlobSender:
+        """Sends blobs to the client, one after the other."""
+        if self._blob_sender is None:
+            self._blob_sender = BlobSender(self)
+        return self._blob_sender
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def close(self, reason: str) -> None:
+        """Close the connection after what has been sent so far; *reason* goes to the log."""
+        logger.warning("(%s) connection closed: %s", self.name, reason)
+        self._connection.close()
+
+    def drop(self, reason: str) -> None:
+        """Close the connection at once; *reason* goes to the log."""
+        logger.warning("(%s) connection dropped: %s", self.name, reason)
+        self._connection.abort()
+
+    def lost(self) -> None:
+        """The connection is gone: give up what the client was doing."""
+        self.is_lost = True
+        if self._service is None:
+            return
+        self._service.publisher.unsubscribe(self)
+        transaction = self.transaction
+        if transaction is not None:
+            logger.info(
+                "(%s) disconnected during a transaction (%s)", self.name, transaction.stage.value
+            )
+            self.abort(transaction, lambda: None)
+        else:
+            logger.info("(%s) disconnected", self.name)
+        if self.upload is not None and self.uploads is not None:
+            self.uploads.submit(self.upload.discard, _ignore)
+            self.upload = None
+        if self.iterators is not None and self.reads is not None:
+            self.reads.submit(self.iterators.close, _ignore)
+        if self._blob_sender is not None:
+            self._blob_sender.close()
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether a commit of this client is being written: it has to get its answer."""
+        return self.transaction is not None and self.transaction.stage is Stage.FINISHING
+
+    # -- the transaction -------------------------------------------------------------------------
+
+    def begin(self, transaction: Transaction) -> None:
+        """Start *transaction*."""
+        self.transaction = transaction
+        self.stats.active_txns += 1
+
+    def abort(self, transaction: Transaction, done: Callable[[], None]) -> None:
+        """Give up *transaction* unless it is finishing; then call *done*."""
+        if transaction.stage is Stage.FINISHING:
+            # Its end, when it comes, cleans up.
+            done()
+            return
+        if transaction.stage is not Stage.OVER:
+            self.stats.aborts += 1
+        transaction.stage = Stage.OVER
+
+        def ended() -> None:
+            self.end(transaction)
+            done()
+
+        self.service.coordinator.abort(transaction, ended)
+
+    def end(self, transaction: Transaction) -> None:
+        """*transaction* is over, one way or the other, and the storage is done with it."""
+        transaction.stage = Stage.OVER
+        if self.transaction is not transaction:
+            return
+        self.transaction = None
+        self.stats.active_txns -= 1
+        if transaction.has_files:
+            assert self.uploads is not None
+            self.uploads.submit(transaction.discard, _ignore)
+        else:
+            transaction.log.close()
+
+
+def _ignore(result: Any, error: Exception | None) -> None:
+    if error is not None:
+        logger.error("cleaning up after a client failed: %s", error, exc_info=error)

@@ -1,0 +1,151 @@
+"""What a session knows of the transaction it is making."""
+
+from __future__ import annotations
+
+import logging
+import os
+from enum import Enum
+from typing import Any, NamedTuple
+
+from ZODB.Connection import TransactionMetaData
+
+from ..errors import UndecodableMessage
+from ..protocol import pickles
+from ..protocol.limits import Limits
+from ..protocol.messages import TpcBegin
+from ..protocol.values import is_plain, to_plain
+from .log import CommitLog
+
+logger = logging.getLogger(__name__)
+
+
+class Stage(Enum):
+    """How far a transaction has come, as its client sees it."""
+
+    COLLECTING = "collecting"
+    """Operations arrive."""
+
+    VOTING = "voting"
+    """The client waits for the answer to its vote."""
+
+    VOTED = "voted"
+    """The client has its answer and is to finish or abort."""
+
+    FINISHING = "finishing"
+    """The client waits for the answer to its ``tpc_finish``."""
+
+    OVER = "over"
+    """Finished, aborted or failed."""
+
+
+class UploadedBlob(NamedTuple):
+    """A blob whose file is on the server already.
+
+    :ivar path: the file, which the storage will take over.
+    """
+
+    oid: bytes
+    serial: bytes | None
+    data: bytes
+    path: str
+
+
+class Transaction:
+    """A transaction in progress.
+
+    Belongs to the event loop, except while a job on the commit thread has it.
+
+    :ivar txn_id: the client's id of it.
+    :ivar meta: what the storage gets to see; its identity is the storage's handle.
+    :ivar tid: the transaction id to be used, if the client copies transactions.
+    :ivar status: its status, likewise.
+    :ivar log: the operations.
+    :ivar blobs: uploaded blobs.
+    :ivar replaced: for objects whose conflict the client resolved: the number of the operation
+        that counts; earlier ones are skipped.
+    :ivar error: what went wrong in an operation that has no answer; the vote will say it.
+    :ivar stage: see :class:`Stage`.
+    :ivar changed: the objects changed, known after the vote.
+    """
+
+    __slots__ = (
+        "blobs",
+        "changed",
+        "error",
+        "log",
+        "meta",
+        "replaced",
+        "rounds",
+        "stage",
+        "status",
+        "tid",
+        "txn_id",
+    )
+
+    def __init__(self, txn_id: int, meta: Any, commit_memory: int) -> None:
+        self.txn_id = txn_id
+        self.meta = meta
+        self.tid: bytes | None = None
+        self.status = " "
+        self.log = CommitLog(commit_memory)
+        self.blobs: list[UploadedBlob] = []
+        self.replaced: dict[bytes, int] = {}
+        self.rounds = 0
+        self.error: Exception | None = None
+        self.stage = Stage.COLLECTING
+        self.changed: tuple[bytes, ...] = ()
+
+    def fail(self, error: Exception) -> None:
+        """Remember *error* for the vote; the first one counts."""
+        if self.error is None:
+            self.error = error
+
+    @property
+    def has_files(self) -> bool:
+        """Whether :meth:`discard` has files to remove."""
+        return bool(self.blobs) or self.log.has_file
+
+    def discard(self) -> None:
+        """Remove the temporary files.  May block; on a worker thread."""
+        self.log.close()
+        for blob in self.blobs:
+            # The storage has taken over those of a successful vote.
+            remove_file(blob.path)
+        self.blobs = []
+
+
+def remove_file(path: str) -> None:
+    """Remove a temporary file if it is still there; failure is only logged."""
+    try:
+        os.remove(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.error("cannot remove temporary file %s: %s", path, error)
+
+
+def begin_transaction(request: TpcBegin, commit_memory: int, limits: Limits) -> Transaction:
+    """Return a new transaction as *request* describes it.
+
+    :raises ValueError: its extension data is not made of plain values.
+    """
+    extension = request.extension
+    if isinstance(extension, bytes) and extension:
+        # Storages unpickle these bytes themselves, without restrictions, whenever somebody looks
+        # at the undo log.  So they must not hold anything that the network may not send.
+        try:
+            value = pickles.loads(extension, limits)
+        except UndecodableMessage as error:
+            raise ValueError(f"the transaction's extension data is refused: {error}") from error
+        if type(value) is not dict:
+            raise ValueError("the transaction's extension data is not a dictionary")
+    elif not is_plain(extension):
+        # Storages would pickle the classes by which the decoder stands for foreign ones.
+        extension = to_plain(extension)
+        if not is_plain(extension):
+            raise ValueError("the transaction's extension data is not made of plain values")
+    meta = TransactionMetaData(request.user, request.description, extension or {})
+    transaction = Transaction(request.txn, meta, commit_memory)
+    transaction.tid = request.tid
+    transaction.status = request.status
+    return transaction

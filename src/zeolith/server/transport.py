@@ -1,0 +1,334 @@
+"""Glue between the event loop and a session: bytes in, bytes out, and when to stop either."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import sys
+from typing import Any, Final
+
+from ..errors import ProtocolViolation
+from ..protocol.faults import serialize_fault
+from ..protocol.framing import frame as make_frame
+from ..protocol.greeting import Coding
+from ..protocol.messages import Call, Notice
+from ..protocol.peers import Event, Hello, Probe, ServerPeer, Violated
+from .handlers import HANDLERS
+from .lobby import Lobby
+from .publisher import Publisher
+from .session import NOTICE, Session
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_SIZE: Final = 64 * 1024
+"""Bytes of replies collected before they are handed to the transport."""
+
+_LINGER: Final = 5.0
+"""Seconds that a connection which we close gets to take what it was sent."""
+
+
+class _OpenGate:
+    """Stands for the publisher of a client that has not chosen a storage."""
+
+    is_held = False
+
+
+_OPEN_GATE: Final = _OpenGate()
+
+
+class Connection(asyncio.Protocol):
+    """One connection from its first byte to its last.  Belongs to the loop's thread.
+
+    Requests are handled in the order of their arrival.  While a connection is *stalled*, for
+    whatever reason, what arrives waits, and reading stops as soon as something waits.
+
+    :param lobby: the server.
+    :ivar address: of the peer, for messages.
+    :ivar is_paused: whether the peer reads slower than it is sent to.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_gate",
+        "_is_closing",
+        "_is_hushed",
+        "_is_pumping",
+        "_lobby",
+        "_out",
+        "_out_size",
+        "_peer",
+        "_session",
+        "_stalls",
+        "_timer",
+        "_transport",
+        "address",
+        "is_paused",
+    )
+
+    def __init__(self, lobby: Lobby) -> None:
+        self._lobby = lobby
+        coding = Coding.MSGPACK if lobby.options.msgpack else Coding.PICKLE
+        self._peer = ServerPeer(coding, lobby.options.limits)
+        self._transport: asyncio.Transport
+        self._session: Session | None = None
+        self._gate: Publisher | _OpenGate = _OPEN_GATE
+        self._timer: asyncio.TimerHandle | None = None
+        self._backlog: list[Event] = []
+        self._stalls: set[str] = set()
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._is_pumping = False
+        self._is_closing = False
+        self._is_hushed = False  # reading is paused
+        self.is_paused = False
+        self.address = "?"
+
+    # -- called by the event loop ----------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        # uvloop's transports are no subclass of asyncio's, whose methods they have.
+        lobby = self._lobby
+        self._transport = transport
+        lobby.peers += 1
+        self.address = _peer_label(transport.get_extra_info("peername"), lobby.peers)
+        lobby.connections[self] = None
+        transport.set_write_buffer_limits(high=lobby.options.output_mark)
+        _tune(transport.get_extra_info("socket"), lobby.options.dead_peer_timeout)
+        if lobby.is_closing:
+            transport.abort()
+            return
+        self._timer = lobby.loop.call_later(lobby.options.register_timeout, self._is_late)
+        transport.write(self._peer.greeting())
+
+    def data_received(self, data: bytes) -> None:
+        events = self._peer.receive(data)
+        if self._stalls or self._backlog:
+            self._backlog.extend(events)
+            self._hush()
+        else:
+            self._pump(events)
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+        self.stall("output")
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        self.unstall("output")
+        if self._session is not None:
+            self._session.resumed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closing = True
+        self._backlog.clear()
+        self._out.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        del self._lobby.connections[self]
+        session = self._session
+        if session is not None:
+            if exc is not None:
+                logger.info("(%s) connection broke: %s", session.name, exc)
+            session.lost()
+        else:
+            logger.debug("(%s) left before it said anything", self.address)
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def _pump(self, events: list[Event]) -> None:
+        """Handle *events* and the backlog that forms meanwhile, until stalled."""
+        self._is_pumping = True
+        try:
+            while True:
+                done = self._handle(events)
+                if done < len(events):
+                    self._backlog[:0] = events[done:]
+                if not self._backlog or self._stalls or self._is_closing:
+                    break
+                events, self._backlog = self._backlog, []
+        finally:
+            self._is_pumping = False
+            self._flush()
+
+    def _handle(self, events: list[Event]) -> int:
+        """Handle *events* until stalled; return how many were handled."""
+        done = 0
+        for event in events:
+            if self._stalls or self._is_closing:
+                break
+            if event.__class__ is Call:
+                if self._gate.is_held:
+                    self._wait_for_finish()
+                    break
+                msgid, request = event
+                session = self._session
+                try:
+                    HANDLERS[request.__class__](session, msgid, request)
+                except Exception as error:  # noqa: BLE001 - becomes the answer
+                    assert session is not None
+                    session.fault(msgid, error)
+            else:
+                self._handle_other(event)
+            done += 1
+        return done
+
+    def _handle_other(self, event: Event) -> None:
+        session = self._session
+        if isinstance(event, Notice):
+            assert session is not None
+            try:
+                HANDLERS[event.request.__class__](session, NOTICE, event.request)
+            except Exception as error:  # noqa: BLE001 - the connection's end
+                session.fault(NOTICE, error)
+        elif isinstance(event, Hello):
+            assert self._peer.codec is not None
+            self._session = Session(self, self._peer.codec, self._lobby)
+            logger.debug("(%s) said hello, coding %s", self.address, event.coding.name)
+        elif isinstance(event, Probe):
+            logger.debug("(%s) asks for the status", self.address)
+            self.write(make_frame(json.dumps(self._lobby.status()).encode("ascii")))
+            self.close()
+        elif isinstance(event, Violated):
+            self._refuse(event.error)
+        # else a heartbeat: it has served its purpose by arriving
+
+    def _refuse(self, error: ProtocolViolation) -> None:
+        name = self.address if self._session is None else self._session.name
+        logger.warning("(%s) connection closed, protocol violated: %s", name, error)
+        msgid = getattr(error, "msgid", None)
+        if msgid is not None and self._peer.codec is not None and self._session is not None:
+            fault_name, details = serialize_fault(error)
+            self._session.send(self._peer.codec.fault(msgid, fault_name, details))
+        self.close()
+
+    def registered(self, publisher: Publisher) -> None:
+        """The session has chosen a storage."""
+        self._peer.registered()
+        self._gate = publisher
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _is_late(self) -> None:
+        self._timer = None
+        logger.warning(
+            "(%s) connection closed: not registered within %g s",
+            self.address,
+            self._lobby.options.register_timeout,
+        )
+        self.abort()
+
+    # -- flow of input ---------------------------------------------------------------------------
+
+    def stall(self, reason: str) -> None:
+        """Handle nothing more until :meth:`unstall` with the same reason."""
+        self._stalls.add(reason)
+
+    def unstall(self, reason: str) -> None:
+        """Take back a stall, if there is one; go on if it was the last."""
+        if not self._stalls:
+            return
+        self._stalls.discard(reason)
+        if self._stalls or self._is_pumping or self._is_closing:
+            return
+        if self._backlog:
+            events, self._backlog = self._backlog, []
+            self._pump(events)
+        if self._is_hushed and not self._stalls and not self._is_closing:
+            self._is_hushed = False
+            self._transport.resume_reading()
+
+    def _wait_for_finish(self) -> None:
+        assert self._session is not None
+        self.stall("finish")
+        self._session.service.when_settled(lambda: self.unstall("finish"))
+
+    def _hush(self) -> None:
+        # Only once something waits: most stalls end before more arrives, and then pausing would
+        # only have cost system calls.
+        if not self._is_hushed and not self._is_closing:
+            self._is_hushed = True
+            self._transport.pause_reading()
+
+    # -- output ----------------------------------------------------------------------------------
+
+    def write(self, frame: bytes) -> None:
+        """Send *frame*.  Only sessions call this, which see to the order (R1)."""
+        if self._is_pumping:
+            self._out.append(frame)
+            self._out_size += len(frame)
+            if self._out_size > _FLUSH_SIZE:
+                self._flush()
+        elif not self._is_closing:
+            self._transport.write(frame)
+
+    def _flush(self) -> None:
+        out = self._out
+        if not out:
+            return
+        self._out = []
+        self._out_size = 0
+        if not self._is_closing:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def check_output(self) -> None:
+        """Drop the connection if it has not taken too much of what it did not ask for (R8)."""
+        if not self.is_paused or self._is_closing:
+            return
+        size = self._transport.get_write_buffer_size()
+        limit = self._lobby.options.output_limit
+        if size > limit:
+            session = self._session
+            assert session is not None
+            session.stats.slow_clients += 1
+            session.drop(f"it does not read: {size} bytes wait for it, the limit is {limit}")
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session | None:
+        """The client, once it has said hello."""
+        return self._session
+
+    def close(self) -> None:
+        """Close after what was written so far, which the peer gets a moment to take."""
+        if self._is_closing:
+            return
+        self._flush()
+        self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._lobby.loop.call_later(_LINGER, self._transport.abort)
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what the peer has not taken is lost."""
+        self._is_closing = True
+        self._transport.abort()
+
+
+def _peer_label(peername: Any, number: int) -> str:
+    if isinstance(peername, tuple) and len(peername) >= 2:
+        host, port = peername[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    # Clients of a Unix socket have no address of their own.
+    return f"unix client {number}"
+
+
+def _tune(sock: Any, dead_peer_timeout: float) -> None:
+    """Have small messages sent at once, and dead peers noticed."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        # Half of the time to notice that nothing comes, half to be sure.
+        idle = max(int(dead_peer_timeout / 2), 1)
+        interval = max(int(dead_peer_timeout / 8), 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+        # Unacknowledged data hides a dead peer from keep-alive.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_peer_timeout * 1000))

@@ -1,0 +1,65 @@
+"""A blob on its way from a client to the disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from .transactions import remove_file
+
+
+class Upload:
+    """A temporary file that takes up one blob.
+
+    :meth:`start`, :meth:`write`, :meth:`finish` and :meth:`discard` run on worker threads, one
+    after the other in that order; the rest belongs to the loop.
+
+    :ivar error: what went wrong on a worker; the vote will say it.
+    :ivar path: the file, once started.
+    """
+
+    __slots__ = ("_file", "error", "path")
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self.error: Exception | None = None
+        self.path = ""
+
+    def start(self, directory: str) -> None:
+        """Make the file in *directory*.
+
+        :raises OSError: it cannot be made.
+        """
+        self._file, self.path = tempfile.mkstemp(prefix="zeolith-upload-", dir=directory)
+
+    def write(self, chunk: bytes) -> None:
+        """Append *chunk*.
+
+        :raises OSError: the disk is full, or the like.
+        """
+        if self._file is None:
+            return  # it could not be started, and that was reported
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+
+    def finish(self) -> str:
+        """Bring the file to disk (R4), close it and return its path.
+
+        :raises OSError: the disk is full, or the like.
+        """
+        if self._file is not None:
+            os.fsync(self._file)
+        self._close()
+        return self.path
+
+    def discard(self) -> None:
+        """Close and remove the file; do nothing if there is none."""
+        self._close()
+        if self.path:
+            remove_file(self.path)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            descriptor, self._file = self._file, None
+            os.close(descriptor)
