@@ -312,9 +312,9 @@ _atoms = st.one_of(
     st.binary(max_size=9),
     st.sampled_from([OID, TID]),
 )
-_keys = st.sampled_from(
-    ["message", "oid", "serials", "class_name", "data", "p1", "p2", "p3", "reason", "_errs", "_reason", "_oid", "referer", "missing", "args"]
-)
+_CONFLICT_KEYS = ("message", "oid", "serials", "class_name", "data", "p1", "p2", "p3", "reason")
+_OTHER_KEYS = ("_errs", "_reason", "_oid", "referer", "missing", "args")
+_keys = st.sampled_from((*_CONFLICT_KEYS, *_OTHER_KEYS))
 _values = st.recursive(
     _atoms,
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.lists(inner, max_size=3).map(tuple)),

@@ -198,7 +198,8 @@ def test_every_phase_and_message(coding: Coding, phase: Phase, receiver: str, ca
         admit(server, client)
     peer: Any = server if receiver == "server" else client
     sender: Any = client if receiver == "server" else server
-    events = peer.receive(serialize(sender.codec, case.message))
+    frame_ = serialize(sender.codec, case.message)
+    events = peer.receive(frame_)
     message = case.message
     kind = type(message[-1]) if isinstance(message, Call | Notice) else type(message)
     # A side knows only the requests it may get; replies pass for whoever awaits one.
@@ -206,8 +207,9 @@ def test_every_phase_and_message(coding: Coding, phase: Phase, receiver: str, ca
         assert events == [as_received(message, coding.value)]
         assert peer.phase is phase
     else:
-        error = violation(events)
-        assert isinstance(error, IllegalMessage)
+        is_large = len(frame_) > Limits().max_register_size
+        refusal = FrameTooLarge if is_large and phase is Phase.REGISTERING else IllegalMessage
+        assert isinstance(violation(events), refusal if receiver == "server" else IllegalMessage)
         assert peer.phase is Phase.CLOSED
 
 
@@ -247,6 +249,18 @@ def test_oversized_frame_after_good_ones(coding: Coding) -> None:
     error = violation(events)
     assert isinstance(error, FrameTooLarge)
     assert (error.announced, error.limit) == (201, 200)
+
+
+@CODINGS
+def test_frames_are_small_until_the_client_is_admitted(coding: Coding) -> None:
+    """F: before it registers, nobody gets the server to take much."""
+    large = frame(bytes(Limits().max_register_size + 1))
+    server, client = connect(coding)
+    assert isinstance(violation(server.receive(large[:4])), FrameTooLarge)
+    server, client = connect(coding)
+    admit(server, client)
+    assert server.receive(large[:-1]) == []
+    assert client.receive(large[:-1]) == []
 
 
 @CODINGS

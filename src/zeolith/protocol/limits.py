@@ -16,6 +16,10 @@ class Limits:
     max_greeting_size: int = 64
     """Bytes of the first frame.  Everything legal there is a short name."""
 
+    max_register_size: int = 64 * 1024
+    """Bytes of one frame that a client sends before it is admitted to a storage: it has nothing to
+    say but the storage's name, and nothing is known about it."""
+
     max_depth: int = 32
     """Nesting of tuples, lists and dictionaries.  Real messages nest five deep; transaction
     extension data is the only free-form part."""
@@ -23,6 +27,10 @@ class Limits:
     max_items: int = 4_000_000
     """Values in one message, counted over all containers.  The largest real message is the list
     of objects that one transaction changed."""
+
+    max_containers: int = 250_000
+    """Tuples, lists, sets and dictionaries in one message.  A byte can make one that takes 220, so
+    they are counted apart.  Real messages with many are lists of dictionaries: undo logs."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -46,7 +46,8 @@ def dumps(value: Any) -> bytes:
 def loads(payload: bytes, limits: Limits) -> Any:
     """Return the value that *payload* describes; arrays become tuples.
 
-    :param limits: ``max_depth`` bounds the nesting, ``max_items`` the values (a map entry is two).
+    :param limits: ``max_depth`` bounds the nesting, ``max_items`` the values (a map entry is two),
+        ``max_containers`` those that hold others.
     :raises UndecodableMessage: it is cut short, damaged, too deep or too long, or it holds
         something that is not admitted: extension types, map keys that are neither text, bytes nor
         integers.
@@ -100,11 +101,12 @@ _KEYS: Final = frozenset(
 class _Walker:
     """Walks over the headers of one message."""
 
-    __slots__ = ("_items", "_limits", "_payload")
+    __slots__ = ("_containers", "_items", "_limits", "_payload")
 
     def __init__(self, payload: bytes, limits: Limits) -> None:
         self._payload = payload
         self._limits = limits
+        self._containers = 0
         self._items = 1
 
     def walk(self, count: int, position: int, depth: int, waiting: int, stride: int = 1) -> int:
@@ -159,4 +161,7 @@ class _Walker:
         self._items += count
         if self._items > limits.max_items:
             raise UndecodableMessage(f"more than {limits.max_items} items in one message")
+        self._containers += 1
+        if self._containers > limits.max_containers:
+            raise UndecodableMessage(f"more than {limits.max_containers} containers in one message")
         return self.walk(count, position, depth + 1, waiting, stride)

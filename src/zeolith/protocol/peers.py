@@ -187,6 +187,7 @@ class ServerPeer(_Peer):
     def registered(self) -> None:
         """The shell has admitted the client: everything but another registration is legal now."""
         assert self.codec is not None
+        self._frames.max_size = self._limits.max_message_size
         self._enter("server", Phase.OPEN)
         self._load_size = self.codec.load_before_size
         self._parse_load = self.codec.parse_load_before
@@ -208,7 +209,7 @@ class ServerPeer(_Peer):
             return Probe()
         coding = parse_hello(payload)
         self.codec = make_codec(coding, SERVER_REQUESTS, self._limits)
-        self._frames.max_size = self._limits.max_message_size
+        self._frames.max_size = min(self._limits.max_register_size, self._limits.max_message_size)
         self._enter("server", Phase.REGISTERING)
         return Hello(coding)
 

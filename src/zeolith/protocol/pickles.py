@@ -88,7 +88,8 @@ def loads(payload: bytes, limits: Limits) -> Any:
     :class:`.values.RemoteException`.
 
     :param limits: ``max_depth`` bounds the nesting, ``max_items`` the opcodes (each value takes
-        one, a list one or two more).
+        one, a list two more), ``max_containers`` the values that hold others,
+        ``max_message_size`` what the message would take without its memo.
     :raises UndecodableMessage: it is cut short, damaged, too deep or too long, or it holds
         something that is not admitted.
     """

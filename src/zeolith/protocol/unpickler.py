@@ -60,7 +60,7 @@ class Unpickler:
     a call consumes are therefore kept until the end, lest another object gets their identity.
 
     :param payload: the message.
-    :param limits: ``max_depth``, ``max_items`` and ``max_message_size`` count.
+    :param limits: see :func:`.pickles.loads`.
     """
 
     __slots__ = (
@@ -95,6 +95,7 @@ class Unpickler:
         if payload[:1] != b"\x80" or not 2 <= payload[1] <= 5:
             raise UndecodableMessage("not a pickle of protocol 2 to 5")
         max_depth = self._limits.max_depth
+        room = self._limits.max_containers
         stack: list[Any] = []
         height = 0
         outer: list[tuple[list[Any], int]] = []
@@ -156,6 +157,9 @@ class Unpickler:
                 stack[-count:] = (value,)
                 if above > height:
                     height = above
+                room -= 1
+                if room < 0:
+                    raise self._too_many()
             elif opcode in _ENDS:
                 items = stack
                 above = height + 1
@@ -165,6 +169,9 @@ class Unpickler:
                 above = self._end(opcode, items, above, stack)
                 if above > height:
                     height = above
+                room -= 1
+                if room < 0:
+                    raise self._too_many()
             elif opcode == 0x2E:  # STOP
                 if position != len(payload):
                     raise UndecodableMessage("bytes after the end of the pickle")
@@ -175,16 +182,26 @@ class Unpickler:
                 stack.append(_EMPTY[opcode]())
                 if not height:
                     height = 1
+                room -= 1
+                if room < 0:
+                    raise self._too_many()
             elif opcode in _ADDS:
                 height = max(height, self._add(opcode, stack))
             elif opcode in _CALLS:
                 height = max(height, self._call(opcode, stack))
+                room -= 1
+                if room < 0:
+                    raise self._too_many()
             else:
                 position = self._rare(opcode, position, stack)
         raise UndecodableMessage(f"more than {self._limits.max_items} items in one message")
 
     def _too_deep(self) -> UndecodableMessage:
         return UndecodableMessage(f"values are nested more than {self._limits.max_depth} deep")
+
+    def _too_many(self) -> UndecodableMessage:
+        limit = self._limits.max_containers
+        return UndecodableMessage(f"more than {limit} containers in one message")
 
     def _height(self, value: object) -> int:
         if type(value) not in _CONTAINERS:
