@@ -43,6 +43,8 @@ SMALLEST_GRANULE_BITS: Final = 4
 MINIMUM_SIZE: Final = 4096
 """Below this a circle of records has no room to turn."""
 
+_MINIMUM_GRANULES: Final = MINIMUM_SIZE >> SMALLEST_GRANULE_BITS
+
 LARGEST_SHARE: Final = 4
 """A record may take one part in this many of the file; a larger one would flush too much."""
 
@@ -245,7 +247,7 @@ class RecordLog:
 
         :returns: whether the log goes on, smaller than before.
         """
-        if self._wrapped or not MINIMUM_SIZE >> self.shift <= self._head < self._capacity:
+        if self._wrapped or not _MINIMUM_GRANULES <= self._head < self._capacity:
             return False
         self._set_capacity(self._head)
         return True

@@ -21,6 +21,7 @@ that ended it is remembered.  So a full disk cannot keep the cache from learning
 from __future__ import annotations
 
 import logging
+import os
 from os import pread
 from threading import RLock
 from typing import Final, NamedTuple
@@ -72,7 +73,9 @@ class RingCache:
     everything and stays empty, and says so once in the log.
 
     :param size: most bytes the file may take; raised to :data:`.log.MINIMUM_SIZE` if below.
-        Records larger than a quarter of it, or than 4 MiB, are not kept.
+        Records larger than a quarter of it, or than 4 MiB, are not kept.  The index in memory
+        takes about 10 bytes for a current revision where ids lie close together, up to 40 where
+        they are scattered, and about 100 for an earlier one.
     :param directory: where to make the file; None for the system's temporary directory.
     :raises ConfigurationError: *size* is not a number of bytes, or no file can be made.
     """
@@ -83,13 +86,14 @@ class RingCache:
         # Re-entrant: the garbage collector may run an application's finalizer in the middle of
         # anything, and that may load an object.
         self._lock = RLock()
+        self._pid = os.getpid()
         self._log = RecordLog(max(size, MINIMUM_SIZE), directory)
         self._index = PlaceIndex()
         self._earlier = EarlierRevisions()
         self._last_tid: bytes = NO_TID
         self._count = 0
         self._is_off = False
-        self._credit = 0
+        self._credit = self._log.max_record
         self._stored = self._dropped = self._kept = 0
         # What a hit needs, one attribute away.
         self._sweeps = 0
@@ -263,6 +267,7 @@ class RingCache:
         chunk, base, places, end = batch
         # Credit is carried over, so that a record larger than a batch can be kept too.
         self._credit = min(self._credit + len(chunk) // KEPT_SHARE, log.max_record)
+        larger: list[tuple[bytes, bytes]] = []
         for place in places:
             at = (place >> LENGTH_BITS << shift) - base
             oid = chunk[at : at + 8]
@@ -273,12 +278,13 @@ class RingCache:
             if page is not None and suffix in page and page[suffix] == packed:
                 length = place & LENGTH_MASK
                 if marks[place >> _MARK_SHIFT] and length <= self._credit:
+                    self._credit -= length
                     copy = log.copy(chunk[at : at + length])
                     if copy is not None:
                         page[suffix] = copy.to_bytes(PLACE_SIZE, "big")
-                        self._credit -= length
                         self._kept += 1
                         continue
+                    larger.append((oid, chunk[at : at + length]))
                 del page[suffix]
                 if not page:
                     del pages[number]
@@ -291,6 +297,14 @@ class RingCache:
         # The last mark may belong to the next record as well: its own sweep will clear it.
         first, last = places[0] >> _MARK_SHIFT, end >> _MARK_BITS
         marks[first:last] = bytes(last - first)
+        for oid, record in larger:
+            # What the gap was too small for may go where it came from.
+            copy = log.copy(record)
+            if copy is not None:
+                self._index.set(oid, copy)
+                self._count += 1
+                self._dropped -= 1
+                self._kept += 1
 
     def clear(self) -> None:
         """Forget everything, the last tid too."""
@@ -327,7 +341,13 @@ class RingCache:
             logger.debug("its room is not given back: %s", failure)
 
     def close(self) -> None:
-        """Release the file; may be called twice.  ``load_before`` returns None afterwards."""
+        """Release the file; may be called twice.  ``load_before`` returns None afterwards.
+
+        It is all that a child made by ``fork`` may call: the file is its parent's too.
+        """
+        if os.getpid() != self._pid:
+            # A thread that the child does not have may hold the lock for ever.
+            self._lock = RLock()
         with self._lock:
             self._is_off = True
             self._empty()

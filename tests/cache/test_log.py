@@ -1,0 +1,267 @@
+"""The circle of records: what goes in comes out, in order, within its bounds."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zeolith.cache.log import (
+    HEADER,
+    LENGTH_MASK,
+    MINIMUM_SIZE,
+    LogDamaged,
+    RecordLog,
+)
+from zeolith.errors import ConfigurationError
+
+TID = b"\0" * 7 + b"\1"
+
+
+def to_oid(n: int) -> bytes:
+    return n.to_bytes(8, "big")
+
+
+def make_record(n: int, size: int) -> bytes:
+    return HEADER.pack(to_oid(n), TID, HEADER.size + size) + bytes([n % 256]) * size
+
+
+@pytest.fixture
+def log() -> Iterator[RecordLog]:
+    log = RecordLog(MINIMUM_SIZE)
+    yield log
+    log.close()
+
+
+def sweep(log: RecordLog) -> list[bytes]:
+    """Give up the oldest records; return their object ids."""
+    batch = log.oldest()
+    oids = []
+    for place in batch.places:
+        at = log.offset(place) - batch.base
+        assert batch.chunk[at : at + (place & LENGTH_MASK)][8:16] == TID
+        oids.append(batch.chunk[at : at + 8])
+    log.release(batch)
+    return oids
+
+
+def test_a_record_is_read_back_from_its_place(log: RecordLog) -> None:
+    record = make_record(5, 100)
+    place = log.append(record)
+    assert place is not None
+    assert place & LENGTH_MASK == len(record)
+    assert log.read(place, to_oid(5)) == record
+    assert log.read_start(place, to_oid(5)) == TID
+
+
+def test_reading_another_object_than_was_written_is_damage(log: RecordLog) -> None:
+    place = log.append(make_record(5, 100))
+    assert place is not None
+    with pytest.raises(LogDamaged):
+        log.read(place, to_oid(6))
+    with pytest.raises(LogDamaged):
+        log.read_start(place, to_oid(6))
+
+
+def test_reading_a_record_that_was_cut_off_is_damage(log: RecordLog) -> None:
+    place = log.append(make_record(5, 100))
+    assert place is not None
+    os.ftruncate(log.fd, log.offset(place) + 60)
+    with pytest.raises(LogDamaged):
+        log.read(place, to_oid(5))
+    assert log.read_start(place, to_oid(5)) == TID
+    os.ftruncate(log.fd, log.offset(place) + 15)
+    with pytest.raises(LogDamaged):
+        log.read_start(place, to_oid(5))
+
+
+@pytest.mark.parametrize("size", [0, 1, 11, 12, 13, 300, 1004])
+def test_the_oldest_leave_first_and_the_file_keeps_its_size(log: RecordLog, size: int) -> None:
+    written: list[bytes] = []
+    left: list[bytes] = []
+    held: dict[bytes, int] = {}
+    for n in range(1000):
+        record = make_record(n, size)
+        while (place := log.append(record)) is None:
+            gone = sweep(log)
+            assert gone
+            left += gone
+            for oid in gone:
+                del held[oid]
+        written.append(to_oid(n))
+        held[to_oid(n)] = place
+        for oid, at in held.items():
+            assert log.read(at, oid) == make_record(int.from_bytes(oid, "big"), size)
+    assert left == written[: len(left)]
+    assert len(held) >= 0.6 * MINIMUM_SIZE // (HEADER.size + size + 16)
+    assert os.fstat(log.fd).st_size <= MINIMUM_SIZE
+
+
+def test_what_is_swept_can_be_copied_into_the_gap_first(log: RecordLog) -> None:
+    record = make_record(1, 100)
+    first = log.append(record)
+    assert first is not None
+    while log.append(make_record(2, 100)) is not None:
+        pass
+    batch = log.oldest()
+    assert batch.places[0] == first
+    copy = log.copy(batch.chunk[: len(record)])
+    assert copy is not None
+    assert log.read(first, to_oid(1)) == log.read(copy, to_oid(1)) == record
+    log.release(batch)
+    assert log.read(copy, to_oid(1)) == record
+
+
+def test_a_copy_never_writes_over_what_is_not_released(log: RecordLog) -> None:
+    places: list[int] = []
+    while (place := log.append(make_record(len(places), 100))) is not None:
+        places.append(place)
+    while log.copy(make_record(99, 100)) is not None:
+        pass
+    for n, place in enumerate(places):
+        assert log.read(place, to_oid(n)) == make_record(n, 100)
+
+
+def test_a_record_larger_than_the_gap_is_swept_alone(log: RecordLog) -> None:
+    assert log.append(make_record(1, 1000)) is not None
+    assert log.append(make_record(2, 10)) is not None
+    assert sweep(log) == [to_oid(1)]
+    assert sweep(log) == [to_oid(2)]
+
+
+def test_an_empty_log_has_no_oldest(log: RecordLog) -> None:
+    with pytest.raises(LogDamaged):
+        log.oldest()
+
+
+def test_bytes_that_are_no_record_are_not_walked(log: RecordLog) -> None:
+    assert log.append(make_record(1, 100)) is not None
+    assert log.append(make_record(2, 100)) is not None
+    os.pwrite(log.fd, b"\0" * 4, 16)
+    with pytest.raises(LogDamaged):
+        log.oldest()
+    os.pwrite(log.fd, b"\xff" * 4, 16)
+    with pytest.raises(LogDamaged):
+        log.oldest()
+
+
+def test_a_large_file_has_larger_granules_and_every_place_fits_into_six_bytes() -> None:
+    log = RecordLog(100 << 30)
+    try:
+        assert log.shift > 4
+        assert log.capacity == 100 << 30
+        log._head = log._capacity - 64  # the last record of a full file
+        record = make_record(7, 1000)
+        place = log.append(record) or log.copy(record)
+        assert place is not None
+        assert place < 1 << 48
+        assert log.offset(place) >= (100 << 30) - (64 << log.shift)
+        assert log.read(place, to_oid(7)) == record
+    finally:
+        log.close()
+
+
+def test_a_write_that_stops_half_way_is_continued(
+    log: RecordLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:7], at))
+    place = log.append(make_record(5, 100))
+    assert place is not None
+    assert log.read(place, to_oid(5)) == make_record(5, 100)
+
+
+def test_a_write_that_does_not_get_on_is_an_error(
+    log: RecordLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: 0)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        log.append(make_record(5, 100))
+
+
+def test_a_failed_write_leaves_the_log_as_it_was(
+    log: RecordLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = log.append(make_record(1, 100))
+    assert first is not None
+
+    def fail(fd: int, data: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            log.append(make_record(2, 100))
+    second = log.append(make_record(3, 100))
+    assert second is not None
+    assert log.offset(second) == 128
+    assert sweep(log) == [to_oid(1), to_oid(3)]
+
+
+def test_a_log_that_never_wrapped_can_shrink_to_what_it_has() -> None:
+    log = RecordLog(16 * MINIMUM_SIZE)
+    try:
+        held: dict[int, int] = {}
+        while log.offset(max(held.values(), default=0)) < 2 * MINIMUM_SIZE:
+            place = log.append(make_record(len(held), 300))
+            assert place is not None
+            held[len(held)] = place
+        assert log.shrink()
+        assert 2 * MINIMUM_SIZE <= log.capacity < 3 * MINIMUM_SIZE
+        assert not log.shrink(), "there is nothing more to give up"
+        for n, place in held.items():
+            assert log.read(place, to_oid(n)) == make_record(n, 300)
+        left = []
+        for n in range(len(held), 200):
+            while log.append(make_record(n, 300)) is None:
+                left += sweep(log)
+        assert left == [to_oid(n) for n in range(len(left))]
+        assert len(left) > 150
+        assert os.fstat(log.fd).st_size <= log.capacity
+    finally:
+        log.close()
+
+
+def test_a_log_too_small_or_already_wrapped_does_not_shrink(log: RecordLog) -> None:
+    assert log.append(make_record(1, 100)) is not None
+    assert not log.shrink()
+    for n in range(100):
+        while log.append(make_record(n, 300)) is None:
+            sweep(log)
+    assert not log.shrink()
+
+
+def test_cleared_it_begins_anew(log: RecordLog) -> None:
+    while log.append(make_record(1, 300)) is not None:
+        pass
+    log.clear()
+    place = log.append(make_record(2, 300))
+    assert place is not None
+    assert log.offset(place) == 0
+    assert sweep(log) == [to_oid(2)]
+
+
+def test_discarded_it_takes_no_room(log: RecordLog) -> None:
+    assert log.append(make_record(1, 300)) is not None
+    log.discard()
+    assert os.fstat(log.fd).st_size == 0
+
+
+def test_the_file_has_no_name_and_closes_twice(tmp_path: Path) -> None:
+    log = RecordLog(MINIMUM_SIZE, str(tmp_path))
+    assert log.append(make_record(1, 300)) is not None
+    assert list(tmp_path.iterdir()) == []
+    log.close()
+    log.close()
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(log.fd)
+
+
+def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    with pytest.raises(ConfigurationError, match="missing") as caught:
+        RecordLog(MINIMUM_SIZE, missing)
+    assert "writable" in caught.value.remedy
