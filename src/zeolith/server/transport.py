@@ -13,11 +13,12 @@ from ..errors import ProtocolViolation
 from ..protocol.faults import serialize_fault
 from ..protocol.framing import frame as make_frame
 from ..protocol.greeting import Coding
-from ..protocol.messages import Call, Notice
+from ..protocol.messages import Call, LoadBefore, Notice
 from ..protocol.peers import Event, Hello, Probe, ServerPeer, Violated
 from .handlers import HANDLERS
 from .lobby import Lobby
 from .publisher import Publisher
+from .reading import load_before
 from .session import NOTICE, Session
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,11 @@ class Connection(asyncio.Protocol):
         transport.write(self._peer.greeting())
 
     def data_received(self, data: bytes) -> None:
+        if not (self._stalls or self._backlog or self._gate.is_held or self._is_closing):
+            load = self._peer.receive_load(data)
+            if load is not None:
+                self._load(LoadBefore._make(load))
+                return
         events = self._peer.receive(data)
         if self._stalls or self._backlog:
             self._backlog.extend(events)
@@ -136,6 +142,15 @@ class Connection(asyncio.Protocol):
             logger.debug("(%s) left before it said anything", self.address)
 
     # -- requests --------------------------------------------------------------------------------
+
+    def _load(self, request: LoadBefore) -> None:
+        """Handle a load that came alone: nothing is waiting, before it or behind it."""
+        session = self._session
+        assert session is not None
+        try:
+            load_before(session, request, request)
+        except Exception as error:  # noqa: BLE001 - becomes the answer
+            session.fault(request, error)
 
     def _pump(self, events: list[Event]) -> None:
         """Handle *events* and the backlog that forms meanwhile, until stalled."""
