@@ -163,7 +163,7 @@ def _start_thread(
             config.eventlog()
         if log_file is not None or debug:
             cleanup.enter_context(_logging(log_file, debug))
-        running = config.make_server(config.open_storages())
+        running = config.make_server()
         cleanup.callback(start_in_thread(running))
         close = cleanup.pop_all().close
 

@@ -21,6 +21,7 @@ from ..config.server import (
     parse_server_config,
 )
 from ..config.storages import File, name_storages
+from .signals import Signals
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -93,13 +94,14 @@ def version() -> None:
     help="Event loop; auto takes uvloop if it is installed.",
 )
 @click.option("--control-fd", type=click.IntRange(min=0), hidden=True)
-def serve(control_fd: int | None, **options: Any) -> int:
+@click.pass_obj
+def serve(signals: Signals | None, /, control_fd: int | None, **options: Any) -> int:
     """Serve storages in the foreground until SIGINT (Ctrl-C) or SIGTERM."""
     config = read_config(**options)
 
     from .serve import serve as serve_config
 
-    return serve_config(config, control_fd)
+    return serve_config(config, signals, control_fd)
 
 
 def read_config(

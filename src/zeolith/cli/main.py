@@ -11,25 +11,21 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-# Nothing slow may be imported here: a signal that comes before run() has the default effect.
-from .stopping import StopRequested, raise_on_stop
+# Nothing slow may be imported here: a signal that comes before run() has its default effect.
+from .signals import Signals
 
 OK, FAILURE, USAGE = 0, 1, 2
 
 
 def run() -> NoReturn:
     """Run the command with the arguments of this process, and exit with its status."""
-    raise_on_stop()
-    try:
-        status = main(sys.argv[1:])
-    except StopRequested:
-        status = OK
-    sys.exit(status)
+    sys.exit(main(sys.argv[1:], Signals()))
 
 
-def main(args: Sequence[str]) -> int:
+def main(args: Sequence[str], signals: Signals | None = None) -> int:
     """Run the command with *args*, the name of the command not among them.
 
+    :param signals: what takes the signals of this process; without it they keep their effect.
     :return: the exit status.
     """
     import click
@@ -38,15 +34,13 @@ def main(args: Sequence[str]) -> int:
     from .commands import zeolith
 
     try:
-        status = zeolith.main(list(args), prog_name="zeolith", standalone_mode=False)
+        status = zeolith.main(list(args), prog_name="zeolith", standalone_mode=False, obj=signals)
     except click.ClickException as error:
         error.show()
         return USAGE
     except ConfigurationError as error:
         print(f"zeolith: {error}", file=sys.stderr)
         return USAGE
-    except StopRequested:
-        return OK
     except Exception:
         logging.getLogger("zeolith").exception("the command failed")
         return FAILURE

@@ -1,15 +1,12 @@
-"""Serving in the foreground: logging, process id, signals, and the line that says it is ready."""
+"""Serving in the foreground: logging, process id, and the line that says it is ready."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config.address import Address, format_address, local_address
@@ -19,6 +16,7 @@ from ..config.storages import DEFAULT_NAME, describe_storage
 if TYPE_CHECKING:
     from ..config.server import ServerConfig
     from ..server import Server
+    from .signals import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +26,14 @@ commit thread that pickles and writes would otherwise keep the event loop, and w
 waiting for 5 ms at a time, Python's default; ten loads fit into this one."""
 
 
-def serve(config: ServerConfig, control_fd: int | None = None) -> int:
+def serve(
+    config: ServerConfig, signals: Signals | None = None, control_fd: int | None = None
+) -> int:
     """Serve what *config* says until a signal ends it.
 
-    Must run in the main thread of a process of its own: it sets up logging, signal handlers and
-    the interpreter's switch interval.
+    Needs a process of its own: it sets up logging and the interpreter's switch interval.
 
+    :param signals: what takes the signals of this process.
     :param control_fd: descriptor of a socket whose other end the parent process holds: the
         address is written to it as soon as the server listens, and the server stops when the
         parent closes it, be it by dying.
@@ -43,29 +43,23 @@ def serve(config: ServerConfig, control_fd: int | None = None) -> int:
     set_up_logging(config.eventlog)
     sys.setswitchinterval(SWITCH_INTERVAL)
     pid_file = PidFile(config.pid_file) if config.pid_file else None
-    server = config.make_server(config.open_storages())
-    failures: list[BaseException] = []
+    server = config.make_server()
+    if signals is not None:
+        signals.direct_to(server.stop, config.eventlog)
 
-    def on_listening() -> None:
-        try:
-            if pid_file is not None:
-                pid_file.write()
-            announce(config, server.address)
-            if control_fd is not None:
-                _report_to_parent(control_fd, server)
-        except Exception as error:  # noqa: BLE001 - raised again below, outside of the loop
-            failures.append(error)
-            server.stop()
+    def on_listening(address: Address) -> None:
+        if pid_file is not None:
+            pid_file.write()
+        announce(config, address)
+        if control_fd is not None:
+            _report_to_parent(control_fd, address, server)
 
     try:
-        with _log_files_reopened_by_signal(config.eventlog):
-            status = server.run(on_listening=on_listening, handle_signals=True)
+        status = server.run(on_listening)
     finally:
         if pid_file is not None:
             pid_file.remove()
-    if failures:
-        raise failures[0]
-    return status
+    return status or (0 if signals is None else signals.status)
 
 
 def set_up_logging(eventlog: Callable[[], Any] | None) -> None:
@@ -107,29 +101,11 @@ def describe(config: ServerConfig, address: Address) -> str:
     )
 
 
-@contextmanager
-def _log_files_reopened_by_signal(eventlog: Any) -> Iterator[None]:
-    """Let SIGUSR2 reopen the log files, as log rotation expects of ZEO servers."""
-
-    def reopen(_number: int, _frame: FrameType | None) -> None:
-        if eventlog is None:
-            logger.warning("SIGUSR2: there are no log files to reopen without an <eventlog>")
-        else:
-            eventlog.reopen()
-            logger.info("SIGUSR2: log files reopened")
-
-    previous = signal.signal(signal.SIGUSR2, reopen)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR2, previous)
-
-
-def _report_to_parent(control_fd: int, server: Server) -> None:
+def _report_to_parent(control_fd: int, address: Address, server: Server) -> None:
     """Tell the parent the address, and stop when it goes away."""
     import json
 
-    os.write(control_fd, json.dumps(server.address).encode() + b"\n")
+    os.write(control_fd, json.dumps(address).encode() + b"\n")
 
     def wait_for_parent() -> None:
         # The parent never writes: a read returns only at the end of the connection.

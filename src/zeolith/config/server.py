@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..errors import ConfigurationError
 from .address import Address
@@ -52,7 +52,7 @@ class ServerConfig:
     msgpack: bool = False
     ssl: ssl.SSLContext | None = None
     pid_file: str | None = None
-    loop: str = "auto"
+    loop: Literal["auto", "uvloop", "asyncio"] = "auto"
     eventlog: Any = None
     source: str = "the command line"
 
@@ -60,24 +60,25 @@ class ServerConfig:
         """Open the storages; see :func:`.storages.open_storages`."""
         return open_storages(self.storages)
 
-    def make_server(self, storages: dict[str, Any]) -> Server:
-        """Return a server, not yet listening, for *storages*."""
+    def make_server(self) -> Server:
+        """Open the storages; return a server for them that does not listen yet.
+
+        :raises ConfigurationError: a setting makes no sense, or a storage cannot be opened.
+        """
         from ..server import Server, ServerOptions
 
-        return Server(
-            storages,
-            ServerOptions(
-                address=self.address,
-                read_only=self.read_only,
-                invalidation_queue_size=self.invalidation_queue_size,
-                invalidation_age=self.invalidation_age,
-                transaction_timeout=self.transaction_timeout,
-                client_conflict_resolution=self.client_conflict_resolution,
-                msgpack=self.msgpack,
-                ssl=self.ssl,
-                loop=self.loop,
-            ),
+        options = ServerOptions(
+            address=self.address,
+            read_only=self.read_only,
+            invalidation_queue_size=self.invalidation_queue_size,
+            invalidation_age=self.invalidation_age,
+            transaction_timeout=self.transaction_timeout,
+            client_conflict_resolution=self.client_conflict_resolution,
+            msgpack=self.msgpack,
+            ssl=self.ssl,
+            loop=self.loop,
         )
+        return Server(self.open_storages(), options)
 
 
 def msgpack_by_environment(environ: Mapping[str, str] = os.environ) -> bool:
