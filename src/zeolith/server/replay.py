@@ -85,7 +85,9 @@ class Replay:
                 f"transaction {tid.hex()} cannot follow {self._last_tid.hex()}, "
                 "which is the last of the storage"
             )
-        self._storage.tpc_begin(self._meta, tid, status)
+        # Not every storage that takes a tid takes a status as well.
+        arguments = (tid,) if status == " " else (tid, status)
+        self._storage.tpc_begin(self._meta, *arguments)
 
     def _replay(self) -> None:
         replaced = self._transaction.replaced
