@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final, Protocol
 
 from .config.address import LOOPBACK, Address, format_address
+from .config.pidfile import PidFile
 from .config.server import parse_server_config
 from .errors import ConfigurationError
 
@@ -164,7 +165,11 @@ def _start_thread(
         if log_file is not None or debug:
             cleanup.enter_context(_logging(log_file, debug))
         running = config.make_server()
-        cleanup.callback(start_in_thread(running))
+        cleanup.callback(start_in_thread(running, name or "zeolith-server"))
+        if config.pid_file is not None:
+            pid_file = PidFile(config.pid_file)
+            pid_file.write()
+            cleanup.callback(pid_file.remove)
         close = cleanup.pop_all().close
 
     def stop(stop_timeout: float = 99) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
-from importlib import metadata
 from typing import Any
 
 import click
@@ -35,6 +33,9 @@ def zeolith() -> None:
 @zeolith.command()
 def version() -> None:
     """Print the versions of Zeolith and of what it runs on."""
+    import platform
+    from importlib import metadata  # slow to import, and a server has no use for it
+
     parts = [f"zeolith {__version__}", f"Python {platform.python_version()}"]
     for name in ("ZODB", "uvloop"):
         try:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from .server import Server
 
 
-def start_in_thread(server: Server) -> Callable[[], None]:
+def start_in_thread(server: Server, name: str = "zeolith-server") -> Callable[[], None]:
     """Run *server* in a thread; return when it listens.
 
+    :param name: of the thread.
     :returns: a function that stops it and waits until its storages are closed.
     :raises Exception: whatever :meth:`Server.run` raises before it listens.
     """
@@ -27,7 +28,7 @@ def start_in_thread(server: Server) -> Callable[[], None]:
         finally:
             ready.set()
 
-    thread = threading.Thread(target=run, name="zeolith-server", daemon=True)
+    thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     ready.wait()
     if failure:
