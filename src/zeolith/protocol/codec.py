@@ -149,8 +149,8 @@ class Codec(ABC):
         msgid, flag, name, args = message
         if not _is_msgid(msgid):
             raise UndecodableMessage("a message id is a number, a short text or a few of them")
-        # False == 0 and True == 1: comparing by value would let a reply pass as a call.
-        if name == _REPLY:
+        # A Prefix equals other texts, so the class is compared first.
+        if type(name) is str and name == _REPLY:
             if msgid == _HEARTBEAT_ID:
                 return Heartbeat()
             if flag == _FLAG_OK:

@@ -1,0 +1,200 @@
+"""Fuzz the protocol core.
+
+Invariant: whatever bytes a peer sends, in whatever pieces,
+
+1. decoding returns a message or raises one of the four errors of ``PERMITTED``, nothing else;
+2. what is decoded can be shown, and its message id can be hashed and echoed;
+3. a connection's last event is its only violation, and nothing comes after it;
+4. decoding takes at most ``MAX_BYTES_PER_BYTE`` times the length of the input in memory, plus a
+   little.
+
+Usage: ``python fuzz/fuzz_decoders.py [seconds [seed]]``, by default 30 seconds and a seed that is
+printed.  With atheris installed, ``python fuzz/fuzz_decoders.py --atheris [libFuzzer options]``.
+Ends with status 1 and the input in hexadecimal if the invariant is broken.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+import traceback
+import tracemalloc
+from collections.abc import Callable, Sequence
+
+from zeolith.errors import (
+    FrameTooLarge,
+    IllegalMessage,
+    IncompatiblePeer,
+    UndecodableMessage,
+)
+from zeolith.protocol import msgpacks, pickles
+from zeolith.protocol.codec import make_codec
+from zeolith.protocol.framing import frame
+from zeolith.protocol.greeting import Coding
+from zeolith.protocol.limits import Limits
+from zeolith.protocol.messages import CLIENT_REQUESTS, SERVER_REQUESTS, Call, Fault, Reply
+from zeolith.protocol.peers import ClientPeer, ServerPeer, Violated
+
+PERMITTED = (UndecodableMessage, IllegalMessage, FrameTooLarge, IncompatiblePeer)
+
+MAX_BYTES_PER_BYTE = 700
+"""An empty set takes 216 bytes, some more on the stack, and is written in one; a refusal's
+traceback, the codec and the table of heights add to it."""
+
+LIMITS = Limits(max_message_size=100_000)
+OID, TID = b"\0" * 7 + b"\1", b"\3" * 8
+
+_VALUES: Sequence[object] = (
+    (1, False, "loadBefore", (OID, TID)),
+    ((OID, TID), False, "loadBefore", (OID, TID)),
+    (0, True, "storea", (OID, TID, b"data" * 20, 7)),
+    (0, True, "tpc_begin", (7, b"u", b"d", {"k": [1, {"n": (None, 1.5)}]}, None, " ")),
+    (3, False, "undoInfo", (0, -20, {"user_name": b"/ admin"})),
+    (0, True, "invalidateTransaction", (TID, [OID] * 5)),
+    ((OID, TID), 0, ".reply", (b"data", TID, None)),
+    (4, 2, ".reply", ("ZODB.POSException.ConflictError", {"serials": (TID, TID), "oid": OID})),
+    (-1, 0, ".reply", None),
+)
+
+_PIECES: Sequence[bytes] = (
+    *(
+        bytes([opcode])
+        for opcode in b"()]}\x8fteusa\x85\x86\x87\x90\x91R\x81b.N\x94\x9302\x81\xc0\xc1"
+    ),
+    *(b"\x80\x04", b"q\0", b"h\0", b"X\1\0\0\0k", b"C\1x", b"B\xff\xff\0\0"),
+    *(b"X\xff\xff\xff\xff", b"\x8a\x40", b"\x8b\xff\xff\0\0"),
+    *(b"cbuiltins\ndict\n", b"cbuiltins\nset\n", b"cbuiltins\nKeyError\n", b"cos\nsystem\n"),
+    *(b"cZopeUndo.Prefix\nPrefix\n", b"cZODB.POSException\n_recon\n", b"c_codecs\nencode\n"),
+    *(b"\xdc\0\x10", b"\xdd\0\0\xff\xff", b"\xde\0\1", b"\xc4\x08", b"\xd9\xff"),
+    *(b"\xc7\x0c\xff", b"\xd6\xff", b"\0\0\0\x05", b"\xff\xff\xff\xff"),
+)
+
+
+def check(data: bytes) -> None:
+    """Assert the invariant for *data*."""
+    for coding in Coding:
+        for forms in (SERVER_REQUESTS, CLIENT_REQUESTS):
+            _check_message(coding, data, forms is SERVER_REQUESTS)
+    _check_stream(data)
+
+
+def _check_message(coding: Coding, data: bytes, is_server: bool) -> None:
+    codec = make_codec(coding, SERVER_REQUESTS if is_server else CLIENT_REQUESTS, LIMITS)
+    try:
+        message = codec.decode(data)
+    except PERMITTED:
+        return
+    assert repr(message)
+    if isinstance(message, Call | Reply | Fault):
+        hash(message.msgid)
+        assert len(codec.reply(message.msgid, None)) < 20_000, "a long echo"
+
+
+def _check_stream(data: bytes) -> None:
+    for peer in (ServerPeer(Coding.PICKLE, LIMITS), ClientPeer(LIMITS)):
+        if isinstance(peer, ServerPeer):
+            peer.receive(frame(b"Z5" if len(data) % 2 else b"M5"))
+            peer.registered()
+        else:
+            peer.hello(Coding.PICKLE if len(data) % 2 else Coding.MSGPACK)
+        events = []
+        step = 1 + len(data) % 17
+        for stream in (data, frame(data)):
+            for at in range(0, len(stream), step):
+                events += peer.receive(stream[at : at + step])
+        violations = [event for event in events if isinstance(event, Violated)]
+        assert violations == ([events[-1]] if violations else []), "a violation is not the end"
+        assert all(isinstance(event.error, PERMITTED) for event in violations)
+
+
+def check_memory(data: bytes) -> None:
+    """Assert that decoding *data* takes memory in proportion to its length only."""
+    for loads in (pickles.loads, msgpacks.loads):
+        tracemalloc.start()
+        try:
+            loads(data, LIMITS)
+        except PERMITTED:
+            pass
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak <= MAX_BYTES_PER_BYTE * len(data) + 20_000, f"{peak} bytes of memory"
+
+
+def _mutate(choice: random.Random, data: bytes) -> bytes:
+    """Return *data* with one random change."""
+    at = choice.randrange(len(data) + 1)
+    to = min(len(data), at + choice.choice((1, 1, 2, 4, 9, 30)))
+    match choice.randrange(7):
+        case 0:
+            return data[:at] + choice.randbytes(to - at) + data[to:]
+        case 1:
+            return data[:at] + choice.choice(_PIECES) + data[at:]
+        case 2:
+            return data[:at] + data[to:]
+        case 3:
+            return data[:at] + data[at:to] * choice.choice((2, 3, 50, 1_000)) + data[to:]
+        case 4:
+            return data[:at] + choice.choice(_PIECES) * choice.choice((1, 2, 40, 2_000)) + data[to:]
+        case 5:
+            return data[:at]
+        case _:
+            return data[:at] + choice.choice((b"\0", b"\x7f", b"\x80", b"\xff")) + data[to:]
+
+
+def _seeds() -> list[bytes]:
+    dumps: Sequence[Callable[[object], bytes]] = (pickles.dumps, msgpacks.dumps)
+    return [dump(value) for dump in dumps for value in _VALUES] + [b"", b"\x80\x03", b"\x80\x04."]
+
+
+def fuzz(seconds: float, seed: int) -> int:
+    """Check random inputs for *seconds*; return how many.  AssertionError: the invariant broke."""
+    choice = random.Random(seed)
+    corpus = _seeds()
+    for data in corpus:
+        check(data)
+    deadline = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < deadline:
+        data = choice.choice(corpus)
+        for _ in range(choice.choice((1, 1, 2, 3, 8))):
+            data = _mutate(choice, data)[:100_000]
+        try:
+            check(data)
+            if count % 20 == 0:
+                check_memory(data)
+        except BaseException:
+            print(f"broken by {data.hex()}", file=sys.stderr)
+            raise
+        # Inputs that grew out of others reach further than single steps.
+        if choice.random() < 0.02:
+            corpus[choice.randrange(len(corpus))] = data[:2_000]
+            corpus[choice.randrange(len(corpus))] = choice.choice(_seeds())
+        count += 1
+    return count
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the fuzzer; return the exit status."""
+    if argv[1:2] == ["--atheris"]:
+        import atheris  # type: ignore  # only where it is installed
+
+        atheris.instrument_all()
+        atheris.Setup([argv[0], *argv[2:]], check)
+        atheris.Fuzz()
+        return 0
+    seconds = float(argv[1]) if len(argv) > 1 else 30.0
+    seed = int(argv[2]) if len(argv) > 2 else random.randrange(2**32)
+    print(f"fuzzing the decoders for {seconds:g} s, seed {seed}")
+    try:
+        count = fuzz(seconds, seed)
+    except Exception:  # noqa: BLE001 - whatever it is, it is the finding
+        traceback.print_exc()
+        return 1
+    print(f"{count} inputs, the invariant holds")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
