@@ -125,7 +125,11 @@ class RingCache:
             place = int.from_bytes(page[oid[6:]], "big")
             length = place & LENGTH_MASK
             record = pread(self._fd, length, place >> LENGTH_BITS << self._shift)
-        except (KeyError, OSError):
+        except KeyError:
+            # Not held as current.  Without earlier revisions there is nothing to ask the lock for:
+            # to miss what is just being stored is no mistake.
+            return self._load_locked(oid, tid) if self._earlier else None
+        except OSError:
             return self._load_locked(oid, tid)
         start = record[8:16]
         if start < tid and self._sweeps == sweeps and len(record) == length and record[:8] == oid:

@@ -18,9 +18,10 @@ from typing import Any, Protocol, TypeAlias
 Address: TypeAlias = "tuple[str, int] | str"
 """``(host, port)`` for TCP, a path for a Unix socket."""
 
-RECEIVE_SIZE = 256 * 1024
-"""Bytes asked of the kernel at once: large enough for a batch of prefetched objects, small enough
-to be allocated without trouble for each read."""
+RECEIVE_SIZE = 64 * 1024
+"""Bytes asked of the kernel at once: enough for a batch of prefetched objects.  Memory of this size
+comes from the allocator's pool; from 128 KB on the C library would map and unmap pages for each
+read, which takes longer than reading."""
 
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 60, 15, 4
 """A silent peer is probed after a minute and given up after another: no call times out by itself
