@@ -13,7 +13,7 @@ FOR_RUN := $(VENV)/.zeolith-run
 FOR_DEV := $(VENV)/.zeolith-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check format bench fuzz lock clean
+.PHONY: help run test test-long check format bench fuzz lock clean same-python
 
 help:
 	@echo 'make run        start the server at $(ADDRESS) with the database in ./var'
@@ -66,7 +66,20 @@ $(BIN)/python:
 			'Name one: make PYTHON=/path/to/python3.13' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(FOR_RUN): requirements/run.txt pyproject.toml | $(BIN)/python
+# A Python named now must not be ignored because another one was named before.
+same-python: | $(BIN)/python
+ifneq ($(origin PYTHON),file)
+	@version='import sys; print("%d.%d" % sys.version_info[:2])'; \
+	wanted=$$($(PYTHON) -c "$$version") && found=$$($(BIN)/python -c "$$version") && \
+	if [ "$$wanted" != "$$found" ]; then \
+		echo "$(VENV) has Python $$found, not $$wanted: add VENV=.venv-$$wanted," \
+			"or remove it with 'make clean'" >&2; exit 1; \
+	fi
+else
+	@:
+endif
+
+$(FOR_RUN): requirements/run.txt pyproject.toml | same-python
 	$(PIP) --require-hashes -r requirements/run.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
