@@ -1,0 +1,154 @@
+"""What the documents promise: examples run, links lead somewhere, tables match the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Return the code blocks in *language*, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.M | re.S)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def run_python(script: str, directory: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=directory,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_readmes_example_runs(tmp_path: Path) -> None:
+    (commands,) = [block for block in blocks(ROOT / "README.md", "sh") if "zeolith serve" in block]
+    (script,) = [block for block in blocks(ROOT / "README.md", "python") if "visit" in block]
+    mkdir, serve = (shlex.split(line) for line in commands.splitlines())
+    assert mkdir[:2] == ["mkdir", "-p"]
+    (tmp_path / mkdir[2]).mkdir(parents=True)
+    assert serve[:2] == ["zeolith", "serve"]
+    # Another server may be running on the example's port.
+    arguments = ["0" if argument == "8100" else argument for argument in serve[1:]]
+    assert "0" in arguments
+    with subprocess.Popen(
+        [sys.executable, "-m", "zeolith", *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            found = re.search(r" at 127\.0\.0\.1:(\d+);", line)
+            assert found is not None, line
+            assert "8100" in script
+            script = script.replace("8100", found[1])
+            for number in (1, 2):
+                assert run_python(script, tmp_path) == f"This is visit number {number}\n"
+            server.send_signal(signal.SIGINT)
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+    assert (tmp_path / "var" / "Data.fs").exists()
+    assert (tmp_path / "var" / "blobs").is_dir()
+
+
+def test_the_readmes_experiment_runs(tmp_path: Path) -> None:
+    (script,) = [b for b in blocks(ROOT / "README.md", "python") if "zeolith.server" in b]
+    assert run_python(script, tmp_path) == "{}\n"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", document.read_text())
+    for link in links:
+        assert (document.parent / link).exists(), link
+
+
+def test_the_configuration_in_the_documents_is_read(tmp_path: Path) -> None:
+    from zeolith.config.server import parse_server_config
+
+    text = blocks(ROOT / "docs" / "server.md", "apacheconf")[0]
+    (tmp_path / "var").mkdir()
+    config = parse_server_config(text.replace("/srv/app/var", str(tmp_path / "var")))
+    assert config.address == ("127.0.0.1", 8100)
+    assert config.transaction_timeout == 60
+
+
+def test_every_option_is_documented() -> None:
+    from zeolith.cli.commands import serve
+
+    text = (ROOT / "docs" / "server.md").read_text()
+    for parameter in serve.params:
+        if not getattr(parameter, "hidden", False):
+            for option in parameter.opts:
+                assert f"`{option}`" in text, option
+
+
+def test_every_key_is_documented() -> None:
+    schema = (ROOT / "src" / "zeolith" / "config" / "server.xml").read_text()
+    text = (ROOT / "docs" / "server.md").read_text()
+    keys = re.findall(r'<key name="([a-z-]+)"', schema)
+    assert len(keys) > 10
+    for key in keys:
+        assert f"| `{key}` |" in text, key
+
+
+def test_every_dependency_has_its_reason() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = project["dependency-groups"]
+    requirements = [
+        *project["build-system"]["requires"],
+        *project["project"]["dependencies"],
+        *(name for names in project["project"]["optional-dependencies"].values() for name in names),
+        *(name for names in groups.values() for name in names),
+    ]
+    text = (ROOT / "docs" / "dependencies.md").read_text()
+    locked = (ROOT / "requirements" / "dev.txt").read_text()
+    for requirement in requirements:
+        found = re.match(r"[A-Za-z0-9._-]+", requirement)
+        assert found is not None
+        assert found[0] in text, found[0]
+        assert re.search(rf"^{re.sub('[._]', '-', found[0].lower())}==", locked, re.M), found[0]
+
+
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
+def test_lock_files_are_exact_and_name_no_place(name: str) -> None:
+    text = (ROOT / "requirements" / name).read_text()
+    assert not re.search(r"https?:|file:|--index|--find-links|--extra|^-|/", text, re.M)
+    entries = re.split(r"^(?=[a-z])", re.sub(r"^#.*\n", "", text, flags=re.M), flags=re.M)[1:]
+    assert len(entries) > 10
+    for entry in entries:
+        assert re.match(r"[a-z0-9-]+==[\w.]+ (; .*)?\\\n", entry), entry
+        assert "--hash=sha256:" in entry
+
+
+def test_one_lock_holds_for_both() -> None:
+    pins = [
+        set(re.findall(r"^([a-z0-9-]+==\S+)", (ROOT / "requirements" / name).read_text(), re.M))
+        for name in ("run.txt", "dev.txt")
+    ]
+    assert pins[0] < pins[1]
