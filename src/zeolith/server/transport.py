@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import struct
 import sys
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_SIZE: Final = 64 * 1024
 """Bytes of replies collected before they are handed to the transport."""
+
+_INET: Final = (socket.AF_INET, socket.AF_INET6)
+_RESET: Final = struct.pack("ii", 1, 0)
 
 _LINGER: Final = 5.0
 """Seconds that a connection which we close gets to take what it was sent."""
@@ -321,6 +325,10 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; what the peer has not taken is lost."""
         self._is_closing = True
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family in _INET:
+            # A reset, so that the system forgets what the peer does not read, too.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
 
@@ -334,7 +342,7 @@ def _peer_label(peername: Any, number: int) -> str:
 
 def _tune(sock: Any, dead_peer_timeout: float) -> None:
     """Have small messages sent at once, and dead peers noticed."""
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sock is None or sock.family not in _INET:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
