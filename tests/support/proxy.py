@@ -195,6 +195,8 @@ class Proxy:
         self.resume()
         self.changed = threading.Condition()
         self.links: list[Link] = []
+        self.is_refusing = False
+        """Close new connections at once: the server is away."""
         self._is_closed = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
@@ -207,6 +209,9 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return  # closed
+            if self.is_refusing:
+                client.close()
+                continue
             try:
                 server = connect(self.target)
             except OSError:

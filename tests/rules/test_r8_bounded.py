@@ -1,0 +1,205 @@
+"""R8: memory is bounded on both sides, whatever the peer does."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from tests.rules.conftest import Connect, Serve
+from tests.support.processes import ServerProcess
+from tests.support.raw import Z64, RawClient, connect, oid_of
+from tests.support.waiting import promptly, wait_until
+from ZODB.FileStorage import FileStorage
+from ZODB.MappingStorage import MappingStorage
+
+from zeolith.protocol.limits import DEFAULT_LIMITS
+from zeolith.protocol.messages import LoadBefore
+from zeolith.types import MAX_TID
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> ServerProcess:
+    return ServerProcess(tmp_path / "server")
+
+
+def fill(address: tuple[str, int], count: int, size: int) -> None:
+    with RawClient(address) as client:
+        for number in range(1, count + 1):
+            client.commit({oid_of(number): (Z64, bytes(size))})
+
+
+def test_r8_unread_replies_do_not_pile_up(server: ServerProcess) -> None:
+    """F: 400 unread loads of 1 MB grow ZEO's server by 430 MB."""
+    with server:
+        fill(server.address, 4, MIB)
+        before = server.memory()
+        with RawClient(server.address, receive_buffer=4096) as greedy:
+            assert greedy.peer.codec is not None
+            greedy.socket.settimeout(0.5)
+            requests = [
+                greedy.peer.codec.load_before(oid_of(turn % 4 + 1), MAX_TID[:6] + turn.to_bytes(2))
+                for turn in range(400)
+            ]
+            try:
+                for request in requests:
+                    greedy.socket.sendall(request)
+            except (TimeoutError, ConnectionError):
+                pass  # The server reads no more from him, or has closed: both will do.
+            with RawClient(server.address) as other, promptly(5):
+                for _ in range(50):
+                    other.ping()
+                    assert other.load(oid_of(1))[2] is None
+            assert server.memory() - before < 60 * MIB
+
+
+def test_r8_a_slow_reader_gets_everything(
+    files: FileStorage, serve: Serve, raw: Connect, loop: str
+) -> None:
+    """Waiting for a slow client is not losing its answers (ZEO: `write paused` for ever)."""
+    server = serve(files, loop=loop, output_mark=1 << 16)
+    writer = raw(server.address)
+    data = {oid_of(n): bytes([n]) * MIB for n in range(1, 5)}
+    for oid, record in data.items():
+        writer.commit({oid: (Z64, record)})
+    slow = raw(server.address, receive_buffer=4096)
+    asked = [slow.ask(LoadBefore(oid, bytes([0x7F - n]) * 8)) for n in range(6) for oid in data]
+    ping = slow.next_id()
+    from zeolith.protocol.messages import Ping
+
+    slow.send((ping, Ping()))
+    for msgid in asked:
+        assert slow.answer(msgid)[0] == data[msgid[0]]
+    slow.answer(ping)
+
+
+def test_r8_unread_invalidations_end_the_connection(
+    mapping: MappingStorage,
+    serve: Serve,
+    raw: Connect,
+    loop: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a client did not ask for can only be bounded by letting the client go."""
+    caplog.set_level(logging.INFO)
+    server = serve(mapping, loop=loop, output_limit=256 * 1024)
+    writer = raw(server.address)
+    stuck = raw(server.address, receive_buffer=4096)
+    objects = {oid_of(number): (Z64, b"x") for number in range(1, 4001)}
+    for _ in range(60):
+        tid = writer.commit(objects)
+        objects = dict.fromkeys(objects, (tid, b"x"))
+    with promptly(10):
+        stuck.wait_closed()
+    writer.ping()
+    assert any(
+        record.levelno >= logging.WARNING and "127.0.0.1" in record.getMessage()
+        for record in caplog.records
+    )
+
+
+@pytest.mark.parametrize("is_registered", [False, True])
+@pytest.mark.parametrize("announced", [0xFFFFFFFF, DEFAULT_LIMITS.max_message_size + 1])
+def test_r8_a_huge_frame_is_refused_before_it_is_read(
+    mapping: MappingStorage, serve: Serve, raw: Connect, is_registered: bool, announced: int
+) -> None:
+    """F: ZEO buffers up to 4 GiB, before registration too."""
+    server = serve(mapping)
+    bystander = raw(server.address)
+    client = raw(server.address, "1" if is_registered else None)
+    client.socket.sendall(announced.to_bytes(4, "big") + b"some")
+    with promptly(5):
+        client.wait_closed()
+    bystander.ping()
+
+
+def test_r8_a_huge_frame_before_the_greeting_is_refused(
+    mapping: MappingStorage, serve: Serve
+) -> None:
+    """Nobody needs more than a few bytes to say which protocol he speaks."""
+    server = serve(mapping)
+    with connect(server.address) as sock:
+        sock.sendall((1 << 16).to_bytes(4, "big") + bytes(100))
+        with promptly(5):
+            while sock.recv(1000):
+                pass
+
+
+def test_r8_a_large_transaction_is_not_kept_in_memory(server: ServerProcess) -> None:
+    """60 MB of stores without a vote: they wait in a file."""
+    with server, RawClient(server.address) as client:
+        client.ping()
+        before = server.memory()
+        client.begin()
+        for number in range(1, 61):
+            client.store(oid_of(number), bytes(MIB))
+        client.ping()
+        assert server.memory() - before < 30 * MIB
+        client.vote()
+        client.finish()
+        assert client.load(oid_of(60))[0] == bytes(MIB)
+        assert server.memory() - before < 60 * MIB
+
+
+def test_r8_a_large_blob_is_not_kept_in_memory(server: ServerProcess) -> None:
+    with server, RawClient(server.address) as client:
+        client.ping()
+        before = server.memory()
+        client.begin()
+        client.store_blob(oid_of(1), b"cZODB.blob\nBlob\n.", bytes(100 * MIB))
+        client.vote()
+        tid = client.finish()
+        assert server.memory() - before < 50 * MIB
+        from zeolith.protocol.messages import SendBlob
+
+        client.inbox.clear()
+        client.taken = 0
+        client.call(SendBlob(oid_of(1), tid))
+        assert server.memory() - before < 50 * MIB
+
+
+def test_r8_unregistered_connections_are_closed(mapping: MappingStorage, serve: Serve) -> None:
+    """Who connects and says nothing does not keep a place for ever."""
+    server = serve(mapping, register_timeout=0.2)
+    with connect(server.address) as silent, promptly(10):
+        assert silent.recv(100)  # the greeting
+        assert silent.recv(100) == b""
+    with RawClient(server.address, None) as half, promptly(10):
+        half.wait_closed()
+
+
+def test_r8_iterators_are_bounded(files: FileStorage, serve: Serve, raw: Connect) -> None:
+    from tests.support.raw import fault_of
+
+    from zeolith.protocol.messages import IteratorStart
+
+    server = serve(files, max_iterators=5)
+    client = raw(server.address)
+    for _ in range(5):
+        client.call(IteratorStart(None, None))
+    assert fault_of(lambda: client.call(IteratorStart(None, None))) != "no error"
+    client.ping()
+
+
+def test_r8_a_connection_storm_leaves_nothing_behind(server: ServerProcess) -> None:
+    """B (lp 135108): fast connects and disconnects; the server goes on accepting."""
+    import psutil
+
+    with server:
+        with RawClient(server.address) as client:
+            client.ping()
+        assert server.process is not None
+        process = psutil.Process(server.process.pid)
+        before = process.num_fds()
+        for turn in range(300):
+            sock = connect(server.address)
+            if turn % 3 == 1:
+                sock.sendall(b"\0\0\0\2Z5")
+            elif turn % 3 == 2:
+                sock.sendall(b"\0\0\0\2Z")
+            sock.close()
+        with RawClient(server.address) as client:
+            client.commit({oid_of(1): (Z64, b"x")})
+        wait_until(lambda: process.num_fds() <= before, "connections are forgotten")
