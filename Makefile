@@ -50,7 +50,7 @@ bench: $(FOR_DEV)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: $(FOR_DEV)
-	@$(BIN)/python -m fuzz $(ARGS)
+	@$(BIN)/python fuzz/fuzz_decoders.py $(ARGS)
 
 lock: $(FOR_DEV)
 	$(PIP) pip-tools
