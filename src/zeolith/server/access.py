@@ -17,6 +17,7 @@ from ZODB.serialize import referencesf
 from zope.interface import providedBy
 
 from ..types import NO_TID
+from .filereader import FileReader, can_read_directly
 from .publisher import Publisher
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ class StorageAccess:
     :param name: the name under which it is served.
     :param storage: the storage; belongs to the server from now on.
     :param loads: see :class:`~zeolith.server.ServerOptions`.
-    :ivar load_before: the storage's own method, bound once because it is called so often.
+    :ivar load_before: the storage's own method, or one that returns the same sooner; bound once
+        because it is called so often.
     :ivar is_fast: whether it may be called on the event loop.
     """
 
@@ -81,6 +83,10 @@ class StorageAccess:
         self.load_before: Callable[[bytes, bytes], tuple[bytes, bytes, bytes | None] | None]
         self.load_before = storage.loadBefore
         self.is_fast = is_fast(storage) if loads == "auto" else loads == "loop"
+        self._reader: FileReader | None = None
+        if self.is_fast and can_read_directly(storage):
+            self._reader = FileReader(storage)
+            self.load_before = self._reader.load_before
         provided = providedBy(storage)
         self.interfaces = tuple((cls.__module__, cls.__name__) for cls in provided.__iro__)
         self.has_blobs: bool = ZODB.interfaces.IBlobStorage.providedBy(storage)
@@ -215,6 +221,8 @@ class StorageAccess:
 
     def close(self) -> None:
         """Close the storage."""
+        if self._reader is not None:
+            self._reader.close()
         self.storage.close()
 
 
