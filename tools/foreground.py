@@ -27,18 +27,26 @@ def main(command: list[str]) -> int:
     if os.tcgetpgrp(terminal) != os.getpgrp():
         # Started in the background: the terminal belongs to somebody else.
         os.execv(command[0], command)
-    # Handing the terminal over and taking it back is done from the background.
+    # Taking the terminal, and taking it back, is done from the background.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     # The shell does not know the job and could not continue it after Ctrl-Z.
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-    child = subprocess.Popen(command, process_group=0)
+
+    def take_terminal() -> None:
+        os.setpgid(0, 0)
+        os.tcsetpgrp(terminal, os.getpid())
+        signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
 
     def forward(number: int, _frame: FrameType | None) -> None:
         child.send_signal(number)
 
+    # A signal that comes while the child is being made waits until it can be handed on.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    child = subprocess.Popen(command, preexec_fn=take_terminal)
     for number in FORWARDED:
         signal.signal(number, forward)
-    os.tcsetpgrp(terminal, child.pid)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     try:
         return child.wait()
     finally:

@@ -54,7 +54,7 @@ class Process:
     @property
     def address(self) -> Address:
         """Where a client of this machine finds it."""
-        found = re.search(r" at (\S+); connect with: ", self.line)
+        found = re.search(r" at (\S+?)(?: with TLS)?; connect with: ", self.line)
         assert found is not None, self.line
         return local_address(parse_address(found[1]))
 

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 from tests.cli.conftest import Process, Start
 
 import zeolith
 from zeolith.config.address import Address
+from zeolith.config.tls import client_context
 
 FILE = ("-f", "Data.fs")
 
@@ -184,6 +186,27 @@ def test_a_configuration_file(serve: Start, tmp_path: Path) -> None:
     assert "serving Data.fs as storage main at" in log
     assert "SIGTERM: stopping" in log
     assert server.log == ""
+
+
+def test_tls(serve: Start, tmp_path: Path) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("localhost", "client@example.org"):
+        issued = ca.issue_cert(name)
+        issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / f"{name}.pem")
+    (tmp_path / "zeo.conf").write_text(
+        "<zeo>\naddress localhost:0\n<ssl>\ncertificate localhost.pem\nauthenticate ca.pem\n"
+        "</ssl>\n</zeo>\n<mappingstorage>\n</mappingstorage>\n"
+    )
+    server = serve("-C", "zeo.conf")
+    assert " with TLS; connect with: zeolith.DB((" in server.line
+    context = client_context(
+        str(tmp_path / "client@example.org.pem"), str(tmp_path / "ca.pem"), check_hostname=False
+    )
+    connection = zeolith.connection(server.address, ssl=context)
+    assert connection.root() == {}
+    connection.close()
+    assert server.stop() == 0
 
 
 # -- signals -----------------------------------------------------------------------------------

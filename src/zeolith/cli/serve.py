@@ -92,13 +92,13 @@ def describe(config: ServerConfig, address: Address) -> str:
         arguments += f", storage={name!r}"
     if config.read_only:
         arguments += ", read_only=True"
-    if config.ssl is not None:
-        arguments += ", ssl=CONTEXT"
+    if config.ssl is None:
+        how = f'python -c "import zeolith; print(zeolith.connection({arguments}).root())"'
+    else:
+        how = f"zeolith.DB({arguments}, ssl=zeolith.config.tls.client_context(...))"
     mode = " read-only" if config.read_only else ""
-    return (
-        f"serving{mode} {storages} at {format_address(address)}; connect with: "
-        f'python -c "import zeolith; print(zeolith.connection({arguments}).root())"'
-    )
+    tls = " with TLS" if config.ssl is not None else ""
+    return f"serving{mode} {storages} at {format_address(address)}{tls}; connect with: {how}"
 
 
 def _report_to_parent(control_fd: int, address: Address, server: Server) -> None:
