@@ -38,6 +38,7 @@ from zeolith.protocol.messages import (
     Ping,
     Reply,
 )
+from zeolith.protocol.values import Prefix
 
 CODINGS = pytest.mark.parametrize("coding", list(Coding), ids=lambda coding: coding.name)
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=name_of)
@@ -221,6 +222,13 @@ def test_illegal_calls_are_told_with_the_message_id_to_refuse(
     with pytest.raises(IllegalMessage) as caught:
         server_codec(coding).decode(dumps(coding, value))
     assert caught.value.msgid == msgid
+
+
+def test_a_prefix_is_no_name_though_it_equals_many() -> None:
+    for name in (".reply", "ping", ""):
+        payload = pickles.dumps((1, 0, Prefix((name,)), ()))
+        with pytest.raises(IllegalMessage, match="unknown method"):
+            server_codec(Coding.PICKLE).decode(payload)
 
 
 @CODINGS

@@ -163,8 +163,6 @@ class Unpickler:
             elif opcode in _ENDS:
                 items = stack
                 above = height + 1
-                if above > max_depth:
-                    raise self._too_deep()
                 stack, height = outer.pop()
                 above = self._end(opcode, items, above, stack)
                 if above > height:
