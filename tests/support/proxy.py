@@ -218,6 +218,10 @@ class Proxy:
                 client.close()
                 continue
             server.settimeout(None)
+            for sock in (client, server):
+                if sock.family != socket.AF_UNIX:
+                    # Peers send without delay, and so does what stands between them.
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link = Link(self, client, server)
             with self.changed:
                 self.links.append(link)
