@@ -11,6 +11,9 @@ from tests.conformance.combos import PAIRINGS
 from tests.conformance.site import Pairing, Site
 from tests.support.hosts import Hosts
 
+from zeolith.protocol import peers
+from zeolith.protocol.greeting import parse_greeting
+
 
 @pytest.fixture(scope="session")
 def hosts() -> Iterator[Hosts]:
@@ -18,6 +21,18 @@ def hosts() -> Iterator[Hosts]:
     hosts = Hosts()
     yield hosts
     hosts.close()
+
+
+@pytest.fixture(autouse=True)
+def _codings_as_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a Zeolith client take the coding that the server proposes.
+
+    By itself it chooses msgpack wherever it meets Zeolith's marker, and half of what is tested
+    here would not be what its name says.
+    """
+    monkeypatch.setattr(
+        peers, "parse_greeting", lambda payload: parse_greeting(payload)._replace(is_zeolith=False)
+    )
 
 
 _PAIRINGS = [

@@ -12,6 +12,7 @@ import ZODB
 from tests.conformance.clients import client_class
 from tests.support.hosts import Hosts, Kind, RunningServer
 from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until
 
 import zeolith.errors
 
@@ -100,6 +101,18 @@ class Site:
         database = Database(self.client(address, **options))
         self._stack.callback(database.close)
         return database
+
+    def catch_up(self, reader: Any, writer: Any) -> None:
+        """Let one database or storage see what another has committed.
+
+        A Zeolith server's answers never overtake an invalidation, so any call will do.  ZEO's
+        server on uvloop gives no such promise.
+        """
+        reader, writer = (getattr(item, "storage", item) for item in (reader, writer))
+        reader.ping()
+        if self.pairing.server == "zeo":
+            wait_until(lambda: reader.lastTransaction() == writer.lastTransaction())
+        assert reader.lastTransaction() == writer.lastTransaction()
 
     def close(self) -> None:
         """End everything, clients before servers."""

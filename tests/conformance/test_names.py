@@ -28,7 +28,7 @@ def test_storages_of_one_server_do_not_mix(site: Site) -> None:
     with two.transaction() as connection:
         assert not hasattr(connection.root, "name")
         connection.root.name = "two"
-    other_two.storage.ping()
+    site.catch_up(other_two, two)
     with other_two.transaction() as connection:
         assert connection.root.name == "two"
     with one.transaction() as connection:

@@ -79,8 +79,9 @@ def test_prefetch_of_what_does_not_exist(site: Site) -> None:
 
 def test_server_sync_sees_what_was_committed_before(site: Site) -> None:
     server = site.serve(MAPPING)
+    proxy = site.proxy(server)
     writer = site.database(server.address)
-    reader = site.database(server.address, server_sync=True)
+    reader = site.database(proxy.address, server_sync=True)
     manager = transaction.TransactionManager()
     with writer.transaction() as connection:
         connection.root.x = 0
@@ -89,9 +90,13 @@ def test_server_sync_sees_what_was_committed_before(site: Site) -> None:
         with writer.transaction() as connection:
             connection.root.x = number
         manager.begin()
-        assert read.root.x == number
+        if site.pairing.server == "zeolith":
+            assert read.root.x == number
+        # ZEO's server on uvloop may answer before it tells what was committed.
     manager.abort()
     read.close()
+    pings = sum(frame.direction is UP and frame.name == "ping" for frame in proxy.frames())
+    assert pings >= 99
 
 
 Record = tuple[bytes, bytes, bytes | None]

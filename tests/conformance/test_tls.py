@@ -66,7 +66,7 @@ def test_a_session_through_tls(site: Site, authorities: tuple[Authority, Authori
     with one.transaction() as connection:
         connection.root.big = big
         connection.root.blob = Blob(b"blob" * 100_000)
-    other.storage.ping()
+    site.catch_up(other, one)
     with other.transaction() as connection:
         assert connection.root.big == big
         with connection.root.blob.open() as file:
