@@ -231,6 +231,8 @@ def _endless() -> list[Any]:
         (2**70, str(2**70)),
         ("caf\udce9", "caf\\udce9"),
         (bytearray(b"x"), "bytearray(b'x')"),
+        (_Key("subclass"), "subclass"),
+        ({_Key("k"): _Key("v")}, {"k": "v"}),
         ({_Odd(): _Odd(), b"k": 1, 2: 3}, {"<odd>": "<odd>", b"k": 1, "2": 3}),
         ((1, (2.5, None, True)), (1, (2.5, None, True))),
     ],
@@ -250,6 +252,9 @@ def test_descriptions_are_bounded_and_cannot_fail() -> None:
         assert is_plain(details)
         assert len(repr(details)) < 20_000
     assert "RuntimeError" in serialize_fault(ValueError(_Broken()))[1][0]
+    assert "RuntimeError" in next(iter(serialize_fault(ValueError({_Broken(): 1}))[1][0]))
+    # Python refuses to write integers that long.
+    assert "int object" in serialize_fault(ValueError(1 << 99_999))[1][0]
     assert len(serialize_fault(ValueError(tuple(range(10**5)), 2**9999))[1][1]) <= 2_000
 
 

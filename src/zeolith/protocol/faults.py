@@ -10,12 +10,13 @@ Everything here may be called from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from ZODB import POSException
 
 from ..errors import ServerError
-from .values import ATOMS, RemoteException
+from .values import ATOMS, RemoteException, to_plain
 
 # -- sending -----------------------------------------------------------------------------------
 
@@ -43,30 +44,42 @@ def serialize_fault(exc: BaseException) -> tuple[str, Any]:
 
 
 def _describe(value: Any, depth: int) -> Any:
+    if isinstance(value, str | bytes | int | float):
+        value = to_plain(value)
     cls = type(value)
     if cls is str:
         # Lone surrogates (undecodable file names) have no place in msgpack's text.
         return value.encode("utf-8", "backslashreplace").decode()
-    if cls is int:
-        return value if -(1 << 63) <= value < 1 << 64 else str(value)[:_MAX_TEXT]
+    if cls is int and not -(1 << 63) <= value < 1 << 64:
+        return _text_of(value)
     if cls in ATOMS:
         return value
     if depth > 0:
         if isinstance(value, tuple):
-            return tuple(_describe(item, depth - 1) for item in value[:_MAX_ITEMS])
+            items = islice(tuple.__iter__(value), _MAX_ITEMS)
+            return tuple(_describe(item, depth - 1) for item in items)
         if isinstance(value, list):
-            return [_describe(item, depth - 1) for item in value[:_MAX_ITEMS]]
+            items = islice(list.__iter__(value), _MAX_ITEMS)
+            return [_describe(item, depth - 1) for item in items]
         if isinstance(value, dict):
             return {
                 # ZEO's msgpack decoder admits no other keys.
-                key if type(key) is bytes else _describe(str(key), 0): _describe(item, depth - 1)
-                for key, item in list(value.items())[:_MAX_ITEMS]
+                _describe(key, 0) if isinstance(key, str | bytes) else _text_of(key): _describe(
+                    item, depth - 1
+                )
+                for key, item in islice(dict.items(value), _MAX_ITEMS)
             }
+    return _text_of(value)
+
+
+def _text_of(value: Any) -> str:
+    """Return a description of *value*; never fails."""
+    name = type(value).__name__
     try:
-        text = f"{cls.__name__}: {value}" if isinstance(value, BaseException) else repr(value)
+        text = f"{name}: {value}" if isinstance(value, BaseException) else repr(value)
     except Exception as error:  # noqa: BLE001 - application code; the fault itself must get out
-        text = f"<{cls.__name__} object; its description raises {type(error).__name__}>"
-    return _describe(text[:_MAX_TEXT], 0)
+        text = f"<{name} object; its description raises {type(error).__name__}>"
+    return text[:_MAX_TEXT].encode("utf-8", "backslashreplace").decode()
 
 
 # -- receiving ---------------------------------------------------------------------------------
