@@ -99,8 +99,13 @@ class Committer:
         try:
             channel = self._link.channel()
             transaction = Transaction(channel, next(self._numbers))
+            # The bytes arrive as they are; as a value, lists would become tuples on the way.  A
+            # ZEO server takes the value only.
+            extension = txn.extension
+            if extension and channel.is_zeolith_server:
+                extension = getattr(txn, "extension_bytes", extension)
             channel.post(
-                TpcBegin(transaction.number, txn.user, txn.description, txn.extension, tid, status)
+                TpcBegin(transaction.number, txn.user, txn.description, extension, tid, status)
             )
         except BaseException:
             self._turn.release()
