@@ -113,6 +113,15 @@ class ServerProcess:
         """Return everything the child has printed, over all its lives."""
         return (self.directory / "log").read_text(errors="replace")
 
+    def tracebacks(self) -> list[str]:
+        """Return the tracebacks that the child has printed, each with the lines around it."""
+        lines = self.log().splitlines()
+        return [
+            "\n".join(lines[max(0, at - 1) : at + 15])
+            for at, line in enumerate(lines)
+            if line.startswith("Traceback")
+        ]
+
     def kill(self) -> None:
         """``kill -9``: no chance to clean up."""
         process, self.process = self.process, None

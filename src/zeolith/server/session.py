@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ZODB.POSException import POSError
 
+from ..errors import ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import serialize_fault
 from ..protocol.messages import MsgId
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 NOTICE: Final[Any] = object()
 """Stands for the message id of a request that expects no answer."""
 
-_EXPECTED: Final = (POSError, ValueError, KeyError, TypeError, OSError)
+_EXPECTED: Final = (POSError, ProtocolViolation, ValueError, KeyError, TypeError, OSError)
 
 
 class NotRegistered(Exception):
