@@ -1,1 +1,1 @@
-
+"""What people configure: ``zeo.conf``, addresses, TLS, storages, the process id file."""
