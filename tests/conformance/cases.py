@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import ZODB.tests.util
-from tests.conformance.clients import open_client
+from tests.conformance.clients import FORGIVEN, open_client
 from tests.conformance.combos import Combo
 from tests.conformance.exclusions import EXCLUDED
 from tests.support.hosts import Address, Hosts, RunningServer
@@ -224,12 +224,9 @@ def _make(name: str, combo: Combo, base: Any, mixins: tuple[Any, ...]) -> Any:
                 method(self)
 
             namespace[method_name] = pytest.mark.long(run)
-    marks = []
-    if combo.client == "zeo":
-        # ZEO's client leaves temporary files to the garbage collector; see also tearDown.
-        marks.append(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+    marks = [pytest.mark.filterwarnings(text) for text in FORGIVEN[combo.client]]
     case = type(name, (base, StorageTestBase.StorageTestBase, *mixins), namespace)
-    case.pytestmark = list(marks)  # type: ignore[attr-defined]
+    case.pytestmark = marks  # type: ignore[attr-defined]
     return case
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conformance.clients import FORGIVEN
 from tests.conformance.combos import PAIRINGS
 from tests.conformance.site import Pairing, Site
 from tests.support.hosts import Hosts
@@ -53,9 +54,8 @@ _CONTROL = Pairing("zeo", "zeo", False)
 def site(request: pytest.FixtureRequest, hosts: Hosts, tmp_path: Path) -> Iterator[Site]:
     """A client and a server, at least one of them Zeolith's, in both codings."""
     pairing: Pairing = request.param
-    if pairing.client == "zeo":
-        # ZEO's client leaves temporary files to the garbage collector.
-        request.applymarker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+    for text in FORGIVEN[pairing.client]:
+        request.applymarker(pytest.mark.filterwarnings(text))
     site = Site(hosts, pairing, tmp_path)
     yield site
     site.close()

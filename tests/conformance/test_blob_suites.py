@@ -7,6 +7,7 @@ from unittest import TestCase
 
 import pytest
 from tests.conformance import doctests
+from tests.conformance.clients import FORGIVEN
 from tests.conformance.combos import BLOBS, CONTROL, SHARED, Combo, all_combos
 from tests.support.hosts import Hosts
 
@@ -37,9 +38,8 @@ _DEFAULT = {
 )
 def combo(request: pytest.FixtureRequest) -> Combo:
     combo: Combo = request.param
-    if combo.client == "zeo":
-        # ZEO's client leaves temporary files to the garbage collector.
-        request.applymarker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+    for text in FORGIVEN[combo.client]:
+        request.applymarker(pytest.mark.filterwarnings(text))
     return combo
 
 
