@@ -104,6 +104,8 @@ DEFAULT = frozenset(
         Combo("zeolith", "zeolith", MAPPING, True, "uvloop"),
         Combo("zeo", "zeolith", BLOBS, True, "asyncio"),
         Combo("zeo", "zeolith", FILE, False, "uvloop"),
+        Combo("zeo", "zeolith", MAPPING, False, "asyncio"),
+        Combo("zeolith", "zeolith", HEX, False, "asyncio"),
         Combo("zeolith", "zeo", HEX, True, "uvloop"),
         Combo("zeolith", "zeo", FILE, False, "uvloop"),
     }
