@@ -24,6 +24,7 @@ from ZODB.tests.PackableStorage import PackableStorage, PackableUndoStorage
 from ZODB.tests.RecoveryStorage import RecoveryStorage
 
 NOT_ABOUT_STORAGES = {
+    "MonotonicallyIncreasingTimeMinimalTestLayer": "a helper with methods called testSetUp, …",
     "StorageClientThread": "a helper: a thread with a method called check",
 }
 """Classes that look like a suite, and what they are."""
