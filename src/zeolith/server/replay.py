@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ZODB.POSException import ConflictError, StorageTransactionError
 
 from ..protocol.messages import CheckCurrentSerial, DeleteObject, Restore, Store, Undo
+from ..types import MAX_TID, NO_TID
 from .access import StorageAccess, sync_blobs
 from .transactions import Transaction, remove_file
 
 logger = logging.getLogger(__name__)
+
+ROOT_OID: Final = bytes(8)
+"""The one object whose id clients choose themselves."""
 
 
 class Vote(NamedTuple):
@@ -114,11 +118,26 @@ class Replay:
             else:
                 self._storage.storeBlob(oid, serial, data, path, "", self._meta)
         except ConflictError as error:
+            if path is None and self._is_same_root(oid, serial, data):
+                # The client is told that its object is not what it sent: it takes the other's.
+                self._resolved.append(oid)
+                return
             if not (self._collect and error.serials):
                 raise
             self._conflicts[oid] = {"oid": oid, "serials": error.serials, "data": data}
         else:
             self._changed[oid] = None
+
+    def _is_same_root(self, oid: bytes, serial: bytes | None, data: bytes) -> bool:
+        """Whether a client created the root object while another one created the very same.
+
+        Every application that finds an empty database does so at its start, and starting several
+        of them at once is no conflict.
+        """
+        if oid != ROOT_OID or serial not in (None, NO_TID):
+            return False
+        current = self._storage.loadBefore(oid, MAX_TID)
+        return current is not None and current[0] == data
 
     def _restore(self, operation: Restore) -> None:
         oid, serial, data, previous, _ = operation
