@@ -3,8 +3,8 @@
 The general path goes through :mod:`.pickles` or :mod:`.msgpacks`.  Loading an object is what a
 server does nearly all the time, so its call and its reply also have a fixed layout here: peers
 write them in one way only, byte for byte, and comparing with that layout is both the quickest
-decoder and a complete check.  Storing an object has its own in :mod:`.stores`.  Anything that
-differs takes the general path.
+decoder and a complete check.  Storing an object has its own in :mod:`.stores`, the steps of a
+commit theirs in :mod:`.steps`.  Anything that differs takes the general path.
 
 Codecs are immutable and may be shared by any number of threads.
 """
@@ -36,6 +36,7 @@ from .messages import (
     Store,
     parse_request,
 )
+from .steps import MAX_SIZE, pack_call, pack_notice, pack_reply, parse_step
 from .stores import msgpack_store, pickle_store, unpack_store, unpickle_store
 from .values import ATOMS
 
@@ -316,8 +317,16 @@ class MsgpackCodec(Codec):
         return msgpacks.loads(payload, self._limits)
 
     def notice(self, request: Request) -> bytes:
-        found = msgpack_store(request) if isinstance(request, Store) else None
+        found = msgpack_store(request) if isinstance(request, Store) else pack_notice(request)
         return super().notice(request) if found is None else found
+
+    def call(self, msgid: MsgId, request: Request) -> bytes:
+        found = pack_call(msgid, request)
+        return super().call(msgid, request) if found is None else found
+
+    def reply(self, msgid: MsgId, value: Any) -> bytes:
+        found = pack_reply(msgid, value)
+        return super().reply(msgid, value) if found is None else found
 
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
         return b"".join(
@@ -403,6 +412,10 @@ class MsgpackCodec(Codec):
         store = unpack_store(payload)
         if store is not None:
             return Notice(store)
+        if len(payload) <= MAX_SIZE:
+            step = parse_step(payload)
+            if step is not None:
+                return step
         found = self.parse_loaded(payload)
         return super().decode(payload) if found is None else Reply(*found)
 
