@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -162,14 +162,17 @@ class ServerProcess:
         self.kill()
 
 
-def run_python(program: str, *arguments: str, timeout: float = 60.0) -> str:
+def run_python(
+    program: str, *arguments: str, timeout: float = 60.0, options: Sequence[str] = ()
+) -> str:
     """Run a program text in a fresh interpreter and return what it prints.
 
+    :param options: of the interpreter.
     :raises AssertionError: it fails, or takes too long.
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program, *arguments],
+            [sys.executable, "-W", "error", *options, "-c", program, *arguments],
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -20,6 +20,7 @@ from zeolith.errors import ProtocolViolation
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import (
+    WIRE_NAMES,
     Call,
     Fault,
     GetInfo,
@@ -332,6 +333,12 @@ class FakeConnection:
         message = self.next()
         assert isinstance(message, Call), message
         return message
+
+    def next_call_named(self, name: str) -> Call:
+        """Return the next call, which has that wire name."""
+        call = self.next_call()
+        assert WIRE_NAMES[type(call.request)] == name, call
+        return call
 
     def expect(self, cls: type[Any]) -> Any:
         """Return the client's next call of that class; answers and skips what is routine.
