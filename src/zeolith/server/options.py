@@ -101,14 +101,14 @@ class ServerOptions:
     load_workers: int = 8
     """Threads per server that load objects from slow storages."""
 
-    workers: int = 4
+    workers: int = 8
     """Threads per server for short storage calls and blob files."""
 
     slow_workers: int = 2
     """Threads per server for calls that may read a whole storage (undo log, invalidation age)."""
 
     shutdown_grace: float = 5.0
-    """Seconds that commits in progress, and after them buffered output, may take at shutdown."""
+    """Seconds that commits in progress may take at shutdown; buffered output gets as long."""
 
     def __post_init__(self) -> None:
         for name in (

@@ -199,11 +199,15 @@ class Server:
             logger.info("closing %d connections", len(connections))
         for connection in connections:
             connection.stall("closing")
-            if connection.session is None or not connection.session.is_finishing:
-                connection.close()
-        # Connections whose transaction is being committed stay to get their answer.
+            session = connection.session
+            if session is not None and session.transaction is not None:
+                # Those whose transaction is being committed stay to get their answer.
+                if session.is_finishing:
+                    continue
+                session.give_up("the server stops")
+            connection.close()
         if self._exit_status == 0:
-            await self._until(loop, lambda: self._is_idle())
+            await self._until(loop, self._is_idle)
         for connection in list(lobby.connections):
             connection.close()
         await self._until(loop, lambda: not lobby.connections)
@@ -212,9 +216,8 @@ class Server:
         for connection in list(lobby.connections):
             connection.abort()
         await self._until(loop, lambda: not lobby.connections)
-        # What the connections' end has set going: aborts, temporary files.
-        if self._exit_status == 0:
-            await self._until(loop, lambda: self._is_idle())
+        # Temporary files that the connections' end has left to be removed.
+        await self._until(loop, lambda: self._pools.is_idle)
         self._pools.close()
 
     def _is_idle(self) -> bool:

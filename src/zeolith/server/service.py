@@ -38,6 +38,11 @@ class Pools:
         self.quick = WorkerPool("zeolith-worker", options.workers, inbox)
         self.slow = WorkerPool("zeolith-slow", options.slow_workers, inbox)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether short calls and blob files are done with."""
+        return self.quick.is_idle
+
     def close(self) -> None:
         """Start nothing more."""
         for pool in (self.loads, self.quick, self.slow):
@@ -124,7 +129,11 @@ class StorageService:
                 # One of them started another finish; the others wait again, in front.
                 self._held[:0] = held[number:]
                 return
-            callback()
+            try:
+                callback()
+            except Exception:
+                # A defect that concerns one client must not leave all others waiting.
+                logger.exception("error in %r", callback)
 
     def _wake(self) -> None:
         self._inbox.post(self.publisher.drain)

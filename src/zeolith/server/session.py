@@ -262,14 +262,7 @@ class Session:
         if self._service is None:
             return
         self._service.publisher.unsubscribe(self)
-        transaction = self.transaction
-        if transaction is not None:
-            logger.info(
-                "(%s) disconnected during a transaction (%s)", self.name, transaction.stage.value
-            )
-            self.abort(transaction, lambda: None)
-        else:
-            logger.info("(%s) disconnected", self.name)
+        self.give_up("disconnected")
         if self.upload is not None and self.uploads is not None:
             self.uploads.submit(self.upload.discard, _ignore)
             self.upload = None
@@ -282,6 +275,16 @@ class Session:
     def is_finishing(self) -> bool:
         """Whether a commit of this client is being written: it has to get its answer."""
         return self.transaction is not None and self.transaction.stage is Stage.FINISHING
+
+    def give_up(self, why: str) -> None:
+        """Abort what the client has not finished."""
+        transaction = self.transaction
+        if transaction is None:
+            logger.info("(%s) %s", self.name, why)
+            return
+        stage = transaction.stage.value
+        logger.info("(%s) %s during a transaction (%s)", self.name, why, stage)
+        self.abort(transaction, lambda: None)
 
     # -- the transaction -------------------------------------------------------------------------
 

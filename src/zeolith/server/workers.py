@@ -62,6 +62,12 @@ class WorkerPool:
                 self._idle += 1
         self._jobs.put((job, done))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job waits or runs."""
+        with self._lock:
+            return self._queued == 0 and self._idle == len(self._threads)
+
     def close(self) -> None:
         """Start nothing more.  Jobs that are running end; those that wait are dropped."""
         with self._lock:
