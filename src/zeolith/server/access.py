@@ -217,6 +217,17 @@ class StorageAccess:
             for oid, serial in list(layer.dirty_oids)
         ]
 
+    def abort(self, meta: Any) -> None:
+        """Have the storage forget the transaction *meta*, and its blobs.
+
+        :raises Exception: whatever the storage raises.
+        """
+        self.storage.tpc_abort(meta)
+        for layer in _layers(self.storage):
+            # FileStorage leaves the blobs of a transaction that has not voted where they are.
+            if isinstance(layer, ZODB.blob.BlobStorageMixin) and layer.dirty_oids:
+                layer._blob_tpc_abort()
+
     # -- end -------------------------------------------------------------------------------------
 
     def close(self) -> None:

@@ -182,7 +182,7 @@ class Replay:
 def abort(access: StorageAccess, transaction: Transaction) -> None:
     """Have the storage forget *transaction*; a failure is logged, because nobody can help it."""
     try:
-        access.storage.tpc_abort(transaction.meta)
+        access.abort(transaction.meta)
     except Exception:
         logger.critical(
             "storage %r could not abort a transaction; it may refuse further commits, "

@@ -1,0 +1,208 @@
+"""What the server knows of storages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ZODB.blob
+from ZODB.Connection import TransactionMetaData
+from ZODB.DemoStorage import DemoStorage
+from ZODB.FileStorage import FileStorage
+from ZODB.MappingStorage import MappingStorage
+from ZODB.POSException import ConflictError, POSKeyError, Unsupported
+from ZODB.tests.MinPO import MinPO
+from ZODB.tests.StorageTestBase import zodb_pickle
+
+from zeolith.server.access import (
+    DatabaseFacade,
+    StorageAccess,
+    check_shared_name,
+    is_fast,
+    sync_blobs,
+)
+from zeolith.server.invalidations import InvalidationLog
+from zeolith.server.publisher import Publisher
+from zeolith.types import NO_TID
+
+OID = bytes(7) + b"\1"
+
+
+class Slow(MappingStorage):
+    """A subclass: nobody knows what it does."""
+
+
+@pytest.fixture
+def open_files(files: FileStorage) -> Iterator[FileStorage]:
+    with closing(files):
+        yield files
+
+
+def test_which_storages_are_fast(open_files: FileStorage, tmp_path: Path) -> None:
+    mapping = MappingStorage()
+    wrapped = ZODB.blob.BlobStorage(str(tmp_path / "wrapped"), mapping)
+    assert all(map(is_fast, [mapping, open_files, wrapped]))
+    assert is_fast(DemoStorage(base=open_files, changes=wrapped, close_base_on_close=False))
+    slow = Slow()
+    assert not is_fast(slow)
+    assert not is_fast(DemoStorage(base=slow))
+    assert not is_fast(DemoStorage(changes=slow))
+    assert not is_fast(ZODB.blob.BlobStorage(str(tmp_path / "slow"), slow))
+    assert not is_fast(object())
+
+
+def test_where_loads_run_can_be_chosen() -> None:
+    assert StorageAccess("1", MappingStorage(), "auto").is_fast
+    assert not StorageAccess("1", MappingStorage(), "workers").is_fast
+    assert StorageAccess("1", Slow(), "loop").is_fast
+
+
+def test_information(open_files: FileStorage) -> None:
+    info = StorageAccess("1", open_files).info()
+    assert list(info) == [
+        "length",
+        "size",
+        "name",
+        "supportsUndo",
+        "supports_record_iternext",
+        "interfaces",
+    ]
+    assert info["supportsUndo"] is True
+    assert info["supports_record_iternext"] is True
+    assert ("ZODB.interfaces", "IBlobStorage") in info["interfaces"]
+    assert ("zope.interface", "Interface") in info["interfaces"]
+    info = StorageAccess("1", MappingStorage()).info()
+    assert (info["supportsUndo"], info["supports_record_iternext"]) == (False, False)
+
+
+def test_missing_methods_are_named() -> None:
+    access = StorageAccess("main", MappingStorage())
+    with pytest.raises(Unsupported, match="'main' does not support undo"):
+        access.method("undo")
+    for call in (
+        access.temporary_directory,
+        lambda: access.load_blob(OID, OID),
+        lambda: access.shared_blob_path(OID, "x.tmp"),
+    ):
+        with pytest.raises(Unsupported, match="blobs"):
+            call()
+    assert access.last_invalidations(100) == []
+    assert access.last_transaction() == NO_TID
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_conflicts_can_be_left_alone(open_files: FileStorage, tmp_path: Path, wrap: bool) -> None:
+    """Also when the storage that would resolve them is wrapped in another one."""
+    storage: Any = open_files
+    if wrap:
+        inner = FileStorage(str(tmp_path / "inner.fs"))
+        storage = ZODB.blob.BlobStorage(str(tmp_path / "outer"), inner)
+    try:
+        StorageAccess("1", storage).resolve_nothing()
+        method = inner.tryToResolveConflict if wrap else storage.tryToResolveConflict
+        with pytest.raises(ConflictError) as caught:
+            method(OID, b"2" * 8, b"1" * 8, b"data")
+        assert caught.value.oid == OID
+        assert caught.value.serials == (b"2" * 8, b"1" * 8)
+    finally:
+        if wrap:
+            storage.close()
+
+
+@pytest.mark.parametrize("name", ["x.tmp", "0x03.tmp-", "a b.tmp", "x.tmp~"])
+def test_names_of_shared_blobs(name: str) -> None:
+    check_shared_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", ".tmp", "..", "x", "x.tmp--", "x.blob", "../x.tmp", "a/x.tmp", "/x.tmp", "a\\x.tmp",
+        "x\0.tmp", "..tmp", ".x.tmp",
+    ],
+)  # fmt: skip
+def test_e_names_that_are_no_shared_blobs(name: str) -> None:
+    """CVE-2009-2701."""
+    with pytest.raises(ValueError, match="temporary blob file"):
+        check_shared_name(name)
+
+
+def test_a_shared_blob_must_be_there(open_files: FileStorage) -> None:
+    access = StorageAccess("1", open_files)
+    with pytest.raises(ValueError, match="share"):
+        access.shared_blob_path(OID, "x.tmp")
+    directory = Path(open_files.fshelper.getPathForOID(OID, create=True))
+    target = directory / "x.tmp"
+    target.write_bytes(b"blob")
+    assert access.shared_blob_path(OID, "x.tmp") == str(target)
+    (directory / "link.tmp").symlink_to(target)
+    with pytest.raises(ValueError, match="share"):
+        access.shared_blob_path(OID, "link.tmp")
+
+
+def test_blobs_that_are_not_there(open_files: FileStorage) -> None:
+    with pytest.raises(POSKeyError):
+        StorageAccess("1", open_files).load_blob(OID, OID)
+
+
+def test_blobs_a_transaction_has_written(open_files: FileStorage, tmp_path: Path) -> None:
+    access = StorageAccess("1", DemoStorage(changes=open_files, close_changes_on_close=False))
+    assert access.dirty_blobs() == []
+    upload = tmp_path / "upload"
+    upload.write_bytes(b"blob")
+    meta = TransactionMetaData()
+    access.storage.tpc_begin(meta)
+    access.storage.storeBlob(OID, NO_TID, b"record", str(upload), "", meta)
+    ((path, top),) = access.dirty_blobs()
+    assert Path(path).read_bytes() == b"blob"
+    assert Path(path).is_relative_to(top)
+    access.abort(meta)
+    assert access.dirty_blobs() == []
+    assert not Path(path).exists()
+
+
+def test_r4_blobs_and_all_their_directories_reach_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    top = tmp_path / "blobs"
+    files = [top / "a" / "b" / "one.blob", top / "a" / "b" / "two.blob", top / "c" / "x.blob"]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    sync_blobs((str(path), f"{top}/") for path in files)
+    expected = [*files, top / "a" / "b", top / "a", top, top / "c"]
+    assert sorted(synced) == sorted(map(str, expected))
+    # Files come before the directories that name them.
+    assert synced[:3] == list(map(str, files))
+
+
+def test_r4_a_missing_blob_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        sync_blobs([(str(tmp_path / "nothing"), str(tmp_path))])
+
+
+def test_what_a_storage_sees_of_the_database() -> None:
+    wakes: list[int] = []
+    log = InvalidationLog(10, 100)
+    log.reset(NO_TID, [])
+    publisher = Publisher("1", log, lambda: wakes.append(1))
+    storage = MappingStorage()
+    facade = DatabaseFacade(StorageAccess("1", storage), publisher)
+    facade.invalidate(b"1" * 8, [OID])
+    facade.invalidate(b"2" * 8, {OID: 1}, "")
+    with pytest.raises(Unsupported):
+        facade.invalidate(b"3" * 8, [OID], "version")
+    publisher.drain()
+    assert log.since(NO_TID) == (b"2" * 8, [OID])
+    facade.invalidateCache()
+    publisher.drain()
+    assert log.last_tid == storage.lastTransaction()
+    assert len(wakes) == 3
+    assert facade.transform_record_data(b"x") == facade.untransform_record_data(b"x") == b"x"
+    assert facade.references(zodb_pickle(MinPO())) == []
