@@ -40,7 +40,7 @@ def test_a_revision_answers_after_its_start_up_to_its_end(
 
 
 def test_what_is_known_of_an_object(earlier: EarlierRevisions) -> None:
-    assert earlier
+    assert earlier.rows
     assert earlier.has(OID, to_tid(10))
     assert not earlier.has(OID, to_tid(20))
     assert not earlier.has(OTHER, to_tid(10))
@@ -56,12 +56,12 @@ def test_removed_by_place(earlier: EarlierRevisions) -> None:
     assert earlier.find(OID, to_tid(15)) is None
     assert earlier.find(OID, to_tid(35)) is not None
     assert earlier.remove(OID, 2**48 - 1)
-    assert not earlier
+    assert not earlier.rows
 
 
 def test_cleared(earlier: EarlierRevisions) -> None:
     earlier.clear()
-    assert not earlier
+    assert not earlier.rows
     assert earlier.find(OID, to_tid(15)) is None
 
 

@@ -108,7 +108,7 @@ def test_what_is_swept_can_be_copied_into_the_gap_first(log: RecordLog) -> None:
         pass
     batch = log.oldest()
     assert batch.places[0] == first
-    copy = log.copy(batch.chunk[: len(record)])
+    (copy,) = log.copy([batch.chunk[: len(record)]])
     assert copy is not None
     assert log.read(first, to_oid(1)) == log.read(copy, to_oid(1)) == record
     log.release(batch)
@@ -119,10 +119,29 @@ def test_a_copy_never_writes_over_what_is_not_released(log: RecordLog) -> None:
     places: list[int] = []
     while (place := log.append(make_record(len(places), 100))) is not None:
         places.append(place)
-    while log.copy(make_record(99, 100)) is not None:
+    while None not in log.copy([make_record(98, 50), make_record(99, 60)]):
         pass
     for n, place in enumerate(places):
         assert log.read(place, to_oid(n)) == make_record(n, 100)
+
+
+def test_several_copied_together_are_read_back(log: RecordLog) -> None:
+    # The file is gone round, so that some do not fit before its end and others not at all.
+    copied = refused = 0
+    for n in range(600):
+        if log.append(make_record(n, 100 + n)) is not None:
+            continue
+        records = [make_record(1000 + size, size) for size in (0, 12, 130, 13)]
+        for record, place in zip(records, log.copy(records)):
+            if place is None:
+                refused += 1
+            else:
+                copied += 1
+                assert log.read(place, record[:8]) == record
+        sweep(log)
+        sweep(log)
+    assert copied > 100
+    assert refused > 10
 
 
 def test_a_record_larger_than_the_gap_is_swept_alone(log: RecordLog) -> None:
@@ -155,7 +174,7 @@ def test_a_large_file_has_larger_granules_and_every_place_fits_into_six_bytes() 
         assert log.capacity == 100 << 30
         log._head = log._capacity - 64  # the last record of a full file
         record = make_record(7, 1000)
-        place = log.append(record) or log.copy(record)
+        place = log.append(record) or log.copy([record])[0]
         assert place is not None
         assert place < 1 << 48
         assert log.offset(place) >= (100 << 30) - (64 << log.shift)

@@ -186,6 +186,13 @@ def test_a_revision_that_ends_before_it_begins_is_not_kept(cache: RingCache, end
     assert cache.load_before(OID, MAX_TID) is None
 
 
+def test_learning_the_end_of_a_revision_writes_nothing(cache: RingCache) -> None:
+    cache.store(OID, T1, None, b"data")
+    cache.store(OID, T1, T2, b"data")
+    assert cache.load_before(OID, T2) == (b"data", T1, T2)
+    assert cache.statistics().stored == 1
+
+
 def test_of_an_object_written_all_the_time_the_last_revisions_are_kept(cache: RingCache) -> None:
     for n in range(1, 200):
         cache.store(OID, to_tid(n), None, b"%d" % n)
@@ -201,7 +208,7 @@ def test_earlier_revisions_leave_with_their_room(cache: RingCache) -> None:
         cache.store(to_tid(n), T1, T2, b"x" * 100)
         assert cache.load_before(to_tid(n), T2) is not None
     assert 500 < len(cache) < 1_000
-    assert len(cache._earlier._rows) == len(cache)
+    assert len(cache._earlier.rows) == len(cache)
 
 
 def test_statistics_and_repr(cache: RingCache) -> None:

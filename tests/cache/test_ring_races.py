@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import threading
 from bisect import bisect_left
@@ -225,6 +226,7 @@ def test_a_child_of_fork_can_close_while_the_parent_changes(cache: RingCache) ->
     pid = os.fork()
     if pid == 0:
         try:
+            signal.alarm(20)  # rather than wait for ever
             cache.close()
             os._exit(0 if cache.load_before(OID, T2) is None else 1)
         finally:

@@ -23,10 +23,8 @@ class EarlierRevisions:
     """Earlier revisions by object id.  One thread at a time."""
 
     def __init__(self) -> None:
-        self._rows: Any = QOBTree()
-
-    def __bool__(self) -> bool:
-        return bool(self._rows)
+        self.rows: Final[Any] = QOBTree()
+        """Object id as an integer → its entries; false while nothing is held."""
 
     def add(self, oid: bytes, start: bytes, end: bytes, place: int) -> int:
         """Add a revision that *oid* does not have yet.
@@ -34,19 +32,19 @@ class EarlierRevisions:
         :returns: how many others were dropped to keep within :data:`MAX_REVISIONS`.
         """
         key = int.from_bytes(oid, "big")
-        row: bytes = self._rows.get(key, b"")
+        row: bytes = self.rows.get(key, b"")
         size = _ENTRY.size
         at = len(row)
         while at and row[at - size : at - size + 8] > start:
             at -= size
         row = row[:at] + _ENTRY.pack(start, end, place.to_bytes(6, "big")) + row[at:]
         excess = max(0, len(row) // size - MAX_REVISIONS)
-        self._rows[key] = row[excess * size :]
+        self.rows[key] = row[excess * size :]
         return excess
 
     def find(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, int] | None:
         """Return ``(start, end, place)`` of the revision with start < *tid* <= end, or None."""
-        row: bytes = self._rows.get(int.from_bytes(oid, "big"), b"")
+        row: bytes = self.rows.get(int.from_bytes(oid, "big"), b"")
         for at in range(len(row) - _ENTRY.size, -1, -_ENTRY.size):
             start, end, place = _ENTRY.unpack_from(row, at)
             if start < tid:
@@ -55,18 +53,18 @@ class EarlierRevisions:
 
     def has(self, oid: bytes, start: bytes) -> bool:
         """Whether the revision of *oid* that begins at *start* is known."""
-        row: bytes = self._rows.get(int.from_bytes(oid, "big"), b"")
+        row: bytes = self.rows.get(int.from_bytes(oid, "big"), b"")
         return any(row[at : at + 8] == start for at in range(0, len(row), _ENTRY.size))
 
     def last_end(self, oid: bytes) -> bytes:
         """Return the tid that ended the last known earlier revision of *oid*, ``b""`` if none."""
-        row: bytes = self._rows.get(int.from_bytes(oid, "big"), b"")
+        row: bytes = self.rows.get(int.from_bytes(oid, "big"), b"")
         return row[8 - _ENTRY.size : 16 - _ENTRY.size]
 
     def remove(self, oid: bytes, place: int) -> bool:
         """Remove the revision of *oid* at *place*; return whether it was there."""
         key = int.from_bytes(oid, "big")
-        row: bytes | None = self._rows.get(key)
+        row: bytes | None = self.rows.get(key)
         if row is None:
             return False
         packed = place.to_bytes(6, "big")
@@ -74,12 +72,12 @@ class EarlierRevisions:
             if row[at + 16 : at + 22] == packed:
                 row = row[:at] + row[at + _ENTRY.size :]
                 if row:
-                    self._rows[key] = row
+                    self.rows[key] = row
                 else:
-                    del self._rows[key]
+                    del self.rows[key]
                 return True
         return False
 
     def clear(self) -> None:
         """Remove everything."""
-        self._rows.clear()
+        self.rows.clear()

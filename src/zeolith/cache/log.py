@@ -99,6 +99,8 @@ class RecordLog:
         self._round = (1 << shift) - 1
         self._wrapped = False
         self._head = self._tail = 0
+        # Where the older records end; of use while they lie behind the head.
+        self._limit = 0
         self._set_capacity(size >> shift)
 
     def _set_capacity(self, granules: int) -> None:
@@ -107,7 +109,6 @@ class RecordLog:
         self.max_record = min(size // LARGEST_SHARE, LENGTH_MASK)
         # The gap: large enough to make sweeps few, small enough not to be missed.
         self._gap = max(1, min(granules // 16, (64 * 1024) >> self.shift))
-        self._limit = granules
         self._set_stop()
 
     def _set_stop(self) -> None:
@@ -131,43 +132,66 @@ class RecordLog:
 
         :raises OSError: it could not be written; the log is as before.
         """
-        return self._write(record, self._gap)
-
-    def copy(self, record: bytes) -> int | None:
-        """As :meth:`append`, into the gap: for what is to be kept of the oldest records."""
-        return self._write(record, 0)
-
-    def _write(self, record: bytes, spare: int) -> int | None:
         length = len(record)
-        head = self._head
         granules = (length + self._round) >> self.shift
-        wraps = False
-        if head + granules > self._stop:
-            wanted = granules + spare
-            if head < self._tail:
-                if head + wanted >= self._tail:
-                    return None
-            elif head + wanted > self._capacity:
-                if wanted >= self._tail:
-                    return None
-                wraps = head + granules > self._capacity
-        if wraps:
-            head = 0
-        offset = head << self.shift
-        written = os.pwrite(self.fd, record, offset)
-        while written < length:
+        position = self._head
+        if position + granules > self._stop:
+            found = self._find(granules, self._gap)
+            if found is None:
+                return None
+            position = found
+        self._write(record, position, granules)
+        return position << LENGTH_BITS | length
+
+    def copy(self, records: list[bytes]) -> list[int | None]:
+        """As :meth:`append`, into the gap: for what is to be kept of the oldest records.
+
+        :returns: the places, None for a record that the gap has no room for.
+        :raises OSError: some could not be written.  None of them should be looked for.
+        """
+        shift, padding = self.shift, self._round
+        granules = [(len(record) + padding) >> shift for record in records]
+        total = sum(granules)
+        position = self._find(total, 0)
+        if position is None:
+            if len(records) == 1:
+                return [None]
+            return [place for record in records for place in self.copy([record])]
+        padded = [record.ljust(n << shift, b"\0") for record, n in zip(records, granules)]
+        self._write(b"".join(padded), position, total)
+        places: list[int | None] = []
+        for record, n in zip(records, granules):
+            places.append(position << LENGTH_BITS | len(record))
+            position += n
+        return places
+
+    def _find(self, granules: int, spare: int) -> int | None:
+        """Return where *granules* go so that *spare* are left in the gap, None if nowhere."""
+        head, wanted = self._head, granules + spare
+        if head < self._tail:
+            return head if head + wanted < self._tail else None
+        if head + wanted <= self._capacity:
+            return head
+        if wanted >= self._tail:
+            return None
+        return head if head + granules <= self._capacity else 0
+
+    def _write(self, data: bytes, position: int, granules: int) -> None:
+        offset = position << self.shift
+        written = os.pwrite(self.fd, data, offset)
+        while written < len(data):
             # A disk that fills up takes a part first; the next call says why.
-            more = os.pwrite(self.fd, record[written:], offset + written)
+            more = os.pwrite(self.fd, data[written:], offset + written)
             if more == 0:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             written += more
-        if wraps:
+        if position == self._head:
+            self._head = position + granules
+        else:
             self._limit = self._head
             self._wrapped = True
-        self._head = head + granules
-        if wraps:
+            self._head = granules
             self._set_stop()
-        return head << LENGTH_BITS | length
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -227,16 +251,13 @@ class RecordLog:
         self._tail = batch.end
         if self._tail == self._head:
             self.clear()
-            return
-        if self._head < self._tail == self._limit:
+        elif self._head < self._tail == self._limit:
             self._tail = 0
-            self._limit = self._capacity
         self._set_stop()
 
     def clear(self) -> None:
         """Give up everything."""
         self._head = self._tail = 0
-        self._limit = self._capacity
         self._set_stop()
 
     def shrink(self) -> bool:

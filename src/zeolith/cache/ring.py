@@ -24,7 +24,7 @@ import logging
 import os
 from os import pread
 from threading import RLock
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..errors import ConfigurationError
 from ..types import NO_TID
@@ -176,17 +176,18 @@ class RingCache:
                     if start < end:
                         self._store_earlier(oid, start, end, data)
                     return
-                held = self._index.get(oid)
+                index = self._index
+                held = index.get(oid)
                 if held is not None:
                     if self._log.read_start(held, oid) >= start:
                         return
                     # Whether it ended at *start* or before is not known.
                     self._forget(oid)
-                if self._earlier and self._earlier.last_end(oid) > start:
+                if self._earlier.rows and self._earlier.last_end(oid) > start:
                     return
                 place = self._append(oid, start, data)
                 if place is not None:
-                    self._index.set(oid, place)
+                    index.set(oid, place)
                     self._count += 1
             except (OSError, LogDamaged) as error:
                 self._degrade(error)
@@ -224,8 +225,8 @@ class RingCache:
                 self._end_current(oid, held, start, tid)
 
     def _end_current(self, oid: bytes, place: int, start: bytes, end: bytes) -> None:
-        if not self._earlier.has(oid, start):
-            self._count += 1 - self._earlier.add(oid, start, end, place)
+        # It becomes an earlier one before it ceases to be the current one: readers find it always.
+        self._count += 1 - self._earlier.add(oid, start, end, place)
         self._forget(oid)
 
     def _forget(self, oid: bytes) -> None:
@@ -270,44 +271,56 @@ class RingCache:
         batch = log.oldest()
         chunk, base, places, end = batch
         # Credit is carried over, so that a record larger than a batch can be kept too.
-        self._credit = min(self._credit + len(chunk) // KEPT_SHARE, log.max_record)
-        larger: list[tuple[bytes, bytes]] = []
+        credit = min(self._credit + len(chunk) // KEPT_SHARE, log.max_record)
+        kept: list[bytes] = []
+        entries: list[tuple[Any, bytes]] = []
         for place in places:
             at = (place >> LENGTH_BITS << shift) - base
             oid = chunk[at : at + 8]
             number = int.from_bytes(oid, "big") >> PAGE_BITS
             page = pages.get(number)
             suffix = oid[6:]
-            packed = place.to_bytes(PLACE_SIZE, "big")
-            if page is not None and suffix in page and page[suffix] == packed:
+            if (
+                page is not None
+                and suffix in page
+                and page[suffix] == place.to_bytes(PLACE_SIZE, "big")
+            ):
                 length = place & LENGTH_MASK
-                if marks[place >> _MARK_SHIFT] and length <= self._credit:
-                    self._credit -= length
-                    copy = log.copy(chunk[at : at + length])
-                    if copy is not None:
-                        page[suffix] = copy.to_bytes(PLACE_SIZE, "big")
-                        self._kept += 1
-                        continue
-                    larger.append((oid, chunk[at : at + length]))
+                if marks[place >> _MARK_SHIFT] and length <= credit:
+                    credit -= length
+                    kept.append(chunk[at : at + length])
+                    entries.append((page, suffix))
+                    continue
                 del page[suffix]
                 if not page:
                     del pages[number]
-            elif not earlier or not earlier.remove(oid, place):
+            elif not earlier.rows or not earlier.remove(oid, place):
                 continue
             self._count -= 1
             self._dropped += 1
+        self._credit = credit
+        larger: list[bytes] = []
+        if kept:
+            for record, (page, suffix), copy in zip(kept, entries, log.copy(kept)):
+                if copy is None:
+                    self._forget(record[:8])
+                    larger.append(record)
+                else:
+                    page[suffix] = copy.to_bytes(PLACE_SIZE, "big")
+            self._kept += len(kept) - len(larger)
         self._sweeps += 1
         log.release(batch)
         # The last mark may belong to the next record as well: its own sweep will clear it.
         first, last = places[0] >> _MARK_SHIFT, end >> _MARK_BITS
         marks[first:last] = bytes(last - first)
-        for oid, record in larger:
+        for record in larger:
             # What the gap was too small for may go where it came from.
-            copy = log.copy(record)
-            if copy is not None:
-                self._index.set(oid, copy)
+            (copy,) = log.copy([record])
+            if copy is None:
+                self._dropped += 1
+            else:
+                self._index.set(record[:8], copy)
                 self._count += 1
-                self._dropped -= 1
                 self._kept += 1
 
     def clear(self) -> None:
