@@ -263,6 +263,16 @@ def test_cleared_it_begins_anew(log: RecordLog) -> None:
     assert sweep(log) == [to_oid(2)]
 
 
+def test_emptied_by_sweeps_it_begins_anew(log: RecordLog) -> None:
+    for n in range(5):
+        assert log.append(make_record(n, 300)) is not None
+    while log._tail != log._head:
+        sweep(log)
+    place = log.append(make_record(9, 300))
+    assert place is not None
+    assert log.offset(place) == 0
+
+
 def test_discarded_it_takes_no_room(log: RecordLog) -> None:
     assert log.append(make_record(1, 300)) is not None
     log.discard()

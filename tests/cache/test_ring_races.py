@@ -237,6 +237,31 @@ def test_a_child_of_fork_can_close_while_the_parent_changes(cache: RingCache) ->
     assert cache.load_before(OID, T2) == (b"one", T1, None)
 
 
+def test_an_earlier_revision_is_read_while_nothing_changes(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.store(OID, T1, T2, b"x" * 100)
+    find = cache._earlier.find
+    is_changed = threading.Event()
+
+    def change() -> None:
+        drive_out(cache)
+        is_changed.set()
+
+    thread = threading.Thread(target=change)
+
+    def find_and_wait(oid: bytes, tid: bytes) -> tuple[bytes, bytes, int] | None:
+        found = find(oid, tid)
+        thread.start()
+        assert not is_changed.wait(0.1), "the file was changed in the middle of a read"
+        return found
+
+    monkeypatch.setattr(cache._earlier, "find", find_and_wait)
+    assert cache.load_before(OID, T2) == (b"x" * 100, T1, T2)
+    thread.join()
+    assert is_changed.is_set()
+
+
 class History:
     """What was committed, as the readers may know it: every tuple is replaced, never changed."""
 

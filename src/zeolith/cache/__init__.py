@@ -5,8 +5,6 @@ from .interface import ClientCache, Revision
 from .log import MINIMUM_SIZE
 from .ring import CacheStatistics, RingCache
 
-SegmentCache = RingCache
-
 __all__ = [
     "MINIMUM_SIZE",
     "CacheStatistics",

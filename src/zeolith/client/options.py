@@ -10,7 +10,7 @@ import ssl as ssl_module
 from collections.abc import Sequence
 from typing import Any
 
-from ..cache import ForeignCache, SegmentCache
+from ..cache import ForeignCache, RingCache
 from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
 from .blobs import BlobDirectory
@@ -158,7 +158,7 @@ def make_cache(cache: Any, cache_size: int, client: str | None, var: str | None)
         return ForeignCache(cache)
     if not isinstance(cache_size, int) or cache_size < 0:
         raise ConfigurationError("cache_size", f"{cache_size!r} is not a number of bytes")
-    return SegmentCache(cache_size, directory=var)
+    return RingCache(cache_size, directory=var)
 
 
 def make_blobs(
