@@ -143,6 +143,9 @@ def get_tid(session: Session, msgid: m.MsgId, request: m.GetTid) -> None:
 def history(session: Session, msgid: m.MsgId, request: m.History) -> None:
     method = session.service.access.method("history")
     oid, size = request
+    if type(oid) is not bytes or type(size) is not int:
+        # Storages have various ways to fail at this, most of which look like defects.
+        raise TypeError(f"no object id and number: {oid!r:.40}, {size!r:.40}")
     session.run(msgid, session.service.pools.quick, lambda: list(method(oid, size=size)))
 
 

@@ -164,14 +164,23 @@ class Replay:
                 if path != blob.path:
                     remove_file(path)
 
+    def _sent(self, oid: bytes | None) -> bytes | None:
+        """Return what the client wants to store as *oid*, or None if it does not."""
+        found = None
+        for operation in self._transaction.log:
+            if isinstance(operation, Store) and operation.oid == oid:
+                found = operation.data
+        return found
+
     def _vote(self) -> None:
         try:
             resolved = self._storage.tpc_vote(self._meta)
         except ConflictError as error:
-            if not (self._collect and error.oid and error.serials and error.data):
+            # Errors do not always say what was to be stored; the client wants it back.
+            data = self._sent(error.oid)
+            if not (self._collect and error.serials) or data is None:
                 raise
-            conflict = {"oid": error.oid, "serials": error.serials, "data": error.data}
-            self._conflicts[error.oid] = conflict
+            self._conflicts[error.oid] = {"oid": error.oid, "serials": error.serials, "data": data}
             return
         self._resolved.extend(resolved or ())
         # Now rather than when the client finishes: a failure can still be reported, and nobody

@@ -31,6 +31,9 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _CLOSE_TIMEOUT: Final = 2.0
 _POLL: Final = 0.01
 
+_SETTLING_TURNS: Final = 5
+"""Turns of the loop in which a connection accepted at the last moment is made, and closed."""
+
 
 class Server:
     """Serves ZODB storages to clients that speak ZEO's protocol 5.
@@ -115,6 +118,8 @@ class Server:
             loop.set_exception_handler(handle_loop_error)
             loop.run_until_complete(self._serve(loop, on_listening, handle_signals))
         finally:
+            if loop is not None:
+                loop.run_until_complete(_cancel_tasks())
             self._inbox.close()
             if loop is not None:
                 loop.close()
@@ -204,6 +209,8 @@ class Server:
                 # Those whose transaction is being committed stay to get their answer.
                 if session.is_finishing:
                     continue
+                # Closed first: a lost connection can be retried, an aborted vote would be an error.
+                connection.close()
                 session.give_up("the server stops")
             connection.close()
         if self._exit_status == 0:
@@ -236,3 +243,14 @@ class Server:
             logger.info("closing storage %r", name)
             is_clean = service.close(_CLOSE_TIMEOUT) and is_clean
         return is_clean
+
+
+async def _cancel_tasks() -> None:
+    """End what the loop was doing for connections that never came to us, such as TLS handshakes."""
+    for _ in range(_SETTLING_TURNS):
+        await asyncio.sleep(0)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)
