@@ -93,8 +93,10 @@ class Worker:
             known = self.acknowledged[name]
             if not known <= value <= known + self.uncertain[name]:
                 self.wrong.append(f"{name}: {value} after {known} (+{self.uncertain[name]})")
-            # What turned out to have been committed counts from now on.
-            self.acknowledged[name], self.uncertain[name] = value, 0
+            # What turned out to have been committed counts from now on.  What is not seen may
+            # still show later: without a server the snapshot is as old as the cache.
+            self.uncertain[name] -= value - known
+            self.acknowledged[name] = value
             if generator.random() < 0.5:
                 manager.abort()
                 return True
@@ -106,7 +108,8 @@ class Worker:
             counters[name]["value"] = value + 1
             is_committing = True
             manager.commit()
-            self.acknowledged[name] = value + 1
+            # No conflict: nothing else was committed to this counter.
+            self.acknowledged[name], self.uncertain[name] = value + 1, 0
             seen[name] = value + 1
             self.commits += 1
             return True
