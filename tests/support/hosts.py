@@ -23,6 +23,11 @@ class Record(NamedTuple):
     logger: str
     text: str
 
+    @property
+    def is_error(self) -> bool:
+        """Whether somebody has to look after it."""
+        return self.level in ("ERROR", "CRITICAL")
+
 
 class RunningServer:
     """A server in a host.

@@ -79,6 +79,8 @@ def connect(address: Address, timeout: float = DEADLINE) -> socket.socket:
     try:
         sock.settimeout(timeout)
         sock.connect(address)
+        if family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError:
         sock.close()
         raise
