@@ -311,7 +311,10 @@ def test_readers_beside_a_changing_thread() -> None:
             thread.start()
         rng = random.Random(99)
         clock = 1
-        for _ in range(6_000):
+        steps = 0
+        # However the system shares out its cores, every reader has its turn.
+        while steps < 6_000 or (min(hits) < 100 and all(thread.is_alive() for thread in threads)):
+            steps += 1
             oid = rng.choice(history.oids)
             tids = history.tids[oid]
             what = rng.random()
@@ -331,5 +334,5 @@ def test_readers_beside_a_changing_thread() -> None:
         sys.setswitchinterval(interval)
         cache.close()
     assert wrong == []
-    assert min(hits) > 0
+    assert min(hits) >= 100
     assert cache.statistics().dropped > 1000

@@ -147,6 +147,8 @@ class RingCache:
                     if start < tid:
                         self._marks[place >> _MARK_SHIFT] = 1
                         return record[_DATA_AT:], start, None
+                if not self._earlier.rows:
+                    return None
                 found = self._earlier.find(oid, tid)
                 if found is None:
                     return None
