@@ -128,7 +128,7 @@ class RingCache:
         except KeyError:
             # Not held as current.  Without earlier revisions there is nothing to ask the lock for:
             # to miss what is just being stored is no mistake.
-            return self._load_locked(oid, tid) if self._earlier else None
+            return self._load_locked(oid, tid) if self._earlier.rows else None
         except OSError:
             return self._load_locked(oid, tid)
         start = record[8:16]
