@@ -237,6 +237,26 @@ def test_a_child_of_fork_can_close_while_the_parent_changes(cache: RingCache) ->
     assert cache.load_before(OID, T2) == (b"one", T1, None)
 
 
+def test_hits_and_plain_misses_wait_for_nobody(cache: RingCache) -> None:
+    cache.store(OID, T1, None, b"one")
+    held, release = threading.Event(), threading.Event()
+    released: list[bool] = []
+
+    def hold() -> None:
+        with cache._lock:
+            held.set()
+            released.append(release.wait(10))
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    assert cache.load_before(OID, T2) == (b"one", T1, None)
+    assert cache.load_before(T3, T2) is None
+    release.set()
+    thread.join()
+    assert released == [True]
+
+
 def test_an_earlier_revision_is_read_while_nothing_changes(
     cache: RingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
