@@ -418,7 +418,7 @@ def test_b_a_server_that_greets_and_then_says_nothing(fake: FakeServer, client: 
 
 
 def test_b_something_that_is_no_server(client: Open, fake: FakeServer) -> None:
-    opening = Background(lambda: client(fake.address, wait_timeout=5))
+    opening = Background(lambda: client(fake.address, wait_timeout=0.5))
     connection = fake.accept()
     connection.socket.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with promptly(10), pytest.raises(Exception, match=r"greeting|exceeds|protocol"):

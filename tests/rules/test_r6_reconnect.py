@@ -268,7 +268,7 @@ def test_r6_a_real_restore(tmp_path: Path, client: Open) -> None:
         (tmp_path / "Data.fs.index").unlink()
         with running_server(open_files()) as server:
             proxy.target = server.address
-            wait_until(storage.is_connected)
+            storage.ping()
             assert storage.load(X) == (b"one", first)
             assert storage.lastTransaction() == first
             with RawClient(server.address) as writer:
@@ -303,7 +303,7 @@ def test_r6_changes_made_while_the_client_was_away(
                 tid = writer.commit({X: (tid, b"%d" % (number + 1))})
         with serve() as server:
             proxy.target = server.address
-            wait_until(storage.is_connected)
+            storage.ping()
             assert storage.load(X) == (b"%d" % missed, tid)
             assert storage.load(Y)[0] == b"y"
             assert storage.lastTransaction() == tid

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import socket
+from typing import Any
 
 import pytest
 from tests.rules.conftest import Connect, Serve
 from tests.support.proxy import Proxy
 from tests.support.raw import Z64, RawClient, fault_of, oid_of
 from tests.support.storages import gate
-from tests.support.waiting import Background, promptly
+from tests.support.waiting import Background, promptly, wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import (
+    ServerStatus,
     SetClientLabel,
     Store,
     StoreBlobChunk,
@@ -27,6 +29,12 @@ from zeolith.protocol.messages import (
 from zeolith.server.options import ServerOptions
 
 RECORD = b"cZODB.blob\nBlob\n."
+
+
+def status(client: RawClient) -> dict[str, Any]:
+    """Return the server's counters."""
+    counters: dict[str, Any] = client.call(ServerStatus())
+    return counters
 
 
 def reset(client: RawClient) -> None:
@@ -143,12 +151,16 @@ def test_r7_a_vanished_waiter_leaves_the_queue_in_order(
 ) -> None:
     server = serve(mapping, loop=loop)
     clients = [raw(server.address) for _ in range(5)]
+    watcher = raw(server.address)
     for number, client in enumerate(clients):
         client.begin()
         client.store(oid_of(number + 1), b"x")
         if number == 0:
             client.vote()
-    votes = [client.ask(Vote(1)) for client in clients[1:]]
+    votes = []
+    for count, client in enumerate(clients[1:], start=1):
+        votes.append(client.ask(Vote(1)))
+        wait_until(lambda: status(watcher)["waiting"] == count)  # noqa: B023 - used at once
     reset(clients[2])
     with promptly(5):
         clients[0].finish()

@@ -221,5 +221,9 @@ def tpc_abort(session: Session, msgid: m.MsgId, request: m.TpcAbort) -> None:
         session.reply(msgid, None)
     elif transaction.stage is Stage.FINISHING:
         raise StorageTransactionError("too late to abort: the transaction is being committed")
+    elif msgid is NOTICE:
+        # Its sender waits for nothing: what comes next may be the next transaction.
+        session.stall("abort")
+        session.abort(transaction, partial(session.unstall, "abort"))
     else:
         session.abort(transaction, partial(session.reply, msgid, None))
