@@ -27,6 +27,9 @@ _BEGIN_TAIL: Final = b"\x80\xc0\xa1 "  # no extension, no tid, status " "
 _INFO: Final = b"\x94\x00\xc3\xa4info\x91\x82\xa6length"
 _INFO_SIZE: Final = b"\xa4size"
 _REPLY: Final = b"\x00\xa6.reply"
+_KIND_SIZE: Final = len(_REPLY)
+_VOTE_SIZE: Final = len(_VOTE)
+assert _VOTE_SIZE < _KIND_SIZE
 _NIL, _EMPTY, _ID = b"\xc0", b"\x90", b"\xc4\x08"
 
 
@@ -133,18 +136,30 @@ def parse_step(payload: bytes) -> Message | None:
     try:
         if payload[0] != 0x94:
             return None
-        if payload.startswith(_BEGIN):
-            return _parse_begin(payload)
-        if payload.startswith(_INFO):
-            return _parse_info(payload)
-        found = _parse_number(payload, 1)
-        if found is None:
-            return None
-        msgid, at = found
-        if payload.startswith(_REPLY, at):
-            return _parse_reply(msgid, payload[at + len(_REPLY) :])
-        if payload.startswith(_VOTE, at):
-            found = _parse_number(payload, at + len(_VOTE))
+        first = payload[1]
+        if first == 0xCD:  # two bytes: most calls of a connection that commits
+            msgid = payload[2] << 8 | payload[3]
+            at = 4
+        elif first < 128:
+            msgid = first
+            at = 2
+        else:
+            found = _parse_number(payload, 1)
+            if found is None:
+                return None
+            msgid, at = found
+        if msgid == 0:
+            return _parse_notice(payload)
+        kind = payload[at : at + _KIND_SIZE]
+        if kind == _REPLY:
+            tail = payload[at + _KIND_SIZE :]
+            if len(tail) == 10 and tail[:2] == _ID:
+                return Reply(msgid, tail[2:])
+            if tail == _EMPTY:
+                return Reply(msgid, ())
+            return Reply(msgid, None) if tail == _NIL else None
+        if kind[:_VOTE_SIZE] == _VOTE:
+            found = _parse_number(payload, at + _VOTE_SIZE)
             if found is not None and found[1] == len(payload):
                 return Call(msgid, Vote(found[0]))
         elif payload.startswith(_FINISH, at):
@@ -156,14 +171,10 @@ def parse_step(payload: bytes) -> Message | None:
     return None
 
 
-def _parse_reply(msgid: int, tail: bytes) -> Reply | None:
-    if tail == _NIL:
-        return Reply(msgid, None)
-    if tail == _EMPTY:
-        return Reply(msgid, ())
-    if len(tail) == 10 and tail.startswith(_ID):
-        return Reply(msgid, tail[2:])
-    return None
+def _parse_notice(payload: bytes) -> Notice | None:
+    if payload.startswith(_BEGIN):
+        return _parse_begin(payload)
+    return _parse_info(payload) if payload.startswith(_INFO) else None
 
 
 def _parse_begin(payload: bytes) -> Notice | None:

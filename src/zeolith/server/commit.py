@@ -29,6 +29,8 @@ Ticket = TypeVar("Ticket", bound=Hashable)
 class Phase(Enum):
     """Where a ticket is on its way."""
 
+    __hash__ = object.__hash__  # members are one of a kind; Enum's own is Python code
+
     WAITING = "waiting"
     """Another ticket holds the lock."""
 
@@ -50,6 +52,8 @@ class Phase(Enum):
 
 class Input(Enum):
     """What can happen to a ticket."""
+
+    __hash__ = object.__hash__  # members are one of a kind; Enum's own is Python code
 
     ACCEPTED = "accepted"
     """The storage's vote succeeded."""
