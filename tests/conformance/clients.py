@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.support.hosts import Address, Kind
 from ZODB.tests.hexstorage import HexStorage
 
-FORGIVEN: dict[Kind, tuple[str, ...]] = {
-    "zeolith": (),
-    "zeo": (
-        "ignore::ResourceWarning",
-        "ignore::pytest.PytestUnraisableExceptionWarning",
-        "ignore::pytest.PytestUnhandledThreadExceptionWarning",
-    ),
+FORGIVEN: dict[Kind, list[pytest.MarkDecorator]] = {
+    "zeolith": [],
+    "zeo": [
+        pytest.mark.filterwarnings("ignore::ResourceWarning"),
+        pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+        pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    ],
 }
-"""Warnings filters for tests that use a client of that kind.
+"""Marks of tests that use a client of that kind: which warnings are no errors.
 
 ZEO's leaves temporary files and refused connections to the garbage collector, and its networking
 thread may die of what it finds open when it ends.  That is not ours to test.

@@ -46,16 +46,17 @@ _CONTROL = Pairing("zeo", "zeo", False)
 
 @pytest.fixture(
     params=[
-        *(pytest.param(pairing, id=pairing.name) for pairing in _PAIRINGS),
+        *(
+            pytest.param(pairing, id=pairing.name, marks=FORGIVEN[pairing.client])
+            for pairing in _PAIRINGS
+        ),
         # What fails here too is a fault of the test.
-        pytest.param(_CONTROL, id=_CONTROL.name, marks=pytest.mark.long),
+        pytest.param(_CONTROL, id=_CONTROL.name, marks=[*FORGIVEN["zeo"], pytest.mark.long]),
     ]
 )
 def site(request: pytest.FixtureRequest, hosts: Hosts, tmp_path: Path) -> Iterator[Site]:
     """A client and a server, at least one of them Zeolith's, in both codings."""
     pairing: Pairing = request.param
-    for text in FORGIVEN[pairing.client]:
-        request.applymarker(pytest.mark.filterwarnings(text))
     site = Site(hosts, pairing, tmp_path)
     yield site
     site.close()

@@ -31,15 +31,13 @@ _DEFAULT = {
         pytest.param(
             combo,
             id=combo.name,
-            marks=[] if combo in _DEFAULT else [pytest.mark.long],
+            marks=[*FORGIVEN[combo.client], *([] if combo in _DEFAULT else [pytest.mark.long])],
         )
         for combo in _COMBOS
     ]
 )
 def combo(request: pytest.FixtureRequest) -> Combo:
     combo: Combo = request.param
-    for text in FORGIVEN[combo.client]:
-        request.applymarker(pytest.mark.filterwarnings(text))
     return combo
 
 
