@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -281,9 +283,7 @@ def test_r4_a_commit_being_written_gets_its_answer(
         finishing.open()
         tid = client.answer(finish)
     client.wait_closed()
-    wait_until(lambda: not os.path.exists(tmp_path / "Data.fs.lock") or _closed(files))
-    from contextlib import closing
-
+    wait_until(lambda: _closed(files), "the storage is closed")
     with closing(FileStorage(str(tmp_path / "Data.fs"), read_only=True)) as again:
         assert again.lastTransaction() == tid
 
@@ -316,6 +316,25 @@ def test_r7_whoever_holds_the_lock_does_not_hold_up_the_end(
         with pytest.raises(Closed):
             waiter.receive()
     assert mapping.tpc_transaction() is None
+
+
+def test_d_a_pack_is_not_cut_off_while_it_replaces_the_file(
+    files: FileStorage, serve: Serve, raw: Connect, tmp_path: Path
+) -> None:
+    """Between the two renames there is no database file."""
+    server = serve(files)
+    client = raw(server.address)
+    serial = client.commit({bytes(8): (Z64, b"\x80\x03}q\x00.}q\x01.")})
+    client.commit({bytes(8): (serial, b"\x80\x03}q\x00.}q\x02.")})
+    with gate(files, "_initIndex") as replacing:
+        client.ask(m.Pack(time.time() + 1))
+        replacing.wait_reached()
+        server.stop()
+        client.wait_closed()
+        assert not _closed(files)
+        replacing.open()
+        wait_until(lambda: _closed(files), "the storage is closed")
+    assert (tmp_path / "Data.fs").exists()
 
 
 def test_a_storage_that_fails_while_committing_ends_the_server(

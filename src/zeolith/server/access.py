@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any, Final, Literal
 
 import ZODB.blob
@@ -230,11 +231,20 @@ class StorageAccess:
 
     # -- end -------------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Close the storage."""
+    def close(self, timeout: float = 0.0) -> None:
+        """Close the storage.
+
+        :param timeout: if a pack is running: seconds to wait while it replaces the file.
+        """
         if self._reader is not None:
             self._reader.close()
-        self.storage.close()
+        # A pack holds this lock while it puts the new file in the place of the old one.  It must
+        # not be cut off between the two renames; once the storage is closed it gives up.
+        lock = getattr(self.storage, "_commit_lock", None) if timeout else None
+        with ExitStack() as stack:
+            if lock is not None and lock.acquire(timeout=timeout):
+                stack.callback(lock.release)
+            self.storage.close()
 
 
 _SHARED_SUFFIX: Final = ".tmp"

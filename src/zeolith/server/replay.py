@@ -145,7 +145,10 @@ class Replay:
         self._changed[oid] = None
 
     def _undo(self, operation: Undo) -> None:
-        _, oids = self._access.method("undo")(operation.trans_id, self._meta)
+        undone = self._access.method("undo")(operation.trans_id, self._meta)
+        if undone is None:
+            return  # a storage that names the objects in its vote
+        _, oids = undone
         self._changed.update(dict.fromkeys(oids))
         # The client does not know what the undo made of them.
         self._resolved.extend(oids)
@@ -182,7 +185,9 @@ class Replay:
                 raise
             self._conflicts[error.oid] = {"oid": error.oid, "serials": error.serials, "data": data}
             return
-        self._resolved.extend(resolved or ())
+        if resolved:
+            self._resolved.extend(resolved)
+            self._changed.update(dict.fromkeys(resolved))
         # Now rather than when the client finishes: a failure can still be reported, and nobody
         # has to wait for the disk while loads are held back.
         sync_blobs(self._access.dirty_blobs())

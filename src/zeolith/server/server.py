@@ -157,6 +157,12 @@ class Server:
                     self._stopped.set()
             await self._stopped.wait()
         finally:
+            lobby.is_closing = True
+            for listener in listeners:
+                # asyncio cannot finish accepting for a server that is closed, and leaks the
+                # connection.  (uvloop has no reader here; its accepting has no second half.)
+                loop.remove_reader(listener.fileno())
+            await _take_turns()
             for server in servers:
                 server.close()
             for listener in listeners:
@@ -198,7 +204,6 @@ class Server:
     # -- the end ---------------------------------------------------------------------------------
 
     async def _end(self, loop: asyncio.AbstractEventLoop, lobby: Lobby) -> None:
-        lobby.is_closing = True
         connections = list(lobby.connections)
         if connections:
             logger.info("closing %d connections", len(connections))
@@ -245,10 +250,14 @@ class Server:
         return is_clean
 
 
-async def _cancel_tasks() -> None:
-    """End what the loop was doing for connections that never came to us, such as TLS handshakes."""
+async def _take_turns() -> None:
     for _ in range(_SETTLING_TURNS):
         await asyncio.sleep(0)
+
+
+async def _cancel_tasks() -> None:
+    """End what the loop was doing for connections that never came to us, such as TLS handshakes."""
+    await _take_turns()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

@@ -84,6 +84,7 @@ class StorageService:
         self._commits = WorkerPool(f"zeolith-commit-{name}", 1, inbox)
         self._packing = WorkerPool(f"zeolith-pack-{name}", 1, inbox)
         self._is_packing = False
+        self._is_open = False
         self.coordinator: CommitCoordinator
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -106,6 +107,7 @@ class StorageService:
             self._settle,
             self._failed,
         )
+        self._is_open = True
 
     @property
     def is_read_only(self) -> bool:
@@ -267,12 +269,12 @@ class StorageService:
         :returns: whether everything ended as it should.
         """
         self._packing.close()
-        is_clean = self.coordinator.close(timeout)
+        is_clean = not self._is_open or self.coordinator.close(timeout)
         if not is_clean:
             logger.critical("storage %r: a commit in progress does not end", self.name)
         self._held.clear()
         try:
-            self.access.close()
+            self.access.close(timeout if self._is_packing else 0.0)
         except Exception:
             logger.exception("storage %r could not be closed", self.name)
             return False
