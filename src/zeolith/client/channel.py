@@ -21,11 +21,14 @@ looked at, and before the thread waiting for it learns of it (rule R2).
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
+
+from ZODB.POSException import POSKeyError
 
 from ..errors import ClientDisconnected, ProtocolViolation
 from ..protocol.codec import Codec
@@ -34,6 +37,8 @@ from ..protocol.greeting import Coding
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated
 from .wire import Wire
+
+logger = logging.getLogger(__name__)
 
 SEND_MARK = 64 * 1024
 """Notices are collected up to this many bytes before they are sent: a commit of small objects costs
@@ -99,8 +104,8 @@ class Channel:
         self._waiting: list[bytes] = []
         self._waiting_size = 0
         self._cause: BaseException | None = None
-        self._cause_seen: BaseException | None = None
-        self._breaking = threading.Lock()
+        # Held while the connection is ended: see _break.
+        self._breaking = threading.RLock()
         self._codec: Codec
         self._encode_load: Callable[[bytes, bytes], bytes]
         self.reads = 0
@@ -163,15 +168,20 @@ class Channel:
 
         :raises ClientDisconnected: the connection ended before the answer came.
         :raises POSKeyError: there is no such object.
+        :raises TypeError, ValueError: *oid* or *tid* is none.
         """
         key = (oid, tid)
         slots = self._slots
         slot = slots.get(key)
         if slot is None:
+            if len(oid) != 8 or len(tid) != 8:
+                raise _no_id(oid, tid)
+            # Before the slot is there for others to share: this may fail.
+            frame = self._encode_load(oid, tid)
             mine = Slot()
             slot = slots.setdefault(key, mine)
             if slot is mine:
-                self._send(self._encode_load(oid, tid), slot, key)
+                self._send(frame, slot, key)
         if not slot.done:
             if self._role.acquire(False):
                 self._lead(slot)
@@ -188,22 +198,18 @@ class Channel:
         Answers go to the receiver; threads that ask for one of them meanwhile wait for it.
         """
         frames = []
-        asked = []
-        for key in keys:
+        for oid, tid in keys:
+            if len(oid) != 8 or len(tid) != 8:
+                raise _no_id(oid, tid)
+            frames.append(self._encode_load(oid, tid))
+        wanted = []
+        for key, frame in zip(keys, frames):
             if key not in self._slots:
                 slot = Slot()
                 if self._slots.setdefault(key, slot) is slot:
-                    frames.append(self._encode_load(*key))
-                    asked.append(key)
-        if frames:
-            try:
-                self._send(b"".join(frames), None, None)
-            except ClientDisconnected as error:
-                for key in asked:
-                    left = self._slots.pop(key, None)
-                    if left is not None:
-                        self._settle(left, None, error)
-                raise
+                    wanted.append(frame)
+        if wanted:
+            self._send(b"".join(wanted), None, None)
 
     def call(self, request: Request, on_reply: Callable[[Any], None] | None = None) -> Any:
         """Send *request*; wait for the answer and return its value.
@@ -242,7 +248,7 @@ class Channel:
             self._waiting_size += len(frame)
             if self._waiting_size < SEND_MARK:
                 return
-            failure = self._write(self._take_waiting())
+            failure = self._write(b"")
         if failure is not None:
             self._end(failure)
             raise self._disconnected()
@@ -258,44 +264,47 @@ class Channel:
         try:
             if self._cause is not None:
                 return
-            failure = self._write(self._take_waiting() + self._codec.heartbeat())
+            failure = self._write(self._codec.heartbeat())
         finally:
             self._sending.release()
         if failure is not None:
             self._end(failure)
-
-    def _take_waiting(self) -> bytes:
-        frames = b"".join(self._waiting)
-        self._waiting.clear()
-        self._waiting_size = 0
-        return frames
 
     def _send(self, frame: bytes, slot: Slot | None, key: MsgId) -> None:
         """Send; on failure the channel is broken, and *slot* with it.
 
         :raises ClientDisconnected: only without a slot.
         """
-        with self._sending:
-            if self._cause is None:
-                if self._waiting:
-                    frame = self._take_waiting() + frame
-                failure = self._write(frame)
-                if failure is None:
-                    return
-            else:
-                failure = self._cause
+        failure: BaseException | None = None
+        try:
+            with self._sending:
+                if self._cause is None:
+                    failure = self._write(frame)
+                    if failure is None:
+                        return
+        except BaseException as error:  # noqa: BLE001 - raised again by _end
+            # Interrupted while waiting for the turn.  Nothing was sent, but others may share the
+            # slot, and one of them may wait for the network, where only its end can be noticed.
+            failure = error
         # A slot entered after the break would never be answered: settle it here.
         if slot is not None:
             self._slots.pop(key, None)
-        self._end(failure)
+        try:
+            if failure is not None:
+                self._end(failure)
+        finally:
+            if slot is not None and not slot.done:
+                self._settle(slot, None, self._disconnected())
         if slot is None:
             raise self._disconnected()
-        if not slot.done:
-            self._settle(slot, None, self._disconnected())
 
     def _write(self, frame: bytes) -> BaseException | None:
-        """Send; return what went wrong.  ``_sending`` is held."""
+        """Send what waits and then *frame*; return what went wrong.  ``_sending`` is held."""
         try:
+            if self._waiting:
+                frame = b"".join((*self._waiting, frame))
+                self._waiting.clear()
+                self._waiting_size = 0
             self.wire.send(frame)
         except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: see _end
             return error
@@ -308,8 +317,7 @@ class Channel:
         it ends the connection like any error, and then interrupts the caller as it was meant to.
         """
         self._break(failure)
-        if not isinstance(failure, Exception) and failure is not self._cause_seen:
-            self._cause_seen = failure
+        if not isinstance(failure, Exception):
             raise failure
 
     # -- reading -----------------------------------------------------------------------------------
@@ -367,10 +375,12 @@ class Channel:
     @contextmanager
     def hold_reading(self) -> Iterator[None]:
         """Keep everybody from reading for the length of a ``with`` statement."""
-        with self._role:
-            yield
-        if self._followers:
-            self._ask_to_lead()
+        try:
+            with self._role:
+                yield
+        finally:
+            if self._followers:
+                self._ask_to_lead()
 
     def _read(self) -> None:
         """Read once and handle what came.  The role is held."""
@@ -411,11 +421,13 @@ class Channel:
                 else:
                     self._handle(event)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this connection
-            if slot is not None and not slot.done:
-                # The answer came but could not be taken in: its caller learns why.
-                cause = error if isinstance(error, Exception) else self._disconnected()
-                self._settle(slot, None, cause)
-            self._end(error)
+            try:
+                self._end(error)
+            finally:
+                if slot is not None and not slot.done:
+                    # The answer came but could not be taken in: its caller learns why.
+                    cause = error if isinstance(error, Exception) else self._disconnected()
+                    self._settle(slot, None, cause)
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Notice):
@@ -457,17 +469,33 @@ class Channel:
         return error
 
     def _break(self, cause: BaseException) -> None:
+        """End the connection, unless that has been done; return when it has.
+
+        Whoever comes second waits, above all the reader: it must not go on to messages behind
+        one that it could not handle (rule R2).
+        """
         with self._breaking:
-            if self._cause is not None:
-                return
-            self._cause = cause
-        self.wire.abort()
-        # First nobody gets this channel any more, then the waiting ones learn that it ended:
-        # they come back for a new one at once.
-        self.receiver.broken(self, cause)
-        while self._slots:
-            with suppress(KeyError):
-                self._settle(self._slots.popitem()[1], None, self._disconnected())
+            if self._cause is None:
+                self._cause = cause
+                self.wire.abort()
+                # First nobody gets this channel any more, then the waiting ones learn that it
+                # ended: they come back for a new one at once.
+                try:
+                    self.receiver.broken(self, cause)
+                except Exception:
+                    # Nobody who could be told calls us; those who wait must not wait for ever.
+                    logger.exception("%s: the end of the connection went wrong", self.server_name)
+            # Also for the second: an interrupt may have kept the first from it.
+            while self._slots:
+                with suppress(KeyError):
+                    self._settle(self._slots.popitem()[1], None, self._disconnected())
+
+
+def _no_id(oid: bytes, tid: bytes) -> Exception:
+    if len(oid) == 8:
+        return ValueError(f"{tid!r} is not a transaction id")
+    error: Exception = POSKeyError(oid)
+    return error
 
 
 def _wake(slot: Slot) -> None:
