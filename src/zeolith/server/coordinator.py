@@ -376,6 +376,8 @@ class ExclusiveCoordinator(CommitCoordinator):
             level = logging.WARNING
         else:
             level = logging.DEBUG
+            if not logger.isEnabledFor(level):
+                return  # before the owner's name is made up, which nearly every vote would do
         logger.log(
             level, "(%s) %s of storage %r: %d waiting", owner.name, what, self._access.name, waiting
         )
