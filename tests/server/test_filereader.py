@@ -25,7 +25,7 @@ from zeolith.server.filereader import FileReader, can_read_directly
 OIDS = [p64(number) for number in range(1, 6)]
 
 
-class Own(FileStorage):  # type: ignore[misc]
+class Own(FileStorage):
     """A subclass, which may do anything."""
 
 

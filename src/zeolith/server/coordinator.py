@@ -1,35 +1,18 @@
-"""How transactions get their turn in a storage.
+"""How transactions get their turn in a storage: the seam for strategies.
 
-:class:`CommitCoordinator` is the seam: sessions and services know nothing but it.  The strategy
-here is *exclusive*: one transaction at a time from its vote to its end, which is what every ZODB
-storage can do.
+Sessions and services know nothing but :class:`CommitCoordinator`.  The strategy that every ZODB
+storage can do is in :mod:`.exclusive`.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import transaction.interfaces as transaction_errors
-from ZODB.POSException import StorageTransactionError
-
-from .access import StorageAccess
-from .commit import Action, CommitQueue, Deed, IllegalStep, Input, Phase
-from .publisher import Publication, Publisher, Subscriber
-from .replay import Replay, Vote, abort
-from .statistics import Statistics
+from .publisher import Subscriber
+from .replay import Vote
 from .transactions import Transaction
-from .workers import WorkerPool
-
-logger = logging.getLogger(__name__)
-
-VoteDone = Callable[[Vote | None, Exception | None], None]
-FinishDone = Callable[["Finished | None", Exception | None], None]
-EndDone = Callable[[], None]
 
 
 class Finished(NamedTuple):
@@ -43,20 +26,17 @@ class Finished(NamedTuple):
     info: dict[str, Any] | None
 
 
+VoteDone: TypeAlias = Callable[[Vote | None, Exception | None], None]
+FinishDone: TypeAlias = Callable[[Finished | None, Exception | None], None]
+EndDone: TypeAlias = Callable[[], None]
+
+
 class Owner(Subscriber, Protocol):
     """What a coordinator needs of the session that makes a transaction."""
 
     @property
     def name(self) -> str:
         """Label and address, for messages."""
-
-
-class Clock(Protocol):
-    """The part of an event loop that knows the time."""
-
-    def time(self) -> float: ...
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> Any: ...
 
 
 class CommitCoordinator(ABC):
@@ -101,283 +81,3 @@ class CommitCoordinator(ABC):
     @abstractmethod
     def close(self, timeout: float) -> bool:
         """Stop; return whether the storage is in nobody's hands any more."""
-
-
-class _Entry:
-    """One transaction from vote to end."""
-
-    __slots__ = ("ended", "finish_done", "owner", "publication", "vote_done", "voted_at")
-
-    def __init__(self, owner: Owner, vote_done: VoteDone) -> None:
-        self.owner = owner
-        self.vote_done: VoteDone | None = vote_done
-        self.finish_done: FinishDone | None = None
-        self.ended: list[EndDone] = []
-        self.publication: Publication | None = None
-        self.voted_at = 0.0
-
-
-_WARNING_QUEUE: Final = 3
-_CRITICAL_QUEUE: Final = 9
-
-
-class ExclusiveCoordinator(CommitCoordinator):
-    """One transaction at a time, first come first served, on a thread of its own.
-
-    :param access: the storage.
-    :param publisher: gets to know each commit; is held while the storage finishes.
-    :param stats: counts.
-    :param pool: has exactly one thread.
-    :param clock: the loop.
-    :param timeout: seconds from the answer to a vote until the transaction is aborted, or None.
-    :param collect_conflicts: whether clients resolve conflicts.
-    :param settled: called after each finish, when the publisher is no longer held.
-    :param failed: called with an explanation when the storage can no longer be trusted.
-    """
-
-    def __init__(
-        self,
-        access: StorageAccess,
-        publisher: Publisher,
-        stats: Statistics,
-        pool: WorkerPool,
-        clock: Clock,
-        timeout: float | None,
-        collect_conflicts: bool,
-        settled: Callable[[], None],
-        failed: Callable[[str], None],
-    ) -> None:
-        self._access = access
-        self._publisher = publisher
-        self._stats = stats
-        self._pool = pool
-        self._clock = clock
-        self._timeout = timeout
-        self._collect_conflicts = collect_conflicts
-        self._settled = settled
-        self._failed = failed
-        self._queue: CommitQueue[Transaction] = CommitQueue(timeout)
-        self._entries: dict[Transaction, _Entry] = {}
-        self._timer: Any = None
-        self._timer_at = 0.0
-
-    # -- the interface ---------------------------------------------------------------------------
-
-    @property
-    def waiting(self) -> int:
-        return self._queue.waiting
-
-    @property
-    def is_idle(self) -> bool:
-        return self._queue.holder is None
-
-    def vote(self, owner: Owner, transaction: Transaction, done: VoteDone) -> None:
-        try:
-            actions = self._queue.vote(transaction)
-        except IllegalStep as error:
-            raise StorageTransactionError(str(error)) from error
-        self._entries[transaction] = _Entry(owner, done)
-        if not actions:
-            self._log_queue(owner, "waits for the commit lock")
-        self._carry_out(actions)
-
-    def finish(self, transaction: Transaction, done: FinishDone) -> None:
-        entry = self._entries.get(transaction)
-        if entry is not None:
-            entry.finish_done = done
-        self._step(transaction, Input.FINISH)
-
-    def abort(self, transaction: Transaction, done: EndDone) -> None:
-        entry = self._entries.get(transaction)
-        if entry is None:
-            done()
-            return
-        entry.ended.append(done)
-        was_waiting = self._queue.phase(transaction) is Phase.WAITING
-        self._step(transaction, Input.ABORT)
-        if was_waiting:
-            self._log_queue(entry.owner, "no longer waits for the commit lock")
-
-    def close(self, timeout: float) -> bool:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._pool.close()
-        return self._pool.join(timeout)
-
-    # -- carrying out what the queue decides -----------------------------------------------------
-
-    def _step(self, transaction: Transaction, what: Input) -> None:
-        try:
-            actions = self._queue.step(transaction, what, self._clock.time())
-        except IllegalStep as error:
-            raise StorageTransactionError(str(error)) from error
-        self._carry_out(actions)
-        if self._queue.phase(transaction) is None:
-            self._end(transaction)
-
-    def _carry_out(self, actions: list[Action[Transaction]]) -> None:
-        for deed, transaction in actions:
-            if deed is Deed.VOTE:
-                self._start_vote(transaction)
-            elif deed is Deed.FINISH:
-                # Until the storage has finished nobody may look: what it shows meanwhile is
-                # ambiguous, and what it announces may not be on disk (R1, R4, R5).
-                self._publisher.is_held = True
-                self._pool.submit(
-                    partial(self._finish_job, transaction, self._entries[transaction]),
-                    partial(self._finished, transaction),
-                )
-            else:
-                self._pool.submit(
-                    partial(abort, self._access, transaction),
-                    partial(self._aborted, transaction),
-                )
-
-    def _end(self, transaction: Transaction) -> None:
-        entry = self._entries.pop(transaction)
-        if self._queue.holder is None:
-            self._stats.lock_time = None
-        if entry.vote_done is not None:
-            done, entry.vote_done = entry.vote_done, None
-            done(None, StorageTransactionError("the transaction was aborted before its vote"))
-        for callback in entry.ended:
-            callback()
-
-    # -- vote ------------------------------------------------------------------------------------
-
-    def _start_vote(self, transaction: Transaction) -> None:
-        self._stats.lock_time = time.time()
-        self._log_queue(self._entries[transaction].owner, "has the commit lock")
-        # The tid is right for as long as the lock is held, except for changes made elsewhere.
-        replay = Replay(
-            self._access, transaction, self._publisher.log.last_tid, self._collect_conflicts
-        )
-        self._pool.submit(replay.run, partial(self._voted, transaction))
-
-    def _voted(self, transaction: Transaction, vote: Vote | None, error: Exception | None) -> None:
-        entry = self._entries[transaction]
-        done, entry.vote_done = entry.vote_done, None
-        assert done is not None
-        if self._queue.phase(transaction) is Phase.DOOMED and error is None:
-            vote, error_for_client = None, StorageTransactionError("aborted during its vote")
-        else:
-            error_for_client = error
-        accepted = error is None and not (vote is not None and vote.conflicts)
-        entry.voted_at = self._clock.time()
-        # The answer first: starting the next vote wakes a thread that competes with this one.
-        try:
-            done(vote, error_for_client)
-        finally:
-            self._step(transaction, Input.ACCEPTED if accepted else Input.REFUSED)
-            self._watch_deadline()
-
-    def _watch_deadline(self) -> None:
-        deadline = self._queue.deadline
-        # A timer that fires too early only looks again; so one timer serves many transactions.
-        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self._clock.call_at(deadline, self._look_at_clock)
-
-    def _look_at_clock(self) -> None:
-        self._timer = None
-        now = self._clock.time()
-        holder = self._queue.holder
-        actions = self._queue.expire(now)
-        if actions:
-            assert holder is not None
-            entry = self._entries[holder]
-            self._stats.timeouts += 1
-            logger.critical(
-                "(%s) transaction aborted: it held the commit lock of storage %r for %.1f s after "
-                "its vote without finishing; closing the connection, %d waiting",
-                entry.owner.name,
-                self._access.name,
-                now - entry.voted_at,
-                self._queue.waiting,
-            )
-            self._carry_out(actions)
-            entry.owner.drop("transaction timeout")
-        else:
-            self._watch_deadline()
-
-    # -- finish ----------------------------------------------------------------------------------
-
-    def _finish_job(self, transaction: Transaction, entry: _Entry) -> Finished:
-        """Runs on the commit thread."""
-
-        def publish(tid: bytes) -> None:
-            entry.publication = self._publisher.publish(tid, transaction.changed, entry.owner)
-
-        storage = self._access.storage
-        try:
-            tid = storage.tpc_finish(transaction.meta, publish)
-        except transaction_errors.TransientError:
-            # A storage that is a client of another server lost its connection.  It will learn
-            # from that server what became of the transaction; here it is forgotten.
-            abort(self._access, transaction)
-            raise
-        if entry.publication is None:
-            publish(tid)
-            assert entry.publication is not None
-        try:
-            info = self._access.size_info()
-        except Exception:
-            # The transaction is committed; its client must not be told otherwise.
-            logger.exception("storage %r does not know its size", self._access.name)
-            info = None
-        return Finished(entry.publication.tid, info)
-
-    def _finished(
-        self, transaction: Transaction, finished: Finished | None, error: Exception | None
-    ) -> None:
-        entry = self._entries[transaction]
-        done = entry.finish_done
-        assert done is not None
-        is_fatal = error is not None and not isinstance(error, transaction_errors.TransientError)
-        if error is not None and entry.publication is not None:
-            self._publisher.retract(entry.publication)
-        self._publisher.is_held = False
-        try:
-            done(finished, error)
-        finally:
-            if not is_fatal:
-                self._step(transaction, Input.DONE)
-                self._settled()
-        if is_fatal:
-            # Held for good: a storage in this state must not answer anybody.
-            self._publisher.is_held = True
-            logger.critical(
-                "(%s) storage %r failed while it committed a transaction (%s: %s).  Whether the "
-                "transaction is on disk is unknown.  The server stops; check disk and file, then "
-                "start it again: it recovers to the last complete transaction",
-                entry.owner.name,
-                self._access.name,
-                type(error).__name__,
-                error,
-                exc_info=error,
-            )
-            self._failed(f"storage {self._access.name!r} failed while committing: {error}")
-
-    # -- abort -----------------------------------------------------------------------------------
-
-    def _aborted(self, transaction: Transaction, result: None, error: Exception | None) -> None:
-        if error is not None:  # abort() itself reports what the storage raises
-            logger.error("abort failed", exc_info=error)
-        self._step(transaction, Input.DONE)
-
-    def _log_queue(self, owner: Owner, what: str) -> None:
-        waiting = self._queue.waiting
-        if waiting > _CRITICAL_QUEUE:
-            level = logging.CRITICAL
-        elif waiting > _WARNING_QUEUE:
-            level = logging.WARNING
-        else:
-            level = logging.DEBUG
-            if not logger.isEnabledFor(level):
-                return  # before the owner's name is made up, which nearly every vote would do
-        logger.log(
-            level, "(%s) %s of storage %r: %d waiting", owner.name, what, self._access.name, waiting
-        )

@@ -14,7 +14,8 @@ from ZODB.POSException import StorageError
 
 from ..protocol.messages import Info
 from .access import StorageAccess
-from .coordinator import CommitCoordinator, ExclusiveCoordinator
+from .coordinator import CommitCoordinator
+from .exclusive import ExclusiveCoordinator
 from .inbox import Inbox
 from .invalidations import InvalidationLog
 from .options import ServerOptions

@@ -14,7 +14,8 @@ from ZODB.POSException import ConflictError, StorageTransactionError
 from zeolith.errors import ClientDisconnected
 from zeolith.protocol.messages import Store
 from zeolith.server.access import StorageAccess
-from zeolith.server.coordinator import ExclusiveCoordinator, Finished
+from zeolith.server.coordinator import Finished
+from zeolith.server.exclusive import ExclusiveCoordinator
 from zeolith.server.inbox import Inbox
 from zeolith.server.invalidations import InvalidationLog
 from zeolith.server.publisher import Publisher
