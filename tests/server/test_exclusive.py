@@ -19,6 +19,7 @@ from zeolith.server.exclusive import ExclusiveCoordinator
 from zeolith.server.inbox import Inbox
 from zeolith.server.invalidations import InvalidationLog
 from zeolith.server.publisher import Publisher
+from zeolith.server.replay import Vote
 from zeolith.server.statistics import Statistics
 from zeolith.server.transactions import Transaction
 from zeolith.server.workers import Done, Job, WorkerPool
@@ -121,6 +122,7 @@ class Bed:
     """A coordinator whose threads and clock the test plays."""
 
     def __init__(self, timeout: float | None = 30.0) -> None:
+        self.is_undisturbed = False  # so that every vote is a job that the test plays
         self.storage = MappingStorage()
         self.log = InvalidationLog(100, 1000)
         self.log.reset(NO_TID, [])
@@ -140,6 +142,7 @@ class Bed:
             False,
             self._settle,
             self.failures.append,
+            lambda: self.is_undisturbed,
         )
 
     def _settle(self) -> None:
@@ -416,3 +419,56 @@ def test_long_queues_are_reported(
     assert last.levelname == level
     assert f"client {count}" in last.getMessage()
     assert f"{count} waiting" in last.getMessage()
+
+
+def test_a_small_vote_is_taken_on_the_loop_where_nothing_disturbs(bed: Bed) -> None:
+    bed.is_undisturbed = True
+    first = bed.owner("first").store()
+    first.vote()
+    assert first.heard == [Vote([], [])]
+    assert not bed.pool.jobs
+    first.finish()
+    bed.assert_idle()
+
+
+def test_a_vote_with_a_conflict_is_left_to_the_commit_thread(bed: Bed) -> None:
+    bed.is_undisturbed = True
+    first, second = bed.owner("first").store(), bed.owner("second").store()
+    first.vote()
+    first.finish()
+    bed.pool.run()
+    second.vote()
+    assert second.heard == []
+    assert bed.pool.jobs
+    bed.pool.run()
+    assert isinstance(second.heard[0], ConflictError)
+    bed.assert_idle()
+
+
+def test_a_vote_that_fails_on_the_loop_frees_the_lock(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.is_undisturbed = True
+
+    def refuse(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(bed.storage, "tpc_vote", refuse)
+    first = bed.owner("first").store()
+    first.vote()
+    assert isinstance(first.heard[0], OSError)
+    bed.assert_idle()
+
+
+def test_of_waiting_votes_only_the_last_is_taken_on_the_loop(bed: Bed) -> None:
+    owners = [bed.owner(str(number)) for number in range(4)]
+    for number, owner in enumerate(owners):
+        owner.store(bytes([0] * 7 + [number + 1]))
+        owner.vote()
+    bed.is_undisturbed = True
+    for owner in owners:
+        bed.pool.run()
+        assert owner.heard == [Vote([], [])]
+        owner.finish()
+        bed.pool.run()
+    bed.assert_idle()

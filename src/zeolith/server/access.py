@@ -74,6 +74,7 @@ class StorageAccess:
     :ivar load_before: the storage's own method, or one that returns the same sooner; bound once
         because it is called so often.
     :ivar is_fast: whether it may be called on the event loop.
+    :ivar is_local: whether the storage itself is known to be fast, whatever was configured.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class StorageAccess:
         self.storage = storage
         self.load_before: Callable[[bytes, bytes], tuple[bytes, bytes, bytes | None] | None]
         self.load_before = storage.loadBefore
-        self.is_fast = is_fast(storage) if loads == "auto" else loads == "loop"
+        self.is_local = is_fast(storage)
+        self.is_fast = self.is_local if loads == "auto" else loads == "loop"
         self._reader: FileReader | None = None
         if self.is_fast and can_read_directly(storage):
             self._reader = FileReader(storage)

@@ -15,6 +15,7 @@ from .access import StorageAccess
 from .commit import Action, CommitQueue, Deed, IllegalStep, Input, Phase
 from .coordinator import CommitCoordinator, EndDone, FinishDone, Finished, Owner, VoteDone
 from .publisher import Publication, Publisher
+from .quickvote import is_quick
 from .replay import Replay, Vote, abort
 from .statistics import Statistics
 from .transactions import Transaction
@@ -61,6 +62,8 @@ class ExclusiveCoordinator(CommitCoordinator):
     :param collect_conflicts: whether clients resolve conflicts.
     :param settled: called after each finish, when the publisher is no longer held.
     :param failed: called with an explanation when the storage can no longer be trusted.
+    :param is_undisturbed: returns whether no other thread uses the storage, so that a small vote
+        may be taken on the loop.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class ExclusiveCoordinator(CommitCoordinator):
         collect_conflicts: bool,
         settled: Callable[[], None],
         failed: Callable[[str], None],
+        is_undisturbed: Callable[[], bool],
     ) -> None:
         self._access = access
         self._publisher = publisher
@@ -84,6 +88,7 @@ class ExclusiveCoordinator(CommitCoordinator):
         self._collect_conflicts = collect_conflicts
         self._settled = settled
         self._failed = failed
+        self._is_undisturbed = is_undisturbed
         self._queue: CommitQueue[Transaction] = CommitQueue(timeout)
         self._entries: dict[Transaction, _Entry] = {}
         self._timer: Any = None
@@ -180,6 +185,17 @@ class ExclusiveCoordinator(CommitCoordinator):
         replay = Replay(
             self._access, transaction, self._publisher.log.last_tid, self._collect_conflicts
         )
+        # Only where nobody else waits: each vote that failed here would start the next one here.
+        if self._queue.waiting == 0 and self._is_undisturbed():
+            vote, error = None, None
+            try:
+                if is_quick(self._access, transaction):
+                    vote = replay.run()
+            except Exception as caught:  # noqa: BLE001 - becomes the answer
+                error = caught
+            if vote is not None or error is not None:
+                self._voted(transaction, vote, error)
+                return
         self._pool.submit(replay.run, partial(self._voted, transaction))
 
     def _voted(self, transaction: Transaction, vote: Vote | None, error: Exception | None) -> None:

@@ -107,6 +107,7 @@ class StorageService:
             options.client_conflict_resolution,
             self._settle,
             self._failed,
+            self._is_undisturbed,
         )
         self._is_open = True
 
@@ -251,6 +252,10 @@ class StorageService:
             message = Info(info)
             self.when_settled(lambda: self.publisher.send_all(lambda codec: codec.notice(message)))
         done(None, error)
+
+    def _is_undisturbed(self) -> bool:
+        """Whether no worker thread may be using the storage."""
+        return not self._is_packing and self.pools.quick.is_idle and self.pools.slow.is_idle
 
     # -- state -----------------------------------------------------------------------------------
 
