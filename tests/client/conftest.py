@@ -1,21 +1,28 @@
-"""A client channel whose server is this test: frames in memory, no socket."""
+"""Clients whose server is the test: a channel on frames in memory, and storages on sockets."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from tests.support import waiting
+from tests.support.raw import FakeConnection, FakeServer
 from zeolith.client.channel import Channel
+from zeolith.client.storage import ClientStorage
 from zeolith.client.wire import Address
 from zeolith.protocol.codec import Codec
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import Call, Notice, Request
 from zeolith.protocol.peers import Event, ServerPeer
+
+Open = Callable[..., ClientStorage]
+Attach = Callable[..., tuple[ClientStorage, FakeConnection]]
 
 
 class MemoryWire:
@@ -158,3 +165,41 @@ class Background:
 def background() -> type[Background]:
     """Runs a function in a thread."""
     return Background
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as found:
+        yield found
+
+
+@pytest.fixture
+def fake(stack: ExitStack) -> FakeServer:
+    return stack.enter_context(FakeServer())
+
+
+@pytest.fixture
+def client(stack: ExitStack) -> Open:
+    def open_client(address: Any, **keywords: Any) -> ClientStorage:
+        keywords.setdefault("wait_timeout", 20)
+        keywords.setdefault("min_disconnect_poll", 0.01)
+        storage = ClientStorage(address, **keywords)
+        stack.callback(storage.close)
+        return storage
+
+    return open_client
+
+
+@pytest.fixture
+def attach(fake: FakeServer, client: Open) -> Attach:
+    """Connect a storage to the fake server, whose last transaction is 1."""
+
+    def attach_client(**keywords: Any) -> tuple[ClientStorage, FakeConnection]:
+        opening = waiting.Background(lambda: client(fake.address, **keywords))
+        connection = fake.accept()
+        connection.admit(bytes([0] * 7 + [1]))
+        storage = opening.result()
+        assert isinstance(storage, ClientStorage)
+        return storage, connection
+
+    return attach_client

@@ -17,9 +17,9 @@ while it is the current one."""
 class ClientCache(Protocol):
     """A bounded cache of object revisions.
 
-    ``load_before``, ``last_tid`` and ``len()`` may be called from any thread at any time.  The
-    other methods are called by one thread at a time (the one that holds the reading role), except
-    ``close``.
+    ``load_before``, ``last_tid``, ``len()`` and ``invalidate`` without a tid may be called from any
+    thread at any time.  The other methods are called by one thread at a time (the one that holds
+    the reading role), except ``close``.
     Object ids and tids are eight bytes.
     """
 

@@ -26,7 +26,6 @@ from ..errors import ClientDisconnected, ClientStorageError
 from ..protocol.messages import (
     CheckCurrentSerial,
     DeleteObject,
-    IteratorGc,
     Restore,
     Store,
     StoreBlobChunk,
@@ -195,8 +194,7 @@ class Committer:
             oid = getattr(error, "oid", None)
             if oid is not None:
                 # If what we hold caused it, holding on to it would cause it for ever.
-                with channel.hold_reading():
-                    self._cache.invalidate(oid, None)
+                self._cache.invalidate(oid, None)
             raise
 
     def _resolve(self, conflict: dict[str, Any], transaction: Transaction) -> None:
@@ -218,9 +216,7 @@ class Committer:
         def committed(tid: bytes) -> None:
             # Run by whoever reads the answer, before any later message (rules R2, R3).
             transaction.update(self._cache, tid)
-            with self._link.visibility:
-                self._cache.set_last_tid(tid)
-                visible(tid)
+            self._link.committed(tid, visible)
 
         try:
             tid: bytes = transaction.channel.call(TpcFinish(transaction.number), committed)
@@ -256,15 +252,15 @@ class Committer:
             self._end(transaction)
 
     def _end(self, transaction: Transaction) -> None:
-        for _, path in transaction.take_blobs():
-            if self._blobs is not None:
-                self._blobs.discard(path)
-        iids = self._iterators.take_abandoned()
-        if iids:
-            try:
-                transaction.channel.post(IteratorGc(iids))
-            except ClientDisconnected:
-                logger.debug("iterators ended with the connection")
-        self._transaction = None
-        self.txn = None
-        self._turn.release()
+        try:
+            for _, path in transaction.take_blobs():
+                if self._blobs is not None:
+                    self._blobs.discard(path)
+            self._iterators.give_back(transaction.channel)
+        except ClientDisconnected:
+            logger.debug("iterators ended with the connection")
+        finally:
+            # Whatever went wrong here, others must be able to commit.
+            self._transaction = None
+            self.txn = None
+            self._turn.release()

@@ -17,7 +17,7 @@ from enum import Enum
 
 from ZODB.POSException import ReadOnlyError
 
-from ..errors import ClientDisconnected, ZeolithError
+from ..errors import ClientDisconnected, IncompatiblePeer, ServerRefused, ZeolithError
 from ..protocol.messages import Register
 from .channel import Channel, Receiver
 from .wire import Address, PlainWire, TlsWire, Wire, open_socket
@@ -95,6 +95,15 @@ class Connector:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
+    def abandon(self) -> None:
+        """In a child made by ``fork``: close its copies of what the parent's attempts use.
+
+        No lock is taken: the thread that held it may not exist here.
+        """
+        self._stopped = True
+        for sock in list(self._sockets):
+            sock.close()
+
     def _made(self, sock: socket.socket) -> None:
         with self._lock:
             if self._stopped:
@@ -105,8 +114,9 @@ class Connector:
         """Try all addresses once; return the best server found.
 
         :param mode: instead of the connector's own.
-        :raises OSError, ZeolithError, ReadOnlyError or another error of the server: why the last
-            of them failed.
+        :raises ServerRefused: none fits, and waiting will not mend that for any of them.
+        :raises OSError, ZeolithError, ReadOnlyError or another error of the server: why one of
+            them failed.
         """
         mode = mode or self.mode
         addresses = list(self.addresses)
@@ -116,12 +126,17 @@ class Connector:
             return self._attempt(addresses[0], mode)
         results: queue.SimpleQueue[Candidate | Exception] = queue.SimpleQueue()
         for address in addresses:
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._attempt_into,
                 args=(results, address, mode),
                 name=f"zeolith connect {address}",
                 daemon=True,
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError as error:
+                # The system has no more threads; another attempt may have got one.
+                results.put(error)
         return _pick(results, len(addresses), mode)
 
     def _attempt_into(
@@ -133,19 +148,22 @@ class Connector:
             results.put(error)
 
     def _attempt(self, address: Address, mode: Mode) -> Candidate:
-        name = format_address(address)
-        wire, sock = self._open(address)
+        sockets: list[socket.socket] = []
         try:
-            channel = Channel(wire, self._make_receiver(), name)
+            channel = Channel(
+                self._open(address, sockets), self._make_receiver(), format_address(address)
+            )
             try:
                 return self._register(channel, mode)
             except BaseException as error:
                 channel.close(error)
                 channel.release()
                 raise
+        except (IncompatiblePeer, ssl.SSLCertVerificationError) as error:
+            raise ServerRefused(format_address(address), error) from error
         finally:
             with self._lock:
-                self._sockets.discard(sock)
+                self._sockets.difference_update(sockets)
 
     def _register(self, channel: Channel, mode: Mode) -> Candidate:
         channel.wire.set_timeout(GREETING_TIMEOUT)
@@ -160,6 +178,9 @@ class Connector:
         is_read_only = mode is Mode.READ_ONLY
         try:
             tid = channel.call(Register(self._storage, is_read_only))
+        except ValueError as error:
+            # What servers say of a storage that they do not have.
+            raise ServerRefused(channel.server_name, error) from error
         except ReadOnlyError:
             if mode is not Mode.FALLBACK:
                 raise ReadOnlyError(
@@ -173,29 +194,33 @@ class Connector:
             raise ZeolithError(f"the server's last transaction id is {tid!r}")
         return Candidate(channel, tid, is_read_only)
 
-    def _open(self, address: Address) -> tuple[Wire, socket.socket]:
-        made: list[socket.socket] = []
+    def _open(self, address: Address, sockets: list[socket.socket]) -> Wire:
+        """Connect; put every socket that is tried into *sockets*, too.
+
+        :raises ServerRefused: the address cannot be used with these settings.
+        """
 
         def note(sock: socket.socket) -> None:
             self._made(sock)
-            made.append(sock)
+            sockets.append(sock)
 
         try:
             sock = open_socket(address, CONNECT_TIMEOUT, note)
             try:
                 if self._context is None:
-                    return PlainWire(sock), sock
+                    return PlainWire(sock)
                 hostname = self._server_hostname
                 if hostname is None and not isinstance(address, str):
                     hostname = address[0] or "127.0.0.1"
-                return TlsWire(sock, self._context, hostname), sock
+                return TlsWire(sock, self._context, hostname)
             except BaseException:
                 sock.close()
                 raise
-        except BaseException:
-            with self._lock:
-                self._sockets.difference_update(made)
+        except ssl.SSLError:
             raise
+        except ValueError as error:
+            # No host name, or none to check a certificate against.
+            raise ServerRefused(format_address(address), error) from error
 
 
 def _pick(results: queue.SimpleQueue[Candidate | Exception], count: int, mode: Mode) -> Candidate:
@@ -210,7 +235,9 @@ def _pick(results: queue.SimpleQueue[Candidate | Exception], count: int, mode: M
             break
         left -= 1
         if isinstance(result, Exception):
-            failure = result
+            # One that refuses is the reason only if there is nothing to wait for.
+            if failure is None or isinstance(failure, ServerRefused):
+                failure = result
         elif mode is Mode.FALLBACK and result.is_read_only:
             if fallback is None:
                 fallback = result

@@ -1,92 +1,95 @@
 """Iterating over the transactions of a remote storage (ZODB's IStorageIteration).
 
-The state is the server's; here are ids for it.  Ids of iterators that nobody holds any more are
-given back when the next transaction ends, because a finaliser may run in any thread at any moment
-and must not touch the connection.
+The state is the server's; here are ids for it, which mean something on one connection only.  Ids
+of iterators that nobody holds any more are given back with the next iterator or at the end of the
+next transaction, because a finaliser may run in any thread at any moment and must not touch the
+connection.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ZODB.BaseStorage import DataRecord, TransactionRecord
 
-from ..errors import ClientDisconnected
 from ..protocol.messages import (
+    IteratorGc,
     IteratorNext,
     IteratorRecordNext,
     IteratorRecordStart,
     IteratorStart,
     Request,
 )
+from .channel import Channel
 
 
 class Iterators:
     """All iterators of one client storage.  Any thread.
 
-    :param call: makes a call on the present connection.
-    :param generation: returns the number of the present connection; iterators of another one are
-        dead.
+    :param wait: returns the present channel; waits for one and raises ClientDisconnected if none
+        comes in time.
     """
 
-    def __init__(self, call: Callable[[Request], Any], generation: Callable[[], int]) -> None:
-        self._call = call
-        self._generation = generation
-        self._lock = threading.Lock()
-        self._abandoned: list[tuple[int, int]] = []
+    def __init__(self, wait: Callable[[], Channel]) -> None:
+        self._wait = wait
+        self._abandoned: deque[tuple[Channel, int]] = deque()
 
     def start(self, start: bytes | None, stop: bytes | None) -> TransactionIterator:
-        """Return an iterator over the transactions from *start* to *stop*."""
-        generation = self._generation()
-        return TransactionIterator(self, generation, self._call(IteratorStart(start, stop)))
+        """Return an iterator over the transactions from *start* to *stop*.
 
-    def call(self, generation: int, request: Request) -> Any:
-        """Make a call for an iterator of connection *generation*.
-
-        :raises ClientDisconnected: that connection was lost, and the iterator with it.
+        Its methods raise ClientDisconnected when the present connection has been lost.
         """
-        if generation != self._generation():
-            raise ClientDisconnected("the connection that this iterator belongs to was lost")
-        return self._call(request)
+        channel = self._wait()
+        self.give_back(channel)
+        return TransactionIterator(self, channel, channel.call(IteratorStart(start, stop)))
 
-    def abandon(self, generation: int, iid: int) -> None:
+    def abandon(self, channel: Channel, iid: int) -> None:
         """Nobody holds the iterator any more.  May be called by a finaliser."""
-        # list.append is atomic, so this needs no lock; a finaliser must not wait for one that
-        # its own thread may be holding.
-        self._abandoned.append((generation, iid))
+        # Takes no lock: its own thread may be holding it.
+        self._abandoned.append((channel, iid))
 
-    def take_abandoned(self) -> list[int]:
-        """Return the ids that the server may forget."""
-        if not self._abandoned:
-            return []
-        with self._lock:
-            abandoned, self._abandoned = self._abandoned, []
-        present = self._generation()
-        return [iid for generation, iid in abandoned if generation == present]
+    def give_back(self, channel: Channel) -> None:
+        """Tell the server, with the next call on *channel*, which iterators it may forget.
+
+        :raises ClientDisconnected: *channel* has ended, and its iterators with it.
+        """
+        iids = []
+        for _ in range(len(self._abandoned)):
+            try:
+                owner, iid = self._abandoned.popleft()
+            except IndexError:
+                break  # another thread took the rest
+            if owner is channel:
+                iids.append(iid)
+            elif not owner.is_broken:
+                self._abandoned.append((owner, iid))
+        if iids:
+            channel.post(IteratorGc(iids))
 
 
 class _Remote:
     """An iterator at the server."""
 
-    def __init__(self, iterators: Iterators, generation: int, iid: int) -> None:
+    def __init__(self, iterators: Iterators, channel: Channel, iid: int) -> None:
         self._iterators = iterators
-        self.generation = generation
+        self.channel = channel
         self.iid = iid
         self._is_exhausted = False
-        self._abandon = weakref.finalize(self, iterators.abandon, generation, iid)
+        self._abandon = weakref.finalize(self, iterators.abandon, channel, iid)
         self._abandon.atexit = False
 
     def _fetch(self, request: Request) -> Any:
         """Return the next item.
 
         :raises StopIteration: there is none.
+        :raises ClientDisconnected: the connection was lost, and the iterator with it.
         """
         if self._is_exhausted:
             raise StopIteration
-        item = self._iterators.call(self.generation, request)
+        item = self.channel.call(request)
         if item is None:
             # The server forgets an iterator when it ends.
             self._is_exhausted = True
@@ -135,6 +138,7 @@ class RemoteTransaction(TransactionRecord):
         self._parent = parent
 
     def __iter__(self) -> Iterator[DataRecord]:
-        generation = self._parent.generation
-        iid = self._iterators.call(generation, IteratorRecordStart(self._parent.iid, self.tid))
-        return RecordIterator(self._iterators, generation, iid)
+        channel = self._parent.channel
+        self._iterators.give_back(channel)
+        iid = channel.call(IteratorRecordStart(self._parent.iid, self.tid))
+        return RecordIterator(self._iterators, channel, iid)

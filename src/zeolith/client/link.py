@@ -10,18 +10,14 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
-from ..errors import (
-    ClientDisconnected,
-    IncompatiblePeer,
-    ServerBehindCache,
-    ServerError,
-    ServerRefused,
-)
+from ..errors import ClientDisconnected, ProtocolViolation, ServerBehindCache, ServerRefused
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
 from .backoff import Backoff
 from .channel import Channel
@@ -36,6 +32,18 @@ logger = logging.getLogger(__name__)
 ATTEMPT_TIMEOUT = 30.0
 """Seconds to wait for each answer until the cache is verified: a server that admits clients but
 then does not speak is given up after this."""
+
+STEADY = 1.0
+"""Seconds after which a connection has proved to be one: when it is lost, the next attempt is made
+at once.  Before that there is a short pause: each might be lost as soon as it is made."""
+
+MAX_HELD = 1_000_000
+"""Objects named by invalidations that may arrive before the cache is verified.  Verification takes
+moments; a server that sends more than this meanwhile is given up, not collected (rule R8)."""
+
+CLOSE_PATIENCE = 10.0
+"""Seconds that ``close`` waits for the background thread, which may be asking the DNS or telling a
+database that does not return."""
 
 BAR = (ServerRefused, ServerBehindCache)
 """Failures that waiting does not mend."""
@@ -87,6 +95,7 @@ class _Intake:
     loaded: Callable[[bytes, bytes, bytes | None, bytes], None]
     is_verified: bool = False
     held: list[InvalidateTransaction] = field(default_factory=list)
+    held_objects: int = 0
 
     def noticed(self, request: Request) -> None:
         if not isinstance(request, InvalidateTransaction):
@@ -94,6 +103,9 @@ class _Intake:
         elif self.is_verified:
             self.link.apply(request)
         else:
+            self.held_objects += len(request.oids) + 1
+            if self.held_objects > MAX_HELD:
+                raise ProtocolViolation("too many invalidations before the cache is verified")
             self.held.append(request)
 
     def broken(self, channel: Channel, cause: BaseException) -> None:
@@ -113,16 +125,17 @@ class Link:
         self.options = options
         self.owner = owner
         self.cache = cache
-        self.generation = 0
-        """Grows with each connection made or lost: what was begun in another one is void."""
         self.is_read_only = options.mode is Mode.READ_ONLY
         """Whether the present or last server admitted us read-only."""
         self.visibility = threading.RLock()
         """Held while a transaction of ours becomes visible: see :meth:`last_tid`."""
+        # The thread that is in the database's code on our behalf.
+        self._teller: int | None = None
         self._changed = threading.Condition()
         self._state = State.CONNECTING
         self._channel: Channel | None = None
         self._upgrade: Candidate | None = None
+        self._verifying: Channel | None = None
         self._failure: Exception | None = None
         self._nudge = threading.Event()
         self._connector = Connector(
@@ -209,6 +222,7 @@ class Link:
 
     def _again(self, attempt: Callable[[Channel], Any], timeout: float | None) -> Any:
         deadline = self._deadline(timeout)
+        is_repeated = False
         while True:
             channel = self._wait_until(deadline)
             try:
@@ -216,6 +230,13 @@ class Link:
             except ClientDisconnected:
                 # Of this connection; anything else the server said goes to the caller.
                 if not channel.is_broken or self._state is State.CLOSED:
+                    raise
+                if not is_repeated:
+                    # It was under way, maybe for long: what counts is the time without a server.
+                    is_repeated = True
+                    deadline = self._deadline(timeout)
+                elif time.monotonic() >= deadline:
+                    # A call that costs each connection its life is not repeated for ever.
                     raise
 
     def _deadline(self, timeout: float | None) -> float:
@@ -232,7 +253,7 @@ class Link:
                 if self._state is State.CLOSED:
                     raise ClientDisconnected("closed")
                 if isinstance(self._failure, BAR):
-                    raise self._failure
+                    raise _anew(self._failure)
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     if self._channel is not None:
@@ -259,12 +280,34 @@ class Link:
             logger.debug("%s: late invalidations of %s", self.name, tid.hex())
             for oid in oids:
                 cache.invalidate(oid, None)
-            self.owner.invalidate(last_tid, list(oids))
+            with self._tell():
+                self.owner.invalidate(last_tid, list(oids))
             return
         for oid in oids:
             cache.invalidate(oid, tid)
-        self.owner.invalidate(tid, list(oids))
+        with self._tell():
+            self.owner.invalidate(tid, list(oids))
         cache.set_last_tid(tid)
+
+    def committed(self, tid: bytes, visible: Callable[[bytes], Any]) -> None:
+        """A transaction of ours was committed as *tid*, and the cache knows what it changed.
+
+        :param visible: called with *tid*: tells the database.
+        """
+        with self.visibility:
+            # In this order: should the database not take it, the next verification tells it again.
+            with self._tell():
+                visible(tid)
+            self.cache.set_last_tid(tid)
+
+    @contextmanager
+    def _tell(self) -> Iterator[None]:
+        """The present thread goes into the database's code, and may come back to close us."""
+        self._teller = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._teller = None
 
     def last_tid(self) -> bytes:
         """Return the last transaction whose invalidations have reached the database (rule R3).
@@ -280,7 +323,6 @@ class Link:
             was_ready = self._channel is channel
             if was_ready:
                 self._channel = None
-                self.generation += 1
                 if self._state is not State.CLOSED and self._upgrade is None:
                     self._enter(State.CONNECTING)
                 self._changed.notify_all()
@@ -310,29 +352,46 @@ class Link:
         No lock is taken: the thread that held it may not exist here.
         """
         self._state = State.CLOSED
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.wire.close()
+        upgrade = None if self._upgrade is None else self._upgrade.channel
+        for channel in (self._channel, self._verifying, upgrade):
+            if channel is not None:
+                channel.wire.close()
+        self._channel = None
+        self._connector.abandon()
 
     def close(self) -> None:
-        """End the connection for good; waiting calls fail with ClientDisconnected."""
+        """End the connection for good; waiting calls fail with ClientDisconnected.
+
+        Returns when the background thread has ended, and so nobody reads any more, or after
+        :data:`CLOSE_PATIENCE`; at once if called from the database's code by the thread that
+        reads, whom the background thread waits for.
+        """
         with self._changed:
             if self._state is State.CLOSED:
                 return
             self._enter(State.CLOSED)
-            channel = self._channel
+            channels = self._channel, self._verifying
             upgrade, self._upgrade = self._upgrade, None
             self._changed.notify_all()
         self._connector.stop()
         closed = ClientDisconnected("closed")
-        if channel is not None:
-            channel.close(closed)
+        for channel in channels:
+            if channel is not None:
+                channel.close(closed)
         if upgrade is not None:
             upgrade.channel.close(closed)
             upgrade.channel.release()
         self._nudge.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join()
+        if self._teller == threading.get_ident() or self._thread is threading.current_thread():
+            return
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_PATIENCE)
+            if self._thread.is_alive():
+                logger.warning(
+                    "%s: closed, but its thread is still busy after %g seconds",
+                    self.name,
+                    CLOSE_PATIENCE,
+                )
 
     # -- the background thread -------------------------------------------------------------------
 
@@ -340,35 +399,53 @@ class Link:
         backoff = Backoff(self.options.min_poll, self.options.max_poll)
         while not self._is_closed:
             self._nudge.clear()
-            candidate = self._next_candidate()
-            if candidate is not None:
-                try:
-                    is_adopted = self._adopt(candidate)
-                    if is_adopted:
-                        backoff.reset()
-                        watch(candidate.channel, self._nudge)
-                finally:
-                    candidate.channel.close(ClientDisconnected("closed"))
-                    candidate.channel.release()
-                if is_adopted:
+            lasted = None
+            try:
+                lasted = self._connect_and_watch()
+            except Exception:
+                # A defect.  The client must not be left without anybody who looks for a server.
+                logger.exception("%s: looking for a server again after an error", self.name)
+            if lasted is not None:
+                backoff.reset()
+                if lasted >= STEADY:
                     continue
-            if not self._is_closed:
+                # Set by the loss; who closes or upgrades has set something else before it.
+                self._nudge.clear()
+            if not self._is_closed and self._upgrade is None:
                 self._nudge.wait(backoff.next_delay())
+
+    def _connect_and_watch(self) -> float | None:
+        """Find a server and watch its connection until it ends.
+
+        :returns: for how many seconds it was the present one; None if there was none.
+        """
+        candidate = self._next_candidate()
+        if candidate is None:
+            return None
+        try:
+            if not self._adopt(candidate):
+                return None
+            began = time.monotonic()
+            watch(candidate.channel, self._nudge)
+            return time.monotonic() - began
+        finally:
+            candidate.channel.close(ClientDisconnected("closed"))
+            candidate.channel.release()
 
     def _next_candidate(self) -> Candidate | None:
         with self._changed:
             upgrade, self._upgrade = self._upgrade, None
         if upgrade is not None:
-            return upgrade
+            # The connection it replaces has told us more since it was admitted.
+            return replace(upgrade, server_tid=None)
         try:
             return self._connector.connect()
         except Exception as error:  # noqa: BLE001 - kept for those who wait, and logged
             self._failed(error)
             return None
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, failure: Exception) -> None:
         where = ", ".join(map(format_address, self._connector.addresses))
-        failure = _judge(error, where)
         with self._changed:
             is_news = str(failure) != str(self._failure)
             self._failure = failure
@@ -396,6 +473,7 @@ class Link:
                 if self._state is State.CLOSED:
                     return False
                 self._enter(State.VERIFYING)
+                self._verifying = channel
             tid = verify(
                 channel,
                 self.cache,
@@ -424,13 +502,14 @@ class Link:
                     is_fallback = self.options.mode is Mode.FALLBACK and candidate.is_read_only
                     self._enter(State.FALLBACK if is_fallback else State.READY)
                     self._failure = None
-                    self.generation += 1
                     self._channel = channel
                     self._changed.notify_all()
             channel.flush()
         except Exception as error:  # noqa: BLE001 - kept for those who wait, and logged
             self._failed(error)
             return False
+        finally:
+            self._verifying = None
         logger.info("%s: connected to %s", self.name, channel.server_name)
         if is_fallback:
             threading.Thread(
@@ -444,16 +523,14 @@ class Link:
     def _seek_writable(self, fallback: Channel) -> None:
         """Look for a writable server for as long as *fallback* is in use; then change over."""
         backoff = Backoff(self.options.min_poll, self.options.max_poll)
-        waiter = threading.Event()
-        while self._channel is fallback:
-            waiter.wait(backoff.next_delay())
+        while not self._is_lost(fallback, backoff.next_delay()):
             try:
                 candidate = self._connector.connect(Mode.WRITABLE)
             except Exception as error:  # noqa: BLE001 - none yet
                 logger.debug("%s: no writable server yet: %s", self.name, error)
                 continue
             with self._changed:
-                is_wanted = self._channel is fallback
+                is_wanted = self._channel is fallback and self._state is State.FALLBACK
                 if is_wanted:
                     self._upgrade = candidate
             cause = ClientDisconnected("a writable server is available")
@@ -462,18 +539,17 @@ class Link:
                 candidate.channel.release()
             return
 
+    def _is_lost(self, channel: Channel, timeout: float) -> bool:
+        """Wait up to *timeout* seconds for *channel* to end; return whether it has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._channel is not channel, timeout)
 
-def _judge(error: Exception, where: str) -> Exception:
-    """Return *error* as one of :data:`BAR` if waiting will not mend it."""
-    if isinstance(error, (IncompatiblePeer, ssl.SSLCertVerificationError)):
-        return _refused(where, error)
-    if isinstance(error, (ValueError, ServerError)) and not isinstance(error, OSError):
-        # What register() says of an unknown storage.
-        return _refused(where, error)
+
+def _anew(failure: Exception) -> Exception:
+    """Return an exception like *failure*, which many threads may be about to raise.
+
+    Each time an exception is raised it collects another traceback, and all that hangs on it.
+    """
+    error = copy(failure)
+    error.__cause__ = failure.__cause__
     return error
-
-
-def _refused(where: str, error: Exception) -> ServerRefused:
-    refusal = ServerRefused(where, error)
-    refusal.__cause__ = error
-    return refusal

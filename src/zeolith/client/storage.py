@@ -23,6 +23,7 @@ from ZODB.POSException import (
     Unsupported,
 )
 
+from ..cache import ForeignCache
 from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected
 from ..protocol.messages import (
@@ -63,9 +64,6 @@ from .undo import filtered_undo_log
 from .wire import Address
 
 logger = logging.getLogger(__name__)
-
-MAX_VOTES = 9
-"""Rounds of resolving conflicts here before giving up: each found the object changed again."""
 
 _OPTIONAL_INTERFACES = (
     ZODB.interfaces.IStorageRestoreable,
@@ -201,6 +199,7 @@ class ClientStorage(ConflictResolvingStorage):
         self._is_closed = False
         self._blobs = make_blobs(blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check)
         self.fshelper = None if self._blobs is None else self._blobs.fshelper
+        self._cache_size = cache_size
         self._make_cache: Callable[[], ClientCache] = partial(
             make_cache, cache, cache_size, client, var
         )
@@ -222,7 +221,7 @@ class ClientStorage(ConflictResolvingStorage):
         self._cached = self._cache.load_before
         self._link = Link(self.__name__, self._options, self._cache, self)
         self._oids: list[bytes] = []
-        self._iterators = Iterators(self._link.call, lambda: self._link.generation)
+        self._iterators = Iterators(self._link.wait)
         self._committer = Committer(
             self._link, self._cache, self._blobs, self._iterators, self._resolve_conflict
         )
@@ -234,7 +233,12 @@ class ClientStorage(ConflictResolvingStorage):
             return
         last_tid = self._cache.last_tid()
         self._link.abandon()
-        self._cache.close()
+        if isinstance(self._cache, ForeignCache):
+            # The application's object is the parent's as well, and so may be its file: it is
+            # neither used nor closed here.
+            self._make_cache = partial(make_cache, None, self._cache_size, None, None)
+        else:
+            self._cache.close()
         if self._blobs is not None:
             self._blobs.forked()
         # ZODB's connections in this process hold objects as old as that: the server will be
@@ -549,6 +553,8 @@ class ClientStorage(ConflictResolvingStorage):
     def connected(self, channel: Channel, info: dict[str, Any]) -> None:
         """A server has been found."""
         self._server_address = channel.wire.peer_name
+        # A server that was started anew gives out ids again that were not used until then.
+        self._oids.clear()
         if self._label:
             channel.post(SetClientLabel(self._label))
         self._info.update(info)

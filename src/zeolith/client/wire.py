@@ -224,12 +224,9 @@ def open_socket(
         host or "127.0.0.1", port, type=socket.SOCK_STREAM
     ):
         try:
-            sock = _connect(family, kind, protocol, where, timeout, made)
+            return _connect(family, kind, protocol, where, timeout, made)
         except OSError as error:
             failure = error
-        else:
-            _set_options(sock)
-            return sock
     raise failure
 
 
@@ -244,6 +241,8 @@ def _connect(
     sock = socket.socket(family, kind, protocol)
     try:
         made(sock)
+        if family != socket.AF_UNIX:
+            _set_options(sock)
         sock.settimeout(timeout)
         sock.connect(where)
     except BaseException:
