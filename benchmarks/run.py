@@ -74,20 +74,23 @@ class Runner:
         results = Results(benchmark, {contender: [] for contender in everyone})
         data, oids = self._database(small=benchmark.small)
         with ExitStack() as stack:
-            places = {
-                product: self._serve(stack, product, data, benchmark)
-                for product in {contender.server for contender in everyone}
-            }
+            products = {contender.server for contender in everyone}
+            places = {}
+            if not benchmark.is_fresh:
+                places = {name: self._serve(stack, name, data, benchmark) for name in products}
             if not benchmark.is_timed:
                 rounds = min(rounds, ROUNDS_UNTIMED)
             for number in range(rounds):
                 # Who goes first would find the machine in another state than who goes last.
                 turns = everyone[number % len(everyone) :] + everyone[: number % len(everyone)]
                 for contender in turns:
-                    server, path = places[contender.server]
-                    results.samples[contender].append(
-                        self._quiet_turn(benchmark, contender, server, path, oids, number)
-                    )
+                    with ExitStack() as turn:
+                        server, path = places.get(contender.server) or self._serve(
+                            turn, contender.server, data, benchmark
+                        )
+                        results.samples[contender].append(
+                            self._quiet_turn(benchmark, contender, server, path, oids, number)
+                        )
         return results
 
     def _database(self, *, small: bool) -> tuple[Path, Path]:

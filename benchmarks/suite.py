@@ -50,6 +50,7 @@ class Benchmark(NamedTuple):
     :ivar committing: objects in each of the transactions that another client commits all the
         time; 0 for a quiet database.
     :ivar small: serve the database of small objects.
+    :ivar is_fresh: whether each turn has a server of its own, which has served nobody before.
     :ivar is_timed: whether it measures time, which needs a quiet machine and many rounds; other
         numbers are taken as they come, in :data:`ROUNDS_UNTIMED` rounds at most.
     """
@@ -63,6 +64,7 @@ class Benchmark(NamedTuple):
     floor: Contender | None = None
     committing: int = 0
     small: bool = False
+    is_fresh: bool = False
     is_timed: bool = True
 
 
@@ -148,9 +150,10 @@ BENCHMARKS: Final = (
     Benchmark(
         "memory-connection",
         "idle_connections",
-        500,
+        2_000,
         (Metric("server memory per idle connection", "kB", 1e-3, 1.0, value="each"),),
         ALL_CORES,
+        is_fresh=True,
         is_timed=False,
     ),
     Benchmark(
