@@ -83,7 +83,7 @@ def test_a_invalidations_under_breaks(tmp_path: Path, client: Open) -> None:
     """Two clients commit to the same counters while the connection of one is cut again and again
     at random messages: neither ever sees a value go back, and no increment is lost."""
     generator = random.Random(11)
-    rounds = 60
+    rounds = 400
     with (
         running_server(FileStorage(str(tmp_path / "Data.fs")), invalidation_queue_size=3) as server,
         Proxy(server.address) as proxy,
