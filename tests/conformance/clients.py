@@ -34,7 +34,7 @@ def client_class(kind: Kind) -> Any:
     return zeolith.ClientStorage
 
 
-class ClientHexStorage(HexStorage):  # type: ignore[misc]
+class ClientHexStorage(HexStorage):
     """A hexstorage that several clients may use.
 
     ZODB's passes on invalidations with an argument that its own ``DB`` does not take.

@@ -39,7 +39,7 @@ class Pairing(NamedTuple):
         return f"{self.client}-to-{self.server}-{'M5' if self.is_msgpack else 'Z5'}"
 
 
-class Database(ZODB.DB):  # type: ignore[misc]
+class Database(ZODB.DB):
     """A database that may be closed twice."""
 
     _is_closed = False
