@@ -95,13 +95,13 @@ def test_a_invalidations_under_breaks(tmp_path: Path, client: Open) -> None:
         stack.callback(shaky.close)
         with stable.transaction() as connection:
             connection.root()["n"] = PersistentMapping({"value": 0})
-        countdown = [generator.randrange(5, 60)]
+        countdown = [generator.randrange(3, 20)]
 
         def rule(passing: Passing) -> Action:
             countdown[0] -= 1
             if countdown[0] > 0:
                 return Action.PASS
-            countdown[0] = generator.randrange(5, 60)
+            countdown[0] = generator.randrange(3, 20)
             return generator.choice([Action.CUT, Action.CUT_AFTER, Action.CUT_WITHIN])
 
         proxy.rule = rule
@@ -139,7 +139,7 @@ def test_a_invalidations_under_breaks(tmp_path: Path, client: Open) -> None:
         counting.result()
         proxy.rule = lambda passing: Action.PASS
         assert wrong == []
-        assert len(proxy.links) > 3, "nothing was cut"
+        assert len(proxy.links) > 1, "nothing was cut"
         shaky.storage.ping()
         with shaky.transaction() as connection:
             assert connection.root()["n"]["value"] == rounds

@@ -12,7 +12,7 @@ from tests.support.waiting import Background, wait_until
 from ZODB.Connection import TransactionMetaData
 
 from zeolith.cache import RingCache
-from zeolith.protocol.messages import InvalidateTransaction, LoadBefore, Ping, TpcFinish, Vote
+from zeolith.protocol.messages import Call, InvalidateTransaction, LoadBefore, Ping, TpcFinish, Vote
 from zeolith.types import MAX_TID
 
 X = oid_of(7)
@@ -142,9 +142,9 @@ def test_r2_our_own_commit_takes_its_place_among_the_others(attach: Attach) -> N
 
     committing = Background(commit)
     vote = server.next()
-    while not (hasattr(vote, "request") and isinstance(vote.request, Vote)):
+    while not (isinstance(vote, Call) and isinstance(vote.request, Vote)):
         vote = server.next()
-    server.reply(vote, [])  # type: ignore[arg-type]
+    server.reply(vote, [])
     finish = server.expect(TpcFinish)
     server.send(
         server.notice_bytes(InvalidateTransaction(tid_of(2), [X])),
@@ -165,9 +165,9 @@ def test_r2_an_invalidation_right_after_our_commit_wins(attach: Attach) -> None:
     storage.store(X, tid_of(1), b"ours", "", meta)
     committing = Background(lambda: (storage.tpc_vote(meta), storage.tpc_finish(meta)))
     vote = server.next()
-    while not (hasattr(vote, "request") and isinstance(vote.request, Vote)):
+    while not (isinstance(vote, Call) and isinstance(vote.request, Vote)):
         vote = server.next()
-    server.reply(vote, [])  # type: ignore[arg-type]
+    server.reply(vote, [])
     finish = server.expect(TpcFinish)
     server.send(
         server.reply_bytes(finish, tid_of(2)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,7 @@ class Syncs:
 
 
 @pytest.fixture
-def syncs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Syncs]:
+def syncs(monkeypatch: pytest.MonkeyPatch) -> Syncs:
     """Watch ``os.fsync`` and ``os.fdatasync``."""
     found = Syncs()
     for name in ("fsync", "fdatasync"):

@@ -24,6 +24,7 @@ from zeolith.cache import RingCache
 from zeolith.client.events import StaleCache
 from zeolith.errors import ClientDisconnected, ServerBehindCache
 from zeolith.protocol.messages import (
+    Call,
     GetInfo,
     GetInvalidations,
     InvalidateTransaction,
@@ -133,7 +134,9 @@ def test_r6_the_same_last_transaction_needs_no_question(fake: FakeServer, attach
     server.reset()
     again = readmit(fake, tid_of(1))
     again.reply(again.next_call(), INFO)
-    assert isinstance(again.inbox[-1][-1], GetInfo)
+    last = again.inbox[-1]
+    assert isinstance(last, Call)
+    assert isinstance(last.request, GetInfo)
     wait_until(storage.is_connected)
     assert cached(storage, X) == (b"x", tid_of(1), None)
 

@@ -76,6 +76,7 @@ def test_gevent_a_waiting_load_stops_no_other_greenlet() -> None:
             connection.reply(call, (b"late", tid_of(1), None))
 
         playing = Background(play)
+        assert isinstance(fake.address, tuple)
         host, port = fake.address
         printed = run_python(
             """
