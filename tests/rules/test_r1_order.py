@@ -12,6 +12,7 @@ from tests.rules.ordering import eight_writers, violations
 from tests.support.raw import Z64, oid_of
 from tests.support.storages import gate
 from tests.support.waiting import Background
+from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
@@ -149,3 +150,54 @@ def test_r1_new_clients_miss_nothing(
     for client in newcomers:
         client.ping()
         assert [tid for tid, _ in client.invalidations()] == [t for t in tids if t > client.tid]
+
+
+def commit_behind(storage: MappingStorage, oid: bytes, serial: bytes, data: bytes) -> bytes:
+    """Change a storage behind its server's back; the server is not told yet."""
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    storage.store(oid, serial, data, "", meta)
+    storage.tpc_vote(meta)
+    tid: bytes = storage.tpc_finish(meta)
+    return tid
+
+
+def test_r1_a_storage_that_changes_by_itself_announces_before_it_shows(
+    mapping: MappingStorage, serve: Serve, raw: Connect, loop: str
+) -> None:
+    """The loop is busy reading when another thread publishes: the answer that it writes next
+    comes after the invalidation, though nothing has run on the loop in between."""
+    told: list[Any] = []
+    mapping.registerDB = told.append
+    asked = LoadBefore(oid_of(1), b"\x7e" * 8)
+    # The server looks the method up when it starts.
+    with gate(mapping, "loadBefore", when=lambda oid, tid: tid == asked.tid) as reading:
+        server = serve(mapping, loop=loop, loads="loop")
+        observer = raw(server.address)
+        first = raw(server.address).commit({oid_of(1): (Z64, b"one")})
+        load = observer.ask(asked)
+        reading.wait_reached()
+        second = commit_behind(mapping, oid_of(1), first, b"two")
+        told[0].invalidate(second, [oid_of(1)])
+        reading.open()
+        observer.answer(load)
+    observer.ping()
+    assert violations(observer, {load: "load"}) == []
+    assert observer.invalidations()[-1] == (second, [oid_of(1)])
+
+
+def test_r1_the_last_transaction_is_the_last_announced(
+    mapping: MappingStorage, serve: Serve, raw: Connect, loop: str
+) -> None:
+    """A storage has changed and will say so in a moment."""
+    told: list[Any] = []
+    mapping.registerDB = told.append
+    server = serve(mapping, loop=loop)
+    observer = raw(server.address)
+    first = raw(server.address).commit({oid_of(1): (Z64, b"one")})
+    second = commit_behind(mapping, oid_of(1), first, b"two")
+    assert observer.call(LastTransaction()) == first
+    told[0].invalidate(second, [oid_of(1)])
+    last = observer.ask(LastTransaction())
+    assert observer.answer(last) == second
+    assert violations(observer, {last: "last"}) == []
