@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import closing
@@ -16,7 +13,6 @@ from typing import Any
 
 import pytest
 from tests.server.conftest import Connect, Serve
-from tests.support.processes import child_environment
 from tests.support.raw import Z64, Closed, RemoteFault, connect, oid_of
 from tests.support.storages import gate, hook
 from tests.support.waiting import DEADLINE, Background, promptly, wait_until
@@ -384,41 +380,3 @@ def test_a_storage_that_lost_its_own_server_does_not_end_ours(
     tid = other.commit({oid_of(1): (Z64, b"y")})
     client.ping()
     assert client.invalidations() == [(tid, [oid_of(1)])]
-
-
-PROGRAM = """
-import sys, logging
-from ZODB.FileStorage import FileStorage
-from zeolith.server import Server, ServerOptions
-logging.basicConfig(level=logging.INFO)
-server = Server(
-    {"1": FileStorage(sys.argv[1])}, ServerOptions(address=("127.0.0.1", 0), loop=sys.argv[2])
-)
-status = server.run(
-    on_listening=lambda address: print(address[1], flush=True), handle_signals=True
-)
-sys.exit(status)
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals(tmp_path: Path, raw: Connect, number: signal.Signals, loop: str) -> None:
-    path = str(tmp_path / "Data.fs")
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PROGRAM, path, loop],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=child_environment(),
-    ) as process:
-        assert process.stdout is not None
-        client = raw(("127.0.0.1", int(process.stdout.readline())))
-        client.commit({oid_of(1): (Z64, b"x")})
-        with promptly():
-            process.send_signal(number)
-            _, errors = process.communicate(timeout=DEADLINE)
-        assert process.returncode == 0
-    assert "Traceback" not in errors
-    assert number.name in errors
-    # FileStorage saves its index when it is closed.
-    assert os.path.exists(path + ".index")

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
 from ..errors import ConfigurationError
@@ -27,7 +25,6 @@ from .transport import Connection
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _CLOSE_TIMEOUT: Final = 2.0
 _POLL: Final = 0.01
 
@@ -98,12 +95,10 @@ class Server:
     def run(
         self,
         on_listening: Callable[[Address], None] | None = None,
-        handle_signals: bool = False,
     ) -> int:
         """Serve until stopped; close the storages; return the exit status.
 
         :param on_listening: called with the address as soon as clients can connect.
-        :param handle_signals: whether SIGTERM and SIGINT stop the server; only in the main thread.
         :returns: 0, or 1 if a storage failed.
         :raises ConfigurationError: the server cannot listen; the storages are closed.
         :raises RuntimeError: it has run before.
@@ -116,7 +111,7 @@ class Server:
         try:
             loop = new_event_loop(self._options.loop)
             loop.set_exception_handler(handle_loop_error)
-            loop.run_until_complete(self._serve(loop, on_listening, handle_signals))
+            loop.run_until_complete(self._serve(loop, on_listening))
         finally:
             if loop is not None:
                 loop.run_until_complete(_cancel_tasks())
@@ -130,7 +125,6 @@ class Server:
         self,
         loop: asyncio.AbstractEventLoop,
         on_listening: Callable[[Address], None] | None,
-        handle_signals: bool,
     ) -> None:
         self._stopped = asyncio.Event()
         for service in self._services.values():
@@ -147,9 +141,6 @@ class Server:
             for listener in listeners:
                 servers.append(await self._listen(loop, listener, lobby))
             logger.info("listening on %s", self._address)
-            if handle_signals:
-                for number in _SIGNALS:
-                    loop.add_signal_handler(number, partial(self._signalled, number))
             if on_listening is not None:
                 on_listening(self._address)
             with self._lock:
@@ -170,9 +161,6 @@ class Server:
             if isinstance(self._address, str):
                 remove_socket(self._address, inode)
             await self._end(loop, lobby)
-            if handle_signals:
-                for number in _SIGNALS:
-                    loop.remove_signal_handler(number)
 
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, listener: Any, lobby: Lobby
@@ -187,10 +175,6 @@ class Server:
         if isinstance(self._options.address, str):
             return await loop.create_unix_server(factory, sock=listener, backlog=512, **extra)
         return await loop.create_server(factory, sock=listener, backlog=512, **extra)
-
-    def _signalled(self, number: int) -> None:
-        logger.info("%s: stopping", signal.Signals(number).name)
-        self._wake_up()
 
     def _wake_up(self) -> None:
         if self._stopped is not None:
