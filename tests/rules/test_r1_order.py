@@ -201,3 +201,30 @@ def test_r1_the_last_transaction_is_the_last_announced(
     last = observer.ask(LastTransaction())
     assert observer.answer(last) == second
     assert violations(observer, {last: "last"}) == []
+
+
+def test_r1_a_commit_is_answered_after_what_the_storage_announced_before_it(
+    mapping: MappingStorage, serve: Serve, raw: Connect, loop: str
+) -> None:
+    """The storage says that it has changed while a commit is being finished; when that is done,
+    the committer hears of the earlier change first."""
+    told: list[Any] = []
+    mapping.registerDB = told.append
+    server = serve(mapping, loop=loop)
+    writer, observer = raw(server.address), raw(server.address)
+    first = writer.commit({oid_of(1): (Z64, b"one")})
+    between = (int.from_bytes(first, "big") + 1).to_bytes(8, "big")
+    writer.begin()
+    writer.store(oid_of(1), b"two", first)
+    writer.vote()
+    with gate(mapping, "tpc_finish") as finishing:
+        finish = writer.ask(TpcFinish(1))
+        finishing.wait_reached()
+        told[0].invalidate(between, [oid_of(9)])
+        finishing.open()
+        second = writer.answer(finish)
+    assert first < between < second
+    assert violations(writer, {finish: "finish"}) == []
+    assert writer.invalidations() == [(between, [oid_of(9)])]
+    observer.ping()
+    assert [tid for tid, _oids in observer.invalidations()] == [first, between, second]
