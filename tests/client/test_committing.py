@@ -11,7 +11,14 @@ from ZODB.POSException import ConflictError
 from tests.support.raw import oid_of
 from tests.support.waiting import Background, promptly
 from zeolith.protocol.faults import serialize_fault
-from zeolith.protocol.messages import Call, LoadBefore, Pack, Vote
+from zeolith.protocol.messages import (
+    Call,
+    InvalidateTransaction,
+    LoadBefore,
+    Pack,
+    TpcFinish,
+    Vote,
+)
 from zeolith.types import MAX_TID
 
 from .conftest import Attach
@@ -68,3 +75,28 @@ def test_a_defect_at_the_end_of_a_transaction_does_not_keep_the_next_one_out(
     with promptly(5):
         Background(lambda: storage.tpc_begin(second)).result(10)
     assert storage.tpc_transaction() is second
+
+
+def test_an_answer_behind_a_later_invalidation_leaves_nothing_stale(attach: Attach) -> None:
+    """Class A (ZEO#195): no server should do that, but a commit must not fail for it."""
+    storage, server = attach()
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    storage.store(OID, bytes(8), b"ours", "", meta)
+    shown: list[bytes] = []
+
+    def commit() -> bytes:
+        storage.tpc_vote(meta)
+        return storage.tpc_finish(meta, shown.append)
+
+    committing = Background(commit)
+    server.reply(next_vote(server), [])
+    finish = server.expect(TpcFinish)
+    server.send(
+        server.notice_bytes(InvalidateTransaction(tid(3), [OID])),
+        server.reply_bytes(finish, tid(2)),
+    )
+    assert committing.result() == tid(2)
+    assert shown == [tid(2)]
+    assert storage._cache.load_before(OID, MAX_TID) is None
+    assert storage.lastTransaction() == tid(3)

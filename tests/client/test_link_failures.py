@@ -374,3 +374,47 @@ def test_a_better_server_found_after_the_end_is_let_go(
     closing[0].result()
     wire: Any = found[0].channel.wire
     assert wire._sock.fileno() == -1
+
+
+class CacheOfUnknownAge:
+    """An application's own cache: it holds something, but no last transaction."""
+
+    def __init__(self) -> None:
+        self.current: dict[bytes, tuple[bytes, bytes]] = {OID: (b"who knows", tid(1))}
+
+    def load(self, oid: bytes) -> tuple[bytes, bytes] | None:
+        return self.current.get(oid)
+
+    def loadBefore(self, oid: bytes, tid: bytes) -> Any:  # noqa: N802 - ZEO's name
+        data, start = self.current.get(oid, (b"", tid))
+        return (data, start, None) if start < tid else None
+
+    def store(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
+        if end is None:
+            self.current[oid] = data, start
+
+    def invalidate(self, oid: bytes, tid: bytes | None) -> None:
+        self.current.pop(oid, None)
+
+    def getLastTid(self) -> bytes | None:  # noqa: N802 - ZEO's name
+        return None
+
+    def setLastTid(self, tid: bytes) -> None:  # noqa: N802 - ZEO's name
+        pass
+
+    def clear(self) -> None:
+        self.current.clear()
+
+    def close(self) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return len(self.current)
+
+
+def test_a_cache_that_does_not_know_its_age_is_dropped_rule_r6(attach: Attach) -> None:
+    storage, server = attach(cache=CacheOfUnknownAge())
+    loading = Background(lambda: storage.loadBefore(OID, MAX_TID))
+    server.reply(server.expect(LoadBefore), (b"current", tid(1), None))
+    assert loading.result() == (b"current", tid(1), None)
+    assert storage.loadBefore(OID, MAX_TID) == (b"current", tid(1), None)

@@ -298,7 +298,8 @@ class Link:
             # In this order: should the database not take it, the next verification tells it again.
             with self._tell():
                 visible(tid)
-            self.cache.set_last_tid(tid)
+            if tid > self.cache.last_tid():
+                self.cache.set_last_tid(tid)
 
     @contextmanager
     def _tell(self) -> Iterator[None]:

@@ -57,6 +57,12 @@ class Transaction:
 
     def update(self, cache: ClientCache, tid: bytes) -> None:
         """The transaction was committed as *tid*: tell the cache."""
+        if tid <= cache.last_tid():
+            # No server of ours answers so late.  Whether a later transaction, which the cache
+            # knows already, has changed these objects again is not clear.
+            for oid in self._records:
+                cache.invalidate(oid, None)
+            return
         for oid, data in self._records.items():
             cache.invalidate(oid, tid)
             if data is not None:

@@ -61,6 +61,9 @@ def verify(
     if server_tid is None:
         server_tid = channel.call(LastTransaction()) or NO_TID
     cache_tid = cache.last_tid()
+    if cache_tid == NO_TID and len(cache):
+        # An application's own cache that does not know how old it is.
+        cache.clear()
     if cache_tid in (NO_TID, server_tid):
         return server_tid
     if cache_tid > server_tid:
