@@ -34,6 +34,7 @@ from .messages import (
     Reply,
     Request,
     Store,
+    make_tuple,
     parse_request,
 )
 from .steps import MAX_SIZE, pack_call, pack_notice, pack_reply, parse_step
@@ -288,13 +289,13 @@ class PickleCodec(Codec):
             if payload == b"".join(
                 (self._CALL_A, oid, b"C\x08", tid, self._CALL_C, oid, b"C\x08", tid, b"\x86t.")
             ):
-                key = LoadBefore(oid, tid)
-                return Call(key, key)
+                key = make_tuple(LoadBefore, (oid, tid))
+                return make_tuple(Call, (key, key))
         store = unpickle_store(payload)
         if store is not None:
-            return Notice(store)
+            return make_tuple(Notice, (store,))
         found = self.parse_loaded(payload)
-        return super().decode(payload) if found is None else Reply(*found)
+        return super().decode(payload) if found is None else make_tuple(Reply, found)
 
 
 class MsgpackCodec(Codec):
@@ -407,17 +408,17 @@ class MsgpackCodec(Codec):
             if payload == b"".join(
                 (self._CALL_A, oid, b"\xc4\x08", tid, self._CALL_C, oid, b"\xc4\x08", tid)
             ):
-                key = LoadBefore(oid, tid)
-                return Call(key, key)
+                key = make_tuple(LoadBefore, (oid, tid))
+                return make_tuple(Call, (key, key))
         store = unpack_store(payload)
         if store is not None:
-            return Notice(store)
+            return make_tuple(Notice, (store,))
         if len(payload) <= MAX_SIZE:
             step = parse_step(payload)
             if step is not None:
                 return step
         found = self.parse_loaded(payload)
-        return super().decode(payload) if found is None else Reply(*found)
+        return super().decode(payload) if found is None else make_tuple(Reply, found)
 
 
 def make_codec(coding: Coding, incoming: Mapping[str, Form], limits: Limits) -> Codec:

@@ -236,6 +236,12 @@ Request: TypeAlias = tuple[Any, ...]
 """An instance of one of the request classes above."""
 
 
+make_tuple: Final = tuple.__new__
+"""``make_tuple(Store, (oid, serial, data, txn))`` makes a request without the named tuple's own
+constructor, which is Python code and takes as long as decoding the fields.  Unlike that it checks
+nothing, so it is for decoders of a fixed layout only."""
+
+
 # -- envelopes ---------------------------------------------------------------------------------
 
 

@@ -12,7 +12,19 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .framing import pack_length
-from .messages import Call, Info, Message, MsgId, Notice, Reply, Request, TpcBegin, TpcFinish, Vote
+from .messages import (
+    Call,
+    Info,
+    Message,
+    MsgId,
+    Notice,
+    Reply,
+    Request,
+    TpcBegin,
+    TpcFinish,
+    Vote,
+    make_tuple,
+)
 
 MAX_SIZE: Final = 160
 """Payloads above this are not looked at: they are something else, or hold long texts."""
@@ -154,18 +166,18 @@ def parse_step(payload: bytes) -> Message | None:
         if kind == _REPLY:
             tail = payload[at + _KIND_SIZE :]
             if len(tail) == 10 and tail[:2] == _ID:
-                return Reply(msgid, tail[2:])
+                return make_tuple(Reply, (msgid, tail[2:]))
             if tail == _EMPTY:
-                return Reply(msgid, ())
+                return make_tuple(Reply, (msgid, ()))
             return Reply(msgid, None) if tail == _NIL else None
         if kind[:_VOTE_SIZE] == _VOTE:
             found = _parse_number(payload, at + _VOTE_SIZE)
             if found is not None and found[1] == len(payload):
-                return Call(msgid, Vote(found[0]))
+                return make_tuple(Call, (msgid, make_tuple(Vote, found[:1])))
         elif payload.startswith(_FINISH, at):
             found = _parse_number(payload, at + len(_FINISH))
             if found is not None and found[1] == len(payload):
-                return Call(msgid, TpcFinish(found[0]))
+                return make_tuple(Call, (msgid, make_tuple(TpcFinish, found[:1])))
     except IndexError:
         pass  # cut short: the general way says so
     return None
@@ -191,7 +203,7 @@ def _parse_begin(payload: bytes) -> Notice | None:
         at = end
     if payload[at:] != _BEGIN_TAIL:
         return None
-    return Notice(TpcBegin(txn, texts[0], texts[1], {}, None, " "))
+    return make_tuple(Notice, (make_tuple(TpcBegin, (txn, *texts, {}, None, " ")),))
 
 
 def _parse_info(payload: bytes) -> Notice | None:

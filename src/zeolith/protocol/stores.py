@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Any, Final
 
 from .framing import pack_length
-from .messages import Store
+from .messages import Store, make_tuple
 
 _pack_little_short = Struct("<H").pack
 _pack_little_long = Struct("<I").pack
@@ -105,11 +105,14 @@ def unpickle_store(payload: bytes) -> Store | None:
         txn = int.from_bytes(tail[2:-3], "little", signed=True)
     else:
         return None
-    return Store(
-        payload[_PICKLE_OID:_PICKLE_SERIAL],
-        payload[_PICKLE_SERIAL + 2 : _PICKLE_KIND],
-        payload[start:end],
-        txn,
+    return make_tuple(
+        Store,
+        (
+            payload[_PICKLE_OID:_PICKLE_SERIAL],
+            payload[_PICKLE_SERIAL + 2 : _PICKLE_KIND],
+            payload[start:end],
+            txn,
+        ),
     )
 
 
@@ -173,9 +176,12 @@ def unpack_store(payload: bytes) -> Store | None:
         txn = int.from_bytes(tail[1:], "big")
     else:
         return None
-    return Store(
-        payload[_MSGPACK_OID:_MSGPACK_SERIAL],
-        payload[_MSGPACK_SERIAL + 2 : _MSGPACK_KIND],
-        payload[start:end],
-        txn,
+    return make_tuple(
+        Store,
+        (
+            payload[_MSGPACK_OID:_MSGPACK_SERIAL],
+            payload[_MSGPACK_SERIAL + 2 : _MSGPACK_KIND],
+            payload[start:end],
+            txn,
+        ),
     )

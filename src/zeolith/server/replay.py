@@ -190,7 +190,8 @@ class Replay:
             self._changed.update(dict.fromkeys(resolved))
         # Now rather than when the client finishes: a failure can still be reported, and nobody
         # has to wait for the disk while loads are held back.
-        sync_blobs(self._access.dirty_blobs())
+        if self._access.has_blobs:
+            sync_blobs(self._access.dirty_blobs())
 
 
 def abort(access: StorageAccess, transaction: Transaction) -> None:

@@ -139,7 +139,7 @@ def begin_transaction(request: TpcBegin, commit_memory: int, limits: Limits) -> 
             raise ValueError(f"the transaction's extension data is refused: {error}") from error
         if type(value) is not dict:
             raise ValueError("the transaction's extension data is not a dictionary")
-    elif not is_plain(extension):
+    elif extension and not is_plain(extension):
         # Storages would pickle the classes by which the decoder stands for foreign ones.
         extension = to_plain(extension)
         if not is_plain(extension):

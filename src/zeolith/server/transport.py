@@ -14,7 +14,7 @@ from ..errors import ProtocolViolation
 from ..protocol.faults import serialize_fault
 from ..protocol.framing import frame as make_frame
 from ..protocol.greeting import Coding
-from ..protocol.messages import Call, LoadBefore, Notice
+from ..protocol.messages import Call, LoadBefore, Notice, make_tuple
 from ..protocol.peers import Event, Hello, Probe, ServerPeer, Violated
 from .handlers import HANDLERS
 from .lobby import Lobby
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         if not (self._stalls or self._backlog or self._gate.is_held or self._is_closing):
             load = self._peer.receive_load(data)
             if load is not None:
-                self._load(LoadBefore._make(load))
+                self._load(make_tuple(LoadBefore, load))
                 return
         events = self._peer.receive(data)
         if self._stalls or self._backlog:
