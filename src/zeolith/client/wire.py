@@ -150,16 +150,8 @@ class TlsWire:
             with self._computing:
                 data = self._decrypt()
             if data is not None:
-                # An answer the record layer owes the peer (a key update) travels with the next
-                # request unless the line is free now: waiting for a sender here could wait for a
-                # server that waits for us to read.
-                if self._out.pending and self._sending.acquire(blocking=False):
-                    try:
-                        with self._computing:
-                            encrypted = self._out.read()
-                        self._plain.send(encrypted)
-                    finally:
-                        self._sending.release()
+                if self._out.pending:
+                    self._answer()
                 return data
             received = self._plain.receive()
             with self._computing:
@@ -167,6 +159,23 @@ class TlsWire:
                     self._in.write(received)
                 else:
                     self._in.write_eof()
+
+    def _answer(self) -> None:
+        """Send what the record layer owes the peer: a key update, an alert.
+
+        It travels with the next request unless the line is free now: waiting for a sender here
+        could wait for a server that waits for us to read.
+        """
+        if self._sending.acquire(blocking=False):
+            try:
+                with self._computing:
+                    encrypted = self._out.read()
+                self._plain.send(encrypted)
+            except OSError:
+                # What has been received counts all the same; the end shows at the next call.
+                self.abort()
+            finally:
+                self._sending.release()
 
     def _decrypt(self) -> bytes | None:
         """Return all bytes that can be decrypted now, ``b""`` at the end, None if none."""
