@@ -21,17 +21,20 @@ from zeolith.types import MAX_TID
 
 
 def violations(client: RawClient, kinds: dict[Any, str]) -> list[str]:
-    """Return what a client's inbox reveals too early.
+    """Return what a client's inbox reveals too early, and what it calls current too late.
 
     :param kinds: message id → kind of the call: ``finish``, ``last`` or ``load``.
     """
     found = []
     known = client.tid
+    changed: dict[bytes, bytes] = {}
     for message in client.inbox:
         if isinstance(message, Notice) and isinstance(message.request, InvalidateTransaction):
-            if message.request.tid <= known:
-                found.append(f"invalidation {message.request.tid.hex()} after {known.hex()}")
-            known = max(known, message.request.tid)
+            tid, oids = message.request
+            if tid <= known:
+                found.append(f"invalidation {tid.hex()} after {known.hex()}")
+            known = max(known, tid)
+            changed.update(dict.fromkeys(oids, tid))
         elif isinstance(message, Reply):
             kind = kinds.get(message.msgid)
             if kind == "finish":
@@ -44,6 +47,8 @@ def violations(client: RawClient, kinds: dict[Any, str]) -> list[str]:
                 _data, start, end = message.value
                 if max(start, end or Z64) > known:
                     found.append(f"load of {(end or start).hex()} before its invalidation")
+                if end is None and start < changed.get(message.msgid[0], Z64):
+                    found.append(f"load of {start.hex()} as current after it was replaced")
     return found
 
 
