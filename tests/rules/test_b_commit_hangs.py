@@ -31,6 +31,7 @@ from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ConflictError, ReadOnlyError
 
 from zeolith import ClientStorage
+from zeolith.client import connector, link
 from zeolith.client.connector import Connector
 from zeolith.errors import ClientDisconnected
 from zeolith.protocol.messages import (
@@ -414,6 +415,22 @@ def test_b_a_server_that_greets_and_then_says_nothing(fake: FakeServer, client: 
     connection = fake.accept()
     connection.greet()
     with promptly(10), pytest.raises(ClientDisconnected):
+        opening.result()
+
+
+@pytest.mark.parametrize("greets", [False, True])
+def test_b_a_server_that_recovers_from_saying_nothing(
+    fake: FakeServer, client: Open, monkeypatch: pytest.MonkeyPatch, greets: bool
+) -> None:
+    """An attempt that leads nowhere is given up and made again."""
+    monkeypatch.setattr(connector, "GREETING_TIMEOUT", 0.1)
+    monkeypatch.setattr(link, "ATTEMPT_TIMEOUT", 0.1)
+    opening = Background(lambda: client(fake.address))
+    silent = fake.accept()
+    if greets:
+        silent.greet()
+    with promptly(10):
+        fake.accept().admit(tid_of(1))
         opening.result()
 
 
