@@ -6,10 +6,6 @@ the order of arrival until its own answer is there.  The others *follow*: each w
 its own until its answer has been put into its slot, or until it is asked to lead because the
 leader left.  The idle watcher (:mod:`.watcher`) takes the role only when it is free.
 
-The role is a dictionary of at most one entry, entered with ``setdefault``: whose entry it is and
-that it was made are one step.  Of a lock that was acquired as an interrupt arrived (a signal
-handler that raises, in the main thread) nobody could tell any more who has to release it.
-
 **Who may see what.**  Messages are handled by the leader, completely, before the next one is
 looked at, and before the thread waiting for it learns of it (rule R2).
 
@@ -18,8 +14,8 @@ looked at, and before the thread waiting for it learns of it (rule R2).
 
 - answer: the leader sets ``slot.done``, then looks for waiters' locks; a follower publishes its
   lock, then looks at ``done``.
-- role: the leader gives the role up, then looks for followers; a follower enlists, then tries to
-  take the role.
+- role: the leader releases the role, then looks for followers; a follower enlists, then tries the
+  role.
 """
 
 from __future__ import annotations
@@ -43,8 +39,6 @@ from ..protocol.peers import ClientPeer, Greeted, Violated
 from .wire import Wire
 
 logger = logging.getLogger(__name__)
-
-_READER = "reader"
 
 SEND_MARK = 64 * 1024
 """Notices are collected up to this many bytes before they are sent: a commit of small objects costs
@@ -102,10 +96,8 @@ class Channel:
         self.receiver = receiver
         self._peer = ClientPeer()
         self._slots: dict[MsgId, Slot] = {}
-        # The reading role: who has it, as an object that is nobody else's.
-        self._role: dict[str, object] = {}
-        # Those who wait for the role, or for what its holder reads.
-        self._followers: dict[LockType, object] = {}
+        self._role = allocate_lock()
+        self._followers: dict[LockType, Slot] = {}
         self._numbers = itertools.count(1)
         # Guards the socket's sending side, _waiting and _waiting_size.
         self._sending = threading.Lock()
@@ -160,7 +152,7 @@ class Channel:
     @property
     def is_being_read(self) -> bool:
         """Whether a thread holds the reading role."""
-        return _READER in self._role
+        return self._role.locked()
 
     @property
     def follower_count(self) -> int:
@@ -181,33 +173,20 @@ class Channel:
         key = (oid, tid)
         slots = self._slots
         slot = slots.get(key)
-        me: object
-        if slot is not None:
-            me = object()
-        else:
+        if slot is None:
             if len(oid) != 8 or len(tid) != 8:
                 raise _no_id(oid, tid)
             # Before the slot is there for others to share: this may fail.
             frame = self._encode_load(oid, tid)
-            me = mine = Slot()
-            try:
-                slot = slots.setdefault(key, mine)
-                if slot is mine:
-                    self._send(frame, slot, key)
-            except BaseException as error:
-                # Interrupted between the two: nobody else would ever send the request.
-                if slots.get(key) is mine:
-                    self._break(error)
-                raise
+            mine = Slot()
+            slot = slots.setdefault(key, mine)
+            if slot is mine:
+                self._send(frame, slot, key)
         if not slot.done:
-            try:
-                if self._role.setdefault(_READER, me) is me:
-                    self._lead(slot, me)
-                else:
-                    self._follow(slot, me)
-            except BaseException:
-                self._leave(me)
-                raise
+            if self._role.acquire(False):
+                self._lead(slot)
+            else:
+                self._follow(slot)
         if slot.error is not None:
             raise slot.error
         answer: tuple[bytes, bytes, bytes | None] | None = slot.value
@@ -248,14 +227,10 @@ class Channel:
         self._slots[number] = slot
         self._send(frame, slot, number)
         if not slot.done:
-            try:
-                if self._role.setdefault(_READER, slot) is slot:
-                    self._lead(slot, slot)
-                else:
-                    self._follow(slot, slot)
-            except BaseException:
-                self._leave(slot)
-                raise
+            if self._role.acquire(False):
+                self._lead(slot)
+            else:
+                self._follow(slot)
         if slot.error is not None:
             raise slot.error
         return slot.value
@@ -347,40 +322,33 @@ class Channel:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def _lead(self, slot: Slot, me: object) -> None:
-        """Read until *slot* is answered.  *me* has the role, and gives it up here."""
+    def _lead(self, slot: Slot) -> None:
+        """Read until *slot* is answered.  The role is held, and released here."""
         try:
             while not slot.done:
                 self._read()
         finally:
-            del self._role[_READER]
+            self._role.release()
             if self._followers:
                 self._ask_to_lead()
 
-    def _follow(self, slot: Slot, me: object) -> None:
+    def _follow(self, slot: Slot) -> None:
         """Wait until *slot* is answered, or lead if asked to."""
         lock = allocate_lock()
         lock.acquire()
+        slot.locks.append(lock)
+        self._followers[lock] = slot
         try:
-            slot.locks.append(lock)
-            self._followers[lock] = me
             while not slot.done:
-                if self._role.setdefault(_READER, me) is me:
-                    self._lead(slot, me)
+                if self._role.acquire(False):
+                    self._lead(slot)
                     return
                 lock.acquire()
         finally:
-            self._followers.pop(lock, None)
+            del self._followers[lock]
             # We may have been asked to lead at the moment our own answer came.
-            if self._followers and not self._role:
+            if self._followers and not self._role.locked():
                 self._ask_to_lead()
-
-    def _leave(self, me: object) -> None:
-        """Give up the role if *me* has it: an interrupt came before that was done."""
-        if self._role.get(_READER) is me:
-            del self._role[_READER]
-        if self._followers and not self._role:
-            self._ask_to_lead()
 
     def _ask_to_lead(self) -> None:
         with suppress(RuntimeError, StopIteration):
@@ -392,35 +360,27 @@ class Channel:
 
         For the idle watcher.
         """
-        me = object()
+        if not self._role.acquire(False):
+            return False
         try:
-            if self._role.setdefault(_READER, me) is not me:
-                return False
             if self._cause is not None or not self.wire.is_readable(0):
                 return False
             self._read()
             return True
         finally:
-            self._leave(me)
+            self._role.release()
+            if self._followers:
+                self._ask_to_lead()
 
     @contextmanager
     def hold_reading(self) -> Iterator[None]:
-        """Keep everybody from reading for the length of a ``with`` statement.
-
-        Waits until whoever reads has got what it reads for.
-        """
-        me = object()
-        lock = allocate_lock()
-        lock.acquire()
+        """Keep everybody from reading for the length of a ``with`` statement."""
         try:
-            self._followers[lock] = me
-            while self._role.setdefault(_READER, me) is not me:
-                lock.acquire()
-            del self._followers[lock]
-            yield
+            with self._role:
+                yield
         finally:
-            self._followers.pop(lock, None)
-            self._leave(me)
+            if self._followers:
+                self._ask_to_lead()
 
     def _read(self) -> None:
         """Read once and handle what came.  The role is held."""
@@ -434,8 +394,7 @@ class Channel:
             found = self._peer.receive_loaded(data)
             if found is not None:
                 key, answer = found
-                # It stays there until everybody knows: an interrupt in between must not lose it.
-                slot = self._slots.get(key)
+                slot = self._slots.pop(key, None)
                 if slot is None:
                     raise ProtocolViolation(f"an answer to no call: {key!r}")
                 self.receiver.loaded(key[0], answer[1], answer[2], answer[0])
@@ -443,47 +402,41 @@ class Channel:
                 slot.done = True
                 if slot.locks:
                     _wake(slot)
-                self._slots.pop(key, None)
                 return
             for event in self._peer.receive(data):
                 if isinstance(event, Reply):
                     msgid, value = event
-                    slot = self._slots.get(msgid)
+                    slot = self._slots.pop(msgid, None)
                     if slot is None:
                         raise ProtocolViolation(f"an answer to no call: {msgid!r}")
                     if msgid.__class__ is tuple:
                         if value is not None:
                             self.receiver.loaded(msgid[0], value[1], value[2], value[0])
                     elif slot.on_reply is not None:
-                        # Whoever breaks the channel now must not say that no answer came.
-                        self._slots.pop(msgid, None)
                         slot.on_reply(value)
                     slot.value = value
                     slot.done = True
                     if slot.locks:
                         _wake(slot)
-                    self._slots.pop(msgid, None)
                 else:
                     self._handle(event)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this connection
-            if slot is not None and not slot.done and isinstance(error, Exception):
-                # The answer came but could not be taken in: its caller learns why.
-                self._settle(slot, None, error)
             try:
                 self._end(error)
             finally:
                 if slot is not None and not slot.done:
-                    self._settle(slot, None, self._disconnected())
+                    # The answer came but could not be taken in: its caller learns why.
+                    cause = error if isinstance(error, Exception) else self._disconnected()
+                    self._settle(slot, None, cause)
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Notice):
             self.receiver.noticed(event.request)
         elif isinstance(event, Fault):
-            slot = self._slots.get(event.msgid)
+            slot = self._slots.pop(event.msgid, None)
             if slot is None:
                 raise ProtocolViolation(f"an error for no call: {event.name}")
             self._settle(slot, None, parse_fault(event.name, event.details))
-            self._slots.pop(event.msgid, None)
         elif isinstance(event, Violated):
             raise event.error
         elif isinstance(event, Call):
@@ -507,7 +460,7 @@ class Channel:
 
         Waits until no thread uses it any more, which ``close`` has seen to.
         """
-        with self.hold_reading(), self._sending:
+        with self._role, self._sending:
             self.wire.close()
 
     def _disconnected(self) -> ClientDisconnected:
@@ -535,11 +488,7 @@ class Channel:
             # Also for the second: an interrupt may have kept the first from it.
             while self._slots:
                 with suppress(KeyError):
-                    slot = self._slots.popitem()[1]
-                    if not slot.done:
-                        self._settle(slot, None, self._disconnected())
-                    elif slot.locks:
-                        _wake(slot)
+                    self._settle(self._slots.popitem()[1], None, self._disconnected())
 
 
 def _no_id(oid: bytes, tid: bytes) -> Exception:
