@@ -198,7 +198,7 @@ class PickleCodec(Codec):
         return pickles.loads(payload, self._limits)
 
     def notice(self, request: Request) -> bytes:
-        found = pickle_store(request) if isinstance(request, Store) else None
+        found = pickle_store(request) if request.__class__ is Store else None
         return super().notice(request) if found is None else found
 
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
@@ -318,7 +318,7 @@ class MsgpackCodec(Codec):
         return msgpacks.loads(payload, self._limits)
 
     def notice(self, request: Request) -> bytes:
-        found = msgpack_store(request) if isinstance(request, Store) else pack_notice(request)
+        found = msgpack_store(request) if request.__class__ is Store else pack_notice(request)
         return super().notice(request) if found is None else found
 
     def call(self, msgid: MsgId, request: Request) -> bytes:

@@ -68,10 +68,15 @@ class FrameReader:
             data = b"".join(self._chunks)
             self._chunks.clear()
             self.pending = 0
-        frames: list[bytes] = []
-        start = 0
         size = len(data)
         self._need = HEADER_SIZE
+        if size >= HEADER_SIZE:
+            # One whole frame is what a peer that waits for each answer sends.
+            length = _LENGTH.unpack_from(data)[0]
+            if length + HEADER_SIZE == size and length <= self.max_size:
+                return [data[HEADER_SIZE:]]
+        frames: list[bytes] = []
+        start = 0
         while size - start >= 4:
             length = _LENGTH.unpack_from(data, start)[0]
             end = start + 4 + length

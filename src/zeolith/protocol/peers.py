@@ -127,6 +127,9 @@ class _Peer:
             return events
         try:
             frames = self._frames.feed(data)
+            codec = self.codec
+            if codec is not None and len(frames) == 1 and not self._frames.pending:
+                return [self._judge(codec.decode(frames[0]))]
             while frames:
                 for number, payload in enumerate(frames):
                     if self.codec is None:

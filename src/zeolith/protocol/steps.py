@@ -38,6 +38,7 @@ _BEGIN: Final = b"\x94\x00\xc3\xa9tpc_begin\x96"
 _BEGIN_TAIL: Final = b"\x80\xc0\xa1 "  # no extension, no tid, status " "
 _INFO: Final = b"\x94\x00\xc3\xa4info\x91\x82\xa6length"
 _INFO_SIZE: Final = b"\xa4size"
+_INFO_KEYS: Final = ("length", "size")
 _REPLY: Final = b"\x00\xa6.reply"
 _KIND_SIZE: Final = len(_REPLY)
 _VOTE_SIZE: Final = len(_VOTE)
@@ -90,16 +91,17 @@ def pack_call(msgid: MsgId, request: Request) -> bytes | None:
 
 def pack_notice(request: Request) -> bytes | None:
     """Return the frame of a notice, or None if there is no layout for it."""
-    if isinstance(request, TpcBegin):
+    cls = request.__class__
+    if cls is Info:
+        payload = _pack_info(request[0])
+    elif cls is TpcBegin:
         payload = _pack_begin(request)
-    elif isinstance(request, Info):
-        payload = _pack_info(request)
     else:
         return None
     return None if payload is None else pack_length(len(payload)) + payload
 
 
-def _pack_begin(request: TpcBegin) -> bytes | None:
+def _pack_begin(request: Request) -> bytes | None:
     txn, user, description, extension, tid, status = request
     if (
         not _is_number(txn)
@@ -117,9 +119,8 @@ def _pack_begin(request: TpcBegin) -> bytes | None:
     )  # fmt: skip
 
 
-def _pack_info(request: Info) -> bytes | None:
-    info = request.info
-    if tuple(info) != ("length", "size"):
+def _pack_info(info: dict[str, Any]) -> bytes | None:
+    if tuple(info) != _INFO_KEYS:
         return None
     length, size = info.values()
     if not (_is_number(length) and _is_number(size)):

@@ -150,7 +150,7 @@ class CommitQueue(Generic[Ticket]):
     @property
     def waiting(self) -> int:
         """How many tickets wait for the lock."""
-        return max(len(self._phases) - 1, 0)
+        return len(self._phases) - 1 if self._phases else 0
 
     @property
     def deadline(self) -> float | None:
