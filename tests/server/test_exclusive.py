@@ -13,7 +13,7 @@ from ZODB.POSException import ConflictError, StorageTransactionError
 
 from zeolith.errors import ClientDisconnected
 from zeolith.protocol.messages import Store
-from zeolith.server.access import StorageAccess
+from zeolith.server.access import ConflictFound, StorageAccess
 from zeolith.server.coordinator import Finished
 from zeolith.server.exclusive import ExclusiveCoordinator
 from zeolith.server.inbox import Inbox
@@ -124,6 +124,7 @@ class Bed:
     def __init__(self, timeout: float | None = 30.0) -> None:
         self.is_undisturbed = False  # so that every vote is a job that the test plays
         self.storage = MappingStorage()
+        self.access = StorageAccess("1", self.storage)
         self.log = InvalidationLog(100, 1000)
         self.log.reset(NO_TID, [])
         self.publisher = Publisher("1", self.log, lambda: None)
@@ -133,7 +134,7 @@ class Bed:
         self.settled: list[bool] = []
         self.failures: list[str] = []
         self.coordinator = ExclusiveCoordinator(
-            StorageAccess("1", self.storage),
+            self.access,
             self.publisher,
             self.stats,
             self.pool,
@@ -431,17 +432,37 @@ def test_a_small_vote_is_taken_on_the_loop_where_nothing_disturbs(bed: Bed) -> N
     bed.assert_idle()
 
 
-def test_a_vote_with_a_conflict_is_left_to_the_commit_thread(bed: Bed) -> None:
+def test_a_conflict_that_nobody_resolves_is_found_on_the_loop(bed: Bed) -> None:
     bed.is_undisturbed = True
     first, second = bed.owner("first").store(), bed.owner("second").store()
     first.vote()
     first.finish()
     bed.pool.run()
     second.vote()
-    assert second.heard == []
-    assert bed.pool.jobs
-    bed.pool.run()
+    assert not bed.pool.jobs
     assert isinstance(second.heard[0], ConflictError)
+    bed.assert_idle()
+
+
+def test_a_conflict_to_be_resolved_is_left_to_the_commit_thread(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.is_undisturbed = True
+    store = bed.storage.store
+
+    def conflicting(*args: Any) -> None:
+        if not bed.access.may_resolve:
+            raise ConflictFound
+        store(*args)
+
+    monkeypatch.setattr(bed.storage, "store", conflicting)
+    owner = bed.owner("one").store()
+    owner.vote()
+    assert owner.heard == []
+    bed.pool.run()
+    assert owner.heard
+    owner.finish()
+    bed.pool.run()
     bed.assert_idle()
 
 

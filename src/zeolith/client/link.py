@@ -296,8 +296,11 @@ class Link:
         """
         with self.visibility:
             # In this order: should the database not take it, the next verification tells it again.
-            with self._tell():
+            self._teller = threading.get_ident()
+            try:
                 visible(tid)
+            finally:
+                self._teller = None
             if tid > self.cache.last_tid():
                 self.cache.set_last_tid(tid)
 

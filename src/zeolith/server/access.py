@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final, Literal
 
 import ZODB.blob
@@ -63,6 +64,10 @@ def _leave_conflict(
     raise ConflictError(oid=oid, serials=(committed, old), data=data)
 
 
+class ConflictFound(Exception):
+    """A conflict would have to be resolved where that may not be done."""
+
+
 class StorageAccess:
     """A ZODB storage, with its optional abilities made explicit.
 
@@ -75,6 +80,8 @@ class StorageAccess:
         because it is called so often.
     :ivar is_fast: whether it may be called on the event loop.
     :ivar is_local: whether the storage itself is known to be fast, whatever was configured.
+    :ivar may_resolve: while this is false, a local storage raises :class:`ConflictFound` instead of
+        resolving a conflict.
     """
 
     def __init__(
@@ -86,6 +93,9 @@ class StorageAccess:
         self.load_before = storage.loadBefore
         self.is_local = is_fast(storage)
         self.is_fast = self.is_local if loads == "auto" else loads == "loop"
+        self.may_resolve = True
+        if self.is_local:
+            self._guard_resolving()
         self._reader: FileReader | None = None
         if self.is_fast and can_read_directly(storage):
             self._reader = FileReader(storage)
@@ -107,6 +117,17 @@ class StorageAccess:
     def register(self, publisher: Publisher) -> None:
         """Have *publisher* told of what changes other than by this server's commits."""
         self.storage.registerDB(DatabaseFacade(self, publisher))
+
+    def _guard_resolving(self) -> None:
+        for layer in _layers(self.storage):
+            resolve = getattr(layer, "tryToResolveConflict", None)
+            if resolve is not None:
+                layer.tryToResolveConflict = partial(self._resolve, resolve)
+
+    def _resolve(self, resolve: Callable[..., bytes], *arguments: Any) -> bytes:
+        if not self.may_resolve:
+            raise ConflictFound
+        return resolve(*arguments)
 
     def resolve_nothing(self) -> None:
         """Have conflicts raised rather than resolved: the clients will resolve them."""

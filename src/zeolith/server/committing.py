@@ -200,18 +200,21 @@ def _finished(
     finished: Finished | None,
     error: Exception | None,
 ) -> None:
-    session.end(transaction)
     if finished is None:
+        session.end(transaction)
         assert error is not None
         session.fault(msgid, error)
         return
     session.stats.commits += 1
-    if session.is_lost:
-        return
-    frame = session.codec.reply(msgid, finished.tid)
-    if finished.info is not None:
-        frame = session.codec.notice(m.Info(finished.info)) + frame
-    session.send(frame)
+    # The client first: it waits, and what it sends next is looked at after this.
+    try:
+        if not session.is_lost:
+            frame = session.codec.reply(msgid, finished.tid)
+            if finished.info is not None:
+                frame = session.codec.notice(m.Info(finished.info)) + frame
+            session.send(frame)
+    finally:
+        session.end(transaction)
 
 
 def tpc_abort(session: Session, msgid: m.MsgId, request: m.TpcAbort) -> None:

@@ -15,7 +15,7 @@ from .access import StorageAccess
 from .commit import Action, CommitQueue, Deed, IllegalStep, Input, Phase
 from .coordinator import CommitCoordinator, EndDone, FinishDone, Finished, Owner, VoteDone
 from .publisher import Publication, Publisher
-from .quickvote import is_quick
+from .quickvote import vote_quickly
 from .replay import Replay, Vote, abort
 from .statistics import Statistics
 from .transactions import Transaction
@@ -181,22 +181,22 @@ class ExclusiveCoordinator(CommitCoordinator):
     def _start_vote(self, transaction: Transaction) -> None:
         self._stats.lock_time = time.time()
         self._log_queue(self._entries[transaction].owner, "has the commit lock")
-        # The tid is right for as long as the lock is held, except for changes made elsewhere.
-        replay = Replay(
-            self._access, transaction, self._publisher.log.last_tid, self._collect_conflicts
-        )
         # Only where nobody else waits: each vote that failed here would start the next one here.
         if self._queue.waiting == 0 and self._is_undisturbed():
             vote, error = None, None
             try:
-                if is_quick(self._access, transaction):
-                    vote = replay.run()
+                vote = vote_quickly(self._access, transaction, self._replay(transaction))
             except Exception as caught:  # noqa: BLE001 - becomes the answer
                 error = caught
             if vote is not None or error is not None:
                 self._voted(transaction, vote, error)
                 return
-        self._pool.submit(replay.run, partial(self._voted, transaction))
+        self._pool.submit(self._replay(transaction).run, partial(self._voted, transaction))
+
+    def _replay(self, transaction: Transaction) -> Replay:
+        # The tid is right for as long as the lock is held, except for changes made elsewhere.
+        last_tid = self._publisher.log.last_tid
+        return Replay(self._access, transaction, last_tid, self._collect_conflicts)
 
     def _voted(self, transaction: Transaction, vote: Vote | None, error: Exception | None) -> None:
         entry = self._entries[transaction]

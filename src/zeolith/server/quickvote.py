@@ -1,4 +1,4 @@
-"""Which votes may be taken on the event loop.
+"""Votes that may be taken on the event loop.
 
 A vote may take long — conflict resolution runs an application's code, blobs are brought to disk, a
 pack or a look through the undo log keeps the storage's lock — and then belongs on the commit
@@ -8,11 +8,9 @@ storage needs less time than two changes of thread, and the loop takes the vote 
 
 from __future__ import annotations
 
-from ZODB.POSException import POSKeyError
-
 from ..protocol.messages import Store
-from ..types import MAX_TID, NO_TID
-from .access import StorageAccess
+from .access import ConflictFound, StorageAccess
+from .replay import Replay, Vote
 from .transactions import Transaction
 
 MAX_OPERATIONS = 8
@@ -22,12 +20,29 @@ MAX_SIZE = 32 * 1024
 """Bytes of its log.  The storage copies them between files in memory."""
 
 
-def is_quick(access: StorageAccess, transaction: Transaction) -> bool:
-    """Return whether the vote on *transaction* is known to be short.
+def vote_quickly(access: StorageAccess, transaction: Transaction, replay: Replay) -> Vote | None:
+    """Take the vote on *transaction* if that is short, and return it; None if it is not.
 
-    Only to be asked about the transaction that has the commit lock: what it finds stays true
-    until the storage has voted.  The caller knows whether anything else keeps the storage busy.
+    Only for the transaction that has the commit lock, and while nothing else keeps the storage
+    busy.
+
+    :param replay: of that transaction; of no use any more if None is returned.
+    :raises Exception: whatever the storage raises; it has forgotten the transaction then.
     """
+    if not is_small(access, transaction):
+        return None
+    access.may_resolve = False
+    try:
+        return replay.run()
+    except ConflictFound:
+        # To find that out by itself would take each vote a look at each object.
+        return None
+    finally:
+        access.may_resolve = True
+
+
+def is_small(access: StorageAccess, transaction: Transaction) -> bool:
+    """Return whether the vote on *transaction* is known to be short unless there is a conflict."""
     log = transaction.log
     if (
         not access.is_local
@@ -40,17 +55,4 @@ def is_quick(access: StorageAccess, transaction: Transaction) -> bool:
         or transaction.status != " "
     ):
         return False
-    return all(
-        isinstance(operation, Store)
-        and (operation.serial or NO_TID) == _current(access, operation.oid)
-        for operation in log
-    )
-
-
-def _current(access: StorageAccess, oid: bytes) -> bytes:
-    """Return the transaction that wrote *oid* last."""
-    try:
-        revision = access.load_before(oid, MAX_TID)
-    except POSKeyError:
-        return NO_TID
-    return NO_TID if revision is None else revision[1]
+    return all(isinstance(operation, Store) for operation in log)
