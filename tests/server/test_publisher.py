@@ -40,6 +40,9 @@ class Listener:
     def drop(self, reason: str) -> None:
         self.reasons.append(reason)
 
+    def close(self, reason: str) -> None:
+        raise AssertionError("publishers only drop")
+
     @property
     def heard(self) -> list[Any]:
         found = []

@@ -6,14 +6,20 @@ import os
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..errors import ConfigurationError
 from .address import Address
-from .storages import StorageOpener, name_storages, open_storages
+from .storages import (
+    DEFAULT_NAME,
+    StorageOpener,
+    name_storages,
+    open_storages,
+    reopen_storage,
+)
 
 if TYPE_CHECKING:
     from ..server import Server
@@ -78,7 +84,10 @@ class ServerConfig:
             ssl=self.ssl,
             loop=self.loop,
         )
-        return Server(self.open_storages(), options)
+        reopen = {
+            opener.name or DEFAULT_NAME: partial(reopen_storage, opener) for opener in self.storages
+        }
+        return Server(self.open_storages(), options, reopen)
 
 
 def msgpack_by_environment(environ: Mapping[str, str] = os.environ) -> bool:

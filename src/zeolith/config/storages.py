@@ -116,6 +116,39 @@ def open_storages(openers: Sequence[StorageOpener]) -> dict[str, Any]:
     return storages
 
 
+def reopen_storage(opener: StorageOpener) -> Any:
+    """Open a storage again that has failed and was closed.
+
+    Unlike at the start, a file that is missing is not created: its disk may have gone.
+
+    :raises ConfigurationError: it cannot be opened; see :func:`open_storages`.
+    :raises Exception: whatever else the storage raises.
+    """
+    name = opener.name or DEFAULT_NAME
+    path = _path_of(opener)
+    if path is not None:
+        try:
+            _forget_unwritten(path)
+        except OSError as error:
+            raise _translate_os_error(f"storage {name!r} ({path})", error) from error
+    return _open(name, opener)
+
+
+def _forget_unwritten(path: str) -> None:
+    """Have the system show of a file only what its disk has.
+
+    After a failed fsync Linux keeps the data in memory as if it were written: whoever opened the
+    file now would find a transaction that is gone after a power failure, and hand it to clients.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
 def describe_storage(opener: StorageOpener) -> str:
     """Return in a few words what *opener* opens: its path if it has one, else its kind."""
     path = _path_of(opener)

@@ -61,7 +61,8 @@ class ExclusiveCoordinator(CommitCoordinator):
     :param timeout: seconds from the answer to a vote until the transaction is aborted, or None.
     :param collect_conflicts: whether clients resolve conflicts.
     :param settled: called after each finish, when the publisher is no longer held.
-    :param failed: called with an explanation when the storage can no longer be trusted.
+    :param failed: called when the storage can no longer be trusted: the publisher stays held, and
+        no transaction gets the lock any more.
     :param is_undisturbed: returns whether no other thread uses the storage, so that a small vote
         may be taken on the loop.
     """
@@ -76,7 +77,7 @@ class ExclusiveCoordinator(CommitCoordinator):
         timeout: float | None,
         collect_conflicts: bool,
         settled: Callable[[], None],
-        failed: Callable[[str], None],
+        failed: Callable[[], None],
         is_undisturbed: Callable[[], bool],
     ) -> None:
         self._access = access
@@ -293,17 +294,21 @@ class ExclusiveCoordinator(CommitCoordinator):
         if is_fatal:
             # Held for good: a storage in this state must not answer anybody.
             self._publisher.is_held = True
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            tid = "without id" if entry.publication is None else entry.publication.tid.hex()
             logger.critical(
-                "(%s) storage %r failed while it committed a transaction (%s: %s).  Whether the "
-                "transaction is on disk is unknown.  The server stops; check disk and file, then "
-                "start it again: it recovers to the last complete transaction",
+                "(%s) storage %r failed while it committed transaction %s (%s: %s).  Whether that "
+                "is on disk is unknown; nobody was told of it.  Check disk and file",
                 entry.owner.name,
                 self._access.name,
+                tid,
                 type(error).__name__,
                 error,
                 exc_info=error,
             )
-            self._failed(f"storage {self._access.name!r} failed while committing: {error}")
+            self._failed()
 
     # -- abort -----------------------------------------------------------------------------------
 

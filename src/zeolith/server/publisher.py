@@ -33,7 +33,10 @@ class Subscriber(Protocol):
         """Send *frame*, which the client did not ask for, after all that was sent before."""
 
     def drop(self, reason: str) -> None:
-        """Close the connection."""
+        """Close the connection at once."""
+
+    def close(self, reason: str) -> None:
+        """Close the connection after what has been sent so far."""
 
 
 class Publication:

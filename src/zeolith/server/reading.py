@@ -6,10 +6,11 @@ import logging
 from functools import partial
 from typing import Any
 
-from ZODB.POSException import ReadOnlyError
+from ZODB.POSException import ReadOnlyError, StorageError
 
 from ..protocol import messages as m
 from .iterators import Iterators
+from .service import StorageService
 from .session import Session
 from .workers import Lane
 
@@ -66,12 +67,18 @@ def register(session: Session, msgid: m.MsgId, request: m.Register) -> None:
         served = ", ".join(map(repr, sorted(lobby.services)))
         logger.warning("(%s) asks for unknown storage %.80r", session.name, request.storage)
         raise ValueError(f"unknown storage: {request.storage!r}; served here: {served}")
+    _check_in_service(service)
     read_only = bool(request.read_only)
     if not read_only and service.is_read_only:
         raise ReadOnlyError("the server is read-only")
 
     def admit() -> None:
         if session.is_lost:
+            return
+        try:
+            _check_in_service(service)
+        except StorageError as error:
+            session.fault(msgid, error)
             return
         # In one step: what changes from now on is announced, what is before is in the answer.
         tid = session.register(service, read_only)
@@ -85,6 +92,12 @@ def register(session: Session, msgid: m.MsgId, request: m.Register) -> None:
         session.reply(msgid, tid)
 
     service.when_settled(admit)
+
+
+def _check_in_service(service: StorageService) -> None:
+    if service.outage:
+        # No ValueError, which clients take for the end of all hope.
+        raise StorageError(service.outage)
 
 
 def get_info(session: Session, msgid: m.MsgId, request: m.GetInfo) -> None:

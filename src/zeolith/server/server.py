@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from ..errors import ConfigurationError
@@ -20,6 +21,7 @@ from .listening import bound_address, open_listeners, remove_socket
 from .lobby import Lobby
 from .loops import handle_loop_error, new_event_loop
 from .options import Address, ServerOptions
+from .recovery import Recovery
 from .service import Pools, StorageService
 from .transport import Connection
 
@@ -37,19 +39,29 @@ class Server:
 
     :param storages: the storages by name; they belong to the server, which closes them.
     :param options: see :class:`ServerOptions`.
+    :param reopen: functions that open a storage again after it has failed, by its name; each may be
+        called any number of times, on any thread.  A storage without one stays out of service once
+        it has failed; when none is left, the server ends.
     :raises ConfigurationError: there is nothing to serve.
     """
 
-    def __init__(self, storages: Mapping[str, Any], options: ServerOptions) -> None:
+    def __init__(
+        self,
+        storages: Mapping[str, Any],
+        options: ServerOptions,
+        reopen: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> None:
         if not storages:
             raise ConfigurationError("storages", "there is none to serve")
         self._options = options
         self._inbox = Inbox()
         self._pools = Pools(options, self._inbox)
         self._services = {
-            name: StorageService(name, storage, options, self._inbox, self._pools, self._fail)
-            for name, storage in storages.items()
+            name: self._make_service(name, storage) for name, storage in storages.items()
         }
+        self._reopen = dict(reopen or {})
+        self._recoveries: dict[str, Recovery] = {}
+        self._lost: set[str] = set()  # names of storages that are out of service for good
         self._lobby: Lobby | None = None
         self._address: Address | None = None
         self._lock = threading.Lock()  # guards the two below
@@ -99,7 +111,7 @@ class Server:
         """Serve until stopped; close the storages; return the exit status.
 
         :param on_listening: called with the address as soon as clients can connect.
-        :returns: 0, or 1 if a storage failed.
+        :returns: 0, or 1 if a storage failed for good.
         :raises ConfigurationError: the server cannot listen; the storages are closed.
         :raises RuntimeError: it has run before.
         """
@@ -128,6 +140,7 @@ class Server:
     ) -> None:
         self._stopped = asyncio.Event()
         for service in self._services.values():
+            service.prepare()
             service.open(loop)
         lobby = self._lobby = Lobby(loop, self._options, self._services)
         self._inbox.open(loop)
@@ -180,14 +193,72 @@ class Server:
         if self._stopped is not None:
             self._stopped.set()
 
-    def _fail(self, reason: str) -> None:
-        """A storage cannot be served any more: stop, and say so with the exit status."""
+    # -- storages that fail ----------------------------------------------------------------------
+
+    def _make_service(self, name: str, storage: Any) -> StorageService:
+        return StorageService(
+            name, storage, self._options, self._inbox, self._pools, partial(self._failed, name)
+        )
+
+    def _failed(self, name: str) -> None:
+        """Take a storage out of service.  The others go on."""
+        assert self._lobby is not None
+        service = self._services[name]
+        can_return = name in self._reopen
+        outlook = "is being opened again" if can_return else "is out of service"
+        service.withdraw(f"storage {name!r} {outlook}, because a commit failed; try again later")
+        recovery = self._recoveries.get(name)
+        if recovery is None:
+            recovery = self._recoveries[name] = Recovery(
+                name,
+                partial(self._reopen_service, name) if can_return else None,
+                self._lobby.loop,
+                self._inbox,
+                partial(self._returned, name),
+                partial(self._given_up, name),
+            )
+        if self._lobby.is_closing:
+            recovery.stop()
+        recovery.begin(service)
+
+    def _reopen_service(self, name: str) -> StorageService:
+        """Runs on a thread of the recovery."""
+        storage = self._reopen[name]()
+        try:
+            service = self._make_service(name, storage)
+            service.prepare()
+        except BaseException:
+            storage.close()
+            raise
+        return service
+
+    def _returned(self, name: str, service: StorageService) -> None:
+        assert self._lobby is not None
+        service.open(self._lobby.loop)
+        self._services[name] = service
+
+    def _given_up(self, name: str, reason: str) -> None:
+        """A storage stays out of service: say so, with the exit status too."""
+        self._lost.add(name)
         self._exit_status = 1
-        self._wake_up()
+        service = self._services[name]
+        service.outage = f"storage {name!r} is out of service, see the log of its server"
+        is_last = len(self._lost) == len(self._services)
+        logger.critical(
+            "storage %r stays out of service: %s.  %s",
+            name,
+            reason,
+            "The server ends, because there is no other storage" if is_last
+            else "Check disk and file, then restart the server; its other storages go on meanwhile",
+        )  # fmt: skip
+        if is_last:
+            self._wake_up()
 
     # -- the end ---------------------------------------------------------------------------------
 
     async def _end(self, loop: asyncio.AbstractEventLoop, lobby: Lobby) -> None:
+        for recovery in self._recoveries.values():
+            recovery.stop()
         connections = list(lobby.connections)
         if connections:
             logger.info("closing %d connections", len(connections))
@@ -202,8 +273,7 @@ class Server:
                 connection.close()
                 session.give_up("the server stops")
             connection.close()
-        if self._exit_status == 0:
-            await self._until(loop, self._is_idle)
+        await self._until(loop, self._is_idle)
         for connection in list(lobby.connections):
             connection.close()
         await self._until(loop, lambda: not lobby.connections)
@@ -217,7 +287,7 @@ class Server:
         self._pools.close()
 
     def _is_idle(self) -> bool:
-        return all(service.coordinator.is_idle for service in self._services.values())
+        return all(service.is_idle for service in self._services.values())
 
     async def _until(self, loop: asyncio.AbstractEventLoop, condition: Callable[[], bool]) -> None:
         """Wait for *condition*, for the time of grace at most."""
@@ -228,7 +298,11 @@ class Server:
 
     def _close_storages(self) -> bool:
         is_clean = True
+        for recovery in self._recoveries.values():
+            recovery.close(_CLOSE_TIMEOUT)
         for name, service in self._services.items():
+            if service.outage:
+                continue  # its recovery has closed it
             logger.info("closing storage %r", name)
             is_clean = service.close(_CLOSE_TIMEOUT) and is_clean
         return is_clean

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from persistent.TimeStamp import TimeStamp
 from ZODB.POSException import StorageError
 
 from ..protocol.messages import Info
+from ..types import NO_TID
 from .access import StorageAccess
 from .coordinator import CommitCoordinator
 from .exclusive import ExclusiveCoordinator
@@ -24,6 +25,9 @@ from .statistics import Statistics
 from .workers import Done, WorkerPool
 
 logger = logging.getLogger(__name__)
+
+_PACK_PATIENCE: Final = 60.0
+"""Seconds to wait for the pack of a storage that failed, before saying so."""
 
 
 class Pools:
@@ -53,14 +57,16 @@ class Pools:
 class StorageService:
     """One storage: loads, commits, invalidations, packing, statistics.
 
-    Everything here belongs to the loop's thread, except :meth:`status`.
+    Everything here belongs to the loop's thread, except :meth:`status` and what says otherwise.
 
     :param name: the name under which it is served.
     :param storage: the ZODB storage; closed with the service.
     :param options: the server's.
     :param inbox: the way back from other threads.
     :param pools: the server's worker threads.
-    :param failed: called with an explanation when the storage can no longer be served.
+    :param failed: called when the storage has failed; :meth:`withdraw` is to follow.
+    :ivar start_tid: the storage's last transaction when it was prepared.
+    :ivar outage: why the storage is not served any more; empty while it is.
     """
 
     def __init__(
@@ -70,17 +76,20 @@ class StorageService:
         options: ServerOptions,
         inbox: Inbox,
         pools: Pools,
-        failed: Callable[[str], None],
+        failed: Callable[[], None],
     ) -> None:
         self.name = name
         self.options = options
         self.pools = pools
         self.stats = Statistics()
+        self.outage = ""
+        self.start_tid: bytes = NO_TID
         self.access = StorageAccess(name, storage, options.loads)
         self.log = InvalidationLog(options.invalidation_queue_size, options.invalidation_memory)
         self.publisher = Publisher(name, self.log, self._wake)
         self._inbox = inbox
         self._failed = failed
+        self._entries: list[tuple[bytes, Iterable[object]]] = []
         self._held: list[Callable[[], None]] = []
         self._commits = WorkerPool(f"zeolith-commit-{name}", 1, inbox)
         self._packing = WorkerPool(f"zeolith-pack-{name}", 1, inbox)
@@ -88,15 +97,26 @@ class StorageService:
         self._is_open = False
         self.coordinator: CommitCoordinator
 
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Prepare to serve: find out what the storage's last transactions changed."""
-        access, options = self.access, self.options
-        if options.client_conflict_resolution:
-            access.resolve_nothing()
+    def prepare(self) -> None:
+        """Find out what the storage's last transactions changed.  Any thread may do this, once.
+
+        :raises Exception: whatever the storage raises.
+        """
+        # Until the log begins with what is read here, nothing may be added to it.
+        self.publisher.is_held = True
+        if self.options.client_conflict_resolution:
+            self.access.resolve_nothing()
         # First, so that nothing is missed that happens meanwhile.
-        access.register(self.publisher)
-        entries = access.last_invalidations(options.invalidation_queue_size)
-        self.log.reset(access.last_transaction(), entries)
+        self.access.register(self.publisher)
+        self._entries = self.access.last_invalidations(self.options.invalidation_queue_size)
+        self.start_tid = self.access.last_transaction()
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve, after :meth:`prepare`."""
+        access, options = self.access, self.options
+        self.log.reset(self.start_tid, self._entries)
+        self._entries = []
+        self.publisher.is_held = False
         self.coordinator = ExclusiveCoordinator(
             access,
             self.publisher,
@@ -119,7 +139,12 @@ class StorageService:
     # -- order -----------------------------------------------------------------------------------
 
     def when_settled(self, callback: Callable[[], None]) -> None:
-        """Call *callback* as soon as no transaction is being finished; at once if none is."""
+        """Call *callback* as soon as no transaction is being finished; at once if none is.
+
+        It is dropped if the storage is out of service: nothing more may be said of it.
+        """
+        if self.outage:
+            return
         if self.publisher.is_held:
             self._held.append(callback)
         else:
@@ -164,7 +189,7 @@ class StorageService:
     ) -> None:
         if self.publisher.is_held:
             again = partial(self._loaded, oid, tid, position, done, result, error)
-            self._held.append(again)
+            self.when_settled(again)
             return
         self.publisher.drain()
         if self.log.last_tid != position and self.log.has_changed(oid, position):
@@ -257,7 +282,42 @@ class StorageService:
         """Whether no worker thread may be using the storage."""
         return not self._is_packing and self.pools.quick.is_idle and self.pools.slow.is_idle
 
+    # -- out of service --------------------------------------------------------------------------
+
+    def withdraw(self, outage: str) -> None:
+        """Serve no more, because the storage failed; close all connections to it.
+
+        The publisher is held, for good: what the storage shows may not be on disk (R4).
+
+        :param outage: why, for those who ask for the storage from now on.
+        """
+        assert self.publisher.is_held
+        self.outage = outage
+        for subscriber in self.publisher.subscribers:
+            subscriber.close(f"storage {self.name!r} is out of service")
+        # Whoever waits to be admitted has to be told.  All others find their connection closed.
+        held, self._held = self._held, []
+        for callback in held:
+            callback()
+
+    def release(self) -> None:
+        """Close the withdrawn storage; return when nothing here uses its files any more.
+
+        Runs on a thread of its own: it takes as long as a pack needs to see that it is over.
+        """
+        if not self.close(_PACK_PATIENCE):
+            # A file that cannot write what is buffered raises when it is closed, and what was to
+            # be closed after it stays open, the lock too.  The second time it is closed already.
+            self.close(0.0)
+        while not self._packing.join(_PACK_PATIENCE):
+            logger.warning("storage %r waits for the end of its pack", self.name)
+
     # -- state -----------------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no commit has to be waited for."""
+        return bool(self.outage) or self.coordinator.is_idle
 
     def status(self) -> dict[str, Any]:
         """Return the answer to ``server_status``.  Any thread may call this."""
@@ -269,7 +329,7 @@ class StorageService:
         )
 
     def close(self, timeout: float) -> bool:
-        """Stop the threads and close the storage.  The loop no longer runs.
+        """Stop the threads and close the storage.  No client is served any more.
 
         :param timeout: seconds for a commit in progress.
         :returns: whether everything ended as it should.
