@@ -6,6 +6,12 @@ the order of arrival until its own answer is there.  The others *follow*: each w
 its own until its answer has been put into its slot, or until it is asked to lead because the
 leader left.  The idle watcher (:mod:`.watcher`) takes the role only when it is free.
 
+**Interrupts.**  A signal handler may raise between any two steps of the main thread.  The role is
+a lock that knows its owner, so whoever is interrupted around taking it can tell whether it has to
+be given up; and who follows is known by its thread.  The owner matters for another thing, too: a
+finalizer that the garbage collector runs in the middle of all this is refused, where it would
+wait for itself.
+
 **Who may see what.**  Messages are handled by the leader, completely, before the next one is
 looked at, and before the thread waiting for it learns of it (rule R2).
 
@@ -30,7 +36,7 @@ from typing import Any, Protocol
 
 from ZODB.POSException import POSKeyError
 
-from ..errors import ClientDisconnected, ProtocolViolation
+from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding
@@ -96,11 +102,14 @@ class Channel:
         self.receiver = receiver
         self._peer = ClientPeer()
         self._slots: dict[MsgId, Slot] = {}
-        self._role = allocate_lock()
-        self._followers: dict[LockType, Slot] = {}
+        self._role = threading.RLock()
+        self._is_leader = _owned(self._role)
+        # By thread: what wakes those who follow.
+        self._followers: dict[int, LockType] = {}
         self._numbers = itertools.count(1)
         # Guards the socket's sending side, _waiting and _waiting_size.
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()
+        self._is_sender = _owned(self._sending)
         self._waiting: list[bytes] = []
         self._waiting_size = 0
         self._cause: BaseException | None = None
@@ -151,8 +160,11 @@ class Channel:
 
     @property
     def is_being_read(self) -> bool:
-        """Whether a thread holds the reading role."""
-        return self._role.locked()
+        """Whether another thread holds the reading role at this moment."""
+        if self._role.acquire(False):
+            self._step_down()
+            return False
+        return True
 
     @property
     def follower_count(self) -> int:
@@ -170,6 +182,7 @@ class Channel:
         :raises POSKeyError: there is no such object.
         :raises TypeError, ValueError: *oid* or *tid* is none.
         """
+        self._refuse_nested()
         key = (oid, tid)
         slots = self._slots
         slot = slots.get(key)
@@ -179,14 +192,17 @@ class Channel:
             # Before the slot is there for others to share: this may fail.
             frame = self._encode_load(oid, tid)
             mine = Slot()
-            slot = slots.setdefault(key, mine)
-            if slot is mine:
-                self._send(frame, slot, key)
+            try:
+                slot = slots.setdefault(key, mine)
+                if slot is mine:
+                    self._send(frame, slot, key)
+            except BaseException as error:
+                if slots.get(key) is mine:
+                    # Interrupted in between: nobody else would ever send what others share.
+                    self._break(error)
+                raise
         if not slot.done:
-            if self._role.acquire(False):
-                self._lead(slot)
-            else:
-                self._follow(slot)
+            self._await(slot)
         if slot.error is not None:
             raise slot.error
         answer: tuple[bytes, bytes, bytes | None] | None = slot.value
@@ -197,6 +213,7 @@ class Channel:
 
         Answers go to the receiver; threads that ask for one of them meanwhile wait for it.
         """
+        self._refuse_nested()
         frames = []
         for oid, tid in keys:
             if len(oid) != 8 or len(tid) != 8:
@@ -220,6 +237,7 @@ class Channel:
             message is handled.
         :raises ClientDisconnected: the connection ended before the answer came.
         """
+        self._refuse_nested()
         number = next(self._numbers)
         slot = Slot()
         slot.on_reply = on_reply
@@ -227,10 +245,7 @@ class Channel:
         self._slots[number] = slot
         self._send(frame, slot, number)
         if not slot.done:
-            if self._role.acquire(False):
-                self._lead(slot)
-            else:
-                self._follow(slot)
+            self._await(slot)
         if slot.error is not None:
             raise slot.error
         return slot.value
@@ -241,6 +256,8 @@ class Channel:
         :raises ClientDisconnected: the connection has ended.
         """
         frame = self._codec.notice(request)
+        if self._is_sender():
+            raise _nested()
         with self._sending:
             if self._cause is not None:
                 raise self._disconnected()
@@ -255,7 +272,17 @@ class Channel:
 
     def flush(self) -> None:
         """Send what ``post`` has collected."""
+        if self._is_sender():
+            raise _nested()
         self._send(b"", None, None)
+
+    def _refuse_nested(self) -> None:
+        """See to it that a thread does not wait for itself.
+
+        :raises ClientStorageError: it is in the middle of sending or handling a message.
+        """
+        if self._is_leader() or self._is_sender():
+            raise _nested()
 
     def heartbeat(self) -> None:
         """Tell the server that we are alive, unless somebody is sending anyway."""
@@ -322,55 +349,77 @@ class Channel:
 
     # -- reading -----------------------------------------------------------------------------------
 
+    def _await(self, slot: Slot) -> None:
+        """Wait until *slot* is answered: lead if nobody does, otherwise follow."""
+        try:
+            if self._role.acquire(False):
+                self._lead(slot)
+            else:
+                self._follow(slot)
+        except BaseException:
+            # Interrupted, at whatever step.
+            self._followers.pop(threading.get_ident(), None)
+            self._step_down()
+            raise
+
     def _lead(self, slot: Slot) -> None:
         """Read until *slot* is answered.  The role is held, and released here."""
         try:
             while not slot.done:
-                self._read()
+                if self._cause is None:
+                    self._read()
+                else:
+                    self._break(self._cause)
+                    if not slot.done:
+                        # Taken out by a reader who was interrupted then: nobody else knows of it.
+                        self._settle(slot, None, self._disconnected())
         finally:
-            self._role.release()
-            if self._followers:
-                self._ask_to_lead()
+            self._step_down()
 
     def _follow(self, slot: Slot) -> None:
         """Wait until *slot* is answered, or lead if asked to."""
         lock = allocate_lock()
         lock.acquire()
+        me = threading.get_ident()
         slot.locks.append(lock)
-        self._followers[lock] = slot
-        try:
-            while not slot.done:
-                if self._role.acquire(False):
-                    self._lead(slot)
-                    return
-                lock.acquire()
-        finally:
-            del self._followers[lock]
-            # We may have been asked to lead at the moment our own answer came.
-            if self._followers and not self._role.locked():
-                self._ask_to_lead()
+        self._followers[me] = lock
+        while not slot.done:
+            if self._role.acquire(False):
+                del self._followers[me]
+                self._lead(slot)
+                return
+            lock.acquire()
+        del self._followers[me]
+        # We may have been asked to lead at the moment our own answer came.
+        if self._followers and self._role.acquire(False):
+            self._step_down()
+
+    def _step_down(self) -> None:
+        """Give up the role if this thread has it, and see to it that somebody else takes it."""
+        if self._is_leader():
+            self._role.release()
+        if self._followers:
+            self._ask_to_lead()
 
     def _ask_to_lead(self) -> None:
         with suppress(RuntimeError, StopIteration):
             # RuntimeError: changed while we looked, so somebody is awake and sees to it.
-            _release(next(iter(self._followers)))
+            _release(next(iter(self._followers.values())))
 
     def read_if_ready(self) -> bool:
         """Handle what has arrived, if anything has and nobody leads.  Return whether it had.
 
         For the idle watcher.
         """
-        if not self._role.acquire(False):
-            return False
         try:
+            if not self._role.acquire(False):
+                return False
             if self._cause is not None or not self.wire.is_readable(0):
                 return False
             self._read()
             return True
         finally:
-            self._role.release()
-            if self._followers:
-                self._ask_to_lead()
+            self._step_down()
 
     @contextmanager
     def hold_reading(self) -> Iterator[None]:
@@ -489,6 +538,19 @@ class Channel:
             while self._slots:
                 with suppress(KeyError):
                     self._settle(self._slots.popitem()[1], None, self._disconnected())
+
+
+def _owned(lock: Any) -> Callable[[], bool]:
+    """Return what tells whether the calling thread holds *lock*, as ``Condition`` asks it."""
+    owned: Callable[[], bool] = lock._is_owned
+    return owned
+
+
+def _nested() -> ClientStorageError:
+    return ClientStorageError(
+        "called in the middle of another call of the same thread and connection: a finalizer, a "
+        "signal handler or a callback must not use the storage there"
+    )
 
 
 def _no_id(oid: bytes, tid: bytes) -> Exception:

@@ -1,0 +1,221 @@
+"""An interrupt at every step of a call, one after another: nobody may wait for ever after it.
+
+A signal handler that raises (Ctrl-C, a time limit) does so between two steps of the main thread.
+Here a trace function does the same, at a place that the test chooses.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from zeolith.client import channel as channel_module
+from zeolith.client.channel import Channel
+from zeolith.client.wire import Address
+from zeolith.errors import ClientDisconnected, ClientStorageError
+from zeolith.protocol.greeting import Coding
+from zeolith.protocol.messages import Call, LoadBefore, Ping, SetClientLabel
+from zeolith.protocol.peers import ServerPeer
+
+from ..support.waiting import Background, wait_until
+from .conftest import Recorder
+
+OID, OTHER, TID, START = (bytes([0] * 7 + [n]) for n in (1, 2, 200, 100))
+ANSWER = (b"data", START, None)
+
+
+class PromptWire:
+    """A wire whose server answers at once; waiting for anything else would be for ever."""
+
+    peer_name: Address = ("memory", 1)
+
+    def __init__(self) -> None:
+        self._peer = ServerPeer(Coding.MSGPACK)
+        self._arriving = [b"\0\0\0\x02M5"]
+        self._is_over = False
+        self.requests = 0
+
+    def send(self, data: bytes) -> None:
+        if self._is_over:
+            raise BrokenPipeError("aborted")
+        self.requests += 1
+        for event in self._peer.receive(data):
+            codec = self._peer.codec
+            assert codec is not None
+            if not isinstance(event, Call):
+                self._peer.registered()
+            elif isinstance(event.request, LoadBefore):
+                oid, tid = event.request
+                self._arriving.append(codec.loaded((oid, tid), *ANSWER))
+            else:
+                self._arriving.append(codec.reply(event.msgid, None))
+
+    def receive(self) -> bytes:
+        if self._is_over:
+            return b""
+        assert self._arriving, "nobody will ever answer"
+        return self._arriving.pop(0)
+
+    def is_readable(self, timeout: float | None) -> bool:
+        return self._is_over or bool(self._arriving)
+
+    def set_timeout(self, timeout: float | None) -> None:
+        pass
+
+    def abort(self) -> None:
+        self._is_over = True
+
+    def close(self) -> None:
+        self._is_over = True
+
+
+def open_channel() -> Channel:
+    channel = Channel(PromptWire(), Recorder(), "memory")
+    channel.greet()
+    channel.registered()
+    return channel
+
+
+CHECKED = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
+"""Instructions after which the interpreter looks for signals.  It does not within ``with lock``:
+between taking the lock and being able to give it back."""
+
+
+@cache
+def instructions(code: CodeType) -> dict[int, str]:
+    """Return the instructions of *code* by their offsets."""
+    return {found.offset: found.opname for found in dis.get_instructions(code)}
+
+
+def interrupted_at(step: int, action: Callable[[], None]) -> bool:
+    """Run *action*; raise KeyboardInterrupt at that step in it; return whether it got there."""
+    count = 0
+    last: dict[FrameType, int] = {}
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != channel_module.__file__:
+            return None
+        if event == "call":
+            # In this order: from Python 3.13 on the second looks for the first.
+            frame.f_trace = trace
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+        elif event == "opcode":
+            before, last[frame] = last.get(frame), frame.f_lasti
+            if before is not None and instructions(frame.f_code)[before] in CHECKED:
+                count += 1
+                if count == step:
+                    raise KeyboardInterrupt
+        return trace
+
+    outer = sys.gettrace()
+    # From Python 3.12 on events for instructions must have been asked for somewhere before.
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(trace)
+    try:
+        action()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(outer)
+        last.clear()
+    return count >= step
+
+
+def load(channel: Channel) -> None:
+    channel.load_before(OID, TID)
+
+
+def call(channel: Channel) -> None:
+    channel.call(Ping(), lambda value: None)
+
+
+def prefetch(channel: Channel) -> None:
+    channel.request_loads([(OID, TID), (OTHER, TID)])
+
+
+def post(channel: Channel) -> None:
+    channel.post(SetClientLabel("label"))
+
+
+@pytest.mark.parametrize("action", [load, call, prefetch])
+def test_an_interrupt_at_any_step_leaves_nobody_waiting(action: Callable[[Channel], None]) -> None:
+    step, is_reached = 0, True
+    while is_reached:
+        step += 1
+        channel = open_channel()
+        is_reached = interrupted_at(step, partial(action, channel))
+        # Whoever comes next gets an answer, or is told that the connection has ended.
+        assert not channel.is_being_read, step
+        assert not channel.follower_count, step
+        for oid in (OID, OTHER):
+            try:
+                assert channel.load_before(oid, TID) == ANSWER, step
+            except ClientDisconnected:
+                assert channel.is_broken, step
+        assert not channel._slots, step
+    assert step > 10
+
+
+def test_an_interrupted_reader_leaves_nobody_else_waiting() -> None:
+    """The other one's answer comes first, so the interrupt may find it in the reader's hands."""
+    step, is_reached = 0, True
+    while is_reached:
+        step += 1
+        channel = open_channel()
+        wire = channel.wire
+        assert isinstance(wire, PromptWire)
+        ask, channel._ask_to_lead = channel._ask_to_lead, lambda: None  # type: ignore[method-assign]
+        with channel.hold_reading():
+            other = Background(partial(channel.load_before, OTHER, TID))
+            wait_until(lambda: channel.follower_count == 1)  # noqa: B023 - called before the next
+        channel._ask_to_lead = ask  # type: ignore[method-assign]
+        requests = wire.requests
+        is_reached = interrupted_at(step, partial(load, channel))
+        if wire.requests == requests:
+            channel._ask_to_lead()  # as above: this thread has not come as far as taking over
+        try:
+            assert other.result() == ANSWER, step
+        except ClientDisconnected:
+            assert channel.is_broken, step
+    assert step > 10
+
+
+def test_a_finalizer_in_the_middle_of_reading_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for the answer that its own thread is about to read."""
+    channel = open_channel()
+    refused: list[Exception] = []
+
+    def loaded(self: Recorder, *args: object) -> None:
+        for use in (load, call, prefetch):
+            with pytest.raises(ClientStorageError, match="in the middle of another call") as caught:
+                use(channel)
+            refused.append(caught.value)
+
+    monkeypatch.setattr(Recorder, "loaded", loaded)
+    assert channel.load_before(OID, TID) == ANSWER
+    assert len(refused) == 3
+
+
+def test_a_finalizer_in_the_middle_of_sending_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = open_channel()
+    send = channel.wire.send
+    refused: list[Exception] = []
+
+    def sending(data: bytes) -> None:
+        for use in (load, call, prefetch, post, Channel.flush):
+            with pytest.raises(ClientStorageError, match="in the middle of another call") as caught:
+                use(channel)
+            refused.append(caught.value)
+        send(data)
+
+    monkeypatch.setattr(channel.wire, "send", sending)
+    assert channel.load_before(OID, TID) == ANSWER
+    assert len(refused) == 5
