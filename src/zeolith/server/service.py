@@ -110,6 +110,10 @@ class StorageService:
         self.access.register(self.publisher)
         self._entries = self.access.last_invalidations(self.options.invalidation_queue_size)
         self.start_tid = self.access.last_transaction()
+        if self._entries and self.access.is_local:
+            # A FileStorage that has cut off an incomplete transaction takes it for its last all the
+            # same.  Clients would have to drop their caches for something that is not there.
+            self.start_tid = min(self.start_tid, self._entries[-1][0])
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve, after :meth:`prepare`."""
