@@ -97,7 +97,7 @@ def test_the_configuration_in_the_documents_is_read(tmp_path: Path) -> None:
 
 
 def test_every_option_is_documented() -> None:
-    from zeolith.cli.commands import serve
+    from zeolith.cli.commands.serve import serve
 
     text = (ROOT / "docs" / "server.md").read_text()
     for parameter in serve.params:

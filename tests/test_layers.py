@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "client": _BASE | {"protocol", "cache", "_callable"},
     "server": _BASE | {"protocol", "_callable"},
     "config": _BASE | {"client", "server"},
-    "cli": _BASE | {"client", "server", "config", "__init__", "shortcuts", "standalone"},
+    "admin": _BASE | {"protocol", "client", "config", "__init__"},
+    "cli": _BASE | {"admin", "client", "server", "config", "__init__", "shortcuts", "standalone"},
 }
 """Room → the rooms beside itself that its modules may import.  What is not listed lives at the top
 of the package, brings the rooms together and is imported by none of them."""

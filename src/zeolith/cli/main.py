@@ -31,7 +31,7 @@ def main(args: Sequence[str], signals: Signals | None = None) -> int:
     import click
 
     from ..errors import ConfigurationError
-    from .commands import zeolith
+    from .group import zeolith
 
     try:
         status = zeolith.main(list(args), prog_name="zeolith", standalone_mode=False, obj=signals)

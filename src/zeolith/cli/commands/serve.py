@@ -1,4 +1,4 @@
-"""The commands and options of ``zeolith``; what they do is in the other modules."""
+"""``zeolith serve``: its options, and what they mean together."""
 
 from __future__ import annotations
 
@@ -8,44 +8,20 @@ from typing import Any
 
 import click
 
-from .. import __version__
-from ..config.address import parse_address
-from ..config.pidfile import default_pid_file
-from ..config.server import (
+from ...config.address import parse_address
+from ...config.pidfile import default_pid_file
+from ...config.server import (
     DEFAULT_TRANSACTION_TIMEOUT,
     ServerConfig,
     load_server_config,
     msgpack_by_environment,
     parse_server_config,
 )
-from ..config.storages import File, name_storages
-from .signals import Signals
-
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+from ...config.storages import File, name_storages
+from ..signals import Signals
 
 
-@click.group(context_settings=_CONTEXT)
-@click.version_option(__version__, message="zeolith %(version)s")
-def zeolith() -> None:
-    """A storage server for ZODB that speaks ZEO's wire protocol."""
-
-
-@zeolith.command()
-def version() -> None:
-    """Print the versions of Zeolith and of what it runs on."""
-    import platform
-    from importlib import metadata  # slow to import, and a server has no use for it
-
-    parts = [f"zeolith {__version__}", f"Python {platform.python_version()}"]
-    for name in ("ZODB", "uvloop"):
-        try:
-            parts.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            parts.append(f"no {name}")
-    click.echo(", ".join(parts))
-
-
-@zeolith.command()
+@click.command()
 @click.option(
     "-a",
     "--address",
@@ -100,7 +76,7 @@ def serve(signals: Signals | None, /, control_fd: int | None, **options: Any) ->
     """Serve storages in the foreground until SIGINT (Ctrl-C) or SIGTERM."""
     config = read_config(**options)
 
-    from .serve import serve as serve_config
+    from ..serve import serve as serve_config
 
     return serve_config(config, signals, control_fd)
 

@@ -1,0 +1,1 @@
+"""What an administrator does to servers and databases; :mod:`zeolith.cli` calls it."""

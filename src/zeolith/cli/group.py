@@ -1,0 +1,50 @@
+"""The commands of ``zeolith``, each imported when it is asked for.
+
+A server listens within a fraction of a second of its start: it must not wait for the modules of
+commands that it has no use for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
+
+import click
+
+from .. import __version__
+
+COMMANDS: Final = {
+    "serve": "Serve storages in the foreground.",
+    "version": "Print the versions of Zeolith and of what it runs on.",
+}
+"""Name of each command → what ``zeolith --help`` says of it.  The command ``some-name`` is the
+function ``some_name`` of the module :mod:`.commands.some_name`."""
+
+
+class Commands(click.Group):
+    """The commands of :data:`COMMANDS`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        module = import_module(f"{__package__}.commands.{name}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # As inherited, but without importing each command for its help.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="zeolith %(version)s")
+def zeolith() -> None:
+    """A storage server for ZODB that speaks ZEO's wire protocol."""
