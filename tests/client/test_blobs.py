@@ -21,7 +21,7 @@ from ZODB.POSException import POSKeyError
 
 from zeolith.client import bloblayout, blobs, blobsizes, download
 from zeolith.client.blobs import CHUNK_SIZE, BlobDirectory
-from zeolith.client.blobsizes import check_blob_cache, shrink
+from zeolith.client.blobsizes import shrink, shrink_cache
 from zeolith.errors import ClientStorageError, ConfigurationError
 
 SERIAL = b"\x03\xff" + bytes(5) + b"\x01"
@@ -754,21 +754,15 @@ def test_readers_and_eviction_race(tmp_path: Path) -> None:
         assert wrong == []
 
 
-def test_external_check(cache: BlobDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cache_is_shrunk_from_outside(cache: BlobDirectory) -> None:
     paths = fill(cache, range(5), 100)
-    assert check_blob_cache([cache.path, "250"]) == 0
+    shrink_cache(cache.path, 250)
     assert which(paths) == [3, 4]
-    assert check_blob_cache([cache.path]) == 2
-    assert check_blob_cache([cache.path, "-1"]) == 2
-    assert capsys.readouterr().err.count("usage:") == 2
 
 
-def test_external_check_touches_nothing_but_caches(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_but_caches_is_shrunk(tmp_path: Path) -> None:
     (tmp_path / ".layout").write_text("bushy")
-    monkeypatch.setattr(sys, "argv", ["check_blob_cache", str(tmp_path), "0"])
-    assert check_blob_cache() == 1
-    assert "not a blob cache" in capsys.readouterr().err
-    assert check_blob_cache([str(tmp_path / "nothing"), "0"]) == 1
-    assert "No such file" in capsys.readouterr().err
+    with pytest.raises(ConfigurationError, match="its layout is 'bushy'"):
+        shrink_cache(str(tmp_path), 0)
+    with pytest.raises(ConfigurationError, match="No such file"):
+        shrink_cache(str(tmp_path / "nothing"), 0)

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from ..errors import ConfigurationError
 from .bloblayout import (
     BLOB_SUFFIX,
     LAYOUT,
@@ -158,26 +158,24 @@ def _remove_abandoned(path: str) -> None:
         pass
 
 
-def check_blob_cache(argv: Sequence[str] | None = None) -> int:
-    """Bring a blob cache down to a size, from outside the processes that use it.
+def shrink_cache(directory: str, target: int) -> None:
+    """Bring the blob cache in *directory* down to *target* bytes, from outside its processes.
 
-    :param argv: the directory and the size in bytes; None: those of the command line.
-    :returns: exit status: 0 done, 1 not possible, 2 wrong arguments.
+    :raises ConfigurationError: it is no blob cache, or cannot be read or written.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    if len(arguments) != 2 or not arguments[1].isdecimal():
-        print("usage: check_blob_cache DIRECTORY BYTES", file=sys.stderr)
-        return 2
-    directory, target = arguments
+    what = f"blob cache {directory!r}"
     try:
         os.listdir(directory)  # says why, if it is not there
         marker = read_marker(directory)
         if marker != LAYOUT:
             # Anything else may be the only copy of somebody's blobs.
-            print(f"{directory} is not a blob cache: its layout is {marker!r}", file=sys.stderr)
-            return 1
-        shrink(directory, int(target))
+            raise ConfigurationError(
+                what,
+                f"its layout is {marker!r}, which no cache has",
+                "name the blob_dir of clients that do not share it with the server",
+            )
+        shrink(directory, target)
     except OSError as error:
-        print(f"{directory}: {error}", file=sys.stderr)
-        return 1
-    return 0
+        raise ConfigurationError(
+            what, str(error), "run this as the user of the clients that use it"
+        ) from error
