@@ -14,7 +14,7 @@ from ZODB.POSException import ReadOnlyError
 
 from tests.support.raw import FakeConnection, FakeServer, oid_of
 from tests.support.waiting import Background, promptly, wait_until
-from zeolith.client import connector, link
+from zeolith.client import connector, intake, link
 from zeolith.client.connector import Candidate, Connector, Mode
 from zeolith.client.states import State
 from zeolith.client.watcher import watch
@@ -183,7 +183,7 @@ def test_a_name_that_is_none_is_refused_at_once(client: Open) -> None:
 def test_invalidations_before_the_verification_are_bounded_rule_r8(
     fake: FakeServer, client: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "MAX_HELD", 5)
+    monkeypatch.setattr(intake, "MAX_HELD", 5)
     opening = Background(lambda: client(fake.address, wait_timeout=5))
     flooding = fake.accept()
     flooding.greet()

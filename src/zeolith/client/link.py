@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
-from ..errors import ClientDisconnected, ProtocolViolation, ServerBehindCache, ServerRefused
+from ..errors import ClientDisconnected, ServerBehindCache, ServerRefused
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
 from .backoff import Backoff
 from .channel import Channel
 from .connector import Candidate, Connector, Mode, format_address
+from .intake import Intake
 from .states import TRANSITIONS, State
 from .verification import CacheOwner, WhenBehind, verify
 from .watcher import watch
@@ -36,10 +37,6 @@ then does not speak is given up after this."""
 STEADY = 1.0
 """Seconds after which a connection has proved to be one: when it is lost, the next attempt is made
 at once.  Before that there is a short pause: each might be lost as soon as it is made."""
-
-MAX_HELD = 1_000_000
-"""Objects named by invalidations that may arrive before the cache is verified.  Verification takes
-moments; a server that sends more than this meanwhile is given up, not collected (rule R8)."""
 
 CLOSE_PATIENCE = 10.0
 """Seconds that ``close`` waits for the background thread, which may be asking the DNS or telling a
@@ -84,34 +81,6 @@ class LinkOptions:
     drop_rather_than_verify: bool = False
 
 
-@dataclass(slots=True)
-class _Intake:
-    """Takes what arrives on one channel to where it belongs.
-
-    Until the cache is verified invalidations wait in *held*.
-    """
-
-    link: Link
-    loaded: Callable[[bytes, bytes, bytes | None, bytes], None]
-    is_verified: bool = False
-    held: list[InvalidateTransaction] = field(default_factory=list)
-    held_objects: int = 0
-
-    def noticed(self, request: Request) -> None:
-        if not isinstance(request, InvalidateTransaction):
-            self.link.owner.noticed(request)
-        elif self.is_verified:
-            self.link.apply(request)
-        else:
-            self.held_objects += len(request.oids) + 1
-            if self.held_objects > MAX_HELD:
-                raise ProtocolViolation("too many invalidations before the cache is verified")
-            self.held.append(request)
-
-    def broken(self, channel: Channel, cause: BaseException) -> None:
-        self.link.lost(channel, cause)
-
-
 class Link:
     """Keeps one client connected.
 
@@ -145,7 +114,7 @@ class Link:
             ATTEMPT_TIMEOUT,
             options.ssl,
             options.ssl_server_hostname,
-            lambda: _Intake(self, cache.store),
+            lambda: Intake(self, cache.store),
         )
         self._thread = threading.Thread(
             target=self._run, name=f"zeolith client {name}", daemon=True
@@ -471,7 +440,7 @@ class Link:
         """Verify the cache against *candidate* and make it the present channel."""
         channel = candidate.channel
         intake = channel.receiver
-        assert isinstance(intake, _Intake)  # made by our own factory
+        assert isinstance(intake, Intake)  # made by our own factory
         try:
             with self._changed:
                 if self._state is State.CLOSED:
