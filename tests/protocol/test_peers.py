@@ -17,6 +17,7 @@ from zeolith.errors import (
 )
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import STATUS_PROBE, Coding, Greeting
+from zeolith.protocol.inquiry import KickInquiry, StatusInquiry, serialize_inquiry
 from zeolith.protocol.limits import Limits
 from zeolith.protocol.messages import (
     Call,
@@ -34,6 +35,7 @@ from zeolith.protocol.peers import (
     Event,
     Greeted,
     Hello,
+    Inquired,
     Phase,
     Probe,
     ServerPeer,
@@ -155,6 +157,33 @@ def test_bytes_after_a_probe() -> None:
     assert isinstance(violation(events), IllegalMessage)
 
 
+@pytest.mark.parametrize("inquiry", [StatusInquiry("1", 7), KickInquiry("a label")])
+def test_inquiry(inquiry: StatusInquiry | KickInquiry) -> None:
+    payload = frame(serialize_inquiry(inquiry))
+    for cut in range(len(payload)):
+        server = ServerPeer(Coding.PICKLE)
+        events = server.receive(payload[:cut]) + server.receive(payload[cut:])
+        assert events == [Inquired(inquiry)]
+        assert server.phase is Phase.CLOSED
+        assert server.codec is None
+        assert server.receive(frame(b"Z5")) == []
+
+
+def test_bytes_after_an_inquiry() -> None:
+    server = ServerPeer(Coding.PICKLE)
+    events = server.receive(frame(serialize_inquiry(StatusInquiry())) + b"\0")
+    assert events[0] == Inquired(StatusInquiry())
+    assert isinstance(violation(events), IllegalMessage)
+
+
+@CODINGS
+def test_inquiry_after_hello(coding: Coding) -> None:
+    """An administrator's question has its place, and it is not among a client's messages."""
+    server, _ = connect(coding)
+    payload = frame(serialize_inquiry(KickInquiry()))
+    assert isinstance(violation(server.receive(payload)), UndecodableMessage)
+
+
 @pytest.mark.parametrize("payload", [b"", b"Z4", b"X5", b"GET / HTTP/1.1\r\n"])
 def test_wrong_hello(payload: bytes) -> None:
     server = ServerPeer(Coding.PICKLE)
@@ -174,13 +203,18 @@ def test_server_that_does_not_wait_for_the_answer(extra: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "peer", [ServerPeer(Coding.PICKLE), ClientPeer()], ids=["server", "client"]
+    ("peer", "limit"),
+    [
+        (ServerPeer(Coding.PICKLE), Limits().max_inquiry_size),
+        (ClientPeer(), Limits().max_greeting_size),
+    ],
+    ids=["server", "client"],
 )
-def test_first_frame_is_short(peer: ServerPeer | ClientPeer) -> None:
+def test_first_frame_is_short(peer: ServerPeer | ClientPeer, limit: int) -> None:
     """F: a length of 4 GiB, which ZEO 6.2 buffers before registration, is refused at once."""
     error = violation(peer.receive(b"\xff\xff\xff\xff"))
     assert isinstance(error, FrameTooLarge)
-    assert error.limit == Limits().max_greeting_size
+    assert error.limit == limit <= 4096
 
 
 # -- legality ----------------------------------------------------------------------------------
@@ -218,9 +252,14 @@ def test_table_of_what_is_legal() -> None:
     assert LEGAL["server", Phase.REGISTERING] == {Register, Heartbeat}
     assert Register not in LEGAL["server", Phase.OPEN]
     assert {Ping, LoadBefore, Heartbeat} < LEGAL["server", Phase.OPEN]
-    for (role, _), kinds in LEGAL.items():
-        assert {Reply, Fault} <= kinds if role == "client" else not {Reply, Fault} & kinds
-    assert set(LEGAL) == {(role, phase) for role in ("server", "client") for phase in PHASES}
+    assert LEGAL["server", Phase.GREETING] == {Hello, Probe, Inquired}
+    assert LEGAL["client", Phase.GREETING] == {Greeted}
+    for (role, phase), kinds in LEGAL.items():
+        is_answered = role == "client" and phase is not Phase.GREETING
+        assert {Reply, Fault} <= kinds if is_answered else not {Reply, Fault} & kinds
+    assert set(LEGAL) == {
+        (role, phase) for role in ("server", "client") for phase in (Phase.GREETING, *PHASES)
+    }
 
 
 @CODINGS

@@ -14,7 +14,11 @@ class Limits:
     transaction's invalidation list takes about 10 bytes per object; 256 MB leaves room for both."""
 
     max_greeting_size: int = 64
-    """Bytes of the first frame.  Everything legal there is a short name."""
+    """Bytes of a server's first frame.  Everything legal there is a short name."""
+
+    max_inquiry_size: int = 4096
+    """Bytes of a client's first frame, where it may be an inquiry: a question of a few words, with
+    the names of a storage and of a client."""
 
     max_register_size: int = 64 * 1024
     """Bytes of one frame that a client sends before it is admitted to a storage: it has nothing to

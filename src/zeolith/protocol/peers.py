@@ -24,6 +24,7 @@ from .greeting import (
     serialize_greeting,
     serialize_hello,
 )
+from .inquiry import PREFIX, Inquiry, parse_inquiry
 from .limits import DEFAULT_LIMITS, Limits
 from .messages import (
     CLIENT_REQUESTS,
@@ -51,7 +52,7 @@ class Phase(Enum):
     """The client is admitted."""
 
     CLOSED = "closed"
-    """The peer broke the protocol, or was only a status probe."""
+    """The peer broke the protocol, or only had a question."""
 
 
 class Hello(NamedTuple):
@@ -62,6 +63,12 @@ class Hello(NamedTuple):
 
 class Probe(NamedTuple):
     """The client asks ``ruok``: it gets one frame of JSON, then the connection ends."""
+
+
+class Inquired(NamedTuple):
+    """An administrator asks: he gets one frame of JSON, then the connection ends."""
+
+    inquiry: Inquiry
 
 
 class Greeted(NamedTuple):
@@ -76,20 +83,22 @@ class Violated(NamedTuple):
     error: ProtocolViolation
 
 
-Event: TypeAlias = Message | Hello | Probe | Greeted | Violated
+Event: TypeAlias = Message | Hello | Probe | Inquired | Greeted | Violated
 
 _REQUESTS = frozenset(form.cls for form in SERVER_REQUESTS.values())
 _NOTICES = frozenset(form.cls for form in CLIENT_REQUESTS.values())
 
 LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
+    ("server", Phase.GREETING): frozenset({Hello, Probe, Inquired}),
     ("server", Phase.REGISTERING): frozenset({Register, Heartbeat}),
     ("server", Phase.OPEN): (_REQUESTS - {Register}) | {Heartbeat},
+    ("client", Phase.GREETING): frozenset({Greeted}),
     ("client", Phase.REGISTERING): frozenset({Reply, Fault}) | _NOTICES,
     ("client", Phase.OPEN): frozenset({Reply, Fault}) | _NOTICES,
 }
 """(our role, phase) → the requests and envelopes that the peer may send then.  ``Call`` and
-``Notice`` are judged by the request inside.  Before and after these phases nothing is legal but
-the greeting frames."""
+``Notice`` are judged by the request inside.  While greeting, exactly one frame of those that the
+table names may come.  After these phases nothing is legal."""
 
 
 class _Peer:
@@ -101,9 +110,9 @@ class _Peer:
 
     __slots__ = ("_frames", "_legal", "_limits", "codec", "phase")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, first_frame_size: int) -> None:
         self._limits = limits
-        self._frames = FrameReader(limits.max_greeting_size)
+        self._frames = FrameReader(first_frame_size)
         self._legal: frozenset[type[Any]] = frozenset()
         self.codec: Codec | None = None
         self.phase = Phase.GREETING
@@ -112,6 +121,11 @@ class _Peer:
     def pending(self) -> int:
         """Bytes received that do not yet make a message."""
         return self._frames.pending
+
+    def forget(self) -> None:
+        """The connection is given up: drop what is pending, and ignore what still comes."""
+        self.phase = Phase.CLOSED
+        self._frames = FrameReader(0)
 
     def _first_frame(self, payload: bytes) -> Event:
         raise NotImplementedError  # pragma: no cover - both sides define it
@@ -178,7 +192,7 @@ class ServerPeer(_Peer):
     __slots__ = ("_coding", "_load_size", "_parse_load")
 
     def __init__(self, coding: Coding, limits: Limits = DEFAULT_LIMITS) -> None:
-        super().__init__(limits)
+        super().__init__(limits, limits.max_inquiry_size)
         self._coding = coding
         self._load_size = 0
         self._parse_load: Callable[[bytes], tuple[bytes, bytes] | None]
@@ -210,6 +224,9 @@ class ServerPeer(_Peer):
         if payload == STATUS_PROBE:
             self.phase = Phase.CLOSED
             return Probe()
+        if payload.startswith(PREFIX):
+            self.phase = Phase.CLOSED
+            return Inquired(parse_inquiry(payload))
         coding = parse_hello(payload)
         self.codec = make_codec(coding, SERVER_REQUESTS, self._limits)
         self._frames.max_size = min(self._limits.max_register_size, self._limits.max_message_size)
@@ -223,7 +240,7 @@ class ClientPeer(_Peer):
     __slots__ = ("_parse_loaded",)
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
-        super().__init__(limits)
+        super().__init__(limits, limits.max_greeting_size)
         self._parse_loaded: Callable[[bytes], Loaded | None]
 
     def _first_frame(self, payload: bytes) -> Event:
