@@ -131,6 +131,30 @@ def test_r8_a_huge_frame_is_refused_before_it_is_read(
     bystander.ping()
 
 
+def test_r8_incomplete_messages_are_bounded_over_all_connections(
+    mapping: MappingStorage, serve: Serve, raw: Connect, caplog: pytest.LogCaptureFixture, loop: str
+) -> None:
+    """Each connection may send messages of 256 MB, but not all of them at the same time."""
+    server = serve(mapping, loop=loop, incoming_limit=4 * MIB)
+    first, second, third = (raw(server.address) for _ in range(3))
+    bystander = raw(server.address)
+    announced = (8 * MIB).to_bytes(4, "big")
+    first.socket.sendall(announced + bytes(5 * MIB // 2))
+    second.socket.sendall(announced + bytes(MIB))
+    third.socket.sendall(announced + bytes(MIB))
+    with promptly(20):
+        first.wait_closed()
+    assert "this one's is the largest" in caplog.text
+    # There is room again, and what was taken back is not counted twice.
+    for _ in range(3):
+        another = raw(server.address)
+        another.socket.sendall(announced + bytes(3 * MIB // 2))
+        another.socket.close()
+        wait_until(lambda: server.status()["1"]["connections"] == 3)
+    bystander.commit({oid_of(1): (Z64, bytes(MIB))})
+    assert caplog.text.count("this one's is the largest") == 1
+
+
 def test_r8_a_huge_frame_before_the_greeting_is_refused(
     mapping: MappingStorage, serve: Serve
 ) -> None:

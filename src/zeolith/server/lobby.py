@@ -22,6 +22,7 @@ class Lobby:
     :ivar connections: all connections, in order of arrival.
     :ivar is_closing: whether new requests are refused because the server ends.
     :ivar peers: connections accepted so far.
+    :ivar incoming: bytes of messages that have not yet arrived in full, over all connections.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Lobby:
         self.connections: dict[Connection, None] = {}
         self.is_closing = False
         self.peers = 0
+        self.incoming = 0
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return the answer to ``ruok``: each storage's status."""

@@ -78,6 +78,11 @@ class ServerOptions:
     """Bytes not yet taken by a client above which it is disconnected.  Only what the client did
     not ask for (invalidations) can pile up so far; it may verify its cache when it returns."""
 
+    incoming_limit: int = GIB
+    """Bytes of messages that have not yet arrived in full, over all connections.  Above it the
+    connection with most of them is closed: each may send messages of the maximal size, but not
+    all at the same time."""
+
     upload_mark: int = 8 * MIB
     """Bytes of one client waiting to be written to disk (blobs, long transactions) above which
     nothing more is read from it."""
@@ -112,8 +117,9 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         for name in (
-            "register_timeout", "dead_peer_timeout", "output_mark", "output_limit", "upload_mark",
-            "commit_memory", "max_transaction_size", "max_iterators", "max_outstanding",
+            "register_timeout", "dead_peer_timeout", "output_mark", "output_limit",
+            "incoming_limit", "upload_mark", "commit_memory", "max_transaction_size",
+            "max_iterators", "max_outstanding",
             "load_workers", "workers", "slow_workers",
         ):  # fmt: skip
             if getattr(self, name) <= 0:

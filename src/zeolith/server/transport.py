@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_backlog",
         "_gate",
+        "_incoming",
         "_is_closing",
         "_is_hushed",
         "_is_pumping",
@@ -84,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._stalls: set[str] = set()
         self._out: list[bytes] = []
         self._out_size = 0
+        self._incoming = 0
         self._is_pumping = False
         self._is_closing = False
         self._is_hushed = False  # reading is paused
@@ -114,6 +116,8 @@ class Connection(asyncio.Protocol):
                 self._load(make_tuple(LoadBefore, load))
                 return
         events = self._peer.receive(data)
+        if self._peer.pending != self._incoming:
+            self._count_incoming(self._peer.pending)
         if self._stalls or self._backlog:
             self._backlog.extend(events)
             self._hush()
@@ -132,6 +136,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
+        self._count_incoming(0)
         self._backlog.clear()
         self._out.clear()
         if self._timer is not None:
@@ -214,8 +219,7 @@ class Connection(asyncio.Protocol):
         # else a heartbeat: it has served its purpose by arriving
 
     def _refuse(self, error: ProtocolViolation) -> None:
-        name = self.address if self._session is None else self._session.name
-        logger.warning("(%s) connection closed, protocol violated: %s", name, error)
+        logger.warning("(%s) connection closed, protocol violated: %s", self.name, error)
         msgid = getattr(error, "msgid", None)
         if msgid is not None and self._peer.codec is not None and self._session is not None:
             fault_name, details = serialize_fault(error)
@@ -264,6 +268,27 @@ class Connection(asyncio.Protocol):
         self.stall("finish")
         self._session.service.when_settled(lambda: self.unstall("finish"))
 
+    def _count_incoming(self, size: int) -> None:
+        """*size* bytes of a message have arrived that is not complete yet (R8)."""
+        lobby = self._lobby
+        lobby.incoming += size - self._incoming
+        self._incoming = size
+        limit = lobby.options.incoming_limit
+        while lobby.incoming > limit:
+            largest = max(lobby.connections, key=lambda connection: connection._incoming)
+            logger.warning(
+                "(%s) connection dropped: messages that have not yet arrived take %d bytes over "
+                "all connections, the limit is %d, and this one's is the largest with %d",
+                largest.name,
+                lobby.incoming,
+                limit,
+                largest._incoming,
+            )
+            lobby.incoming -= largest._incoming
+            largest._incoming = 0
+            largest._peer.forget()
+            largest.abort()
+
     def _hush(self) -> None:
         # Only once something waits: most stalls end before more arrives, and then pausing would
         # only have cost system calls.
@@ -305,6 +330,11 @@ class Connection(asyncio.Protocol):
             session.drop(f"it does not read: {size} bytes wait for it, the limit is {limit}")
 
     # -- the end ---------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Of the client, for messages."""
+        return self.address if self._session is None else self._session.name
 
     @property
     def session(self) -> Session | None:
