@@ -121,6 +121,10 @@ class Bed:
         """Whether a storage is open that the loop does not know of yet."""
         return self.recovery._fresh is not None
 
+    def is_idle(self) -> bool:
+        """Whether the thread has nothing to do, and has posted all it had to say."""
+        return self.recovery._worker.is_idle
+
     def elapse(self) -> float:
         """Let the time pass until the timer; return how long that was."""
         ((delay, callback),) = self.clock.waiting
@@ -218,6 +222,14 @@ def test_the_server_ends_before_the_storage_is_closed(bed: Bed) -> None:
     bed.recovery.stop()
     bed.recovery.close(DEADLINE)
     assert service.calls == ["release"]
+
+
+def test_the_server_ends_while_the_storage_is_being_closed(bed: Bed) -> None:
+    """The news of it comes when there is no time for another attempt."""
+    service = Service()
+    bed.recovery.begin(service)  # type: ignore[arg-type]
+    bed.recovery.stop()
+    wait_until(lambda: service.calls and bed.is_idle())
     bed.inbox.deliver()
     assert bed.clock.waiting == []
 

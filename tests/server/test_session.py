@@ -333,3 +333,28 @@ def test_nothing_is_written_to_the_lost(bed: Bed) -> None:
     assert len(bed.service.publisher) == 0
     # For the end of the test, which loses all that are left.
     assert bed.lobby.connections == {}
+
+
+def test_r4_nothing_is_said_for_a_storage_out_of_service(bed: Bed) -> None:
+    """Neither what waited for the failed commit, nor what threads find later."""
+    wire = bed.connect()
+    session = wire.connection.session
+    assert session is not None
+    settled: list[str] = []
+    bed.service.publisher.is_held = True
+    session.send(b"early")
+    bed.service.when_settled(lambda: settled.append("early"))
+    bed.service.withdraw("it failed")
+    session.send(b"late")
+    session.reply(7, "late")
+    bed.service.when_settled(lambda: settled.append("late"))
+    assert wire.writes == []
+    assert wire.is_closed
+    # So that newcomers hear of it.
+    assert settled == ["early"]
+    assert bed.service.is_idle
+    newcomer = bed.connect(register=False)
+    newcomer.feed((1, m.Register("1", False)))
+    (fault,) = newcomer.take()
+    assert isinstance(fault, m.Fault)
+    assert "it failed" in str(fault.details)
