@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "protocol": _BASE,
     "cache": _BASE | {"protocol"},
     "client": _BASE | {"protocol", "cache", "_callable"},
-    "server": _BASE | {"protocol", "_callable"},
+    "server": _BASE | {"protocol", "_callable", "__init__"},
     "config": _BASE | {"client", "server"},
     "admin": _BASE | {"protocol", "client", "config", "__init__"},
     "cli": _BASE | {"admin", "client", "server", "config", "__init__", "shortcuts", "standalone"},

@@ -80,6 +80,7 @@ class StorageAccess:
         because it is called so often.
     :ivar is_fast: whether it may be called on the event loop.
     :ivar is_local: whether the storage itself is known to be fast, whatever was configured.
+    :ivar known_size: what :meth:`size_info` returned last; empty if nobody has asked yet.
     :ivar may_resolve: while this is false, a local storage raises :class:`ConflictFound` instead of
         resolving a conflict.
     """
@@ -93,6 +94,7 @@ class StorageAccess:
         self.load_before = storage.loadBefore
         self.is_local = is_fast(storage)
         self.is_fast = self.is_local if loads == "auto" else loads == "loop"
+        self.known_size: dict[str, Any] = {}
         self.may_resolve = True
         if self.is_local:
             self._guard_resolving()
@@ -150,7 +152,9 @@ class StorageAccess:
 
     def size_info(self) -> dict[str, Any]:
         """Return what ``info`` notices carry.  May take time proportional to the storage."""
-        return {"length": len(self.storage), "size": self.storage.getSize()}
+        # Kept for those who look at the server: they may not ask the storage, on the loop.
+        self.known_size = info = {"length": len(self.storage), "size": self.storage.getSize()}
+        return info
 
     def info(self) -> dict[str, Any]:
         """Return the answer to ``get_info``.  May take time proportional to the storage."""

@@ -39,6 +39,19 @@ class Owner(Subscriber, Protocol):
         """Label and address, for messages."""
 
 
+class Turn(NamedTuple):
+    """A transaction between its vote and its end, for whoever looks at the queue.
+
+    :ivar owner: the session that makes it.
+    :ivar phase: how far it has come, in one word; ``waiting`` if another one has its turn.
+    :ivar since: when it got its turn or, while it waits, when it asked for it; the loop's time.
+    """
+
+    owner: Owner
+    phase: str
+    since: float
+
+
 class CommitCoordinator(ABC):
     """Brings transactions into a storage.  Everything is called on, and calls back on, the loop.
 
@@ -72,6 +85,11 @@ class CommitCoordinator(ABC):
     @abstractmethod
     def waiting(self) -> int:
         """How many votes wait for their turn."""
+
+    @abstractmethod
+    def turns(self, most: int) -> list[Turn]:
+        """Return up to *most* of the transactions between vote and end; those that wait are last,
+        in the order of their turns."""
 
     @property
     @abstractmethod

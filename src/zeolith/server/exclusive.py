@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import transaction.interfaces as transaction_errors
@@ -13,7 +14,7 @@ from ZODB.POSException import StorageTransactionError
 
 from .access import StorageAccess
 from .commit import Action, CommitQueue, Deed, IllegalStep, Input, Phase
-from .coordinator import CommitCoordinator, EndDone, FinishDone, Finished, Owner, VoteDone
+from .coordinator import CommitCoordinator, EndDone, FinishDone, Finished, Owner, Turn, VoteDone
 from .publisher import Publication, Publisher
 from .quickvote import vote_quickly
 from .replay import Replay, Vote, abort
@@ -35,10 +36,11 @@ class Clock(Protocol):
 class _Entry:
     """One transaction from vote to end."""
 
-    __slots__ = ("ended", "finish_done", "owner", "publication", "vote_done", "voted_at")
+    __slots__ = ("ended", "finish_done", "owner", "publication", "since", "vote_done", "voted_at")
 
-    def __init__(self, owner: Owner, vote_done: VoteDone) -> None:
+    def __init__(self, owner: Owner, vote_done: VoteDone, since: float) -> None:
         self.owner = owner
+        self.since = since  # when it asked for the lock; once it has it, when it got it
         self.vote_done: VoteDone | None = vote_done
         self.finish_done: FinishDone | None = None
         self.ended: list[EndDone] = []
@@ -101,6 +103,15 @@ class ExclusiveCoordinator(CommitCoordinator):
     def waiting(self) -> int:
         return self._queue.waiting
 
+    def turns(self, most: int) -> list[Turn]:
+        # Entries are in order of arrival, which is the order in which they get the lock.
+        turns = []
+        for transaction, entry in islice(self._entries.items(), most):
+            phase = self._queue.phase(transaction)
+            if phase is not None:  # else it is just about to end
+                turns.append(Turn(entry.owner, phase.value, entry.since))
+        return turns
+
     @property
     def is_idle(self) -> bool:
         return self._queue.holder is None
@@ -110,7 +121,7 @@ class ExclusiveCoordinator(CommitCoordinator):
             actions = self._queue.vote(transaction)
         except IllegalStep as error:
             raise StorageTransactionError(str(error)) from error
-        self._entries[transaction] = _Entry(owner, done)
+        self._entries[transaction] = _Entry(owner, done, self._clock.time())
         if not actions:
             self._log_queue(owner, "waits for the commit lock")
         self._carry_out(actions)
@@ -181,7 +192,9 @@ class ExclusiveCoordinator(CommitCoordinator):
 
     def _start_vote(self, transaction: Transaction) -> None:
         self._stats.lock_time = time.time()
-        self._log_queue(self._entries[transaction].owner, "has the commit lock")
+        entry = self._entries[transaction]
+        entry.since = self._clock.time()
+        self._log_queue(entry.owner, "has the commit lock")
         # Only where nobody else waits: each vote that failed here would start the next one here.
         if self._queue.waiting == 0 and self._is_undisturbed():
             vote, error = None, None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
 import os
 import socket
 import stat
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from ..errors import ConfigurationError
-from .options import Address
+from .options import Address, ServerOptions
 
 logger = logging.getLogger(__name__)
 
@@ -19,14 +21,19 @@ BACKLOG: Final = 512
 _OPTION: Final = "address"
 
 
-def open_listeners(address: Address) -> list[socket.socket]:
+def open_listeners(address: Address, option: str = "address") -> list[socket.socket]:
     """Return listening sockets for *address*: several where a host name means several addresses.
 
+    :param option: what the setting is called, for the error.
     :raises ConfigurationError: the address is in use, unknown, or not allowed.
     """
-    if isinstance(address, str):
-        return [_listen_unix(address)]
-    return _listen_tcp(*address)
+    try:
+        if isinstance(address, str):
+            return [_listen_unix(address)]
+        return _listen_tcp(*address)
+    except ConfigurationError as error:
+        error.option = option
+        raise
 
 
 def bound_address(address: Address, listeners: list[socket.socket]) -> Address:
@@ -120,6 +127,24 @@ def _remove_stale(path: str) -> None:
     raise ConfigurationError(
         _OPTION, f"{path} is in use by another server", "stop it, or choose another address"
     )
+
+
+async def start_accepting(
+    loop: asyncio.AbstractEventLoop,
+    listener: socket.socket,
+    factory: Callable[[], asyncio.Protocol],
+    options: ServerOptions,
+) -> asyncio.Server:
+    """Have *loop* accept what comes to *listener*, with TLS if the options say so.
+
+    :param factory: makes the protocol of a connection.
+    """
+    extra: dict[str, Any] = {}
+    if options.ssl is not None:
+        extra = {"ssl": options.ssl, "ssl_handshake_timeout": options.register_timeout}
+    if listener.family == socket.AF_UNIX:
+        return await loop.create_unix_server(factory, sock=listener, backlog=BACKLOG, **extra)
+    return await loop.create_server(factory, sock=listener, backlog=BACKLOG, **extra)
 
 
 def remove_socket(path: str, inode: int) -> None:

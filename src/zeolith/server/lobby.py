@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .options import ServerOptions
+from .options import Address, ServerOptions
 from .service import StorageService
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ class Lobby:
     :ivar connections: all connections, in order of arrival.
     :ivar is_closing: whether new requests are refused because the server ends.
     :ivar peers: connections accepted so far.
+    :ivar address: where the server listens; None until it does.
+    :ivar monitor_address: where its text report can be read; None if nowhere.
+    :ivar started: when the server started, in seconds since the epoch.
     :ivar incoming: bytes of messages that have not yet arrived in full, over all connections.
     """
 
@@ -37,6 +41,9 @@ class Lobby:
         self.connections: dict[Connection, None] = {}
         self.is_closing = False
         self.peers = 0
+        self.address: Address | None = None
+        self.monitor_address: Address | None = None
+        self.started = time.time()
         self.incoming = 0
 
     def status(self) -> dict[str, dict[str, Any]]:

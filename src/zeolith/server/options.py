@@ -28,6 +28,10 @@ class ServerOptions:
     address: Address
     """Where to listen."""
 
+    monitor_address: Address | None = None
+    """Where to listen for those who want to read a report of a few lines about each storage, or
+    None.  With ``ssl``, they need TLS and a certificate as clients do."""
+
     read_only: bool = False
     """Refuse clients that want to write.  Packing is still allowed."""
 

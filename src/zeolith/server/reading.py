@@ -136,11 +136,14 @@ def get_invalidations(session: Session, msgid: m.MsgId, request: m.GetInvalidati
         elif known is not None:
             logger.info("(%s) is told of %d objects changed since %s",
                         session.name, len(known[1]), request.tid.hex())  # fmt: skip
+        service.verifying -= 1
         session.answer(msgid, known, error)
         session.ended()
 
     session.began()
-    session.service.missed_since(request.tid, found)
+    service = session.service
+    service.verifying += 1
+    service.missed_since(request.tid, found)
 
 
 def load_serial(session: Session, msgid: m.MsgId, request: m.LoadSerial) -> None:

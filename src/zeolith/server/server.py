@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from ..errors import ConfigurationError
 from .inbox import Inbox
-from .listening import bound_address, open_listeners, remove_socket
+from .listening import bound_address, open_listeners, remove_socket, start_accepting
 from .lobby import Lobby
 from .loops import handle_loop_error, new_event_loop
+from .monitor import Monitor
 from .options import Address, ServerOptions
 from .recovery import Recovery
 from .service import Pools, StorageService
@@ -150,9 +151,12 @@ class Server:
         if isinstance(self._address, str):
             inode = os.stat(self._address).st_ino
         servers: list[asyncio.Server] = []
+        monitor = Monitor(lobby)
         try:
             for listener in listeners:
                 servers.append(await self._listen(loop, listener, lobby))
+            lobby.address = self._address
+            await monitor.open()
             logger.info("listening on %s", self._address)
             if on_listening is not None:
                 on_listening(self._address)
@@ -162,11 +166,13 @@ class Server:
             await self._stopped.wait()
         finally:
             lobby.is_closing = True
+            monitor.pause()
             for listener in listeners:
                 # asyncio cannot finish accepting for a server that is closed, and leaks the
                 # connection.  (uvloop has no reader here; its accepting has no second half.)
                 loop.remove_reader(listener.fileno())
             await _take_turns()
+            monitor.close()
             for server in servers:
                 server.close()
             for listener in listeners:
@@ -181,13 +187,7 @@ class Server:
         def factory() -> Connection:
             return Connection(lobby)
 
-        context = self._options.ssl
-        extra: dict[str, Any] = {}
-        if context is not None:
-            extra = {"ssl": context, "ssl_handshake_timeout": self._options.register_timeout}
-        if isinstance(self._options.address, str):
-            return await loop.create_unix_server(factory, sock=listener, backlog=512, **extra)
-        return await loop.create_server(factory, sock=listener, backlog=512, **extra)
+        return await start_accepting(loop, listener, factory, self._options)
 
     def _wake_up(self) -> None:
         if self._stopped is not None:

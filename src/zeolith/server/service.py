@@ -65,6 +65,7 @@ class StorageService:
     :param inbox: the way back from other threads.
     :param pools: the server's worker threads.
     :param failed: called when the storage has failed; :meth:`withdraw` is to follow.
+    :ivar verifying: clients that wait to be told what they missed.
     :ivar start_tid: the storage's last transaction when it was prepared.
     :ivar outage: why the storage is not served any more; empty while it is.
     """
@@ -83,6 +84,7 @@ class StorageService:
         self.pools = pools
         self.stats = Statistics()
         self.outage = ""
+        self.verifying = 0
         self.start_tid: bytes = NO_TID
         self.access = StorageAccess(name, storage, options.loads)
         self.log = InvalidationLog(options.invalidation_queue_size, options.invalidation_memory)
@@ -110,6 +112,8 @@ class StorageService:
         self.access.register(self.publisher)
         self._entries = self.access.last_invalidations(self.options.invalidation_queue_size)
         self.start_tid = self.access.last_transaction()
+        if self.access.is_local:
+            self.access.size_info()  # others may take long; it is known when a client has asked
         if self._entries and self.access.is_local:
             # A FileStorage that has cut off an incomplete transaction takes it for its last all the
             # same.  Clients would have to drop their caches for something that is not there.
@@ -281,6 +285,10 @@ class StorageService:
             message = Info(info)
             self.when_settled(lambda: self.publisher.send_all(lambda codec: codec.notice(message)))
         done(None, error)
+
+    def packing_state(self) -> dict[str, Any]:
+        """Return what a status says of packing."""
+        return {"is_running": self._is_packing}
 
     def _is_undisturbed(self) -> bool:
         """Whether no worker thread may be using the storage."""

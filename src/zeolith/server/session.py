@@ -93,6 +93,11 @@ class Session:
         self.is_lost = False
 
     @property
+    def connection(self) -> Connection:
+        """Carries what is sent."""
+        return self._connection
+
+    @property
     def name(self) -> str:
         """Label and address, for messages."""
         address = self._connection.address
@@ -290,6 +295,7 @@ class Session:
 
     def begin(self, transaction: Transaction) -> None:
         """Start *transaction*."""
+        transaction.began = self.lobby.loop.time()
         self.transaction = transaction
         self.stats.active_txns += 1
 

@@ -66,9 +66,11 @@ class Transaction:
     :ivar error: what went wrong in an operation that has no answer; the vote will say it.
     :ivar stage: see :class:`Stage`.
     :ivar changed: the objects changed, known after the vote.
+    :ivar began: when its session began it, in seconds of the loop's clock.
     """
 
     __slots__ = (
+        "began",
         "blobs",
         "changed",
         "error",
@@ -94,6 +96,7 @@ class Transaction:
         self.error: Exception | None = None
         self.stage = Stage.COLLECTING
         self.changed: tuple[bytes, ...] = ()
+        self.began = 0.0
 
     def fail(self, error: Exception) -> None:
         """Remember *error* for the vote; the first one counts."""

@@ -8,15 +8,18 @@ import logging
 import socket
 import struct
 import sys
+from time import monotonic
 from typing import Any, Final
 
 from ..errors import ProtocolViolation
 from ..protocol.faults import serialize_fault
 from ..protocol.framing import frame as make_frame
 from ..protocol.greeting import Coding
-from ..protocol.messages import Call, LoadBefore, Notice, make_tuple
-from ..protocol.peers import Event, Hello, Probe, ServerPeer, Violated
+from ..protocol.inquiry import serialize_answer
+from ..protocol.messages import Call, Heartbeat, LoadBefore, Notice, make_tuple
+from ..protocol.peers import Event, Hello, Inquired, Probe, ServerPeer, Violated
 from .handlers import HANDLERS
+from .inquiries import answer_inquiry
 from .lobby import Lobby
 from .publisher import Publisher
 from .reading import load_before
@@ -51,6 +54,9 @@ class Connection(asyncio.Protocol):
 
     :param lobby: the server.
     :ivar address: of the peer, for messages.
+    :ivar number: of the connection, counted since the server started.
+    :ivar since: when it was made (``time.monotonic``).
+    :ivar active: when the peer last said something besides heartbeats (``time.monotonic``).
     :ivar is_paused: whether the peer reads slower than it is sent to.
     """
 
@@ -69,8 +75,11 @@ class Connection(asyncio.Protocol):
         "_stalls",
         "_timer",
         "_transport",
+        "active",
         "address",
         "is_paused",
+        "number",
+        "since",
     )
 
     def __init__(self, lobby: Lobby) -> None:
@@ -91,6 +100,8 @@ class Connection(asyncio.Protocol):
         self._is_hushed = False  # reading is paused
         self.is_paused = False
         self.address = "?"
+        self.number = 0
+        self.since = self.active = 0.0
 
     # -- called by the event loop ----------------------------------------------------------------
 
@@ -99,6 +110,8 @@ class Connection(asyncio.Protocol):
         lobby = self._lobby
         self._transport = transport
         lobby.peers += 1
+        self.number = lobby.peers
+        self.since = self.active = monotonic()
         self.address = _peer_label(transport.get_extra_info("peername"), lobby.peers)
         lobby.connections[self] = None
         transport.set_write_buffer_limits(high=lobby.options.output_mark)
@@ -113,9 +126,12 @@ class Connection(asyncio.Protocol):
         if not (self._stalls or self._backlog or self._gate.is_held or self._is_closing):
             load = self._peer.receive_load(data)
             if load is not None:
+                self.active = monotonic()
                 self._load(make_tuple(LoadBefore, load))
                 return
         events = self._peer.receive(data)
+        if events and events[-1].__class__ is not Heartbeat:
+            self.active = monotonic()
         if self._peer.pending != self._incoming:
             self._count_incoming(self._peer.pending)
         if self._stalls or self._backlog:
@@ -213,6 +229,11 @@ class Connection(asyncio.Protocol):
         elif isinstance(event, Probe):
             logger.debug("(%s) asks for the status", self.address)
             self.write(make_frame(json.dumps(self._lobby.status()).encode("ascii")))
+            self.close()
+        elif isinstance(event, Inquired):
+            logger.debug("(%s) asks: %s", self.address, event.inquiry)
+            answer = answer_inquiry(self._lobby, self, event.inquiry)
+            self.write(make_frame(serialize_answer(answer)))
             self.close()
         elif isinstance(event, Violated):
             self._refuse(event.error)
@@ -335,6 +356,20 @@ class Connection(asyncio.Protocol):
     def name(self) -> str:
         """Of the client, for messages."""
         return self.address if self._session is None else self._session.name
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the peer has not taken yet."""
+        return self._out_size + self._transport.get_write_buffer_size()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing more is taken from the peer."""
+        return self._is_closing
+
+    def extra_info(self, name: str) -> Any:
+        """Return what the transport knows of the peer under that name, or None."""
+        return self._transport.get_extra_info(name)
 
     @property
     def session(self) -> Session | None:

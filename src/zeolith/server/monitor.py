@@ -1,0 +1,149 @@
+"""The report of ``monitor-address``: connect, read a few lines of text, and that is all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from typing import Any, Final
+
+from .. import __version__
+from .listening import bound_address, open_listeners, remove_socket, start_accepting
+from .lobby import Lobby
+from .service import StorageService
+
+logger = logging.getLogger(__name__)
+
+MOST_READERS: Final = 32
+"""Readers served at a time.  One more, and the oldest is cut off: whoever reads what he asked for
+is gone within milliseconds."""
+
+PATIENCE: Final = 5.0
+"""Seconds that a reader gets to take the report."""
+
+
+def make_report(lobby: Lobby) -> str:
+    """Return the report; the names of its values are those of ZEO 2."""
+    lines = [f"ZEO monitor server version {__version__} (Zeolith)", time.ctime()]
+    for name, service in sorted(lobby.services.items()):
+        lines += ["", f"Storage: {name}", *_report_storage(service)]
+    return "\n".join([*lines, ""])
+
+
+def _report_storage(service: StorageService) -> list[str]:
+    stats = service.stats
+    lines = [
+        f"Server started: {stats.start}",
+        f"Clients: {len(service.publisher)}",
+        f"Clients verifying: {service.verifying}",
+        f"Active transactions: {stats.active_txns}",
+    ]
+    if stats.lock_time is not None:
+        lines.append(f"Commit lock held for: {max(int(time.time() - stats.lock_time), 0)}")
+    if service.outage:
+        lines.append(f"Out of service: {service.outage}")
+    return [
+        *lines,
+        f"Commits: {stats.commits}",
+        f"Aborts: {stats.aborts}",
+        f"Loads: {stats.loads}",
+        f"Stores: {stats.stores}",
+        f"Conflicts: {stats.conflicts}",
+        f"Conflicts resolved: {stats.conflicts_resolved}",
+    ]
+
+
+class MonitorConnection(asyncio.Protocol):
+    """One reader.  Belongs to the loop's thread.
+
+    :param lobby: the server.
+    :param readers: all readers that are being served, in order of arrival.
+    """
+
+    def __init__(self, lobby: Lobby, readers: dict[MonitorConnection, None]) -> None:
+        self._lobby = lobby
+        self._readers = readers
+        self._transport: asyncio.Transport
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        # uvloop's transports are no subclass of asyncio's, whose methods they have.
+        self._transport = transport
+        self._readers[self] = None
+        if self._lobby.is_closing:
+            transport.abort()
+            return
+        if len(self._readers) > MOST_READERS:
+            oldest = next(iter(self._readers))
+            logger.debug("too many read the monitor's report: one is cut off")
+            oldest.abort()
+        logger.debug("the monitor's report is read by %s", transport.get_extra_info("peername"))
+        self._timer = self._lobby.loop.call_later(PATIENCE, transport.abort)
+        transport.write(make_report(self._lobby).encode("utf-8"))
+        transport.close()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        del self._readers[self]
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._readers.pop(self, None)
+
+
+class Monitor:
+    """Listens at the monitor's address, if there is one.  Belongs to the loop's thread.
+
+    :param lobby: the server; learns the address.
+    """
+
+    def __init__(self, lobby: Lobby) -> None:
+        self._lobby = lobby
+        self._listeners: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._readers: dict[MonitorConnection, None] = {}
+        self._inode = 0
+
+    async def open(self) -> None:
+        """Serve readers from now on.
+
+        :raises ConfigurationError: the address cannot be listened on.
+        """
+        lobby, address = self._lobby, self._lobby.options.monitor_address
+        if address is None:
+            return
+        self._listeners = open_listeners(address, "monitor-address")
+        lobby.monitor_address = bound = bound_address(address, self._listeners)
+        if isinstance(bound, str):
+            self._inode = os.stat(bound).st_ino
+        for listener in self._listeners:
+            self._servers.append(
+                await start_accepting(
+                    lobby.loop,
+                    listener,
+                    lambda: MonitorConnection(lobby, self._readers),
+                    lobby.options,
+                )
+            )
+        logger.info("listening on %s for readers of the monitor's report", bound)
+
+    def pause(self) -> None:
+        """Accept nobody any more; :meth:`close` is to follow some turns of the loop later."""
+        for listener in self._listeners:
+            self._lobby.loop.remove_reader(listener.fileno())
+
+    def close(self) -> None:
+        """Listen no more, and end what is being read."""
+        for server in self._servers:
+            server.close()
+        for listener in self._listeners:
+            listener.close()
+        bound = self._lobby.monitor_address
+        if isinstance(bound, str):
+            remove_socket(bound, self._inode)
+        for reader in list(self._readers):
+            reader.abort()

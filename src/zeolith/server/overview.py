@@ -1,0 +1,163 @@
+"""What an administrator gets to see of a running server.
+
+Everything here runs on the loop and only looks at what is in memory; nothing asks a storage.  What
+is returned can be written as JSON: times are seconds since the epoch, ages and durations seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from heapq import nsmallest
+from typing import TYPE_CHECKING, Any, Final
+
+from persistent.TimeStamp import TimeStamp
+
+from .. import __version__
+from ..types import NO_TID
+from .lobby import Lobby
+from .service import StorageService
+from .session import Session
+
+if TYPE_CHECKING:
+    from .transport import Connection
+
+_MAX_TEXT: Final = 200
+"""Characters of a name in a certificate."""
+
+
+def describe_server(lobby: Lobby) -> dict[str, Any]:
+    """Return what concerns the server as a whole."""
+    options = lobby.options
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "started": lobby.started,
+        "now": time.time(),
+        "address": lobby.address,
+        "monitor_address": lobby.monitor_address,
+        "loop": "uvloop" if type(lobby.loop).__module__.startswith("uvloop") else "asyncio",
+        "tls": options.ssl is not None,
+        "read_only": options.read_only,
+        "is_closing": lobby.is_closing,
+        "connections": len(lobby.connections),
+        "accepted": lobby.peers,
+    }
+
+
+def describe_storage(service: StorageService, now: float, most: int) -> dict[str, Any]:
+    """Return what concerns one storage.
+
+    :param now: the loop's time.
+    :param most: how many of those that want to commit are described at most.
+    """
+    tid = service.log.last_tid
+    known_size = service.access.known_size
+    turns = [
+        {**_name(turn.owner), "phase": turn.phase, "seconds": _since(now, turn.since)}
+        for turn in service.coordinator.turns(most)
+    ]
+    return {
+        "outage": service.outage,
+        "read_only": service.is_read_only,
+        "counters": service.status(),
+        "extras": service.stats.extras(),
+        "verifying": service.verifying,
+        "objects": known_size.get("length"),
+        "size": known_size.get("size"),
+        "last_transaction": {"tid": tid.hex(), "time": _time_of(tid)},
+        "packing": service.packing_state(),
+        "commits": {
+            "holders": [turn for turn in turns if turn["phase"] != "waiting"],
+            "waiting": [turn for turn in turns if turn["phase"] == "waiting"],
+        },
+    }
+
+
+def describe_connection(connection: Connection, now: float, loop_now: float) -> dict[str, Any]:
+    """Return what concerns one connection.
+
+    :param now: ``time.monotonic()``.
+    :param loop_now: the loop's time.
+    """
+    session = connection.session
+    transaction = None if session is None else session.transaction
+    return {
+        "number": connection.number,
+        "label": "" if session is None else session.label,
+        "address": connection.address,
+        "user": tls_user(connection),
+        "storage": storage_of(session),
+        "read_only": None if session is None or session.publisher is None else session.read_only,
+        "age": _since(now, connection.since),
+        "idle": _since(now, connection.active),
+        "transaction": None
+        if transaction is None
+        else {"stage": transaction.stage.value, "age": _since(loop_now, transaction.began)},
+        "unsent": connection.unsent,
+    }
+
+
+def describe_connections(
+    lobby: Lobby, most: int, is_wanted: Callable[[Connection], bool]
+) -> tuple[list[dict[str, Any]], int]:
+    """Describe up to *most* of the connections that are wanted; return how many were left out, too.
+
+    Those with a transaction come first, and the oldest of both kinds.
+    """
+    wanted = [connection for connection in lobby.connections if is_wanted(connection)]
+    now, loop_now = time.monotonic(), lobby.loop.time()
+    chosen = nsmallest(most, wanted, key=_rank)
+    described = [describe_connection(connection, now, loop_now) for connection in chosen]
+    return described, len(wanted) - len(described)
+
+
+def storage_of(session: Session | None) -> str | None:
+    """Return the name of the storage that a client has chosen; None if it has not chosen yet."""
+    return None if session is None or session.publisher is None else session.publisher.name
+
+
+def tls_user(connection: Connection) -> str:
+    """Return whom the peer's certificate names; empty without TLS."""
+    certificate = connection.extra_info("peercert")
+    if not certificate:
+        return ""
+    names = [
+        value
+        for part in certificate.get("subject", ())
+        for key, value in part
+        if key == "commonName"
+    ]
+    names += _alternative_names(certificate.get("subjectAltName", ()))
+    text = ", ".join(dict.fromkeys(names)) or "(certificate without a name)"
+    # The authority that signed it may have been careless: it must not feign lines of its own.
+    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_TEXT])
+
+
+def _alternative_names(names: Iterable[tuple[str, Any]]) -> list[str]:
+    return [value for _, value in names if isinstance(value, str)]
+
+
+def _rank(connection: Connection) -> tuple[bool, int]:
+    session = connection.session
+    return session is None or session.transaction is None, connection.number
+
+
+def _name(owner: object) -> dict[str, Any]:
+    assert isinstance(owner, Session)
+    connection = owner.connection
+    return {"number": connection.number, "label": owner.label, "address": connection.address}
+
+
+def _since(now: float, then: float) -> float:
+    return round(max(now - then, 0.0), 3)
+
+
+def _time_of(tid: bytes) -> float | None:
+    if tid == NO_TID:
+        return None
+    try:
+        return float(TimeStamp(tid).timeTime())
+    except ValueError:  # eight bytes that are no time
+        return None
