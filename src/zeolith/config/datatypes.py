@@ -7,12 +7,14 @@ into a :class:`~zeolith.errors.ConfigurationError`.
 from __future__ import annotations
 
 import math
-import ssl
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from .address import Address, parse_address
+
+if TYPE_CHECKING:
+    from .tls import ServerTls
 
 
 class Refused(ValueError):
@@ -61,12 +63,12 @@ def file_path(text: str) -> str:
     return str(Path(text).expanduser())
 
 
-def server_tls(section: Any) -> ssl.SSLContext:
+def server_tls(section: Any) -> ServerTls:
     """See :func:`.tls.server_context`."""
-    from .tls import server_context
+    from .tls import ServerTls, server_context
 
     try:
-        return server_context(
+        context = server_context(
             section.certificate,
             section.authenticate,
             key=section.key,
@@ -74,3 +76,4 @@ def server_tls(section: Any) -> ssl.SSLContext:
         )
     except ConfigurationError as error:
         raise Refused(error.problem, error.remedy, error.option) from error
+    return ServerTls(context, section.certificate, section.key, section.password_function)

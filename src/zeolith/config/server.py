@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from io import StringIO
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..errors import ConfigurationError
 from .address import Address
+from .runner import Runner
 from .storages import (
     DEFAULT_NAME,
     StorageOpener,
@@ -23,6 +24,7 @@ from .storages import (
 
 if TYPE_CHECKING:
     from ..server import Server
+    from .tls import ServerTls
 
 DEFAULT_TRANSACTION_TIMEOUT: Final = 30.0
 
@@ -45,6 +47,8 @@ class ServerConfig:
     :ivar loop: ``"auto"``, ``"uvloop"`` or ``"asyncio"``.
     :ivar eventlog: ZConfig's factory of the logging described in the file: calling it sets the
         logging up, its ``reopen()`` reopens the files; None to leave logging alone.
+    :ivar runner: how ``zeolith ctl`` runs the server in the background.
+    :ivar tls: the files behind *ssl*, or None.
     :ivar source: where all this was read, for messages.
     """
 
@@ -60,6 +64,8 @@ class ServerConfig:
     pid_file: str | None = None
     loop: Literal["auto", "uvloop", "asyncio"] = "auto"
     eventlog: Any = None
+    runner: Runner = field(default_factory=Runner)
+    tls: ServerTls | None = None
     source: str = "the command line"
 
     def open_storages(self) -> dict[str, Any]:
@@ -147,8 +153,10 @@ def _load(source: str, text: str | None, read: Callable[[], Any]) -> ServerConfi
         transaction_timeout=zeo.transaction_timeout or None,
         client_conflict_resolution=zeo.client_conflict_resolution,
         msgpack=msgpack_by_environment() if zeo.msgpack is None else zeo.msgpack,
-        ssl=zeo.ssl,
+        ssl=None if zeo.ssl is None else zeo.ssl.context,
         pid_file=zeo.pid_filename,
         eventlog=values.eventlog,
+        runner=Runner.from_section(values.runner),
+        tls=zeo.ssl,
         source=source,
     )

@@ -10,6 +10,7 @@ import importlib
 import re
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -22,6 +23,22 @@ _HASHED_CERTIFICATE: Final = re.compile(r"[0-9a-f]{8}\.\d+")
 _HASHED_CRL: Final = re.compile(r"[0-9a-f]{8}\.r\d+")
 
 _PLACEHOLDERS: Final = frozenset({"-", "SIGNED", "DYNAMIC"})
+
+
+@dataclass(frozen=True)
+class ServerTls:
+    """What a server's ``<ssl>`` section says.
+
+    :ivar context: with which the server accepts connections.
+    :ivar certificate: its certificate's file.
+    :ivar key: its key's file, or None.
+    :ivar password_function: dotted name, or None.
+    """
+
+    context: ssl.SSLContext
+    certificate: str
+    key: str | None
+    password_function: str | None
 
 
 def server_context(
