@@ -1,0 +1,99 @@
+"""The options by which a command finds the server it talks to, the same for all commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..config.address import local_address, parse_address
+
+if TYPE_CHECKING:
+    from ..admin.probe import Target
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_ADDRESS = "127.0.0.1:8100"
+
+_TLS_OPTIONS = (
+    click.option("--certificate", metavar="FILE", help="TLS: our certificate, perhaps with key."),
+    click.option("--key", metavar="FILE", help="TLS: our private key, if not in --certificate."),
+    click.option(
+        "--authenticate",
+        metavar="PATH",
+        help="TLS: certificates of servers or authorities to trust; the system's unless given.",
+    ),
+    click.option(
+        "--server-hostname",
+        metavar="NAME",
+        help="TLS: the name that the server's certificate must bear; the host's unless given.",
+    ),
+)
+
+
+def tls_options(command: Command) -> Command:
+    """Give *command* the options ``--certificate``, ``--key``, ``--authenticate`` and
+    ``--server-hostname``."""
+    for option in reversed(_TLS_OPTIONS):
+        command = option(command)
+    return command
+
+
+def timeout_option(command: Command) -> Command:
+    """Give *command* the option ``--timeout``."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for the server.",
+    )(command)
+
+
+def make_target(
+    address: str | None,
+    *,
+    configure: str | None = None,
+    certificate: str | None = None,
+    key: str | None = None,
+    authenticate: str | None = None,
+    server_hostname: str | None = None,
+    timeout: float = 10.0,
+) -> Target:
+    """Return the server that the options mean.
+
+    :param configure: path of a zeo.conf that names the address.
+    :raises click.UsageError: options exclude each other, or would have no effect.
+    :raises ConfigurationError: a value cannot be used.
+    """
+    from ..admin.probe import Target
+    from ..config.tls import client_context
+
+    wants_tls = certificate is not None or authenticate is not None
+    if not wants_tls and (key is not None or server_hostname is not None):
+        raise click.UsageError(
+            "--key and --server-hostname have no effect without --certificate or --authenticate"
+        )
+    needs_tls = False
+    if configure is not None:
+        if address is not None:
+            raise click.UsageError("ADDRESS and -C exclude each other: the file names the address")
+        from ..config.server import load_server_config
+
+        config = load_server_config(configure)
+        where, needs_tls = local_address(config.address), config.ssl is not None
+    else:
+        where = parse_address(DEFAULT_ADDRESS if address is None else address, "ADDRESS")
+        where = local_address(where)
+    if needs_tls and not wants_tls:
+        raise click.UsageError(
+            f"the server of {configure} demands TLS: give --certificate and --authenticate"
+        )
+    context = None
+    if wants_tls:
+        if isinstance(where, str) and server_hostname is None:
+            raise click.UsageError("TLS over a Unix socket needs --server-hostname")
+        context = client_context(certificate, authenticate, key=key)
+    return Target(where, context, server_hostname, timeout)
