@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import ConfigurationError
@@ -21,19 +23,79 @@ BACKLOG: Final = 512
 _OPTION: Final = "address"
 
 
-def open_listeners(address: Address, option: str = "address") -> list[socket.socket]:
-    """Return listening sockets for *address*: several where a host name means several addresses.
+@dataclass(frozen=True, slots=True)
+class SocketPermissions:
+    """Who may connect to a Unix socket: whoever may write to its file.
+
+    :ivar mode: permission bits, or None for what the umask leaves.
+    :ivar uid: user id of the owner, or -1 to leave it.
+    :ivar gid: id of the group, or -1 to leave it.
+    """
+
+    mode: int | None = None
+    uid: int = -1
+    gid: int = -1
+
+
+_UNCHANGED: Final = SocketPermissions()
+
+
+def bind_sockets(
+    address: Address,
+    option: str = _OPTION,
+    permissions: SocketPermissions = _UNCHANGED,
+) -> list[socket.socket]:
+    """Return sockets bound to *address*: several where a host name means several addresses.
+
+    The address is taken from now on.  A TCP port does not accept anybody before :func:`listen` is
+    called; a Unix socket does at once, because others could not tell it from one that was left
+    behind: clients wait in its queue.
 
     :param option: what the setting is called, for the error.
+    :param permissions: of a Unix socket; they hold before anybody can connect.
     :raises ConfigurationError: the address is in use, unknown, or not allowed.
     """
     try:
         if isinstance(address, str):
-            return [_listen_unix(address)]
-        return _listen_tcp(*address)
+            return [_listen_unix(address, permissions)]
+        return _bind_tcp(*address)
     except ConfigurationError as error:
         error.option = option
         raise
+
+
+def listen(sockets: list[socket.socket], option: str = _OPTION) -> None:
+    """Have *sockets* accept connections; those that do already go on.
+
+    :raises ConfigurationError: another server listens at the same address since they were bound.
+    """
+    for sock in sockets:
+        try:
+            sock.listen(BACKLOG)
+        except OSError as error:
+            error_of_ours = _translate(_format(sock), error)
+            error_of_ours.option = option
+            raise error_of_ours from error
+
+
+def open_listeners(address: Address, option: str = _OPTION) -> list[socket.socket]:
+    """Return listening sockets for *address*.
+
+    :raises ConfigurationError: see :func:`bind_sockets`.
+    """
+    sockets = bind_sockets(address, option)
+    try:
+        listen(sockets, option)
+    except ConfigurationError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _format(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return name if isinstance(name, str) else f"{name[0]}:{name[1]}"
 
 
 def bound_address(address: Address, listeners: list[socket.socket]) -> Address:
@@ -44,7 +106,7 @@ def bound_address(address: Address, listeners: list[socket.socket]) -> Address:
     return str(host), int(port)
 
 
-def _listen_tcp(host: str, port: int) -> list[socket.socket]:
+def _bind_tcp(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -84,7 +146,6 @@ def _bind(family: int, kind: int, protocol: int, where: tuple[object, ...]) -> s
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(where)
-        listener.listen(BACKLOG)
         listener.setblocking(False)
     except BaseException:
         listener.close()
@@ -92,17 +153,64 @@ def _bind(family: int, kind: int, protocol: int, where: tuple[object, ...]) -> s
     return listener
 
 
-def _listen_unix(path: str) -> socket.socket:
-    _remove_stale(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _listen_unix(path: str, permissions: SocketPermissions) -> socket.socket:
+    with _only_one_in(os.path.dirname(path) or "."):
+        _remove_stale(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _bind_unix(listener, path, permissions)
+            listener.listen(BACKLOG)
+            listener.setblocking(False)
+        except OSError as error:
+            listener.close()
+            raise _translate(path, error) from error
+        except BaseException:
+            listener.close()
+            raise
+    return listener
+
+
+def _bind_unix(listener: socket.socket, path: str, permissions: SocketPermissions) -> None:
+    mode, uid, gid = permissions.mode, permissions.uid, permissions.gid
+    # Nobody may connect before the owner and the mode are what they shall be.
+    umask = None if mode is None and uid == gid == -1 else os.umask(0o777)
     try:
         listener.bind(path)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
+    finally:
+        if umask is not None:
+            os.umask(umask)
+    if umask is None:
+        return
+    try:
+        os.chown(path, uid, gid, follow_symlinks=False)
+        os.chmod(path, 0o777 & ~umask if mode is None else mode)
     except OSError as error:
-        listener.close()
-        raise _translate(path, error) from error
-    return listener
+        os.remove(path)
+        raise ConfigurationError(
+            _OPTION,
+            f"{path}: owner or mode cannot be set: {error.strerror}",
+            "start the server as root, or leave out what only root may set",
+        ) from error
+
+
+@contextlib.contextmanager
+def _only_one_in(directory: str) -> Iterator[None]:
+    """Keep others out that look for stale sockets in *directory*.
+
+    Otherwise two servers started together could both find the same stale socket, and the second
+    would remove what the first has just put in its place.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield  # a directory that may not be read; or bind() will say what is wrong
+        return
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove_stale(path: str) -> None:
@@ -148,10 +256,17 @@ async def start_accepting(
 
 
 def remove_socket(path: str, inode: int) -> None:
-    """Remove the socket file *path* if it is still the one with that inode."""
-    with contextlib.suppress(FileNotFoundError):
+    """Remove the socket file *path* if it is still the one with that inode.
+
+    Where this user may not remove it, it stays; the next server replaces it.
+    """
+    try:
         if os.stat(path).st_ino == inode:
             os.remove(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.info("the socket %s stays: %s", path, error.strerror)
 
 
 def _translate(where: str, error: OSError) -> ConfigurationError:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 from ..errors import ConfigurationError
+from .endpoint import Endpoint
 from .inbox import Inbox
-from .listening import bound_address, open_listeners, remove_socket, start_accepting
+from .listening import start_accepting
 from .lobby import Lobby
 from .loops import handle_loop_error, new_event_loop
 from .monitor import Monitor
@@ -108,10 +108,14 @@ class Server:
     def run(
         self,
         on_listening: Callable[[Address], None] | None = None,
+        endpoint: Endpoint | None = None,
     ) -> int:
         """Serve until stopped; close the storages; return the exit status.
 
-        :param on_listening: called with the address as soon as clients can connect.
+        :param on_listening: called with the address as soon as clients can connect, in a callback
+            of the event loop.
+        :param endpoint: where to listen if that is bound already; belongs to the server from now
+            on.  Otherwise the options' address is bound here.
         :returns: 0, or 1 if a storage failed for good.
         :raises ConfigurationError: the server cannot listen; the storages are closed.
         :raises RuntimeError: it has run before.
@@ -124,8 +128,10 @@ class Server:
         try:
             loop = new_event_loop(self._options.loop)
             loop.set_exception_handler(handle_loop_error)
-            loop.run_until_complete(self._serve(loop, on_listening))
+            loop.run_until_complete(self._serve(loop, on_listening, endpoint))
         finally:
+            if endpoint is not None:
+                endpoint.close()
             if loop is not None:
                 loop.run_until_complete(_cancel_tasks())
             self._inbox.close()
@@ -138,6 +144,7 @@ class Server:
         self,
         loop: asyncio.AbstractEventLoop,
         on_listening: Callable[[Address], None] | None,
+        endpoint: Endpoint | None,
     ) -> None:
         self._stopped = asyncio.Event()
         for service in self._services.values():
@@ -145,14 +152,14 @@ class Server:
             service.open(loop)
         lobby = self._lobby = Lobby(loop, self._options, self._services)
         self._inbox.open(loop)
-        listeners = open_listeners(self._options.address)
-        self._address = bound_address(self._options.address, listeners)
-        inode = 0
-        if isinstance(self._address, str):
-            inode = os.stat(self._address).st_ino
+        if endpoint is None:
+            endpoint = Endpoint.bind(self._options.address)
+        listeners = list(endpoint.sockets)
+        self._address = endpoint.address
         servers: list[asyncio.Server] = []
         monitor = Monitor(lobby)
         try:
+            endpoint.listen()
             for listener in listeners:
                 servers.append(await self._listen(loop, listener, lobby))
             lobby.address = self._address
@@ -175,10 +182,7 @@ class Server:
             monitor.close()
             for server in servers:
                 server.close()
-            for listener in listeners:
-                listener.close()
-            if isinstance(self._address, str):
-                remove_socket(self._address, inode)
+            endpoint.close()
             await self._end(loop, lobby)
 
     async def _listen(
