@@ -16,6 +16,9 @@ from .. import __version__
 COMMANDS: Final = {
     "serve": "Serve storages in the foreground.",
     "shrink-blob-cache": "Bring a client's blob cache down to a size.",
+    "status": "Show how a server is.",
+    "kick": "End the connections of a client.",
+    "nagios": "Check a server for Nagios.",
     "version": "Print the versions of Zeolith and of what it runs on.",
 }
 """Name of each command → what ``zeolith --help`` says of it.  The command ``some-name`` is the

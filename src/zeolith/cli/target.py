@@ -10,7 +10,7 @@ import click
 from ..config.address import local_address, parse_address
 
 if TYPE_CHECKING:
-    from ..admin.probe import Target
+    from ..admin.asking import Target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -68,7 +68,7 @@ def make_target(
     :raises click.UsageError: options exclude each other, or would have no effect.
     :raises ConfigurationError: a value cannot be used.
     """
-    from ..admin.probe import Target
+    from ..admin.asking import Target
     from ..config.tls import client_context
 
     wants_tls = certificate is not None or authenticate is not None

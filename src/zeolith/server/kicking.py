@@ -83,7 +83,8 @@ def _end(connection: Connection, reason: str) -> None:
     elif not connection.is_closing:
         # Closed first: a lost connection can be retried, an aborted vote would be an error.
         session.close(reason)
-        session.give_up("kicked")
+        if session.transaction is not None:
+            session.give_up("kicked")
 
 
 def _describe(asker: Connection) -> str:

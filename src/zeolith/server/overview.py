@@ -41,7 +41,8 @@ def describe_server(lobby: Lobby) -> dict[str, Any]:
         "tls": options.ssl is not None,
         "read_only": options.read_only,
         "is_closing": lobby.is_closing,
-        "connections": len(lobby.connections),
+        # Without the one over which this is asked.
+        "connections": len(lobby.connections) - 1,
         "accepted": lobby.peers,
     }
 

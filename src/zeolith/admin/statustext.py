@@ -1,0 +1,171 @@
+"""A status as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from ..config.address import format_address
+from .status import Status
+from .tables import align, duration, moment, printable, size
+
+_COUNTERS: Final = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolved")
+
+_HEADINGS: Final = (
+    "number", "label", "address", "TLS user", "storage", "mode", "age", "idle", "transaction",
+    "unsent",
+)  # fmt: skip
+_RIGHT: Final = frozenset({0, 6, 7, 9})
+
+MISSING: Final = (
+    "This is a ZEO server: it tells its counters only, not its version, sizes, packs, connections "
+    "and who holds the commit lock."
+)
+
+
+def render_status(status: Status, *, connections: bool) -> str:
+    """Return the text for *status*.
+
+    :param connections: whether to list them.
+    """
+    lines = _render_server(status)
+    for name, storage in sorted(status.storages.items()):
+        lines += ["", *_render_storage(name, storage)]
+    if connections and status.connections is not None:
+        lines += ["", *render_connections(status.connections, status.left_out)]
+    if not status.is_zeolith:
+        lines += ["", MISSING]
+    return "\n".join(lines)
+
+
+def render_connections(connections: list[dict[str, Any]], left_out: int = 0) -> list[str]:
+    """Return a table of connections, as lines.
+
+    :param left_out: how many more there are.
+    """
+    if not connections:
+        return ["no connections"]
+    lines = align([_HEADINGS, *map(_row, connections)], _RIGHT)
+    if left_out:
+        lines.append(f"and {left_out} more")
+    return lines
+
+
+def _row(connection: dict[str, Any]) -> tuple[str, ...]:
+    transaction = connection["transaction"]
+    storage = connection["storage"]
+    if storage is None:
+        mode = "connecting"
+    else:
+        mode = "read-only" if connection["read_only"] else "writable"
+    return (
+        str(connection["number"]),
+        printable(connection["label"]) or "-",
+        printable(connection["address"]),
+        printable(connection["user"]) or "-",
+        "-" if storage is None else printable(storage),
+        mode,
+        duration(connection["age"]),
+        duration(connection["idle"]),
+        "-"
+        if transaction is None
+        else f"{printable(transaction['stage'])} for {duration(transaction['age'])}",
+        size(connection["unsent"]),
+    )
+
+
+def _render_server(status: Status) -> list[str]:
+    server = status.server
+    if server is None:
+        return ["server    ZEO"]
+    traits = [server["loop"]]
+    traits += [name for key, name in (("tls", "TLS"), ("read_only", "read-only")) if server[key]]
+    if server["is_closing"]:
+        traits.append("stopping")
+    rows = [
+        ("server", f"Zeolith {printable(server['version'])}, {', '.join(map(printable, traits))}"),
+        ("process", str(server["pid"])),
+        ("address", _address(server["address"])),
+    ]
+    if server["monitor_address"] is not None:
+        rows.append(("monitor", _address(server["monitor_address"])))
+    up = duration(server["now"] - server["started"])
+    rows += [
+        ("started", f"{moment(server['started'])}, {up} ago"),
+        ("connections", f"{server['connections']} now, {server['accepted']} since the start"),
+    ]
+    return align(rows)
+
+
+def _address(address: Any) -> str:
+    return printable(format_address(address if isinstance(address, str) else tuple(address)))
+
+
+def _render_storage(name: str, storage: dict[str, Any]) -> list[str]:
+    counters = storage["counters"]
+    rows = [("storage", printable(name))]
+    if storage.get("outage"):
+        rows.append(("OUTAGE", printable(storage["outage"])))
+    if storage.get("read_only"):
+        rows.append(("mode", "read-only"))
+    if storage.get("objects") is not None:
+        rows.append(("objects", str(storage["objects"])))
+        rows.append(("size", size(storage["size"])))
+    rows.append(("last transaction", _last_transaction(storage)))
+    rows.append(("counting since", printable(str(counters["start"]))))
+    rows.append(("clients", _clients(storage)))
+    rows.append(("counted", _counted((key, counters[key]) for key in _COUNTERS)))
+    if storage.get("extras"):
+        rows.append(("also", _counted(storage["extras"].items())))
+    rows += _packing(storage)
+    rows += _commits(storage)
+    return align(rows)
+
+
+def _counted(items: Iterable[tuple[str, Any]]) -> str:
+    return ", ".join(f"{value} {printable(key).replace('_', ' ')}" for key, value in items)
+
+
+def _last_transaction(storage: dict[str, Any]) -> str:
+    found = storage.get("last_transaction")
+    if found is None:
+        return printable(str(storage["counters"]["last-transaction"]))
+    when = "none" if found["time"] is None else moment(found["time"])
+    return f"{printable(found['tid'])} ({when})"
+
+
+def _clients(storage: dict[str, Any]) -> str:
+    counters = storage["counters"]
+    text = f"{counters['connections']}, {counters['active_txns']} in a transaction"
+    verifying = storage.get("verifying")
+    return f"{text}, {verifying} verifying their caches" if verifying else text
+
+
+def _packing(storage: dict[str, Any]) -> list[tuple[str, str]]:
+    state = storage.get("packing")
+    if not state:
+        return []
+    return [("packing", "now" if state.get("is_running") else "no")]
+
+
+def _commits(storage: dict[str, Any]) -> list[tuple[str, str]]:
+    waiting = storage["counters"]["waiting"]
+    commits = storage.get("commits")
+    if commits is None:
+        since = storage["counters"].get("lock_time")
+        held = "free" if since is None else f"held since {moment(since)}"
+        return [("commit lock", f"{held}, {waiting} waiting")]
+    rows = []
+    for turn in commits["holders"]:
+        rows.append(("commit lock", f"{_turn(turn)}, {waiting} waiting"))
+    if not rows:
+        rows.append(("commit lock", "free"))
+    rows += [("  waits for it", _turn(turn)) for turn in commits["waiting"]]
+    return rows
+
+
+def _turn(turn: dict[str, Any]) -> str:
+    who = printable(f"{turn['label']} {turn['address']}".strip())
+    return f"{who} (number {turn['number']}), {printable(turn['phase'])} for " + duration(
+        turn["seconds"]
+    )
