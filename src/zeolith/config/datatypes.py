@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from .accounts import Owner, parse_mode, parse_owner
 from .address import Address, parse_address
 
 if TYPE_CHECKING:
@@ -36,6 +37,22 @@ def address(text: str) -> Address:
     """See :func:`.address.parse_address`."""
     try:
         return parse_address(text)
+    except ConfigurationError as error:
+        raise Refused(error.problem, error.remedy) from error
+
+
+def socket_mode(text: str) -> int:
+    """See :func:`.accounts.parse_mode`."""
+    try:
+        return parse_mode(text, "socket-mode")
+    except ConfigurationError as error:
+        raise Refused(error.problem, error.remedy) from error
+
+
+def socket_owner(text: str) -> Owner:
+    """See :func:`.accounts.parse_owner`."""
+    try:
+        return parse_owner(text, "socket-owner")
     except ConfigurationError as error:
         raise Refused(error.problem, error.remedy) from error
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..errors import ConfigurationError
+from .accounts import Owner
 from .address import Address
+from .indexing import Report
 from .runner import Runner
 from .storages import (
     DEFAULT_NAME,
@@ -34,6 +36,8 @@ class ServerConfig:
     """What a server is to do.
 
     :ivar address: where to listen.
+    :ivar socket_mode: permission bits of a Unix socket, or None for what the umask leaves.
+    :ivar socket_owner: whom a Unix socket belongs to, or None for who starts the server.
     :ivar storages: what opens the storages; each has a name.
     :ivar read_only: whether clients may not commit.
     :ivar invalidation_queue_size: number of transactions remembered for returning clients.
@@ -54,6 +58,8 @@ class ServerConfig:
 
     address: Address
     storages: tuple[StorageOpener, ...]
+    socket_mode: int | None = None
+    socket_owner: Owner | None = None
     read_only: bool = False
     invalidation_queue_size: int = 100
     invalidation_age: float | None = None
@@ -68,13 +74,14 @@ class ServerConfig:
     tls: ServerTls | None = None
     source: str = "the command line"
 
-    def open_storages(self) -> dict[str, Any]:
+    def open_storages(self, report: Report | None = None) -> dict[str, Any]:
         """Open the storages; see :func:`.storages.open_storages`."""
-        return open_storages(self.storages)
+        return open_storages(self.storages, report)
 
-    def make_server(self) -> Server:
+    def make_server(self, report: Report | None = None) -> Server:
         """Open the storages; return a server for them that does not listen yet.
 
+        :param report: told of what takes long.
         :raises ConfigurationError: a setting makes no sense, or a storage cannot be opened.
         """
         from ..server import Server, ServerOptions
@@ -91,9 +98,11 @@ class ServerConfig:
             loop=self.loop,
         )
         reopen = {
-            opener.name or DEFAULT_NAME: partial(reopen_storage, opener) for opener in self.storages
+            opener.name or DEFAULT_NAME: partial(reopen_storage, opener)
+            for opener in self.storages
+            if getattr(opener, "can_reopen", True)
         }
-        return Server(self.open_storages(), options, reopen)
+        return Server(self.open_storages(report), options, reopen)
 
 
 def msgpack_by_environment(environ: Mapping[str, str] = os.environ) -> bool:
@@ -147,6 +156,8 @@ def _load(source: str, text: str | None, read: Callable[[], Any]) -> ServerConfi
     return ServerConfig(
         address=zeo.address,
         storages=name_storages(values.storages, source),
+        socket_mode=zeo.socket_mode,
+        socket_owner=zeo.socket_owner,
         read_only=zeo.read_only,
         invalidation_queue_size=zeo.invalidation_queue_size,
         invalidation_age=zeo.invalidation_age,

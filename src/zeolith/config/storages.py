@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ConfigurationError
+from .indexing import Report, told_of_indexing
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +96,12 @@ def name_storages(openers: Sequence[StorageOpener], option: str) -> tuple[Storag
     return tuple(openers)
 
 
-def open_storages(openers: Sequence[StorageOpener]) -> dict[str, Any]:
+def open_storages(openers: Sequence[StorageOpener], report: Report | None = None) -> dict[str, Any]:
     """Open every storage; return them by name.
 
     If one cannot be opened, those already open are closed again.
 
+    :param report: told of what takes long.
     :raises ConfigurationError: a file is missing, unreadable, locked or no database; the text
         names it and the way out.
     :raises Exception: whatever else a storage raises, with a note that names the storage.
@@ -109,7 +111,7 @@ def open_storages(openers: Sequence[StorageOpener]) -> dict[str, Any]:
         for opener in openers:
             name = opener.name or DEFAULT_NAME
             logger.info("opening storage %r", name)
-            storage = _open(name, opener)
+            storage = _open(name, opener, report)
             opened.callback(storage.close)
             storages[name] = storage
         opened.pop_all()
@@ -160,7 +162,7 @@ def _path_of(opener: StorageOpener) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def _open(name: str, opener: StorageOpener) -> Any:
+def _open(name: str, opener: StorageOpener, report: Report | None = None) -> Any:
     from zc.lockfile import LockError
     from ZODB.FileStorage.FileStorage import FileStorageError
     from ZODB.POSException import StorageSystemError
@@ -168,7 +170,10 @@ def _open(name: str, opener: StorageOpener) -> Any:
     path = _path_of(opener)
     option = f"storage {name!r}" + (f" ({path})" if path else "")
     try:
-        return opener.open()
+        with told_of_indexing(name, path, report):
+            return opener.open()
+    except ConfigurationError:
+        raise
     except LockError as error:
         raise ConfigurationError(
             option,
