@@ -1,0 +1,104 @@
+"""Whether a backup is all there, shown by restoring it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from .choosing import Choice
+from .failures import BackupError, Damage, translated
+from .files import check_room, remove_tree
+from .recovery import check_parts, recover_file
+from .report import Report
+from .repository import Repository
+
+_SCRATCH = ".verify-"
+_LOCK = "lock"
+
+
+def verify(
+    repository: Repository,
+    choices: Sequence[Choice],
+    report: Report,
+    *,
+    quick: bool = False,
+    scratch: Path | None = None,
+    verbose: bool = False,
+) -> list[Damage]:
+    """Return what is wrong with some backups.
+
+    The file of each is put together in a temporary place, read from end to end and opened; each
+    blob that it refers to is looked for and read.
+
+    :param quick: look at the sizes of files only.
+    :param scratch: directory for the temporary place; None: the repository.
+    :raises BackupError: it could not be found out.
+    """
+    found: list[Damage] = []
+    with translated("verifying", "the backups are as they were"):
+        for choice in choices:
+            report.detail(f"verifying the backup {choice.last.name}")
+            try:
+                if quick:
+                    check_parts(repository, choice, found.append)
+                else:
+                    found += _check_file(repository, choice, scratch, report, verbose)
+                known = repository.blobs_of(choice.chain)
+            except Damage as damage:
+                found.append(damage)
+                continue
+            total = sum(entry.size for entry in known.values())
+            with report.progress(f"checking {len(known)} blobs", total) as advance:
+                for blob, entry in known.items():
+                    try:
+                        repository.blobs.check(blob, entry, quick=quick, advance=advance)
+                    except Damage as damage:
+                        found.append(damage)
+    return found
+
+
+def _check_file(
+    repository: Repository, choice: Choice, scratch: Path | None, report: Report, verbose: bool
+) -> list[Damage]:
+    with _scratch_directory(scratch or repository.path) as directory:
+        check_room(directory, choice.last.end)
+        recovered = recover_file(repository, choice, directory / "Data.fs", report, verbose=verbose)
+    name = str(repository.path / choice.last.part)
+    return [
+        *(Damage(name, f"refers to {blob}, which is not backed up") for blob in recovered.unlisted),
+        *(
+            Damage(name, f"refers to {blob}, which the database itself had lost")
+            for blob in recovered.lost
+        ),
+    ]
+
+
+@contextmanager
+def _scratch_directory(parent: Path) -> Iterator[Path]:
+    """Yield a directory that is removed at the end, and by the next one after a crash."""
+    from zc.lockfile import LockError, LockFile
+
+    for old in parent.glob(_SCRATCH + "*"):
+        try:
+            lock = LockFile(str(old / _LOCK))
+        except (LockError, OSError):
+            continue  # Somebody works there, or somebody else removes it.
+        lock.close()
+        remove_tree(old)
+    try:
+        directory = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+    except OSError as error:
+        raise BackupError(
+            f"{parent}: a temporary directory is needed here: {error.strerror}; name another "
+            "place with --scratch"
+        ) from error
+    try:
+        lock = LockFile(str(directory / _LOCK))
+        try:
+            yield directory
+        finally:
+            lock.close()
+    finally:
+        remove_tree(directory)
