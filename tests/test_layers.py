@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "cache": _BASE | {"protocol"},
     "client": _BASE | {"protocol", "cache", "_callable"},
     "server": _BASE | {"protocol", "_callable", "__init__"},
-    "config": _BASE | {"client", "server"},
+    "config": _BASE | {"protocol", "client", "server"},
     "admin": _BASE | {"protocol", "client", "config", "__init__"},
     "cli": _BASE | {"admin", "client", "server", "config", "__init__", "shortcuts", "standalone"},
 }

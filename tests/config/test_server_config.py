@@ -10,12 +10,15 @@ import pytest
 import ZODB.MappingStorage
 
 from zeolith.config.server import (
+    TUNING,
     ServerConfig,
     load_server_config,
     msgpack_by_environment,
     parse_server_config,
 )
 from zeolith.errors import ConfigurationError
+from zeolith.protocol.limits import DEFAULT_LIMITS
+from zeolith.server import ServerOptions
 
 STORAGE = "<mappingstorage>\n</mappingstorage>\n"
 
@@ -64,10 +67,56 @@ def test_defaults() -> None:
         ssl=None,
         pid_file=None,
         loop="auto",
+        tuning=config.tuning,
         eventlog=None,
         source="<text>",
     )
     assert [opener.name for opener in config.storages] == ["1"]
+
+
+def test_the_defaults_of_the_file_are_those_of_the_server() -> None:
+    config = parse_server_config(conf())
+    options = ServerOptions(address=config.address)
+    assert set(config.tuning) == set(TUNING)
+    for name, value in config.tuning.items():
+        assert getattr(options, name) == value, name
+    assert config.max_message_size == DEFAULT_LIMITS.max_message_size
+    assert config.transaction_timeout == options.transaction_timeout
+    assert config.invalidation_queue_size == options.invalidation_queue_size
+
+
+def test_limits_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[ServerOptions] = []
+    monkeypatch.setattr("zeolith.server.Server", lambda storages, options, _: given.append(options))
+    parse_server_config(
+        conf(
+            "event-loop asyncio",
+            "loads workers",
+            "load-workers 3",
+            "monitor-address 8099",
+            "max-message-size 300MB",
+            "max-transaction-size 1GB",
+            "commit-memory 64kb",
+            "incoming-limit 2 GB",
+            "output-limit 5000000",
+            "register-timeout 5s",
+            "dead-peer-timeout 1.5m",
+            "shutdown-grace 0",
+        )
+    ).make_server()
+    (options,) = given
+    assert options.loop == "asyncio"
+    assert options.loads == "workers"
+    assert options.load_workers == 3
+    assert options.monitor_address == ("127.0.0.1", 8099)
+    assert options.limits.max_message_size == 300 * 1024**2
+    assert options.max_transaction_size == 1024**3
+    assert options.commit_memory == 65536
+    assert options.incoming_limit == 2 * 1024**3
+    assert options.output_limit == 5_000_000
+    assert options.register_timeout == 5
+    assert options.dead_peer_timeout == 90
+    assert options.shutdown_grace == 0
 
 
 def test_every_key(tmp_path: Path) -> None:
@@ -195,8 +244,23 @@ def test_a_file_with_definitions_and_an_include(tmp_path: Path) -> None:
     ("keys", "option", "problem", "remedy"),
     [
         (["nonsense 1"], "line 3, nonsense", "not a known key", "correct its name"),
-        (["monitor-address 9"], "line 3, monitor-address", "not a known key", "'ruok'"),
-        (["authentication-realm x"], "line 3, authentication-realm", "not a known key", "<ssl>"),
+        (["monitor-address here"], "line 3, monitor-address", "has no port", "HOST:PORT"),
+        (["authentication-realm x"], "line 3, authentication-realm", "no log-in", "<ssl>"),
+        (["authentication-protocol x"], "line 3, authentication-protocol", "no log-in", "<ssl>"),
+        (["authentication-database x"], "line 3, authentication-database", "no log-in", "<ssl>"),
+        (["event-loop twisted"], "line 3, event-loop", "'twisted' is unknown", "auto, uvloop"),
+        (["loads disk"], "line 3, loads", "'disk' is unknown", "auto, loop, workers"),
+        (["load-workers 0"], "line 3, load-workers", "at least 1", "1 or greater"),
+        (["output-limit 1"], "line 3, output-limit", "too small", "at least 1MB"),
+        (["commit-memory -4MB"], "line 3, commit-memory", "not a size", "64KB"),
+        (["commit-memory 0"], "line 3, commit-memory", "not a size", "64KB"),
+        (["register-timeout 0"], "line 3, register-timeout", "greater than 0", "5m"),
+        (
+            ["incoming-limit 2MB", "read-only true"],
+            "line 3, incoming-limit",
+            "less than max-message-size",
+            "as much",
+        ),
         (["", "read-only perhaps"], "line 4, read-only", "not a valid boolean", "true or false"),
         (["read-only"], "line 3, read-only", "not a valid boolean", "true or false"),
         (["address 9"], "line 3, address", "does not support multiple values", "keep one"),

@@ -135,10 +135,10 @@ def make_link_options(
     )
 
 
-def make_cache(cache: Any, cache_size: int, client: str | None, var: str | None) -> ClientCache:
-    """Return the cache that the keywords describe.
+def refuse_cache(cache: Any, cache_size: int, client: str | None, var: str | None) -> None:
+    """Refuse keywords of the cache that cannot be used; nothing is made.
 
-    :raises ConfigurationError: a keyword cannot be used.
+    :raises ConfigurationError: it names the keyword.
     """
     if isinstance(cache, str):
         raise ConfigurationError(
@@ -155,10 +155,37 @@ def make_cache(cache: Any, cache_size: int, client: str | None, var: str | None)
     if cache is not None:
         if var is not None:
             raise ConfigurationError("var", "has no effect with a cache of your own")
-        return ForeignCache(cache)
-    if not isinstance(cache_size, int) or cache_size < 0:
+    elif not isinstance(cache_size, int) or cache_size < 0:
         raise ConfigurationError("cache_size", f"{cache_size!r} is not a number of bytes")
-    return RingCache(cache_size, directory=var)
+
+
+def make_cache(cache: Any, cache_size: int, client: str | None, var: str | None) -> ClientCache:
+    """Return the cache that the keywords describe.
+
+    :raises ConfigurationError: a keyword cannot be used.
+    """
+    refuse_cache(cache, cache_size, client, var)
+    return RingCache(cache_size, directory=var) if cache is None else ForeignCache(cache)
+
+
+def refuse_blobs(blob_dir: str | None, shared_blob_dir: bool, blob_cache_size: int | None) -> None:
+    """Refuse keywords of the blob directory that cannot be used together; nothing is made.
+
+    :raises ConfigurationError: it names the keyword.
+    """
+    if blob_dir is None:
+        for option, value in (
+            ("shared_blob_dir", shared_blob_dir),
+            ("blob_cache_size", blob_cache_size is not None),
+        ):
+            if value:
+                raise ConfigurationError(option, "has no effect without blob_dir")
+    elif shared_blob_dir and blob_cache_size is not None:
+        raise ConfigurationError(
+            "blob_cache_size",
+            "has no effect on a shared blob directory, which is the server's",
+            "leave one of the two out",
+        )
 
 
 def make_blobs(
@@ -171,20 +198,9 @@ def make_blobs(
 
     :raises ConfigurationError: a keyword cannot be used.
     """
+    refuse_blobs(blob_dir, shared_blob_dir, blob_cache_size)
     if blob_dir is None:
-        for option, value in (
-            ("shared_blob_dir", shared_blob_dir),
-            ("blob_cache_size", blob_cache_size is not None),
-        ):
-            if value:
-                raise ConfigurationError(option, "has no effect without blob_dir")
         return None
-    if shared_blob_dir and blob_cache_size is not None:
-        raise ConfigurationError(
-            "blob_cache_size",
-            "has no effect on a shared blob directory, which is the server's",
-            "leave one of the two out",
-        )
     return BlobDirectory(
         blob_dir,
         shared=bool(shared_blob_dir),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigurationError
 from .accounts import Owner, parse_mode, parse_owner
@@ -57,14 +57,32 @@ def socket_owner(text: str) -> Owner:
         raise Refused(error.problem, error.remedy) from error
 
 
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES: Final = {"kb": 1024, "mb": 1024**2, "gb": 1024**3}
+_LARGE: Final = 1024**2
+
+
 def seconds(text: str) -> float:
-    """A duration, at least 0."""
+    """A duration in seconds, at least 0; ``s``, ``m``, ``h`` or ``d`` may stand behind it."""
+    number, unit = text, 1
+    if text[-1:].lower() in _UNITS:
+        number, unit = text[:-1], _UNITS[text[-1].lower()]
     try:
-        value = float(text)
+        value = float(number) * unit
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise Refused(f"{text!r} is not a number of seconds", "give a number, 0 or greater")
+        raise Refused(
+            f"{text!r} is not a number of seconds", "give a number, 0 or greater: 30, 1.5 or 5m"
+        )
+    return value
+
+
+def positive_seconds(text: str) -> float:
+    """A duration as in :func:`seconds`, but not 0."""
+    value = seconds(text)
+    if not value:
+        raise Refused("must be greater than 0", "give a number of seconds: 30, 1.5 or 5m")
     return value
 
 
@@ -75,15 +93,100 @@ def count(text: str) -> int:
     return int(text)
 
 
+def positive_count(text: str) -> int:
+    """A whole number, at least 1."""
+    value = count(text)
+    if not value:
+        raise Refused("must be at least 1", "give a number, 1 or greater")
+    return value
+
+
+def size(text: str) -> int:
+    """A number of bytes, at least 1; ``KB``, ``MB`` or ``GB`` may stand behind it."""
+    number, unit = text.strip(), 1
+    suffix = number[-2:].lower()
+    if suffix in _SIZES:
+        number, unit = number[:-2].strip(), _SIZES[suffix]
+    if not (number.isascii() and number.isdecimal() and int(number)):
+        raise Refused(f"{text!r} is not a size", "give a number of bytes: 1000000, 64KB, 4MB, 1GB")
+    return int(number) * unit
+
+
+def large_size(text: str) -> int:
+    """A size as in :func:`size`, at least one megabyte: with less nothing would work."""
+    value = size(text)
+    if value < _LARGE:
+        raise Refused(f"{text} is too small for anything to work", "give at least 1MB")
+    return value
+
+
+def may_be(text: str) -> bool:
+    """True or false, where leaving the key out is a third answer."""
+    from ZConfig.datatypes import asBoolean
+
+    value: bool = asBoolean(text)
+    return value
+
+
+def event_loop(text: str) -> str:
+    """``auto``, ``uvloop`` or ``asyncio``."""
+    return _one_of(text, ("auto", "uvloop", "asyncio"))
+
+
+def loads(text: str) -> str:
+    """``auto``, ``loop`` or ``workers``."""
+    return _one_of(text, ("auto", "loop", "workers"))
+
+
+def _one_of(text: str, choices: tuple[str, ...]) -> str:
+    value = text.lower()
+    if value not in choices:
+        raise Refused(f"{text!r} is unknown", f"it is one of {', '.join(choices)}")
+    return value
+
+
+def no_login(text: str) -> str:
+    """A key about the log-in that old versions of ZEO had.
+
+    Ignoring it would open the database to everybody: it is refused, whatever its value.
+    """
+    raise Refused(
+        "there is no log-in by password yet",
+        "remove the line, and admit clients by their TLS certificates: an <ssl> section",
+    )
+
+
 def file_path(text: str) -> str:
     """A path, in which ``~`` means a home directory."""
     return str(Path(text).expanduser())
+
+
+def zeo_section(section: Any) -> Any:
+    """Check what the keys of ``<zeo>`` mean together; make its TLS context."""
+    if section.ssl is not None:
+        section.ssl = server_tls(section.ssl)
+    if section.incoming_limit < section.max_message_size:
+        raise Refused(
+            "is less than max-message-size, so that the largest messages would never get through",
+            "give at least as much",
+            "incoming-limit",
+        )
+    return section
 
 
 def server_tls(section: Any) -> ServerTls:
     """See :func:`.tls.server_context`."""
     from .tls import ServerTls, server_context
 
+    for key, value in (
+        ("check-hostname", section.check_hostname),
+        ("server-hostname", section.server_hostname),
+    ):
+        if value is not None:
+            raise Refused("is for clients, and has no effect in a server", "remove the line", key)
+    for key in ("certificate", "authenticate"):
+        if getattr(section, key) is None:
+            raise Refused(f"{key} is missing", f"add the key {key} to it", "<ssl>")
     try:
         context = server_context(
             section.certificate,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..errors import ConfigurationError
+from ..protocol.limits import DEFAULT_LIMITS
 from .accounts import Owner
 from .address import Address
 from .indexing import Report
@@ -30,12 +31,26 @@ if TYPE_CHECKING:
 
 DEFAULT_TRANSACTION_TIMEOUT: Final = 30.0
 
+TUNING: Final = (
+    "loads",
+    "load_workers",
+    "max_transaction_size",
+    "commit_memory",
+    "incoming_limit",
+    "output_limit",
+    "register_timeout",
+    "dead_peer_timeout",
+    "shutdown_grace",
+)
+"""Options of the server that are keys of ``<zeo>`` under the same name, and nothing else."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """What a server is to do.
 
     :ivar address: where to listen.
+    :ivar monitor_address: where to report to those who connect, or None.
     :ivar socket_mode: permission bits of a Unix socket, or None for what the umask leaves.
     :ivar socket_owner: whom a Unix socket belongs to, or None for who starts the server.
     :ivar storages: what opens the storages; each has a name.
@@ -49,6 +64,8 @@ class ServerConfig:
     :ivar ssl: TLS context, or None.
     :ivar pid_file: path, or None.
     :ivar loop: ``"auto"``, ``"uvloop"`` or ``"asyncio"``.
+    :ivar tuning: further :class:`~zeolith.server.ServerOptions` by name.
+    :ivar max_message_size: bytes of the largest message accepted.
     :ivar eventlog: ZConfig's factory of the logging described in the file: calling it sets the
         logging up, its ``reopen()`` reopens the files; None to leave logging alone.
     :ivar runner: how ``zeolith ctl`` runs the server in the background.
@@ -58,6 +75,7 @@ class ServerConfig:
 
     address: Address
     storages: tuple[StorageOpener, ...]
+    monitor_address: Address | None = None
     socket_mode: int | None = None
     socket_owner: Owner | None = None
     read_only: bool = False
@@ -69,6 +87,8 @@ class ServerConfig:
     ssl: ssl.SSLContext | None = None
     pid_file: str | None = None
     loop: Literal["auto", "uvloop", "asyncio"] = "auto"
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    max_message_size: int = DEFAULT_LIMITS.max_message_size
     eventlog: Any = None
     runner: Runner = field(default_factory=Runner)
     tls: ServerTls | None = None
@@ -88,6 +108,7 @@ class ServerConfig:
 
         options = ServerOptions(
             address=self.address,
+            monitor_address=self.monitor_address,
             read_only=self.read_only,
             invalidation_queue_size=self.invalidation_queue_size,
             invalidation_age=self.invalidation_age,
@@ -96,6 +117,8 @@ class ServerConfig:
             msgpack=self.msgpack,
             ssl=self.ssl,
             loop=self.loop,
+            limits=replace(DEFAULT_LIMITS, max_message_size=self.max_message_size),
+            **self.tuning,
         )
         reopen = {
             opener.name or DEFAULT_NAME: partial(reopen_storage, opener)
@@ -138,7 +161,11 @@ def parse_server_config(text: str, source: str = "<text>") -> ServerConfig:
 def _schema() -> Any:
     import ZConfig
 
-    return ZConfig.loadSchema(str(Path(__file__).with_name("schema.xml")))
+    from .client import adopt
+
+    schema = ZConfig.loadSchema(str(Path(__file__).with_name("schema.xml")))
+    adopt(schema)
+    return schema
 
 
 def _load(source: str, text: str | None, read: Callable[[], Any]) -> ServerConfig:
@@ -156,6 +183,7 @@ def _load(source: str, text: str | None, read: Callable[[], Any]) -> ServerConfi
     return ServerConfig(
         address=zeo.address,
         storages=name_storages(values.storages, source),
+        monitor_address=zeo.monitor_address,
         socket_mode=zeo.socket_mode,
         socket_owner=zeo.socket_owner,
         read_only=zeo.read_only,
@@ -166,6 +194,9 @@ def _load(source: str, text: str | None, read: Callable[[], Any]) -> ServerConfi
         msgpack=msgpack_by_environment() if zeo.msgpack is None else zeo.msgpack,
         ssl=None if zeo.ssl is None else zeo.ssl.context,
         pid_file=zeo.pid_filename,
+        loop=zeo.event_loop,
+        tuning={name: getattr(zeo, name) for name in TUNING},
+        max_message_size=zeo.max_message_size,
         eventlog=values.eventlog,
         runner=Runner.from_section(values.runner),
         tls=zeo.ssl,

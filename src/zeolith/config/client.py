@@ -1,0 +1,137 @@
+"""Client storages in a configuration: ``<zeolith>``, ``<clientstorage>``, ``<zeoclient>``.
+
+A server may serve what it opens at another server.  ZODB's own ``<zeoclient>`` would open ZEO's
+client for that; :func:`adopt` has a schema open ours, without PyPI's ZEO.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..errors import ConfigurationError
+from .address import Address, format_address
+from .datatypes import Refused, address
+
+_REFUSED: Final = ("username", "password", "realm")
+
+_KEYS: Final = {"addr": "server", "cache": "cache-path"}
+"""Keywords of the client storage whose keys have other names."""
+
+
+def server_address(text: str) -> Address:
+    """The address of a server to connect to."""
+    value = address(text)
+    if not isinstance(value, str) and not value[1]:
+        raise Refused("port 0 cannot be connected to", "name the port at which the server listens")
+    return value
+
+
+class Client:
+    """Opens a client storage.
+
+    :param section: what ZConfig has read.
+    :ivar name: name of the section, under which a server serves the storage.
+    :ivar config: the section.
+    :raises Refused: a key cannot be used, or not together with another one.
+    """
+
+    def __init__(self, section: Any) -> None:
+        self.name: str | None = section.getSectionName()
+        self.config = section
+        try:
+            self._keywords = _keywords(section)
+            _check(self._keywords)
+        except ConfigurationError as error:
+            key = _KEYS.get(error.option, error.option.replace("_", "-"))
+            raise Refused(error.problem, error.remedy, key) from error
+
+    @property
+    def description(self) -> str:
+        """What is opened, in a few words."""
+        addresses = ", ".join(format_address(address) for address in self._keywords["addr"])
+        return f"storage {self.config.storage!r} of {addresses}"
+
+    def open(self) -> Any:
+        """Open and return the storage.
+
+        :raises ClientDisconnected: no server answered in time.
+        """
+        from ..client.storage import ClientStorage
+
+        return ClientStorage(**self._keywords)
+
+
+def _keywords(section: Any) -> dict[str, Any]:
+    """Return the keywords of the client storage that *section* describes."""
+    # An address of <zeoclient> is an object of ZConfig's.
+    keywords: dict[str, Any] = {
+        "addr": [getattr(server, "address", server) for server in section.server],
+        "cache": getattr(section, "cache_path", None),
+    }
+    for keyword in (
+        "storage", "cache_size", "name", "wait_timeout", "read_only", "read_only_fallback",
+        "blob_dir", "shared_blob_dir", "blob_cache_size", "blob_cache_size_check", "client_label",
+        "client", "var", "min_disconnect_poll", "max_disconnect_poll", "wait",
+        "drop_cache_rather_verify", "server_sync", "database_behind",
+    ):  # fmt: skip
+        if hasattr(section, keyword):
+            keywords[keyword] = getattr(section, keyword)
+    for keyword in _REFUSED:
+        if getattr(section, keyword, None) is not None:
+            raise ConfigurationError(
+                keyword,
+                "there is no log-in by password yet",
+                "remove the line; authenticate with a client certificate: an <ssl> section in a "
+                "<zeolith> section",
+            )
+    tls = getattr(section, "ssl", None)
+    if tls is not None:
+        from .tls import client_context
+
+        keywords["ssl"] = client_context(
+            tls.certificate,
+            tls.authenticate,
+            key=tls.key,
+            password_function=tls.password_function,
+            check_hostname=tls.check_hostname is not False,
+        )
+        keywords["ssl_server_hostname"] = tls.server_hostname
+    return keywords
+
+
+def _check(keywords: dict[str, Any]) -> None:
+    """Refuse what the client storage would refuse; nothing is opened or made.
+
+    :raises ConfigurationError: it names the keyword.
+    """
+    from ..client.options import make_link_options, refuse_blobs, refuse_cache
+
+    given = keywords.get
+    refuse_blobs(given("blob_dir"), given("shared_blob_dir", False), given("blob_cache_size"))
+    refuse_cache(given("cache"), keywords["cache_size"], given("client"), given("var"))
+    make_link_options(
+        addr=keywords["addr"],
+        storage=keywords["storage"],
+        wait_timeout=given("wait_timeout"),
+        read_only=keywords["read_only"],
+        read_only_fallback=keywords["read_only_fallback"],
+        min_disconnect_poll=given("min_disconnect_poll"),
+        max_disconnect_poll=given("max_disconnect_poll"),
+        ssl=given("ssl"),
+        ssl_server_hostname=given("ssl_server_hostname"),
+        drop_cache_rather_verify=given("drop_cache_rather_verify", False),
+        database_behind=given("database_behind", "drop-cache"),
+    )
+
+
+def adopt(schema: Any) -> None:
+    """Have *schema* open Zeolith's client for ``<zeoclient>``.
+
+    The pauses between attempts to connect get no default there, so that ours holds: ZODB's are
+    those of a client that is long gone.
+    """
+    section_type = schema.gettype("zeoclient")
+    section_type.datatype = Client
+    for _, info in section_type:
+        if info.attribute in ("min_disconnect_poll", "max_disconnect_poll"):
+            info._default = None
