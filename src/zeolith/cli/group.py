@@ -15,10 +15,14 @@ from .. import __version__
 
 COMMANDS: Final = {
     "serve": "Serve storages in the foreground.",
+    "ctl": "Run a server in the background, kept alive by a daemon manager.",
     "shrink-blob-cache": "Bring a client's blob cache down to a size.",
     "status": "Show how a server is.",
     "kick": "End the connections of a client.",
     "nagios": "Check a server for Nagios.",
+    "backup": "Back up a database with its blobs, also while it is served.",
+    "restore": "Restore a database from a backup.",
+    "verify": "Prove that a backup can be restored.",
     "version": "Print the versions of Zeolith and of what it runs on.",
 }
 """Name of each command → what ``zeolith --help`` says of it.  The command ``some-name`` is the

@@ -338,6 +338,8 @@ class _Attempt:
             missing=[[blob.oid.hex(), blob.tid.hex()] for blob in missing],
         )
         write_durably(directory / (part.name + BLOBS_ENDING), listed)
+        # repozo syncs a compressed part before its last bytes are written, and the index never.
+        sync_file(directory / part.file)
         sync_file(directory / (part.name + INDEX))
         sync_directory(directory)
         write_manifest(directory, manifest)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 from ...types import Oid, Tid
 from .failures import Damage
 
-MAGIC: Final = b"FS21"
+MAGIC: Final = b"FS30"
 START: Final = len(MAGIC)
 """Where the first transaction is."""
 

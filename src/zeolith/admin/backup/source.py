@@ -26,7 +26,7 @@ class BlobDirectory:
     """
 
     def __init__(self, path: Path) -> None:
-        from ZODB.blob import FilesystemHelper
+        from ZODB.blob import LAYOUTS
 
         option = f"blob directory {path}"
         try:
@@ -50,11 +50,11 @@ class BlobDirectory:
             )
         self.path = path
         self.layout = layout
-        self._helper: Any = FilesystemHelper(str(path), layout_name=layout)
+        self._layout: Any = LAYOUTS[layout]
 
     def path_of(self, blob: BlobKey) -> Path:
         """Return where a blob is, or would be."""
-        return Path(self._helper.getBlobFilename(blob.oid, blob.tid))
+        return self.path / self._layout.getBlobFilePath(blob.oid, blob.tid)
 
 
 @dataclass(frozen=True)

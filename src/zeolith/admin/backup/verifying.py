@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,42 +20,43 @@ _LOCK = "lock"
 
 def verify(
     repository: Repository,
-    choices: Sequence[Choice],
+    choice: Choice,
     report: Report,
     *,
     quick: bool = False,
     scratch: Path | None = None,
     verbose: bool = False,
 ) -> list[Damage]:
-    """Return what is wrong with some backups.
+    """Return what is wrong with a backup.
 
-    The file of each is put together in a temporary place, read from end to end and opened; each
-    blob that it refers to is looked for and read.
+    Its file is put together in a temporary place, read from end to end and opened; each blob that
+    it refers to is looked for and read.
 
     :param quick: look at the sizes of files only.
     :param scratch: directory for the temporary place; None: the repository.
     :raises BackupError: it could not be found out.
     """
     found: list[Damage] = []
+    report.detail(f"verifying the backup {choice.last.name}")
     with translated("verifying", "the backups are as they were"):
-        for choice in choices:
-            report.detail(f"verifying the backup {choice.last.name}")
-            try:
-                if quick:
-                    check_parts(repository, choice, found.append)
-                else:
-                    found += _check_file(repository, choice, scratch, report, verbose)
-                known = repository.blobs_of(choice.chain)
-            except Damage as damage:
-                found.append(damage)
-                continue
-            total = sum(entry.size for entry in known.values())
-            with report.progress(f"checking {len(known)} blobs", total) as advance:
-                for blob, entry in known.items():
-                    try:
-                        repository.blobs.check(blob, entry, quick=quick, advance=advance)
-                    except Damage as damage:
-                        found.append(damage)
+        try:
+            if quick:
+                check_parts(repository, choice, found.append)
+            else:
+                found += _check_file(repository, choice, scratch, report, verbose)
+        except Damage as damage:
+            found.append(damage)
+        try:
+            known = repository.blobs_of(choice.chain)
+        except Damage as damage:
+            return [*found, damage]
+        total = sum(entry.size for entry in known.values())
+        with report.progress(f"checking {len(known)} blobs", total) as advance:
+            for blob, entry in known.items():
+                try:
+                    repository.blobs.check(blob, entry, quick=quick, advance=advance)
+                except Damage as damage:
+                    found.append(damage)
     return found
 
 
