@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigurationError
 from .indexing import Report, told_of_indexing
+from .leftovers import repair_before_opening, tidy_up_after_opening
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +171,11 @@ def _open(name: str, opener: StorageOpener, report: Report | None = None) -> Any
     path = _path_of(opener)
     option = f"storage {name!r}" + (f" ({path})" if path else "")
     try:
+        repair_before_opening(opener, option)
         with told_of_indexing(name, path, report):
-            return opener.open()
+            storage = opener.open()
+        tidy_up_after_opening(storage)
+        return storage
     except ConfigurationError:
         raise
     except LockError as error:

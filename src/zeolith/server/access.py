@@ -45,7 +45,7 @@ def _wrapped(storage: Any) -> Any:
     return vars(storage).get("_BlobStorage__storage")
 
 
-def _layers(storage: Any) -> Iterator[Any]:
+def layers_of(storage: Any) -> Iterator[Any]:
     """Yield *storage* and the storages to which it passes on what it is told to write."""
     while storage is not None:
         yield storage
@@ -121,7 +121,7 @@ class StorageAccess:
         self.storage.registerDB(DatabaseFacade(self, publisher))
 
     def _guard_resolving(self) -> None:
-        for layer in _layers(self.storage):
+        for layer in layers_of(self.storage):
             resolve = getattr(layer, "tryToResolveConflict", None)
             if resolve is not None:
                 layer.tryToResolveConflict = partial(self._resolve, resolve)
@@ -133,7 +133,7 @@ class StorageAccess:
 
     def resolve_nothing(self) -> None:
         """Have conflicts raised rather than resolved: the clients will resolve them."""
-        for layer in _layers(self.storage):
+        for layer in layers_of(self.storage):
             if hasattr(layer, "tryToResolveConflict"):
                 layer.tryToResolveConflict = _leave_conflict
 
@@ -220,7 +220,8 @@ class StorageAccess:
         self.check_blobs()
         check_shared_name(filename)
         helper = next(
-            (layer.fshelper for layer in _layers(self.storage) if hasattr(layer, "fshelper")), None
+            (layer.fshelper for layer in layers_of(self.storage) if hasattr(layer, "fshelper")),
+            None,
         )
         if helper is None:
             raise Unsupported(f"storage {self.name!r} has no blob directory")
@@ -240,7 +241,7 @@ class StorageAccess:
         """
         return [
             (str(layer.fshelper.getBlobFilename(oid, serial)), str(layer.fshelper.base_dir))
-            for layer in _layers(self.storage)
+            for layer in layers_of(self.storage)
             if isinstance(layer, ZODB.blob.BlobStorageMixin)
             for oid, serial in list(layer.dirty_oids)
         ]
@@ -251,7 +252,7 @@ class StorageAccess:
         :raises Exception: whatever the storage raises.
         """
         self.storage.tpc_abort(meta)
-        for layer in _layers(self.storage):
+        for layer in layers_of(self.storage):
             # FileStorage leaves the blobs of a transaction that has not voted where they are.
             if isinstance(layer, ZODB.blob.BlobStorageMixin) and layer.dirty_oids:
                 layer._blob_tpc_abort()

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Final
 
 from persistent.TimeStamp import TimeStamp
-from ZODB.POSException import StorageError
 
 from ..protocol.messages import Info
 from ..types import NO_TID
@@ -20,11 +19,15 @@ from .exclusive import ExclusiveCoordinator
 from .inbox import Inbox
 from .invalidations import InvalidationLog
 from .options import ServerOptions
+from .packing import Packing, is_fatal
 from .publisher import Publisher
 from .statistics import Statistics
 from .workers import Done, WorkerPool
 
 logger = logging.getLogger(__name__)
+
+_PACK_GRACE: Final = 2.0
+"""Seconds for a pack to end after it was told to."""
 
 _PACK_PATIENCE: Final = 60.0
 """Seconds to wait for the pack of a storage that failed, before saying so."""
@@ -65,6 +68,7 @@ class StorageService:
     :param inbox: the way back from other threads.
     :param pools: the server's worker threads.
     :param failed: called when the storage has failed; :meth:`withdraw` is to follow.
+    :ivar packing: packs the storage.
     :ivar verifying: clients that wait to be told what they missed.
     :ivar start_tid: the storage's last transaction when it was prepared.
     :ivar outage: why the storage is not served any more; empty while it is.
@@ -94,8 +98,7 @@ class StorageService:
         self._entries: list[tuple[bytes, Iterable[object]]] = []
         self._held: list[Callable[[], None]] = []
         self._commits = WorkerPool(f"zeolith-commit-{name}", 1, inbox)
-        self._packing = WorkerPool(f"zeolith-pack-{name}", 1, inbox)
-        self._is_packing = False
+        self.packing = Packing(self.access, inbox)
         self._is_open = False
         self.coordinator: CommitCoordinator
 
@@ -246,53 +249,41 @@ class StorageService:
     # -- packing ---------------------------------------------------------------------------------
 
     def pack(self, when: float, client: str, done: Done) -> None:
-        """Pack on a thread of its own.
+        """Pack in the background.
 
         :param when: seconds since the epoch.
         :param client: who asks, for the log.
         :raises StorageError: a pack of this storage is running.
         """
-        if self._is_packing:
-            raise StorageError(f"a pack of storage {self.name!r} is already running")
-        self._is_packing = True
-        logger.info("(%s) pack of storage %r to %s started", client, self.name, time.ctime(when))
-        started = time.monotonic()
-        self._packing.submit(
-            partial(self._pack_job, when), partial(self._packed, client, started, done)
-        )
+        self.packing.pack(when, client, partial(self._packed, done))
 
-    def _pack_job(self, when: float) -> dict[str, Any]:
-        self.access.pack(when)
-        return self.access.size_info()
-
-    def _packed(
-        self,
-        client: str,
-        started: float,
-        done: Done,
-        info: dict[str, Any] | None,
-        error: Exception | None,
-    ) -> None:
-        self._is_packing = False
-        seconds = time.monotonic() - started
-        if info is None:
-            logger.error(
-                "(%s) pack of storage %r failed after %.1f s: %s: %s",
-                client, self.name, seconds, type(error).__name__, error, exc_info=error,
-            )  # fmt: skip
-        else:
-            logger.info("(%s) pack of storage %r took %.1f s", client, self.name, seconds)
+    def _packed(self, done: Done, info: dict[str, Any] | None, error: Exception | None) -> None:
+        if info is not None:
             message = Info(info)
             self.when_settled(lambda: self.publisher.send_all(lambda codec: codec.notice(message)))
         done(None, error)
+        if is_fatal(error):
+            self.when_settled(self._leave)
+
+    def _leave(self) -> None:
+        """Have the storage taken out of service: what is committed now could be lost."""
+        logger.critical(
+            "storage %r may be writing to a file that will not be found at the next start; it "
+            "takes no transactions any more.  Check that nobody moves or replaces its files",
+            self.name,
+        )
+        self.publisher.is_held = True
+        self._failed()
 
     def packing_state(self) -> dict[str, Any]:
-        """Return what a status says of packing."""
-        return {"is_running": self._is_packing}
+        """Return what a status says of packing; see :meth:`.Packing.describe`."""
+        return self.packing.describe()
 
     def _is_undisturbed(self) -> bool:
         """Whether no worker thread may be using the storage."""
-        return not self._is_packing and self.pools.quick.is_idle and self.pools.slow.is_idle
+        return (
+            not self.packing.uses_storage and self.pools.quick.is_idle and self.pools.slow.is_idle
+        )
 
     # -- out of service --------------------------------------------------------------------------
 
@@ -321,7 +312,7 @@ class StorageService:
             # A file that cannot write what is buffered raises when it is closed, and what was to
             # be closed after it stays open, the lock too.  The second time it is closed already.
             self.close(0.0)
-        while not self._packing.join(_PACK_PATIENCE):
+        while not self.packing.join(_PACK_PATIENCE):
             logger.warning("storage %r waits for the end of its pack", self.name)
 
     # -- state -----------------------------------------------------------------------------------
@@ -346,13 +337,15 @@ class StorageService:
         :param timeout: seconds for a commit in progress.
         :returns: whether everything ended as it should.
         """
-        self._packing.close()
+        self.packing.close()
         is_clean = not self._is_open or self.coordinator.close(timeout)
         if not is_clean:
             logger.critical("storage %r: a commit in progress does not end", self.name)
         self._held.clear()
+        # A pack that is cut off needs a moment to tidy up, for which the storage has to be open.
+        is_packing = not self.packing.join(min(timeout, _PACK_GRACE))
         try:
-            self.access.close(timeout if self._is_packing else 0.0)
+            self.access.close(timeout if is_packing else 0.0)
         except Exception:
             logger.exception("storage %r could not be closed", self.name)
             return False
