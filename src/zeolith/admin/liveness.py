@@ -1,0 +1,60 @@
+"""Whether a server answers, asked with nothing but its own configuration at hand."""
+
+from __future__ import annotations
+
+import ssl
+from typing import NamedTuple
+
+from ..config.address import Address, local_address
+from ..config.tls import ServerTls
+from ..errors import ConfigurationError
+from ..protocol.inquiry import StatusInquiry
+from .asking import NotAnswering, Target, ask
+
+
+class Alive(NamedTuple):
+    """A server answered.
+
+    :ivar note: what should be known of the way it answered; usually empty.
+    """
+
+    note: str = ""
+
+
+def check_alive(address: Address, tls: ServerTls | None = None, timeout: float = 5.0) -> Alive:
+    """Ask the server at *address* how it is.  Blocks.
+
+    :param tls: what the server's own configuration says of TLS.  Its certificate serves as ours;
+        if that is not admitted, the refusal is an answer too.
+    :param timeout: seconds for everything together.
+    :raises NotAnswering: nobody listens, or does not answer in time.
+    """
+    context = None if tls is None else _context(tls)
+    try:
+        ask(Target(local_address(address), context, timeout=timeout), StatusInquiry(connections=0))
+    except NotAnswering as error:
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
+            return Alive("over TLS; its own certificate is not admitted as a client's")
+        raise
+    return Alive()
+
+
+def _context(tls: ServerTls) -> ssl.SSLContext:
+    # A renewed certificate may lie in the file already while the server still shows the old one.
+    # Nothing secret is sent, so whom we are talking to need not be proved.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if tls.password_function is None:
+        try:
+            context.load_cert_chain(tls.certificate, tls.key, _no_password)
+        except (OSError, ConfigurationError):
+            # Files that only the server's user may read: the server's refusal must do.
+            pass
+    return context
+
+
+def _no_password() -> str:
+    # Without this OpenSSL would ask on the terminal.
+    raise ConfigurationError("key", "the private key is encrypted")

@@ -1,0 +1,104 @@
+"""The daemon manager: the process that starts a server, restarts it and stops it.
+
+zdaemon's, with what a database needs beside: it never rotates the log that it shares with the
+server, and takes the server with it when it is told to end.  ``python -m zeolith.admin.manager``
+takes the arguments of zdaemon's ``zdrun``; ``zeolith ctl start`` gives them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import time
+from typing import Any, Final
+
+from zdaemon.zdrun import Daemonizer, ZDRunOptions, signame
+
+from ..config.logs import share_log
+from ..config.runner import Runner
+
+_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
+
+
+class Options(ZDRunOptions):
+    """The arguments of the manager, and what the configuration file adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # zdaemon knows this one by a misspelt name, and has no default without a <runner>.
+        self.default_map["stoptimeut"] = Runner.stop_timeout
+        self.add("hangaround", "runner.hang_around")
+
+    def load_logconf(self, sectname: str) -> None:
+        """Log to ``<runner>``'s own eventlog, or to the server's."""
+        root = self.configroot
+        sections = (getattr(root.runner, "eventlog", None), root.eventlog)
+        eventlog = next((section for section in sections if section is not None), None)
+        self.config_logger = lambda: self._start_logging(eventlog)
+
+    def _start_logging(self, eventlog: Any) -> logging.Logger:
+        if eventlog is None:
+            logging.basicConfig(
+                level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+            )
+        else:
+            try:
+                share_log(eventlog, logging.getLogger())
+            except OSError as error:
+                self.usage(f"the log file cannot be opened: {error}")
+        return logging.getLogger("zeolith.manager")
+
+
+class Manager(Daemonizer):
+    """Runs one program.  Single-threaded, but for the thread that copies the transcript."""
+
+    def main(self, args: list[str] | None = None) -> None:
+        """Take the arguments and run until the program has ended for good.
+
+        :raises SystemExit: with the manager's exit status.
+        """
+        # As one of a shell's children this process may have been started with signals blocked.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        self.options = Options()
+        self.options.realize(args)
+        self.logger = self.options.logger
+        self.run()
+
+    def sigexit(self, sig: int, frame: object) -> None:
+        """Stop the program, then end: a server without its manager could only be killed by hand.
+
+        Runs as a signal handler: :meth:`runforever` is woken and does the rest.
+        """
+        self.logger.warning("daemon manager received %s: stopping", signame(sig))
+        self.should_be_up = False
+        self.delay: float = 0
+        if self.proc.pid:
+            self.proc.kill(signal.SIGTERM)
+            self.killing = 1
+            if self.options.stoptimeut:
+                self.delay = time.time() + self.options.stoptimeut
+
+    def reportstatus(self) -> None:
+        """Take note of the program's end; stay if ``hang-around`` says so."""
+        try:
+            super().reportstatus()
+        except SystemExit:
+            if not self.options.hangaround:
+                raise
+            self.proc.setstatus(0)
+            self._rest()
+        else:
+            if self.options.hangaround and not self.should_be_up and not self.proc.pid:
+                self._rest()
+
+    def _rest(self) -> None:
+        # To zdaemon's loop this is a program that will be started again, never.  A "start" or
+        # "restart" takes the delay away; so does a "stop", which then ends the manager.
+        self.should_be_up = True
+        self.delay = math.inf
+
+
+if __name__ == "__main__":
+    Manager().main(sys.argv[1:])
