@@ -145,7 +145,22 @@ def _packing(storage: dict[str, Any]) -> list[tuple[str, str]]:
     state = storage.get("packing")
     if not state:
         return []
-    return [("packing", "now" if state.get("is_running") else "no")]
+    if state["is_running"]:
+        what = state.get("what", "pack")
+        phase = state.get("phase") or "starting"
+        share = f", {state['fraction']:.0%} done" if "fraction" in state else ""
+        since = f", for {duration(state['seconds'])}" if "seconds" in state else ""
+        return [("packing", f"{printable(what)}: {printable(phase)}{share}{since}")]
+    last = state.get("last")
+    if last is None:
+        return [("packing", "no, and none since the start")]
+    text = f"{printable(last['what'])} ended {moment(last['ended'])} after "
+    text += duration(last["seconds"])
+    if last["error"] is not None:
+        text += f", FAILED: {printable(last['error'])}"
+    elif last.get("before") is not None and last.get("after") is not None:
+        text += f": {size(last['before'])} before, {size(last['after'])} after"
+    return [("packing", f"no; {text}")]
 
 
 def _commits(storage: dict[str, Any]) -> list[tuple[str, str]]:

@@ -33,8 +33,8 @@ def kick(
 
     The exit status is 0 if there was such a connection, else 1.
     """
-    from ...admin.kick import kick_clients
     from ...admin.asking import NotAnswering, NotZeolith, Refused
+    from ...admin.kick import kick_clients
     from ...admin.statustext import render_connections
 
     if (client is None) is not is_all:
