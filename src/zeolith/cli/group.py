@@ -16,6 +16,7 @@ from .. import __version__
 COMMANDS: Final = {
     "serve": "Serve storages in the foreground.",
     "ctl": "Run a server in the background, kept alive by a daemon manager.",
+    "init": "Make a new instance: directories, zeo.conf, systemd unit, logrotate file.",
     "shrink-blob-cache": "Bring a client's blob cache down to a size.",
     "status": "Show how a server is.",
     "kick": "End the connections of a client.",
