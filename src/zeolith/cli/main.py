@@ -9,32 +9,44 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 # Nothing slow may be imported here: a signal that comes before run() has its default effect.
 from .signals import Signals
 
+if TYPE_CHECKING:
+    import click
+
 OK, FAILURE, USAGE = 0, 1, 2
 
+ZEOLITH: Final = "zeolith"
+START: Final = "python -m zeolith.start"
+RUNZEO: Final = "python -m zeolith.runzeo"
 
-def run() -> NoReturn:
-    """Run the command with the arguments of this process, and exit with its status."""
-    sys.exit(main(sys.argv[1:], Signals()))
+
+def run(program: str = ZEOLITH) -> NoReturn:
+    """Run a program with the arguments of this process, and exit with its status.
+
+    :param program: one of :data:`ZEOLITH`, :data:`START` and :data:`RUNZEO`.
+    """
+    sys.exit(main(sys.argv[1:], Signals(), program=program))
 
 
-def main(args: Sequence[str], signals: Signals | None = None) -> int:
-    """Run the command with *args*, the name of the command not among them.
+def main(args: Sequence[str], signals: Signals | None = None, *, program: str = ZEOLITH) -> int:
+    """Run a program with *args*, its own name not among them.
 
     :param signals: what takes the signals of this process; without it they keep their effect.
+    :param program: see :func:`run`.
     :return: the exit status.
     """
     import click
 
     from ..errors import ConfigurationError
-    from .group import zeolith
 
     try:
-        status = zeolith.main(list(args), prog_name="zeolith", standalone_mode=False, obj=signals)
+        status = _command(program).main(
+            list(args), prog_name=program, standalone_mode=False, obj=signals
+        )
     except click.ClickException as error:
         error.show()
         return USAGE
@@ -45,3 +57,17 @@ def main(args: Sequence[str], signals: Signals | None = None) -> int:
         logging.getLogger("zeolith").exception("the command failed")
         return FAILURE
     return status if isinstance(status, int) else OK
+
+
+def _command(program: str) -> click.Command:
+    if program == START:
+        from .start import start
+
+        return start
+    if program == RUNZEO:
+        from .commands.serve import serve
+
+        return serve
+    from .group import zeolith
+
+    return zeolith

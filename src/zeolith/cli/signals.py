@@ -1,12 +1,14 @@
 """Signals, taken by a thread that does nothing else.
 
 SIGTERM and SIGINT stop a server and end it with status 0; SIGHUP does the same with status 1, so
-that a supervisor starts it again; SIGUSR2 reopens the log files.
+that a supervisor starts it again; SIGUSR2 reopens the log files.  SIGXFSZ is ignored: a file
+that grows beyond its limit gives an error, which the one commit reports that caused it.
 
 Handlers would run in the main thread, between any two steps of whatever it does, and the event
 loop's own ones only while the loop runs: not while files are opened, nor while they are closed,
 which for a large database takes long enough for an impatient second Ctrl-C.  So the signals are
-blocked from the first moment, and one thread waits for them.
+blocked from the first moment, and one thread waits for them.  That also makes them count for
+process 1 of a container, to which the system delivers no signal that has its default effect.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 _STATUS: Final = {signal.SIGTERM: 0, signal.SIGINT: 0, signal.SIGHUP: 1}
 _REOPEN: Final = signal.SIGUSR2
 
+_REAP_INTERVAL: Final = 5.0
+"""Seconds between two looks at processes that wait to be buried."""
+
 
 class Signals:
     """Takes the signals of this process.
@@ -35,12 +40,25 @@ class Signals:
 
     def __init__(self) -> None:
         self.status = 0
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the three below
         self._stop: Callable[[], None] | None = None
+        self._clean_up: Callable[[], None] | None = None
         self._is_stopping = False
         self._eventlog: Any = None
-        signal.pthread_sigmask(signal.SIG_BLOCK, {*_STATUS, _REOPEN})
+        self._taken = {*_STATUS, _REOPEN}
+        if os.getpid() == 1:
+            self._taken.add(signal.SIGCHLD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         threading.Thread(target=self._take, name="zeolith-signals", daemon=True).start()
+
+    def clean_up_by(self, clean_up: Callable[[], None]) -> None:
+        """From now on call *clean_up* before a signal ends the process on the spot.
+
+        :param clean_up: takes no time; called in another thread.
+        """
+        with self._lock:
+            self._clean_up = clean_up
 
     def direct_to(self, stop: Callable[[], None], eventlog: Any) -> None:
         """From now on signals call *stop*; before, they end the process on the spot.
@@ -53,8 +71,9 @@ class Signals:
             self._eventlog = eventlog
 
     def _take(self) -> None:
+        reap = _reaping() if signal.SIGCHLD in self._taken else None
         while True:
-            number = signal.Signals(signal.sigwait({*_STATUS, _REOPEN}))
+            number = self._next() if reap is None else self._next_or_reap(reap)
             try:
                 if number is _REOPEN:
                     self._reopen_logs()
@@ -63,6 +82,22 @@ class Signals:
             except Exception:
                 # The next signal must find this thread alive.
                 logger.exception("%s could not be handled", number.name)
+
+    def _next(self) -> signal.Signals:
+        return signal.Signals(signal.sigwait(self._taken))
+
+    def _next_or_reap(self, reap: Callable[[], bool]) -> signal.Signals:
+        """Return the next signal of those that are about us; see to ended processes meanwhile."""
+        are_waiting = True  # some may have ended before we came
+        while True:
+            if are_waiting:
+                info = signal.sigtimedwait(self._taken, _REAP_INTERVAL)
+                number = None if info is None else signal.Signals(info.si_signo)
+            else:
+                number = self._next()
+            if number is not None and number is not signal.SIGCHLD:
+                return number
+            are_waiting = reap()
 
     def _reopen_logs(self) -> None:
         if self._eventlog is None:
@@ -74,6 +109,7 @@ class Signals:
     def _end(self, number: signal.Signals) -> None:
         with self._lock:
             stop, was_stopping = self._stop, self._is_stopping
+            clean_up = self._clean_up
             self._is_stopping = stop is not None
             if not was_stopping:
                 self.status = _STATUS[number]
@@ -81,6 +117,8 @@ class Signals:
             # Nothing is served yet, so nothing needs to be ended in order: files that are being
             # opened must survive a crash anyway.
             logger.info("%s: ending before anything is served", number.name)
+            if clean_up is not None:
+                clean_up()
             logging.shutdown()
             os._exit(_STATUS[number])
         if was_stopping:
@@ -88,3 +126,9 @@ class Signals:
         else:
             logger.info("%s: stopping", number.name)
             stop()
+
+
+def _reaping() -> Callable[[], bool]:
+    from .reaping import Reaper
+
+    return Reaper().look

@@ -1,24 +1,19 @@
-"""``zeolith serve``: its options, and what they mean together."""
+"""``zeolith serve``: its options."""
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import os
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from ...config.address import parse_address
-from ...config.pidfile import default_pid_file
-from ...config.server import (
-    DEFAULT_TRANSACTION_TIMEOUT,
-    ServerConfig,
-    load_server_config,
-    msgpack_by_environment,
-    parse_server_config,
-)
-from ...config.storages import File, name_storages
+from ...config.server import DEFAULT_TRANSACTION_TIMEOUT
+from ..activation import take_sockets
+from ..settings import Settings, read_config, take_variables
 from ..signals import Signals
+
+_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
 @click.command()
@@ -30,13 +25,32 @@ from ..signals import Signals
     "or a path with a slash in it (Unix socket).  Port 0: the system chooses.",
 )
 @click.option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="In place of -a: a TCP port, of the loopback interface unless --host says otherwise.",
+)
+@click.option("--host", metavar="HOST", help="Host name or IP address for -p; * for all.")
+@click.option("-U", "--unix", metavar="PATH", help="In place of -a: a Unix socket.")
+@click.option(
+    "--socket-mode",
+    metavar="MODE",
+    help="Permissions of the Unix socket, such as 0660.  Who may write to it may connect.",
+)
+@click.option(
+    "--socket-owner",
+    metavar="OWNER",
+    help="Whom the Unix socket belongs to: USER, USER:GROUP or :GROUP.",
+)
+@click.option(
     "-f",
     "--filename",
     "filenames",
     metavar="FILE",
     multiple=True,
     help="FileStorage to serve; created if it does not exist.  Given several times, the storages "
-    "are called 1, 2, and so on.",
+    "are called 1, 2, and so on.  A FILE without -f is the same.",
 )
 @click.option(
     "--blob-dir",
@@ -44,6 +58,15 @@ from ..signals import Signals
     metavar="DIR",
     multiple=True,
     help="Directory for the blobs of -f; with several -f, give one for each, in the same order.",
+)
+@click.option(
+    "-S",
+    "--storage",
+    "objects",
+    metavar="NAME=MODULE:ATTRIBUTE",
+    multiple=True,
+    help="Serve an object of a Python file as storage NAME: the file's path, and the name of the "
+    "object in it (NAME unless given).",
 )
 @click.option(
     "-t",
@@ -58,8 +81,14 @@ from ..signals import Signals
     "-C",
     "--configure",
     metavar="FILE",
-    help="A zeo.conf: path, URL, or - for standard input.  Replaces -f; the other options "
+    help="A zeo.conf: path, URL, or - for standard input.  Replaces -f and -S; the other options "
     "override what it says.",
+)
+@click.option(
+    "-u",
+    "--user",
+    metavar="USER",
+    help="User (name or id) to become once the address is bound; only root can.",
 )
 @click.option("--read-only", is_flag=True, help="Clients may not commit.")
 @click.option("--msgpack", is_flag=True, help="Propose msgpack instead of pickle to clients.")
@@ -70,80 +99,79 @@ from ..signals import Signals
     show_default=True,
     help="Event loop; auto takes uvloop if it is installed.",
 )
+@click.option(
+    "--log-level",
+    type=click.Choice(_LEVELS),
+    help="What to log at least; overrides <eventlog>.  [default: info]",
+)
+@click.option("-d", "is_verbose", is_flag=True, help="The same as --log-level debug.")
+@click.option("-D", "--debug", is_flag=True, help="Set Z_DEBUG_MODE=1 and log on the level debug.")
+@click.option("-s", "--no-daemon", is_flag=True, help="Stay in the foreground, which is always so.")
+@click.option(
+    "-P",
+    "--profile",
+    metavar="FILE",
+    help="Profile the event loop; write FILE for Python's pstats at the end.",
+)
+@click.option("--test", "is_test", is_flag=True, help="End as soon as the server listens.")
 @click.option("--control-fd", type=click.IntRange(min=0), hidden=True)
+@click.argument("arguments", metavar="[FILE] [NAME=VALUE]...", nargs=-1)
 @click.pass_obj
-def serve(signals: Signals | None, /, control_fd: int | None, **options: Any) -> int:
-    """Serve storages in the foreground until SIGINT (Ctrl-C) or SIGTERM."""
-    config = read_config(**options)
+def serve(
+    signals: Signals | None,
+    /,
+    *,
+    arguments: tuple[str, ...],
+    filenames: tuple[str, ...],
+    user: str | None,
+    log_level: str | None,
+    is_verbose: bool,
+    debug: bool,
+    no_daemon: bool,
+    profile: str | None,
+    is_test: bool,
+    control_fd: int | None,
+    **options: Any,
+) -> int:
+    """Serve storages in the foreground until SIGINT (Ctrl-C) or SIGTERM.
 
+    NAME=VALUE sets an environment variable before anything is read.
+    """
+    level = choose_level(log_level, is_verbose=is_verbose, debug=debug)
+    files = take_variables(arguments, os.environ)
+    if files and filenames:
+        raise click.UsageError(f"{files[0]} and -f exclude each other: use -f for each file")
+    sockets = take_sockets(os.environ)
+    config = read_config(Settings(filenames=filenames or files, sockets=sockets, **options))
+
+    from ..serve import ProcessOptions
     from ..serve import serve as serve_config
 
-    return serve_config(config, signals, control_fd)
-
-
-def read_config(
-    *,
-    address: str | None,
-    filenames: tuple[str, ...],
-    blob_dirs: tuple[str, ...],
-    timeout: float | None,
-    pid_file: str | None,
-    configure: str | None,
-    read_only: bool,
-    msgpack: bool,
-    loop: str,
-) -> ServerConfig:
-    """Return what the options of ``serve`` mean together.
-
-    :raises click.UsageError: an option is missing, or would have no effect.
-    :raises ConfigurationError: a value cannot be used.
-    """
-    if configure is None:
-        config = _config_from_files(address, filenames, blob_dirs)
-    else:
-        for option, given in (("-f", filenames), ("--blob-dir", blob_dirs)):
-            if given:
-                raise click.UsageError(
-                    f"{option} and -C exclude each other: name the storages in {configure}"
-                )
-        if configure == "-":
-            with click.open_file("-", encoding="utf-8") as stdin:
-                config = parse_server_config(stdin.read(), "<stdin>")
-        else:
-            config = load_server_config(configure)
-    changes: dict[str, Any] = {"loop": loop}
-    if address is not None:
-        changes["address"] = parse_address(address, "--address")
-    if timeout is not None:
-        changes["transaction_timeout"] = timeout or None
-    if read_only:
-        changes["read_only"] = True
-    if msgpack:
-        changes["msgpack"] = True
-    changes["pid_file"] = pid_file or config.pid_file or default_pid_file(os.environ)
-    return dataclasses.replace(config, **changes)
-
-
-def _config_from_files(
-    address: str | None, filenames: tuple[str, ...], blob_dirs: tuple[str, ...]
-) -> ServerConfig:
-    if not filenames:
-        raise click.UsageError("no storage: give -f FILE, or a zeo.conf with -C")
-    if address is None:
-        raise click.UsageError("no address: give -a ADDRESS, or a zeo.conf with -C")
-    if blob_dirs and len(blob_dirs) != len(filenames):
-        raise click.UsageError(
-            f"--blob-dir is given {len(blob_dirs)} times and -f {len(filenames)} times: give one "
-            "for each file, or describe the storages in a zeo.conf (-C)"
-        )
-    openers = [
-        File(str(number), filename, blob_dir)
-        for number, (filename, blob_dir) in enumerate(
-            zip(filenames, blob_dirs or [None] * len(filenames)), start=1
-        )
-    ]
-    return ServerConfig(
-        address=parse_address(address, "--address"),
-        storages=name_storages(openers, "-f"),
-        msgpack=msgpack_by_environment(),
+    return serve_config(
+        config,
+        signals,
+        ProcessOptions(
+            user=user,
+            profile=profile,
+            log_level=level,
+            is_test=is_test,
+            sockets=sockets,
+            control_fd=control_fd,
+        ),
     )
+
+
+def choose_level(log_level: str | None, *, is_verbose: bool, debug: bool) -> int | None:
+    """Return what is to be logged at least; do what else -D and -d mean.
+
+    :raises click.UsageError: --log-level says otherwise.
+    """
+    if debug:
+        os.environ["Z_DEBUG_MODE"] = "1"
+    if is_verbose:
+        os.environ["STUPID_LOG_SEVERITY"] = "-300"
+    if debug or is_verbose:
+        if log_level not in (None, "debug"):
+            raise click.UsageError(f"-{'D' if debug else 'd'} and --log-level {log_level} differ")
+        return logging.DEBUG
+    return None if log_level is None else logging.getLevelNamesMapping()[log_level.upper()]
