@@ -338,7 +338,7 @@ def test_the_section_in_zeo_conf(files: Files) -> None:
 
 
 def test_r9_authenticate_is_required(files: Files) -> None:
-    with pytest.raises(ConfigurationError, match="no values for 'authenticate'"):
+    with pytest.raises(ConfigurationError, match="authenticate is missing"):
         parse_server_config(
             f"<zeo>\naddress 1\n<ssl>\ncertificate {files.server}\n</ssl>\n</zeo>\n"
             "<mappingstorage>\n</mappingstorage>\n"

@@ -1,10 +1,11 @@
-"""What ZConfig finds wrong with a file, said with file, line, key and the way out."""
+"""What is wrong with a configuration, said with file, line, key and the way out."""
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -13,27 +14,18 @@ import ZConfig
 
 from ..errors import ConfigurationError
 from .datatypes import Refused
-
-_TLS: Final = "remove it; an <ssl> section authenticates clients"
-
-_GONE: Final[Mapping[str, str]] = {
-    "monitor-address": "remove it; the server answers 'ruok' on its own address",
-    "authentication-protocol": _TLS,
-    "authentication-database": _TLS,
-    "authentication-realm": _TLS,
-}
-"""Keys that ZEO once had, and what to do about them."""
+from .outline import Place, Section
 
 _REMEDIES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
     (re.compile(pattern), remedy)
     for pattern, remedy in (
         (r"not a known key name", "remove it, or correct its name"),
         (r"does not support multiple values", "keep one of them"),
-        (r"no values for '(.+)'; 1 required", r"add the key \1"),
-        (r"section type 'zodb.storage'; 0 found", "add a storage, for instance <filestorage>"),
-        (r"no values for section type '(.+)'", r"add a <\1> section"),
+        (r"too many instances", "keep one of them"),
         (r"unknown type name: '(.+)'", r"correct the name, or %import the package that defines it"),
+        (r"no matching section defined for type='(.+)', name", r"\1 has no place here: move it"),
         (r"directory named as part of the path", "create the directory, or correct the path"),
+        (r"is not an existing directory", "create it, or correct the path"),
         (r"section names must not be re-used", "give each section its own name"),
         (
             r"no replacement for '(.+)'",
@@ -41,6 +33,9 @@ _REMEDIES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         ),
         (r"not a valid boolean", "use true or false"),
         (r"could not load package", "install the package, or remove the line"),
+        (r"type name cannot be redefined: 'ssl'", "remove the line: <zeolith> needs no %import"),
+        (r"malformed section", "write <type>, <type name> or </type>"),
+        (r"unknown directive|missing or unrecognized", "use %define, %import or %include"),
         (r"\[Errno 2\]", "check the path"),
         (r"\[Errno 13\]", "let the user that runs the server read it"),
         (r"\[Errno 21\]", "name a file, not a directory"),
@@ -49,73 +44,95 @@ _REMEDIES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
 """What to do, by what ZConfig says; it has no codes."""
 
 
-def translate(
-    error: ZConfig.ConfigurationError, source: str, text: str | None
-) -> ConfigurationError:
-    """Return our error for ZConfig's.
+@dataclass(frozen=True)
+class Complaint:
+    """Something wrong, or likely to be.
 
-    :param source: the file as the user named it.
-    :param text: the configuration itself, if it did not come from a file.
+    :ivar place: where.
+    :ivar subject: the key or section concerned; empty for the file.
+    :ivar problem: what is wrong.
+    :ivar remedy: what to do; empty if the problem says it all.
+    :ivar is_error: whether the server cannot work like this; otherwise it is a warning.
     """
-    place = _path(error.url) if error.url else source
-    line = getattr(error, "lineno", None) or 0
-    lines = [] if line <= 0 else _read_lines(place, text)
-    cause = getattr(error, "exception", None)
-    if isinstance(cause, Refused) and cause.key:
-        # A section that is wrong as a whole is reported at its end.
-        key = cause.key
-        line = _line_of(key, lines, line)
-    else:
-        key = _key_at(lines, line)
-    option = f"{place}, line {line}" if line > 0 else place
-    if key:
-        option = f"{option}, {key}"
+
+    place: Place
+    subject: str
+    problem: str
+    remedy: str = ""
+    is_error: bool = True
+
+    def __str__(self) -> str:
+        text = f"{self._option()}: {self.problem}"
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+    def to_error(self) -> ConfigurationError:
+        """Return an exception that says the same."""
+        return ConfigurationError(self._option(), self.problem, self.remedy)
+
+    def _option(self) -> str:
+        return f"{self.place}, {self.subject}" if self.subject else str(self.place)
+
+
+def place_of(url: str | None, line: int | None, source: str) -> Place:
+    """Return the place that ZConfig means.
+
+    :param source: what the configuration is called if there is no URL.
+    """
+    if not url:
+        return Place(source, max(line or 0, 0))
+    parts = urlsplit(url)
+    return Place(url2pathname(parts.path) if parts.scheme == "file" else url, max(line or 0, 0))
+
+
+def complain(
+    error: Exception, place: Place, subject: str, known_words: Iterable[str] = ()
+) -> Complaint:
+    """Return the complaint that *error* gives rise to.
+
+    :param known_words: what might have been meant in place of an unknown *subject*.
+    """
+    cause = getattr(error, "exception", None) or error
     if isinstance(cause, Refused):
-        return ConfigurationError(option, cause.problem, cause.remedy)
-    # A path in its URL form helps nobody, and it is in *place* already.
-    problem = re.sub(
-        r"^error opening (file|URL) .*?: \[", "cannot be read: [", error.message.strip()
-    )
-    return ConfigurationError(option, problem, _remedy(problem, key))
+        return Complaint(place, subject, cause.problem, cause.remedy)
+    if isinstance(cause, ConfigurationError):
+        return Complaint(place, subject, f"{cause.option}: {cause.problem}", cause.remedy)
+    if isinstance(cause, ImportError):
+        return Complaint(
+            place, subject, f"needs a module that is not installed: {cause}", "install it"
+        )
+    if isinstance(error, ZConfig.ConfigurationError):
+        problem = error.message.strip()
+    elif isinstance(cause, ValueError):
+        problem = str(cause) or "cannot be used"
+    else:
+        problem = f"cannot be used: {type(cause).__name__}: {cause}"
+    # The path in its URL form helps nobody, and it is said already.
+    problem = re.sub(r"^error opening (file|URL) .*?: \[", "cannot be read: [", problem)
+    return Complaint(place, subject, problem, _remedy(problem, subject, known_words))
 
 
-def _remedy(problem: str, key: str) -> str:
-    if key in _GONE:
-        return _GONE[key]
+def complain_about(error: Exception, section: Section) -> Complaint:
+    """Return the complaint about *section* as a whole, or about the key in it that is named."""
+    key = getattr(getattr(error, "exception", None) or error, "key", "")
+    for part in section.walk():
+        setting = part.setting(key)
+        if setting is not None and setting.place is not None:
+            return complain(error, setting.place, key)
+        if key == part.header:
+            return complain(error, part.place, key)
+    if key:
+        return complain(error, section.place, f"{section.header}, {key}")
+    return complain(error, section.place, section.header)
+
+
+def _remedy(problem: str, subject: str, known_words: Iterable[str]) -> str:
+    if re.search("not a known key name|unknown type name", problem):
+        word = subject.strip("<>").partition(" ")[0].lower()
+        close = difflib.get_close_matches(word, list(known_words), n=1, cutoff=0.75)
+        if close:
+            return f"did you mean {close[0]}?"
     for pattern, remedy in _REMEDIES:
         found = pattern.search(problem)
         if found:
             return found.expand(remedy)
     return ""
-
-
-def _path(url: str) -> str:
-    parts = urlsplit(url)
-    return url2pathname(parts.path) if parts.scheme == "file" else url
-
-
-def _read_lines(place: str, text: str | None) -> list[str]:
-    """Return the configuration's lines; none if they cannot be read again."""
-    if text is None:
-        try:
-            text = Path(place).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            # A URL, or a file that vanished: the line number must do.
-            return []
-    return text.splitlines()
-
-
-def _key_at(lines: list[str], line: int) -> str:
-    """Return the key, or the section header, at *line* (from 1); empty if there is none."""
-    if not 1 <= line <= len(lines):
-        return ""
-    content = lines[line - 1].strip()
-    return content if content.startswith("<") else content.partition(" ")[0]
-
-
-def _line_of(key: str, lines: list[str], before: int) -> int:
-    """Return where *key* was set last before line *before*, or *before* if it was not."""
-    for line in range(min(before, len(lines)), 0, -1):
-        if _key_at(lines, line).lower() == key:
-            return line
-    return before

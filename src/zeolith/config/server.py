@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from ..errors import ConfigurationError
 from ..protocol.limits import DEFAULT_LIMITS
 from .accounts import Owner
 from .address import Address
@@ -139,10 +137,7 @@ def load_server_config(path_or_url: str | os.PathLike[str]) -> ServerConfig:
     :raises ConfigurationError: it cannot be read or used; the text names file, line, key and
         what to do.
     """
-    import ZConfig
-
-    source = os.fspath(path_or_url)
-    return _load(source, None, lambda: ZConfig.loadConfig(_schema(), source)[0])
+    return _load(os.fspath(path_or_url))
 
 
 def parse_server_config(text: str, source: str = "<text>") -> ServerConfig:
@@ -151,14 +146,12 @@ def parse_server_config(text: str, source: str = "<text>") -> ServerConfig:
     :param source: what to call the text in errors.
     :raises ConfigurationError: see :func:`load_server_config`.
     """
-    import ZConfig
-
-    # Without a file:// URL, %include and relative paths have nothing to be relative to.
-    return _load(source, text, lambda: ZConfig.loadConfigFile(_schema(), StringIO(text))[0])
+    return _load(source, text)
 
 
 @cache
-def _schema() -> Any:
+def server_schema() -> Any:
+    """Return ZConfig's schema of a ``zeo.conf``."""
     import ZConfig
 
     from .client import adopt
@@ -168,17 +161,25 @@ def _schema() -> Any:
     return schema
 
 
-def _load(source: str, text: str | None, read: Callable[[], Any]) -> ServerConfig:
-    import ZConfig
+def _load(source: str, text: str | None = None) -> ServerConfig:
+    from .survey import survey
 
-    from .complaints import translate
+    found = survey(server_schema(), source, text)
+    if found.complaints:
+        first, *more = found.complaints
+        error = first.to_error()
+        if more:
+            error.add_note(f"{len(more)} more: see zeolith check-config {source}")
+        raise error
+    return to_config(found.values, source)
 
-    try:
-        values = read()
-    except ZConfig.ConfigurationError as error:
-        raise translate(error, source, text) from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(source, "is not text in UTF-8", "check the path") from error
+
+def to_config(values: Any, source: str) -> ServerConfig:
+    """Return what ZConfig's *values* mean.
+
+    :param source: where they were read, for messages.
+    :raises ConfigurationError: the storages' names are not distinct.
+    """
     zeo = values.zeo
     return ServerConfig(
         address=zeo.address,
