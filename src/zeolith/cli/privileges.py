@@ -77,6 +77,13 @@ def become(account: Account) -> None:
         raise _refused(account, "the ids did not change")
     if account.uid != 0 and _can_return():
         raise _refused(account, "root's rights could be taken back")
+    if not os.access(os.__file__, os.R_OK):
+        # Python imports much the moment it is needed, even what decodes ASCII.
+        raise ConfigurationError(
+            f"user {account.name}",
+            f"cannot read Python's library at {os.path.dirname(os.__file__)}",
+            "install Python where that user can read it",
+        )
 
 
 def _can_return() -> bool:

@@ -115,7 +115,6 @@ def _serve(
             _claim(pid_file, account)
         become(account)
         logger.info("serving as user %s", account.name)
-        _check_library(account)
     warn_of_strangers(config, endpoint.sockets)
     if profile is not None:
         profile.check()
@@ -183,17 +182,6 @@ def _claim(pid_file: PidFile, account: Account) -> None:
     if not can_wait:
         pid_file.write()
         pid_file.hand_over(account.uid, account.gid)
-
-
-def _check_library(account: Account) -> None:
-    # Most of what is needed is imported by now, but not all.
-    if not os.access(os.__file__, os.R_OK):
-        logger.warning(
-            "user %s cannot read Python's library at %s: modules that are needed later will be "
-            "missing; install Python where that user can read it",
-            account.name,
-            os.path.dirname(os.__file__),
-        )
 
 
 def _profile(path: str | None) -> ProfileFile | None:
