@@ -13,12 +13,15 @@ from typing import Final, NamedTuple
 from .affinity import busy_seconds, usable_cores
 from .processes import BenchmarkFailed, Server, Worker
 from .products import Contender
-from .sample import write_items, write_oids, write_small_objects
+from .sample import write_items, write_oids, write_small_objects, write_twice
 from .suite import ROUNDS_UNTIMED, Benchmark
 from .worker import Job, Outcome
 
 QUIET: Final = 0.15
 """The share of the cores' time that others may use in a sample that still counts as quiet."""
+
+_WRITERS: Final = {"items": write_items, "small": write_small_objects, "twice": write_twice}
+"""Names of the databases, and what writes them."""
 
 _LOOK: Final = 0.2
 _ATTEMPTS: Final = 3
@@ -72,7 +75,7 @@ class Runner:
         if benchmark.floor is not None:
             everyone.append(benchmark.floor)
         results = Results(benchmark, {contender: [] for contender in everyone})
-        data, oids = self._database(small=benchmark.small)
+        data, oids = self._database(benchmark.database)
         with ExitStack() as stack:
             products = {contender.server for contender in everyone}
             places = {}
@@ -93,12 +96,12 @@ class Runner:
                         )
         return results
 
-    def _database(self, *, small: bool) -> tuple[Path, Path]:
-        path = self._folder / ("small.fs" if small else "items.fs")
+    def _database(self, name: str) -> tuple[Path, Path]:
+        path = self._folder / f"{name}.fs"
         oids = path.with_suffix(".oids")
         if not path.exists():
             self._say(f"writing {path.name}")
-            write_oids(oids, write_small_objects(path) if small else write_items(path))
+            write_oids(oids, _WRITERS[name](path))
         return path, oids
 
     def _serve(

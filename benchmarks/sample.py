@@ -12,7 +12,7 @@ from persistent.mapping import PersistentMapping
 from ZODB.Connection import TransactionMetaData
 from ZODB.DB import DB
 from ZODB.FileStorage import FileStorage
-from ZODB.utils import p64
+from ZODB.utils import maxtid, p64
 
 OBJECTS: Final = 20_000
 """Items of the sample database."""
@@ -24,6 +24,9 @@ SMALL_OBJECTS: Final = 200_000
 SMALL_SIZE: Final = 60
 """Bytes of each record of the database of small objects: little enough that what a cache adds to
 a record is what is seen."""
+
+PACKED_OBJECTS: Final = 210_000
+"""Items of the database that is packed, each stored twice: together 150 MB."""
 
 _PICKLED_AROUND_TEXT: Final = 75
 _BATCH: Final = 5_000
@@ -56,6 +59,36 @@ def write_small_objects(path: Path) -> list[bytes]:
             storage.tpc_begin(meta)
             for oid in oids[first : first + _BATCH]:
                 storage.store(oid, p64(0), chance.randbytes(SMALL_SIZE), "", meta)
+            storage.tpc_vote(meta)
+            storage.tpc_finish(meta)
+    return oids
+
+
+def write_twice(path: Path) -> list[bytes]:
+    """Write :data:`PACKED_OBJECTS` items as :func:`write_items` does, then store each again.
+
+    Half of what is in the file is of no use then.  Return the object ids of the items.
+    """
+    chance = random.Random(3)
+    text_size = RECORD_SIZE - _PICKLED_AROUND_TEXT
+    oids: list[bytes] = []
+    with closing(DB(FileStorage(str(path)))) as db:
+        for first in range(0, PACKED_OBJECTS, _BATCH):
+            with db.transaction() as connection:
+                items = connection.root().setdefault("items", IOBTree())
+                batch = range(first, min(first + _BATCH, PACKED_OBJECTS))
+                for number in batch:
+                    text = "".join(chance.choices("abcdefghijklmnop", k=text_size))
+                    items[number] = PersistentMapping(text=text)
+                connection.transaction_manager.savepoint()
+                oids += [items[number]._p_oid for number in batch]
+    with closing(FileStorage(str(path))) as storage:
+        for first in range(0, len(oids), _BATCH):
+            meta = TransactionMetaData()
+            records = [(oid, *storage.loadBefore(oid, maxtid)) for oid in oids[first:][:_BATCH]]
+            storage.tpc_begin(meta)
+            for oid, data, tid, _ in records:
+                storage.store(oid, tid, data, "", meta)
             storage.tpc_vote(meta)
             storage.tpc_finish(meta)
     return oids

@@ -49,7 +49,8 @@ class Benchmark(NamedTuple):
     :ivar floor: the contender that no product can beat, if there is one.
     :ivar committing: objects in each of the transactions that another client commits all the
         time; 0 for a quiet database.
-    :ivar small: serve the database of small objects.
+    :ivar database: the one that is served: ``items``, ``small`` objects, or items stored
+        ``twice``, so that there is something to pack.
     :ivar is_fresh: whether each turn has a server of its own, which has served nobody before.
     :ivar is_timed: whether it measures time, which needs a quiet machine and many rounds; other
         numbers are taken as they come, in :data:`ROUNDS_UNTIMED` rounds at most.
@@ -63,7 +64,7 @@ class Benchmark(NamedTuple):
     workers: int = 1
     floor: Contender | None = None
     committing: int = 0
-    small: bool = False
+    database: str = "items"
     is_fresh: bool = False
     is_timed: bool = True
 
@@ -148,6 +149,22 @@ BENCHMARKS: Final = (
         committing=20,
     ),
     Benchmark(
+        "pack-latency",
+        "pack_latency",
+        20_000,
+        (
+            Metric("cold load before a pack of 150 MB, p99", "µs", _MICRO, value="idle_p99"),
+            Metric("cold load while it packs, p50", "µs", _MICRO, value="p50"),
+            Metric("cold load while it packs, p99", "µs", _MICRO, value="p99"),
+            Metric("times as long, p99", "×", 1.0, 10.0, value="slowdown"),
+            Metric("longest load while it packs", "ms", 1e3, value="longest"),
+            Metric("the pack", "s", 1.0, value="pack"),
+        ),
+        ALL_CORES,
+        database="twice",
+        is_fresh=True,
+    ),
+    Benchmark(
         "memory-connection",
         "idle_connections",
         2_000,
@@ -162,7 +179,7 @@ BENCHMARKS: Final = (
         200_000,
         (Metric("client memory per cached object", "bytes", 1.0, 1.0, value="each"),),
         ALL_CORES,
-        small=True,
+        database="small",
         is_timed=False,
     ),
 )

@@ -183,6 +183,45 @@ def load_latency(session: Session) -> None:
         session.finish(len(oids), p50=cuts[49], p99=cuts[98])
 
 
+def pack_latency(session: Session) -> None:
+    """Load cold objects, then go on while the server packs; each load is timed by itself."""
+    chance = random.Random(session.job.seed)
+    clock = time.perf_counter
+    # So little cache that nearly every load finds nothing in it.
+    with session.open(cache_size=1 << 20) as storage, session.open() as packer:
+        load = storage.loadBefore
+
+        def timed_load() -> float:
+            oid = chance.choice(session.oids)
+            began = clock()
+            load(oid, maxtid)
+            return clock() - began
+
+        for _ in range(_WARM_UP):
+            timed_load()
+        idle = [timed_load() for _ in range(session.job.amount)]
+        session.start()
+        with ThreadPoolExecutor(1) as thread:
+            began = clock()
+            packed = thread.submit(packer.pack, time.time(), None, wait=True)
+            busy = [timed_load()]
+            while not packed.done():
+                busy.append(timed_load())
+            took = clock() - began
+            packed.result()
+        idle_p99 = statistics.quantiles(idle, n=100)[98]
+        cuts = statistics.quantiles(busy, n=100)
+        session.finish(
+            len(busy),
+            idle_p99=idle_p99,
+            p50=cuts[49],
+            p99=cuts[98],
+            slowdown=cuts[98] / idle_p99,
+            longest=max(busy),
+            pack=took,
+        )
+
+
 def cached_objects(session: Session) -> None:
     """Fill the cache; ``each`` is what an object costs in resident bytes."""
     oids = session.oids[: session.job.amount]
@@ -271,6 +310,7 @@ WORKLOADS: Final[dict[str, Callable[[Session], None]]] = {
         large_commit,
         scan,
         load_latency,
+        pack_latency,
         cached_objects,
         idle_connections,
         commit_until_told,
