@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from ..config.address import Address, format_address
-from ..errors import ProtocolViolation, ZeolithError
+from ..errors import IllegalMessage, ProtocolViolation, ZeolithError
 from ..protocol.framing import FrameReader, frame
 from ..protocol.greeting import STATUS_PROBE, Greeting, parse_greeting
 from ..protocol.inquiry import Inquiry, parse_answer, serialize_inquiry
@@ -206,6 +206,8 @@ class _Line:
                 raise self.failure("it closed the connection without an answer")
             frames = self._frames.feed(data)
             if frames:
+                if len(frames) > 1 or self._frames.pending:
+                    raise IllegalMessage("bytes after the first message")
                 return frames[0]
 
     def close(self) -> None:

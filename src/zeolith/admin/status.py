@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.address import format_address
 from ..protocol.inquiry import ASKED_CONNECTIONS, StatusInquiry
-from .asking import Refused, Target, ask
+from .asking import NotAnswering, Refused, Target, ask
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,16 @@ def fetch_status(
     :raises Refused: it does not serve that storage.
     """
     is_zeolith, content = ask(target, StatusInquiry(storage, connections))
-    if is_zeolith:
-        return Status(
-            content["server"], content["storages"], content["connections"], content["left_out"]
-        )
+    try:
+        if is_zeolith:
+            return Status(
+                content["server"], content["storages"], content["connections"], content["left_out"]
+            )
+        for counters in content.values():
+            counters["last-transaction"]
+    except (KeyError, TypeError) as error:
+        problem = f"its answer lacks {error}: it may be newer than this command"
+        raise NotAnswering(format_address(target.address), problem, True) from error
     if storage is not None:
         if storage not in content:
             served = ", ".join(sorted(content))
