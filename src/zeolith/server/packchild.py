@@ -31,7 +31,7 @@ from ZODB.serialize import referencesf
 
 from .packwire import PACK_SUFFIX, REMOVED, PackWire, serialize_entries
 
-NICENESS: Final = 19
+NICENESS: Final = 10
 """Whoever waits for the server goes first."""
 
 _REPORT_EVERY: Final = 0.25
