@@ -54,7 +54,7 @@ class BlobDirectory:
 
     def path_of(self, blob: BlobKey) -> Path:
         """Return where a blob is, or would be."""
-        return self.path / self._layout.getBlobFilePath(blob.oid, blob.tid)
+        return self.path / str(self._layout.getBlobFilePath(blob.oid, blob.tid))
 
 
 @dataclass(frozen=True)
