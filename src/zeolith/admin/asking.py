@@ -99,8 +99,12 @@ def ask(target: Target, inquiry: Inquiry) -> Answer:
     :raises Refused: it answers that it will not.
     """
 
+    question = serialize_inquiry(inquiry)
+    if len(question) > DEFAULT_LIMITS.max_inquiry_size:
+        raise Refused("names that long are not known to any server: the question is too long")
+
     def choose(greeting: Greeting) -> bytes:
-        return serialize_inquiry(inquiry) if greeting.is_zeolith else STATUS_PROBE
+        return question if greeting.is_zeolith else STATUS_PROBE
 
     greeting, content = _exchange(target, choose)
     if greeting.is_zeolith and "error" in content:
