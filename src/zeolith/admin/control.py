@@ -171,6 +171,7 @@ class Control:
                 user=None if identity is None else identity.uid,
                 group=None if identity is None else identity.gid,
                 extra_groups=None if identity is None else identity.groups,
+                umask=supervised.runner.umask,
             )
         except OSError as error:
             raise CommandFailed(f"{command[0]} cannot be run: {error.strerror}") from error
