@@ -7,9 +7,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -22,13 +22,26 @@ WAIT = 30.0
 class Process:
     """A process of ``zeolith``.
 
+    :param module: what Python runs instead.
+    :param before: words of the command before Python's.
+    :param pass_fds: descriptors that it inherits.
+
     :ivar line: what it printed when it listened.
     """
 
-    def __init__(self, arguments: list[str], directory: Path, **environment: str) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        directory: Path,
+        *,
+        module: str = "zeolith",
+        before: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        **environment: str,
+    ) -> None:
         self._errors = directory / "stderr"
         # Unhandled warnings of the interpreter, such as files left open, show up in the log.
-        command = [sys.executable, "-X", "dev", "-m", "zeolith", *arguments]
+        command = [*before, sys.executable, "-X", "dev", "-m", module, *arguments]
         path = os.pathsep.join(filter(None, sys.path))
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -38,6 +51,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                pass_fds=pass_fds,
                 env={**os.environ, "PYTHONPATH": path, **environment},
             )
         self.line = ""
@@ -90,8 +104,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start ``zeolith`` in the test's directory; it is killed after the test."""
     processes: list[Process] = []
 
-    def start(*arguments: str, **environment: str) -> Process:
-        process = Process(list(arguments), tmp_path, **environment)
+    def start(*arguments: str, directory: Path = tmp_path, **options: Any) -> Process:
+        process = Process(list(arguments), directory, **options)
         processes.append(process)
         return process
 
@@ -104,8 +118,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def serve(start: Start) -> Start:
     """Start ``zeolith serve`` and wait until it listens."""
 
-    def serve(*arguments: str, **environment: str) -> Process:
-        process = start("serve", *arguments, **environment)
+    def serve(*arguments: str, **options: Any) -> Process:
+        process = start("serve", *arguments, **options)
         process.wait_listening()
         return process
 
@@ -116,8 +130,8 @@ def serve(start: Start) -> Start:
 def refused(start: Start) -> Callable[..., str]:
     """Start ``zeolith serve``, which must refuse; return what it says."""
 
-    def refused(*arguments: str) -> str:
-        process = start("serve", *arguments)
+    def refused(*arguments: str, **options: Any) -> str:
+        process = start("serve", *arguments, **options)
         assert process.wait() == 2, process.log
         assert "Traceback" not in process.log
         return process.log

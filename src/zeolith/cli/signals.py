@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _STATUS: Final = {signal.SIGTERM: 0, signal.SIGINT: 0, signal.SIGHUP: 1}
 _REOPEN: Final = signal.SIGUSR2
 
-_REAP_INTERVAL: Final = 5.0
+_REAP_INTERVAL: Final = 2.0
 """Seconds between two looks at processes that wait to be buried."""
 
 
