@@ -22,6 +22,9 @@ INDEX: Final = ".index"
 UNFINISHED: Final = "tmp.tmp"
 """What repozo calls a file that it is writing."""
 
+UNREADABLE: Final = (EOFError, zlib.error, gzip.BadGzipFile)
+"""What reading a compressed file raises if it is damaged."""
+
 _NAME: Final = re.compile(
     r"(\d{4}(?:-\d\d){5})\.((?:delta)?fsz?|index|dat|json|blobs|[a-z]+\.partial)"
 )
@@ -113,7 +116,7 @@ def write_part(
         if error.filename == str(database):
             raise SourceChanged from error
         raise
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except UNREADABLE as error:
         raise BackupError(
             f"{directory}: a compressed part is damaged ({error}); `zeolith verify` names it, and "
             "a full backup (-F) does without it"
@@ -145,12 +148,13 @@ def recover(directory: Path, name: str, output: Path, verbose: bool) -> None:
 
     :param name: the backup.
     :param output: where to; the index is put beside it.
+    :raises UNREADABLE: a compressed part is damaged.
     """
     arguments = ["-R", "-r", str(directory), "-D", name, "-o", str(output)]
     with _repozo(arguments, verbose) as (repozo, options):
         try:
             repozo.do_recover(options)
-        except (repozo.RepozoError, EOFError) as error:
+        except repozo.RepozoError as error:
             raise BackupError(f"{directory}: backup {name}: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 from ...types import Tid
 from .choosing import Choice
 from .failures import Damage
-from .filepart import INDEX, recover
+from .filepart import INDEX, UNREADABLE, recover
+from .files import CHUNK
 from .manifest import BlobEntry
 from .report import Report
 from .repository import Repository
@@ -52,7 +54,11 @@ def recover_file(
     """
     check_parts(repository, choice)
     report.detail(f"repozo puts {path} together")
-    recover(repository.path, choice.last.name, path, verbose)
+    try:
+        recover(repository.path, choice.last.name, path, verbose)
+    except UNREADABLE:
+        _check_compressed(repository, choice)
+        raise
     blobs: list[BlobKey] = []
     perhaps: list[BlobKey] = []
     last_tid: Tid | None = None
@@ -114,6 +120,22 @@ def check_parts(
         if found is None:
             raise damage
         found(damage)
+
+
+def _check_compressed(repository: Repository, choice: Choice) -> None:
+    """Find the part that cannot be decompressed: repozo does not tell.
+
+    :raises Damage: this is it.
+    """
+    for manifest in choice.chain:
+        path = repository.path / manifest.part
+        if path.name.endswith("z"):
+            try:
+                with gzip.open(path) as file:
+                    while file.read(CHUNK):
+                        pass
+            except UNREADABLE as error:
+                raise Damage(str(path), f"cannot be decompressed: {error}") from error
 
 
 def _open(path: Path) -> None:
