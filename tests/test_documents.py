@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +105,23 @@ def test_every_option_is_documented() -> None:
         if not getattr(parameter, "hidden", False):
             for option in parameter.opts:
                 assert f"`{option}`" in text, option
+
+
+@pytest.mark.parametrize("name", ["status", "nagios", "kick"])
+def test_every_option_for_looking_is_documented(name: str) -> None:
+    from zeolith.cli.group import zeolith as group
+
+    text = (ROOT / "docs" / "status.md").read_text()
+    common = text.partition("\n## TLS\n")[2].partition("\n## ")[0]
+    section = common + text.partition(f"\n## zeolith {name}\n")[2].partition("\n## ")[0]
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
+    assert len(command.params) > 5
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            assert f"| `{parameter.human_readable_name}` |" in section
+        for option in parameter.opts if isinstance(parameter, click.Option) else ():
+            assert f"`{option}`" in section, option
 
 
 def test_every_key_is_documented() -> None:
