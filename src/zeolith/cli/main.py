@@ -41,7 +41,7 @@ def main(args: Sequence[str], signals: Signals | None = None, *, program: str = 
     """
     import click
 
-    from ..errors import ConfigurationError
+    from ..errors import ClientDisconnected, ConfigurationError
 
     try:
         status = _command(program).main(
@@ -52,7 +52,12 @@ def main(args: Sequence[str], signals: Signals | None = None, *, program: str = 
         return USAGE
     except ConfigurationError as error:
         print(f"zeolith: {error}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            print(f"zeolith: {note}", file=sys.stderr)
         return USAGE
+    except ClientDisconnected as error:
+        print(f"zeolith: {error}", file=sys.stderr)
+        return FAILURE
     except Exception:
         logging.getLogger("zeolith").exception("the command failed")
         return FAILURE

@@ -46,9 +46,15 @@ class Client:
             raise Refused(error.problem, error.remedy, key) from error
 
     @property
+    def addresses(self) -> list[Address]:
+        """Where the server may be."""
+        addresses: list[Address] = self._keywords["addr"]
+        return addresses
+
+    @property
     def description(self) -> str:
         """What is opened, in a few words."""
-        addresses = ", ".join(format_address(address) for address in self._keywords["addr"])
+        addresses = ", ".join(format_address(address) for address in self.addresses)
         return f"storage {self.config.storage!r} of {addresses}"
 
     def open(self) -> Any:

@@ -32,6 +32,11 @@ class Refused(ValueError):
         self.remedy = remedy
         self.key = key
 
+    def __str__(self) -> str:
+        # ZConfig shows this where a section is read without our schema, as in a zope.conf.
+        text = f"{self.key}: {self.problem}" if self.key else self.problem
+        return f"{text}; {self.remedy}" if self.remedy else text
+
 
 def address(text: str) -> Address:
     """See :func:`.address.parse_address`."""

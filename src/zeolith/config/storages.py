@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import ConfigurationError
+from ..errors import ClientDisconnected, ConfigurationError, ServerRefused
 from .indexing import Report, told_of_indexing
 from .leftovers import repair_before_opening, tidy_up_after_opening
 
@@ -154,8 +154,8 @@ def _forget_unwritten(path: str) -> None:
 
 def describe_storage(opener: StorageOpener) -> str:
     """Return in a few words what *opener* opens: its path if it has one, else its kind."""
-    path = _path_of(opener)
-    return path if path is not None else type(opener).__name__
+    description = getattr(opener, "description", None) or _path_of(opener)
+    return description if isinstance(description, str) else type(opener).__name__
 
 
 def _path_of(opener: StorageOpener) -> str | None:
@@ -178,6 +178,13 @@ def _open(name: str, opener: StorageOpener, report: Report | None = None) -> Any
         return storage
     except ConfigurationError:
         raise
+    except ServerRefused as error:
+        raise ConfigurationError(
+            option, str(error), "check the server's address and the name of the storage there"
+        ) from error
+    except ClientDisconnected as error:
+        # This may pass: a supervisor starts the server again.
+        raise ClientDisconnected(f"{option}, {describe_storage(opener)}: {error}") from error
     except LockError as error:
         raise ConfigurationError(
             option,

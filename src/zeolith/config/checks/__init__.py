@@ -1,0 +1,1 @@
+"""What a configuration can be wrong about although every line of it can be read."""

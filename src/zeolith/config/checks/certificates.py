@@ -1,0 +1,90 @@
+"""Checks of the files that ``<ssl>`` sections name.
+
+That they can be read and fit together is checked when the section is read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from ..outline import Section
+from .findings import Findings
+from .validity import validities
+
+_SOON: Final = timedelta(days=30)
+
+
+def check_certificates(findings: Findings, now: datetime | None = None) -> None:
+    """Check the certificates' dates and who may read the key.
+
+    :param now: the present, for tests.
+    """
+    now = now or datetime.now(UTC)
+    for section in findings.outline.find("ssl"):
+        for key in ("certificate", "authenticate"):
+            path = section.value_of(key)
+            if path is not None:
+                for file in _files(Path(path)):
+                    _check_dates(findings, section, key, file, now)
+        key = "key" if section.value_of("key") is not None else "certificate"
+        path = section.value_of(key)
+        if path is not None:
+            _check_secrecy(findings, section, key, Path(path))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(file for file in path.iterdir() if file.suffix[1:].isdecimal())
+    else:
+        yield path
+
+
+def _check_dates(findings: Findings, section: Section, key: str, file: Path, now: datetime) -> None:
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return  # said when the section was read
+    found = list(validities(text))
+    # What follows in the certificate's own file is its chain; among those to trust, one that is
+    # no longer valid admits nobody, but the others do.
+    report = findings.error if key == "certificate" else findings.warning
+    for start, end in found:
+        if now > end:
+            report(section, key, f"a certificate in {file} expired on {end:%Y-%m-%d}", "renew it")
+        elif now < start:
+            report(
+                section,
+                key,
+                f"a certificate in {file} is not valid before {start:%Y-%m-%d %H:%M} UTC",
+                "wait, or set the clock right",
+            )
+        elif now > end - _SOON:
+            findings.warning(
+                section, key, f"a certificate in {file} expires on {end:%Y-%m-%d}", "renew it"
+            )
+
+
+def _check_secrecy(findings: Findings, section: Section, key: str, file: Path) -> None:
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        return  # said when the section was read
+    if mode & stat.S_IROTH and "PRIVATE KEY" in file.read_text(encoding="utf-8", errors="replace"):
+        findings.warning(
+            section,
+            key,
+            f"everybody on this machine may read the private key in {file}",
+            f"chmod o-r {file}",
+        )
+    if not findings.rights.may(file, os.R_OK):
+        findings.error(
+            section,
+            key,
+            f"{findings.rights.user} may not read {file}",
+            "change its owner or permissions",
+        )
