@@ -46,6 +46,10 @@ def read(site: Controlled, key: str) -> object:
         connection.close()
 
 
+def wait_for_other(site: Controlled, pid: int) -> None:
+    wait_until(lambda: site.pid() not in (0, pid), "another process")
+
+
 def test_from_an_empty_directory_to_data_that_survives_a_stop(
     site: Controlled, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,7 +77,7 @@ def test_a_crashed_server_is_started_again_with_growing_delays(site: Controlled)
     for delay in (1, 2):
         pid = site.pid()
         site.run("kill", "KILL")
-        wait_until(lambda pid=pid: site.pid() not in (0, pid), "another process")
+        wait_for_other(site, pid)
         assert f"sleep {delay} to avoid rapid restarts" in site.log
         wait_until(lambda: site.ctl("status").returncode == 0, "the server answers")
     assert read(site, "before") == 1

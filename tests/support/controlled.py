@@ -124,8 +124,12 @@ class Controlled:
             # Only what a failed test has left behind.
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                wait_until(lambda pid=pid: not is_running(pid), "the process ends")
+                _wait_for_end(pid)
         shutil.rmtree(self.directory)
+
+
+def _wait_for_end(pid: int) -> None:
+    wait_until(lambda: not is_running(pid), "the process ends")
 
 
 def is_running(pid: int) -> bool:

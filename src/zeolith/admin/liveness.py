@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..config.address import Address, local_address
 from ..config.tls import ServerTls
@@ -33,17 +33,31 @@ def check_alive(address: Address, tls: ServerTls | None = None, timeout: float =
     try:
         ask(Target(local_address(address), context, timeout=timeout), StatusInquiry(connections=0))
     except NotAnswering as error:
-        cause = error.__cause__
-        if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
-            return Alive("over TLS; its own certificate is not admitted as a client's")
-        raise
+        if context is None or not context.has_met or isinstance(error.__cause__, TimeoutError):
+            raise
+        return Alive("over TLS; its own certificate is not admitted as a client's")
     return Alive()
 
 
-def _context(tls: ServerTls) -> ssl.SSLContext:
+class _Context(ssl.SSLContext):
+    """Notes that a server has completed a handshake, whatever comes of the connection then.
+
+    With TLS 1.3 that is before the server looks at the client's certificate.
+    """
+
+    has_met = False
+
+    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+        sock = super().wrap_socket(*args, **options)
+        self.has_met = True
+        return sock
+
+
+def _context(tls: ServerTls) -> _Context:
     # A renewed certificate may lie in the file already while the server still shows the old one.
     # Nothing secret is sent, so whom we are talking to need not be proved.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _Context(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if tls.password_function is None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..config.accounts import Account
 from ..config.address import Address, format_address, local_address
+from ..config.logs import logs_to_stdout
 from ..config.pidfile import PidFile
 from ..config.storages import DEFAULT_NAME, describe_storage
 from ..errors import ConfigurationError
@@ -241,11 +242,15 @@ def warn_of_strangers(config: ServerConfig, sockets: Sequence[socket.socket]) ->
 
 
 def announce(config: ServerConfig, address: Address) -> None:
-    """Say in one line on standard output what is served where, and how to connect."""
+    """Say in one line on standard output what is served where, and how to connect.
+
+    Where the log itself goes there, only in the log: its lines may be meant for a program.
+    """
     line = describe(config, address)
     if config.eventlog is not None:
         logger.info("%s", line)
-    print(f"zeolith: {line}", flush=True)
+    if not logs_to_stdout(config.eventlog):
+        print(f"zeolith: {line}", flush=True)
 
 
 def describe(config: ServerConfig, address: Address) -> str:

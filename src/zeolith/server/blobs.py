@@ -42,7 +42,7 @@ def store_blob_end(session: Session, msgid: m.MsgId, request: m.StoreBlobEnd) ->
     try:
         transaction = collecting_transaction(session, request.txn)
     except Exception:
-        session.uploads.submit(upload.discard, _discarded)
+        session.uploads.submit(upload.discard, partial(_discarded, session.name))
         raise
     session.stats.stores += 1
     session.uploads.submit(upload.finish, partial(_uploaded, session, transaction, upload, request))
@@ -82,12 +82,12 @@ def _uploaded(
         logger.error("(%s) a blob could not be received: %s", session.name, error)
         transaction.fail(error)
     assert session.uploads is not None
-    session.uploads.submit(upload.discard, _discarded)
+    session.uploads.submit(upload.discard, partial(_discarded, session.name))
 
 
-def _discarded(result: None, error: Exception | None) -> None:
+def _discarded(name: str, result: None, error: Exception | None) -> None:
     if error is not None:
-        logger.error("a temporary blob file could not be removed: %s", error)
+        logger.error("(%s) a temporary blob file could not be removed: %s", name, error)
 
 
 def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShared) -> None:

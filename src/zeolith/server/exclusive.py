@@ -327,7 +327,8 @@ class ExclusiveCoordinator(CommitCoordinator):
 
     def _aborted(self, transaction: Transaction, result: None, error: Exception | None) -> None:
         if error is not None:  # abort() itself reports what the storage raises
-            logger.error("abort failed", exc_info=error)
+            name = self._entries[transaction].owner.name
+            logger.error("(%s) abort failed", name, exc_info=error)
         self._step(transaction, Input.DONE)
 
     def _log_queue(self, owner: Owner, what: str) -> None:

@@ -324,11 +324,11 @@ class Session:
         self.stats.active_txns -= 1
         if transaction.has_files:
             assert self.uploads is not None
-            self.uploads.submit(transaction.discard, _ignore)
+            self.uploads.submit(transaction.discard, partial(_discarded, self.name))
         else:
             transaction.log.close()
 
 
-def _ignore(result: Any, error: Exception | None) -> None:
+def _discarded(name: str, result: Any, error: Exception | None) -> None:
     if error is not None:
-        logger.error("cleaning up after a client failed: %s", error, exc_info=error)
+        logger.error("(%s) cleaning up after this client failed: %s", name, error, exc_info=error)
