@@ -22,12 +22,13 @@ OK, FAILURE, USAGE = 0, 1, 2
 ZEOLITH: Final = "zeolith"
 START: Final = "python -m zeolith.start"
 RUNZEO: Final = "python -m zeolith.runzeo"
+ZEOPACK: Final = "python -m zeolith.zeopack"
 
 
 def run(program: str = ZEOLITH) -> NoReturn:
     """Run a program with the arguments of this process, and exit with its status.
 
-    :param program: one of :data:`ZEOLITH`, :data:`START` and :data:`RUNZEO`.
+    :param program: one of :data:`ZEOLITH`, :data:`START`, :data:`RUNZEO` and :data:`ZEOPACK`.
     """
     sys.exit(main(sys.argv[1:], Signals(), program=program))
 
@@ -73,6 +74,10 @@ def _command(program: str) -> click.Command:
         from .commands.serve import serve
 
         return serve
+    if program == ZEOPACK:
+        from .commands.pack import pack
+
+        return pack
     from .group import zeolith
 
     return zeolith

@@ -49,11 +49,23 @@ class KickInquiry(NamedTuple):
     dry_run: bool = False
 
 
-Inquiry: TypeAlias = StatusInquiry | KickInquiry
+class EstimateInquiry(NamedTuple):
+    """Begin to find out what a pack would bring; a status will say it.
 
-_KINDS: Final[dict[str, type[StatusInquiry] | type[KickInquiry]]] = {
+    :ivar storage: of that storage.
+    :ivar time: of a pack to that time, in seconds since the epoch.
+    """
+
+    storage: str
+    time: float
+
+
+Inquiry: TypeAlias = StatusInquiry | KickInquiry | EstimateInquiry
+
+_KINDS: Final[dict[str, type[StatusInquiry] | type[KickInquiry] | type[EstimateInquiry]]] = {
     "status": StatusInquiry,
     "kick": KickInquiry,
+    "estimate": EstimateInquiry,
 }
 _NAMES: Final = {cls: name for name, cls in _KINDS.items()}
 
@@ -70,11 +82,17 @@ def _is_flag(value: Any) -> bool:
     return type(value) is bool
 
 
+def _is_time(value: Any) -> bool:
+    # Python's time functions end with the year 9999.
+    return type(value) in (int, float) and 0 <= value < 253e9
+
+
 _CHECKS: Final = {
     "storage": _is_text_or_none,
     "client": _is_text_or_none,
     "connections": _is_count,
     "dry_run": _is_flag,
+    "time": _is_time,
 }
 
 
@@ -98,6 +116,9 @@ def parse_inquiry(payload: bytes) -> Inquiry:
     for name, value in question.items():
         if name not in cls._fields or not _CHECKS[name](value):
             raise IllegalMessage(f"inquiry {kind}: {name[:60]!r} is unknown or malformed")
+    missing = set(cls._fields) - set(cls._field_defaults) - set(question)
+    if missing or (cls is EstimateInquiry and question["storage"] is None):
+        raise IllegalMessage(f"inquiry {kind}: storage and time must be given")
     return cls(**question)
 
 

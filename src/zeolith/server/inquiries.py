@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ..protocol.inquiry import Inquiry, KickInquiry, StatusInquiry
+from ZODB.POSException import StorageError
+
+from ..protocol.inquiry import EstimateInquiry, Inquiry, KickInquiry, StatusInquiry
 from .kicking import kick
 from .lobby import Lobby
 from .overview import describe_connections, describe_server, describe_storage, storage_of
@@ -26,7 +28,20 @@ def answer_inquiry(lobby: Lobby, asker: Connection, inquiry: Inquiry) -> dict[st
         return {"error": f"there is no storage {inquiry.storage!r} here; there are: {served}"}
     if isinstance(inquiry, KickInquiry):
         return kick(lobby, asker, inquiry)
+    if isinstance(inquiry, EstimateInquiry):
+        return _estimate(lobby, asker, inquiry)
     return _status(lobby, asker, inquiry)
+
+
+def _estimate(lobby: Lobby, asker: Connection, inquiry: EstimateInquiry) -> dict[str, Any]:
+    service = lobby.services[inquiry.storage]
+    if service.outage:
+        return {"error": service.outage}
+    try:
+        service.packing.estimate(inquiry.time, asker.address)
+    except StorageError as error:
+        return {"error": str(error)}
+    return {"started": True}
 
 
 def _status(lobby: Lobby, asker: Connection, inquiry: StatusInquiry) -> dict[str, Any]:
