@@ -32,9 +32,17 @@ from zeolith.protocol import msgpacks, pickles
 from zeolith.protocol.codec import make_codec
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.inquiry import (
+    PREFIX,
+    KickInquiry,
+    StatusInquiry,
+    parse_answer,
+    parse_inquiry,
+    serialize_inquiry,
+)
 from zeolith.protocol.limits import Limits
 from zeolith.protocol.messages import CLIENT_REQUESTS, SERVER_REQUESTS, Call, Fault, Reply
-from zeolith.protocol.peers import ClientPeer, ServerPeer, Violated
+from zeolith.protocol.peers import ClientPeer, Inquired, Phase, ServerPeer, Violated
 
 PERMITTED = (UndecodableMessage, IllegalMessage, FrameTooLarge, IncompatiblePeer)
 
@@ -67,6 +75,7 @@ _PIECES: Sequence[bytes] = (
     *(b"cbuiltins\ndict\n", b"cbuiltins\nset\n", b"cbuiltins\nKeyError\n", b"cos\nsystem\n"),
     *(b"cZopeUndo.Prefix\nPrefix\n", b"cZODB.POSException\n_recon\n", b"c_codecs\nencode\n"),
     *(b"\xdc\0\x10", b"\xdd\0\0\xff\xff", b"\xde\0\1", b"\xc4\x08", b"\xd9\xff"),
+    *(b'{"ask": "kick", ', b'"client": "x"', b"[", b"]", b"}", b", ", b'"', b"1e999", b"\\ud800"),
     *(b"\xc7\x0c\xff", b"\xd6\xff", b"\0\0\0\x05", b"\xff\xff\xff\xff"),
 )
 
@@ -77,6 +86,23 @@ def check(data: bytes) -> None:
         for forms in (SERVER_REQUESTS, CLIENT_REQUESTS):
             _check_message(coding, data, forms is SERVER_REQUESTS)
     _check_stream(data)
+    _check_inquiry(data)
+
+
+def _check_inquiry(data: bytes) -> None:
+    """An administrator's question comes first, and alone; its answer may be anything, too."""
+    peer = ServerPeer(Coding.PICKLE, LIMITS)
+    for event in peer.receive(frame(PREFIX + data)):
+        if isinstance(event, Inquired):
+            assert parse_inquiry(serialize_inquiry(event.inquiry)) == event.inquiry
+        else:
+            assert isinstance(event, Violated)
+            assert isinstance(event.error, PERMITTED)
+    assert peer.phase is Phase.CLOSED
+    try:
+        parse_answer(data)
+    except PERMITTED:
+        pass
 
 
 def _check_message(coding: Coding, data: bytes, is_server: bool) -> None:
@@ -145,7 +171,12 @@ def _mutate(choice: random.Random, data: bytes) -> bytes:
 
 def _seeds() -> list[bytes]:
     dumps: Sequence[Callable[[object], bytes]] = (pickles.dumps, msgpacks.dumps)
-    return [dump(value) for dump in dumps for value in _VALUES] + [b"", b"\x80\x03", b"\x80\x04."]
+    inquiries = (StatusInquiry("1", 5), KickInquiry("label", None, True))
+    return [
+        *(dump(value) for dump in dumps for value in _VALUES),
+        *(serialize_inquiry(inquiry).removeprefix(PREFIX) for inquiry in inquiries),
+        *(b"", b"\x80\x03", b"\x80\x04."),
+    ]
 
 
 def fuzz(seconds: float, seed: int) -> int:
