@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import grp
 import os
-import pwd
 from typing import NamedTuple
 
+from ..config.accounts import find_account
 from ..errors import ConfigurationError
 
 
@@ -39,14 +39,9 @@ def find_user(user: str, option: str) -> Identity:
     :param option: how the setting is called, for the error.
     :raises ConfigurationError: there is none.
     """
-    try:
-        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except (KeyError, OverflowError):
-        raise ConfigurationError(
-            option, f"there is no user {user!r}", "create it, or correct the name"
-        ) from None
-    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
-    return Identity(entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(groups))
+    account = find_account(user, option)
+    groups = os.getgrouplist(account.name, account.gid)
+    return Identity(account.name, account.uid, account.gid, tuple(groups))
 
 
 def identity_to_assume(user: str | None, option: str) -> Identity | None:

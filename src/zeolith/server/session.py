@@ -269,10 +269,10 @@ class Session:
         self._service.publisher.unsubscribe(self)
         self.give_up("disconnected")
         if self.upload is not None and self.uploads is not None:
-            self.uploads.submit(self.upload.discard, _ignore)
+            self.uploads.submit(self.upload.discard, partial(_discarded, self.name))
             self.upload = None
         if self.iterators is not None and self.reads is not None:
-            self.reads.submit(self.iterators.close, _ignore)
+            self.reads.submit(self.iterators.close, partial(_discarded, self.name))
         if self._blob_sender is not None:
             self._blob_sender.close()
 
