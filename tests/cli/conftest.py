@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,7 +40,10 @@ class Process:
         pass_fds: Sequence[int] = (),
         **environment: str,
     ) -> None:
-        self._errors = directory / "stderr"
+        # Each process has its own, also of several in one directory.
+        descriptor, path = tempfile.mkstemp(prefix="stderr-", dir=directory)
+        os.close(descriptor)
+        self._errors = Path(path)
         # Unhandled warnings of the interpreter, such as files left open, show up in the log.
         command = [*before, sys.executable, "-X", "dev", "-m", module, *arguments]
         path = os.pathsep.join(filter(None, sys.path))
@@ -59,6 +63,10 @@ class Process:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
     @property
     def log(self) -> str:

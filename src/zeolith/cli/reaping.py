@@ -8,33 +8,41 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Final
 
 logger = logging.getLogger(__name__)
+
+GRACE: Final = 2.0
+"""Seconds for which an ended process is left to whoever may be waiting for it."""
 
 
 class Reaper:
     """Waits for children that nobody waits for.  Not for several threads at a time.
 
     The server's code has children of its own, whose exit status it wants; whoever waits for one
-    does so the moment it ends.  So only those are taken that were found ended twice.
+    does so the moment it ends.  So only those are taken that have ended for a while.
     """
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        self._seen: dict[int, float] = {}
 
-    def look(self) -> bool:
-        """Bury those that are still there since the last look.
+    def look(self, now: float) -> bool:
+        """Bury those that have been there for the time of grace.
 
-        :return: whether there are others; look again after some seconds.
+        :param now: seconds on any clock that does not jump.
+        :return: whether there are others; look again after the time of grace.
         """
-        ended = set(_ended_children())
-        for pid in ended & self._seen:
+        seen, self._seen = self._seen, {}
+        for pid in _ended_children():
+            since = seen.get(pid, now)
+            if now - since < GRACE:
+                self._seen[pid] = since
+                continue
             try:
                 os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 continue  # somebody did wait
             logger.debug("process %d, left behind by its parent, has ended", pid)
-        self._seen = ended - self._seen
         return bool(self._seen)
 
 

@@ -17,16 +17,21 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .reaping import Reaper
 
 logger = logging.getLogger(__name__)
 
 _STATUS: Final = {signal.SIGTERM: 0, signal.SIGINT: 0, signal.SIGHUP: 1}
 _REOPEN: Final = signal.SIGUSR2
 
-_REAP_INTERVAL: Final = 2.0
-"""Seconds between two looks at processes that wait to be buried."""
+_BURY_INTERVAL: Final = 2.0
+"""Seconds between two looks at ended processes that nobody has waited for."""
 
 
 class Signals:
@@ -71,9 +76,13 @@ class Signals:
             self._eventlog = eventlog
 
     def _take(self) -> None:
-        reap = _reaping() if signal.SIGCHLD in self._taken else None
+        take_next = self._next
+        if signal.SIGCHLD in self._taken:
+            from .reaping import Reaper
+
+            take_next = partial(self._next_or_bury, Reaper())
         while True:
-            number = self._next() if reap is None else self._next_or_reap(reap)
+            number = take_next()
             try:
                 if number is _REOPEN:
                     self._reopen_logs()
@@ -86,18 +95,18 @@ class Signals:
     def _next(self) -> signal.Signals:
         return signal.Signals(signal.sigwait(self._taken))
 
-    def _next_or_reap(self, reap: Callable[[], bool]) -> signal.Signals:
+    def _next_or_bury(self, reaper: Reaper) -> signal.Signals:
         """Return the next signal of those that are about us; see to ended processes meanwhile."""
         are_waiting = True  # some may have ended before we came
         while True:
             if are_waiting:
-                info = signal.sigtimedwait(self._taken, _REAP_INTERVAL)
+                info = signal.sigtimedwait(self._taken, _BURY_INTERVAL)
                 number = None if info is None else signal.Signals(info.si_signo)
             else:
                 number = self._next()
             if number is not None and number is not signal.SIGCHLD:
                 return number
-            are_waiting = reap()
+            are_waiting = reaper.look(time.monotonic())
 
     def _reopen_logs(self) -> None:
         if self._eventlog is None:
@@ -126,9 +135,3 @@ class Signals:
         else:
             logger.info("%s: stopping", number.name)
             stop()
-
-
-def _reaping() -> Callable[[], bool]:
-    from .reaping import Reaper
-
-    return Reaper().look
