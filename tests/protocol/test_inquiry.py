@@ -16,6 +16,8 @@ from zeolith.protocol.greeting import Coding, parse_hello
 from zeolith.protocol.inquiry import (
     MOST_CONNECTIONS,
     PREFIX,
+    EstimateInquiry,
+    Inquiry,
     KickInquiry,
     StatusInquiry,
     parse_answer,
@@ -30,6 +32,7 @@ texts = st.none() | st.text(max_size=50)
 inquiries = st.one_of(
     st.builds(StatusInquiry, texts, st.integers(0, MOST_CONNECTIONS)),
     st.builds(KickInquiry, texts, texts, st.booleans()),
+    st.builds(EstimateInquiry, st.text(max_size=50), st.floats(0, 1e11)),
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
@@ -42,7 +45,7 @@ json_values = st.recursive(
 
 
 @given(inquiries)
-def test_round_trip(inquiry: StatusInquiry | KickInquiry) -> None:
+def test_round_trip(inquiry: Inquiry) -> None:
     assert parse_inquiry(serialize_inquiry(inquiry)) == inquiry
 
 
@@ -76,6 +79,15 @@ def test_answers_round_trip(answer: dict[str, Any]) -> None:
         {"ask": "kick", "__class__": "x"},
         {"ask": "kick", "_replace": None},
         {"ask": "kick", "": None},
+        {"ask": "estimate"},
+        {"ask": "estimate", "storage": "1"},
+        {"ask": "estimate", "time": 5},
+        {"ask": "estimate", "storage": None, "time": 5},
+        {"ask": "estimate", "storage": "1", "time": -1},
+        {"ask": "estimate", "storage": "1", "time": float("nan")},
+        {"ask": "estimate", "storage": "1", "time": float("inf")},
+        {"ask": "estimate", "storage": "1", "time": 10**400},
+        {"ask": "estimate", "storage": "1", "time": True},
     ],
     ids=str,
 )
@@ -144,7 +156,7 @@ def test_garbage_is_a_violation_or_a_question(text: bytes) -> None:
 
 
 @given(inquiries, st.integers(0, 400), st.integers(0, 255))
-def test_a_damaged_question(inquiry: StatusInquiry | KickInquiry, place: int, byte: int) -> None:
+def test_a_damaged_question(inquiry: Inquiry, place: int, byte: int) -> None:
     damaged = bytearray(frame(serialize_inquiry(inquiry)))
     damaged[place % len(damaged)] = byte
     events = receive(bytes(damaged))

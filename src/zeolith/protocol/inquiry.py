@@ -21,8 +21,8 @@ ASKED_CONNECTIONS: Final = 100
 """Connections that an answer describes unless it is asked for another number."""
 
 MOST_CONNECTIONS: Final = 1000
-"""Connections that one answer describes at most: describing one takes about ten microseconds, in
-which the server does nothing else."""
+"""Connections that one answer describes at most: describing one takes about four microseconds,
+in which the server does nothing else."""
 
 
 class StatusInquiry(NamedTuple):
