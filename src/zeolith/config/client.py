@@ -10,9 +10,7 @@ from typing import Any, Final
 
 from ..errors import ConfigurationError
 from .address import Address, format_address
-from .datatypes import Refused, address
-
-_REFUSED: Final = ("username", "password", "realm")
+from .datatypes import Refused, address, no_login
 
 _KEYS: Final = {"addr": "server", "cache": "cache-path"}
 """Keywords of the client storage whose keys have other names."""
@@ -82,14 +80,6 @@ def _keywords(section: Any) -> dict[str, Any]:
     ):  # fmt: skip
         if hasattr(section, keyword):
             keywords[keyword] = getattr(section, keyword)
-    for keyword in _REFUSED:
-        if getattr(section, keyword, None) is not None:
-            raise ConfigurationError(
-                keyword,
-                "there is no log-in by password yet",
-                "remove the line; authenticate with a client certificate: an <ssl> section in a "
-                "<zeolith> section",
-            )
     tls = getattr(section, "ssl", None)
     if tls is not None:
         from .tls import client_context
@@ -134,10 +124,12 @@ def adopt(schema: Any) -> None:
     """Have *schema* open Zeolith's client for ``<zeoclient>``.
 
     The pauses between attempts to connect get no default there, so that ours holds: ZODB's are
-    those of a client that is long gone.
+    those of a client that is long gone.  What is about the log-in is refused.
     """
     section_type = schema.gettype("zeoclient")
     section_type.datatype = Client
     for _, info in section_type:
         if info.attribute in ("min_disconnect_poll", "max_disconnect_poll"):
             info._default = None
+        elif info.attribute in ("username", "password", "realm"):
+            info.datatype = no_login

@@ -34,6 +34,8 @@ _REMEDIES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         (r"not a valid boolean", "use true or false"),
         (r"could not load package", "install the package, or remove the line"),
         (r"type name cannot be redefined: 'ssl'", "remove the line: <zeolith> needs no %import"),
+        (r"invalid literal for int", "give a whole number"),
+        (r"could not convert string to float", "give a number"),
         (r"malformed section", "write <type>, <type name> or </type>"),
         (r"unknown directive|missing or unrecognized", "use %define, %import or %include"),
         (r"\[Errno 2\]", "check the path"),
@@ -131,6 +133,8 @@ def _remedy(problem: str, subject: str, known_words: Iterable[str]) -> str:
         close = difflib.get_close_matches(word, list(known_words), n=1, cutoff=0.75)
         if close:
             return f"did you mean {close[0]}?"
+    if subject == "level":
+        return "use critical, error, warn, info, debug, all, or a number from 0 to 50"
     for pattern, remedy in _REMEDIES:
         found = pattern.search(problem)
         if found:

@@ -157,7 +157,7 @@ def no_login(text: str) -> str:
     """
     raise Refused(
         "there is no log-in by password yet",
-        "remove the line, and admit clients by their TLS certificates: an <ssl> section",
+        "remove the line, and let clients prove who they are by TLS certificates: an <ssl> section",
     )
 
 

@@ -23,7 +23,7 @@ class JsonFormatter(logging.Formatter):
     Named in ``zeo.conf`` by ``formatter zeolith.config.logs.JsonFormatter``.  The keys are
     ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``, ``process``; where there is one,
     ``client`` (the name of the client concerned), ``exception`` and ``stack``; and whatever was
-    given to the logger as ``extra``.
+    given to the logger as ``extra``.  The keys ``format`` and ``dateformat`` have no effect.
 
     May be used by any thread.
     """
@@ -32,6 +32,10 @@ class JsonFormatter(logging.Formatter):
         {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
     )
     """Attributes of every record: what is not among them came as ``extra``."""
+
+    def __init__(self, fmt: str | None = None, datefmt: str | None = None) -> None:
+        # ZConfig passes the keys format and dateformat, or their defaults: they have no say here.
+        super().__init__()
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()

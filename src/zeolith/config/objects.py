@@ -35,6 +35,10 @@ class ObjectStorage:
     can_reopen: ClassVar = False
     """Once closed, the object is of no use, and the file is not run again."""
 
+    def describe(self) -> str:
+        """Return in a few words what is opened."""
+        return f"{self.attribute} of {self.module_path}"
+
     def open(self) -> Any:
         """Return the storage.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http.client import HTTPException
 from io import StringIO
 from typing import Any, Final
 
@@ -57,6 +58,9 @@ def survey(schema: Any, source: str, text: str | None = None) -> Survey:
         complaints.append(complain(error, place_of(error.url, None, source), ""))
     except UnicodeDecodeError:
         complaints.append(Complaint(Place(source), "", "is not text in UTF-8", "check the path"))
+    except (OSError, ValueError, HTTPException) as error:
+        problem = f"cannot be read: {error}"
+        complaints.append(Complaint(Place(source), "", problem, "check the path"))
     files = list(dict.fromkeys(complaint.place.file for complaint in complaints))
     complaints.sort(key=lambda one: (files.index(one.place.file), one.place.line))
     return Survey(loader.recorder.outline, complaints, None if complaints else values)

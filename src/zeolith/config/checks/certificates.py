@@ -1,7 +1,4 @@
-"""Checks of the files that ``<ssl>`` sections name.
-
-That they can be read and fit together is checked when the section is read.
-"""
+"""Checks of the files that ``<ssl>`` sections name."""
 
 from __future__ import annotations
 
@@ -12,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from ..outline import Section
+from ..datatypes import Refused, server_tls
+from ..outline import BROKEN, Section
 from .findings import Findings
 from .validity import validities
 
@@ -25,6 +23,8 @@ def check_certificates(findings: Findings, now: datetime | None = None) -> None:
     :param now: the present, for tests.
     """
     now = now or datetime.now(UTC)
+    for zeo in findings.outline.find("zeo"):
+        _check_use(findings, zeo)
     for section in findings.outline.find("ssl"):
         for key in ("certificate", "authenticate"):
             path = section.value_of(key)
@@ -35,6 +35,19 @@ def check_certificates(findings: Findings, now: datetime | None = None) -> None:
         path = section.value_of(key)
         if path is not None:
             _check_secrecy(findings, section, key, Path(path))
+
+
+def _check_use(findings: Findings, zeo: Section) -> None:
+    """Make a TLS context if that was not tried, because something else in *zeo* is wrong."""
+    if zeo.value is not BROKEN:
+        return
+    for section in zeo.sections:
+        if section.type == "ssl" and section.value is not BROKEN:
+            try:
+                server_tls(section.value)
+            except Refused as error:
+                key = "" if error.key.startswith("<") else error.key
+                findings.error(section, key, error.problem, error.remedy)
 
 
 def _files(path: Path) -> Iterator[Path]:

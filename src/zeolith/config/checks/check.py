@@ -59,7 +59,8 @@ def check_config(source: str, text: str | None = None) -> Report:
     findings = Findings(found.outline, Rights(account_of(found.outline)))
     for check in CHECKS:
         check(findings)
-    complaints = [*found.complaints, *findings.complaints]
+    # A check may come to a conclusion that reading the file has come to.
+    complaints = list(dict.fromkeys([*found.complaints, *findings.complaints]))
     if not any(complaint.is_error for complaint in complaints):
         try:
             to_config(found.values, source)
