@@ -145,7 +145,8 @@ class StorageService:
     @property
     def is_read_only(self) -> bool:
         """Whether nobody may write."""
-        return self.options.read_only or self.access.is_read_only
+        # One that is out of service is closed, and is asked nothing any more.
+        return self.options.read_only or (not self.outage and self.access.is_read_only)
 
     # -- order -----------------------------------------------------------------------------------
 
