@@ -63,6 +63,27 @@ def test_a_transaction_in_the_making_is_not_backed_up(site: Site) -> None:
         storage.tpc_abort(current)
 
 
+def test_a_transaction_that_is_completed_meanwhile_is_read_as_complete(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of the file before repozo copied it is out of date."""
+    original = making.write_part
+    with site.database() as database:
+        storage = database.storage
+        current = TransactionMetaData()
+        storage.tpc_begin(current)
+        storage.store(z64, storage.lastTransaction(), b"x" * 10, "", current)
+        storage.tpc_vote(current)
+
+        def completing(*args: Any, **keywords: Any) -> Any:
+            storage.tpc_finish(current)
+            return original(*args, **keywords)
+
+        monkeypatch.setattr(making, "write_part", completing)
+        assert site.path.stat().st_size < 8192  # else what was read is not what matters
+        assert site.backup().last == storage.lastTransaction()
+
+
 @pytest.mark.parametrize("wishes", [{}, {"compress": True}, {"quick": True}, {"link": True}])
 def test_repozo_alone_recovers_the_file(site: Site, wishes: dict[str, Any]) -> None:
     """The way out without Zeolith: repozo for the file, a copy of the blobs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import logging
 import signal
 import sys
 import time
@@ -22,12 +23,14 @@ LINE_INTERVAL: Final = 10.0
 class Console:
     """A report on standard error, for results on standard output.
 
-    :param verbose: tell details too.
+    :param verbose: tell details too, and let ZODB tell what it has to.
     """
 
     def __init__(self, verbose: bool = False) -> None:
         self._verbose = verbose
         self._is_terminal = sys.stderr.isatty()
+        if not verbose:
+            silence_zodb()
 
     def line(self, text: str) -> None:
         """Say something that everybody should read."""
@@ -64,6 +67,15 @@ class Console:
 
         self.detail(f"{label}: {total} bytes")
         yield advance
+
+
+def silence_zodb() -> None:
+    """Keep ZODB from writing to standard error what it tells whoever runs a database.
+
+    It finds many a thing worth a warning that an administrator need not act on, such as an index
+    that is older than its file.
+    """
+    logging.getLogger("ZODB").addHandler(logging.NullHandler())
 
 
 @contextmanager

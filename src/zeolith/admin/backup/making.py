@@ -14,8 +14,9 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from ...errors import ConfigurationError
 from .failures import BackupError, Damage, SourceChanged, translated
@@ -119,8 +120,9 @@ class _Attempt:
         path = self._source.path
         with ExitStack() as stack:
             try:
-                # Held to the end: no other file can get its number meanwhile.
-                file = stack.enter_context(path.open("rb"))
+                # Held to the end: no other file can get its number meanwhile.  Without a buffer:
+                # that would go on showing as incomplete what is complete by the time it counts.
+                file = stack.enter_context(path.open("rb", buffering=0))
             except FileNotFoundError as error:
                 raise SourceChanged from error
             beginning = read_beginning(file)
@@ -147,7 +149,7 @@ class _Attempt:
 
     # Is it the right database?
 
-    def _check_identity(self, file: BinaryIO, beginning: Beginning) -> None:
+    def _check_identity(self, file: FileIO, beginning: Beginning) -> None:
         known = self._repository.read_identity()
         if known is None or self._last is None or self._wishes.same_database:
             return
@@ -170,7 +172,7 @@ class _Attempt:
         if moved:
             self._report.line(f"{path} has moved to {self._source.path}")
 
-    def _continues(self, file: BinaryIO, last: Manifest) -> bool:
+    def _continues(self, file: FileIO, last: Manifest) -> bool:
         """Whether what was backed up last is still in the file, in its place."""
         digest = hashlib.sha256()
         file.seek(last.start)
@@ -226,19 +228,22 @@ class _Attempt:
             verbose=self._wishes.verbose,
         )
 
-    def _read(self, file: BinaryIO, part: Part) -> Summary:
+    def _read(self, file: FileIO, part: Part) -> Summary:
         """Find out what repozo has copied.
 
         :raises SourceChanged: it has copied from another file than we have open.
         """
         label = f"reading what is new in {self._source.path.name}"
+        buffered = BufferedReader(file, CHUNK)
         try:
             with self._report.progress(label, part.end - part.start) as advance:
-                summary = scan(file, part.start, part.end, advance=advance)
+                summary = scan(buffered, part.start, part.end, advance=advance)
         except Damage as error:
             if self._is_current(file):
                 raise
             raise SourceChanged from error
+        finally:
+            buffered.detach()
         if summary.md5 != part.md5:
             raise SourceChanged
         return summary
@@ -246,7 +251,7 @@ class _Attempt:
     # The blobs
 
     def _copy_blobs(
-        self, file: BinaryIO, part: Part, summary: Summary
+        self, file: FileIO, part: Part, summary: Summary
     ) -> tuple[dict[BlobKey, BlobEntry], list[BlobKey]]:
         """Copy the blobs that the part refers to; return them, and those that are not there.
 
@@ -295,7 +300,7 @@ class _Attempt:
         perhaps = set(summary.perhaps)
         return entries, [blob for blob in missing if blob not in perhaps]
 
-    def _is_current(self, file: BinaryIO) -> bool:
+    def _is_current(self, file: FileIO) -> bool:
         """Whether the file that we have open is still the one under its path."""
         try:
             found = self._source.path.stat()

@@ -14,8 +14,9 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import FileIO
 from struct import Struct
-from typing import Any, BinaryIO, Final, NamedTuple, Protocol
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from ...types import Oid, Tid
 from .failures import Damage
@@ -37,12 +38,6 @@ class BlobKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"blob 0x{self.oid.hex()} of transaction 0x{self.tid.hex()}"
-
-
-class Readable(Protocol):
-    """A binary file, compressed or not."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass
@@ -252,7 +247,7 @@ class Beginning:
         return f"first transaction 0x{self.tid.hex()}"
 
 
-def read_beginning(file: BinaryIO) -> Beginning | None:
+def read_beginning(file: BinaryIO | FileIO) -> Beginning | None:
     """Return the beginning of a database; None if it has no transaction yet.
 
     :raises Damage: the file is not a FileStorage.
