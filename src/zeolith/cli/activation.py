@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Final
 
 from ..config.address import Address, format_address
@@ -15,7 +15,7 @@ _OPTION: Final = "LISTEN_FDS"
 _REMEDY: Final = "use ListenStream= in the socket unit"
 
 
-def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
+def take_sockets(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]:
     """Return the listening sockets passed to this process; none if none are.
 
     Removes the variables that announce them, lest a child process take them for its own.
@@ -25,7 +25,7 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
     if not count or pid != str(os.getpid()):
-        return []  # for another process, of which we inherited the environment
+        return ()  # for another process, of which we inherited the environment
     if not count.isdecimal():
         raise ConfigurationError(_OPTION, f"{count!r} is no number", _REMEDY)
     sockets: list[socket.socket] = []
@@ -36,7 +36,7 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
         for sock in sockets:
             sock.close()
         raise
-    return sockets
+    return tuple(sockets)
 
 
 def _take(descriptor: int) -> socket.socket:
@@ -64,7 +64,7 @@ def _take(descriptor: int) -> socket.socket:
     return sock
 
 
-def check_address(address: Address, sockets: list[socket.socket], option: str) -> None:
+def check_address(address: Address, sockets: Sequence[socket.socket], option: str) -> None:
     """Check that *address* is where one of *sockets* listens.
 
     :param option: how the user calls the address, for the error.

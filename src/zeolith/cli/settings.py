@@ -97,7 +97,7 @@ def read_config(settings: Settings) -> ServerConfig:
     changes["pid_file"] = settings.pid_file or config.pid_file or _pid_file_by_environment()
     config = dataclasses.replace(config, **changes)
     if settings.sockets and option:
-        check_address(config.address, list(settings.sockets), option)
+        check_address(config.address, settings.sockets, option)
     return config
 
 

@@ -35,8 +35,9 @@ class ObjectStorage:
     can_reopen: ClassVar = False
     """Once closed, the object is of no use, and the file is not run again."""
 
-    def describe(self) -> str:
-        """Return in a few words what is opened."""
+    @property
+    def description(self) -> str:
+        """What is opened, in a few words."""
         return f"{self.attribute} of {self.module_path}"
 
     def open(self) -> Any:

@@ -16,7 +16,7 @@ from ..signals import Signals
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-a",
     "--address",
