@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import ZODB
 from tests.cli.conftest import Process, Start
+from ZODB.FileStorage import FileStorage
 
 import zeolith
 
@@ -236,3 +240,26 @@ def test_the_variables_go_no_further(serve: Start, manager: socket.socket, tmp_p
         }
         assert isinstance(server, Process)
         assert server.stop() == 0
+
+
+def test_the_rebuilding_of_an_index_is_reported(
+    start: Start, manager: socket.socket, tmp_path: Path
+) -> None:
+    storage = FileStorage(str(tmp_path / "Data.fs"))
+    with closing(ZODB.DB(storage)) as db, db.transaction() as connection:
+        connection.root()["large"] = os.urandom(3_000_000)
+    (tmp_path / "Data.fs.index").unlink()
+    server = start("serve", "-a", "0", *FILE, NOTIFY_SOCKET=manager.getsockname())
+    said = []
+    while "READY" not in (message := next_message(manager)):
+        assert int(message["EXTEND_TIMEOUT_USEC"]) > 10_000_000
+        said.append(message["STATUS"])
+    assert "Data.fs.index is missing: reading 3.0 MB to rebuild the index" in said[0]
+    assert "the index is rebuilt, after" in said[-1]
+    server.wait_listening()
+    assert said[0] in server.log
+    assert server.stop() == 0
+    again = start("serve", "-a", "0", *FILE)
+    again.wait_listening()
+    assert "index" not in again.log
+    assert again.stop() == 0
