@@ -235,9 +235,13 @@ class BlobCounter:
         self._helper = ZODB.blob.FilesystemHelper(blob_dir)
         self.files = 0
         self.size = 0
+        self._seen: set[bytes] = set()
 
     def write(self, line: bytes) -> None:
         entry = bytes.fromhex(line.decode("ascii").strip())
+        if entry in self._seen:
+            return  # each revision of an object that goes names the object
+        self._seen.add(entry)
         with suppress(OSError):  # gone already
             if len(entry) == 16:
                 self._count(self._helper.getBlobFilename(entry[:8], entry[8:]))

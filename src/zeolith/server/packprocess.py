@@ -21,6 +21,7 @@ _FINISH_TIMEOUT: Final = 60.0
 """Seconds that the process may take for the last transactions, while no client can commit."""
 
 _START_TIMEOUT: Final = 60.0
+_PROGRAM: tuple[str, ...] = ("-m", "zeolith.server.packchild")
 
 Progress = Callable[[str, int, int], None]
 """Gets phase, how much of it is done, and of how much."""
@@ -179,7 +180,7 @@ def pack_process(progress: Progress) -> Iterator[PackProcess]:
     try:
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "zeolith.server.packchild", str(theirs.fileno())],
+                [sys.executable, *_PROGRAM, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

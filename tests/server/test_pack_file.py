@@ -1,0 +1,559 @@
+"""Packing a FileStorage aside: the result is ZODB's own, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.packing import (
+    GATED_CHILD,
+    Contents,
+    debris,
+    resume,
+    snapshot,
+    wait_gone,
+)
+from tests.support.storages import hook
+from tests.support.waiting import Background, promptly, wait_until
+from ZODB.blob import BlobStorage
+from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ReadOnlyError, StorageError
+from ZODB.serialize import referencesf
+from ZODB.utils import maxtid, z64
+
+from zeolith.server import filepacker, packprocess
+from zeolith.server.filepacker import FileMisplaced, FilePacker, PackCancelled, can_pack_aside
+
+
+def open_storage(directory: Path, **options: Any) -> Any:
+    if (directory / "blobs").exists():
+        options.setdefault("blob_dir", str(directory / "blobs"))
+    return FileStorage(str(directory / "Data.fs"), **options)
+
+
+@contextmanager
+def packed_aside(directory: Path, **options: Any) -> Iterator[tuple[Any, FilePacker]]:
+    with closing(open_storage(directory, **options)) as storage:
+        yield storage, FilePacker(storage, lambda phase, done, total: None)
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Return what is in every file, but for those that belong to a process."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.suffix not in (".lock", ".tmp", ".index")
+    }
+
+
+def commit(storage: Any, oid: bytes, data: bytes) -> bytes:
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    tid = storage.loadBefore(oid, maxtid)[1] if oid in storage._index else z64
+    storage.store(oid, tid, data, "", meta)
+    storage.tpc_vote(meta)
+    found: bytes = storage.tpc_finish(meta)
+    return found
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: str, mark: Path) -> None:
+    """Have the packing process stop itself at *step*."""
+    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", GATED_CHILD, step, str(mark)))
+
+
+def wait_stopped(mark: Path) -> int:
+    wait_until(mark.exists, "the packing process stops")
+    return int(mark.read_text())
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contents, Path]:
+    directory = tmp_path_factory.mktemp("contents")
+    return Contents(directory), directory
+
+
+@pytest.fixture
+def database(contents: tuple[Contents, Path], tmp_path: Path) -> tuple[Contents, Path]:
+    found, directory = contents
+    copy = tmp_path / "db"
+    shutil.copytree(directory, copy)
+    return found, copy
+
+
+# -- the result --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["middle", "end"])
+@pytest.mark.parametrize("gc", [True, False])
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_result_is_that_of_zodb(
+    database: tuple[Contents, Path], when: str, gc: bool, keep: bool, tmp_path: Path
+) -> None:
+    contents, ours = database
+    theirs = tmp_path / "theirs"
+    shutil.copytree(ours, theirs)
+    t = getattr(contents, when)
+    options: dict[str, Any] = {"pack_gc": gc, "pack_keep_old": keep}
+    with closing(open_storage(theirs, **options)) as storage:
+        before = storage.getSize()
+        storage.pack(t, referencesf)
+        index = dict(storage._index.items())
+        assert storage.getSize() < before
+    with packed_aside(ours, **options) as (storage, packer):
+        packer.pack(t, referencesf)
+        assert dict(storage._index.items()) == index
+        assert snapshot(storage) == contents.expected
+    found, expected = files_of(ours), files_of(theirs)
+    assert set(found) == set(expected)
+    assert {name for name in found if found[name] != expected[name]} == set()
+    assert (("Data.fs.old" in found), ("blobs.old/.layout" in found)) == (keep, keep)
+    # What is on disk for the next start is the same as what is in memory.
+    with closing(open_storage(ours)) as storage:
+        assert storage._used_index
+        assert dict(storage._index.items()) == index
+
+
+def test_the_estimate_is_what_comes(database: tuple[Contents, Path]) -> None:
+    contents, directory = database
+    with packed_aside(directory) as (storage, packer):
+        before = files_of(directory)
+        estimate = packer.estimate(contents.middle)
+        assert files_of(directory) == before
+        assert estimate["before"] == storage.getSize()
+        packer.pack(contents.middle, referencesf)
+        assert estimate["after"] == storage.getSize()
+    after = files_of(directory)
+    gone = {
+        name for name in before
+        if name.endswith(".blob") and name not in after
+    }  # fmt: skip
+    assert estimate["blobs"] == len(gone) > 0
+    assert estimate["blob_bytes"] == sum(len(before[name]) for name in gone)
+
+
+def test_a_second_pack_changes_nothing(database: tuple[Contents, Path]) -> None:
+    contents, directory = database
+    with packed_aside(directory) as (storage, packer):
+        packer.pack(contents.end, referencesf)
+        size = storage.getSize()
+        packer.pack(contents.end, referencesf)
+        packer.pack(contents.middle, referencesf)
+        assert storage.getSize() == size
+        assert packer.estimate(contents.end) == {
+            "before": size, "after": size, "blobs": 0, "blob_bytes": 0
+        }  # fmt: skip
+        assert debris(directory) == []
+        assert snapshot(storage) == contents.expected
+
+
+def test_an_empty_database_needs_no_pack(tmp_path: Path) -> None:
+    with packed_aside(tmp_path) as (storage, packer):
+        packer.pack(time.time(), referencesf)
+        assert packer.estimate(time.time())["after"] == storage.getSize() == 4
+
+
+def test_a_read_only_storage_is_not_packed(database: tuple[Contents, Path]) -> None:
+    contents, directory = database
+    with (
+        packed_aside(directory, read_only=True) as (_, packer),
+        pytest.raises(ReadOnlyError),
+    ):
+        packer.pack(contents.end, referencesf)
+
+
+def test_records_that_only_the_caller_can_read_are_packed_by_zodb(
+    database: tuple[Contents, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", "raise SystemExit(3)"))
+    with packed_aside(directory) as (storage, packer):
+        size = storage.getSize()
+        packer.pack(contents.end, lambda *arguments: referencesf(*arguments))
+        assert storage.getSize() < size
+        assert snapshot(storage) == contents.expected
+
+
+def test_the_new_file_has_the_rights_of_the_old(database: tuple[Contents, Path]) -> None:
+    contents, directory = database
+    path = directory / "Data.fs"
+    path.chmod(0o640)
+    with packed_aside(directory) as (_, packer):
+        packer.pack(contents.end, referencesf)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_only_plain_file_storages_are_packed_aside(tmp_path: Path) -> None:
+    class Other(FileStorage):  # type: ignore[misc]
+        pass
+
+    (tmp_path / "inner").mkdir()
+    with (
+        closing(open_storage(tmp_path)) as plain,
+        closing(Other(str(tmp_path / "other.fs"))) as other,
+        closing(FileStorage(str(tmp_path / "own.fs"), packer=lambda *_: None)) as own,
+        closing(open_storage(tmp_path / "inner")) as inner,
+    ):
+        wrapper = BlobStorage(str(tmp_path / "b"), inner)
+        assert [can_pack_aside(s) for s in (plain, other, own, wrapper, inner)] == [
+            True, False, False, False, True
+        ]  # fmt: skip
+
+
+# -- beside those who write --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["scan", "copy", "follow"])
+def test_what_is_committed_meanwhile_is_there(
+    database: tuple[Contents, Path], step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+    mark = tmp_path / "mark"
+    stop_at(monkeypatch, step, mark)
+    # However little there is to be copied: not while commits have to wait.
+    monkeypatch.setattr(filepacker, "_SMALL", 0)
+    with packed_aside(directory) as (storage, packer):
+        oid = storage.new_oid()
+        pack = Background(lambda: packer.pack(contents.middle, referencesf))
+        pid = wait_stopped(mark)
+        # More than is copied while the storage is locked, over several rounds.
+        tids = [commit(storage, oid, bytes(20_000) + b"%d" % n) for n in range(12)]
+        resume(pid)
+        pack.result()
+        last = commit(storage, oid, b"after")
+        for number, tid in enumerate(tids):
+            assert storage.loadSerial(oid, tid) == bytes(20_000) + b"%d" % number
+        assert snapshot(storage) == contents.expected
+    with closing(open_storage(directory)) as storage:
+        assert storage.loadBefore(oid, maxtid) == (b"after", last, None)
+        assert storage.loadSerial(oid, tids[0]) == bytes(20_000) + b"0"
+    assert debris(directory) == []
+
+
+def test_a_transaction_between_vote_and_finish_is_waited_for(
+    database: tuple[Contents, Path],
+) -> None:
+    contents, directory = database
+    with packed_aside(directory) as (storage, packer):
+        meta, oid = TransactionMetaData(), storage.new_oid()
+        storage.tpc_begin(meta)
+        storage.store(oid, z64, b"voted before the pack", "", meta)
+        storage.tpc_vote(meta)
+        pack = Background(lambda: packer.pack(contents.middle, referencesf))
+        wait_until((directory / "Data.fs.pack").exists)
+        tid = storage.tpc_finish(meta)
+        pack.result()
+        assert storage.loadBefore(oid, maxtid) == (b"voted before the pack", tid, None)
+        assert snapshot(storage) == contents.expected
+
+
+def test_an_object_that_comes_back_keeps_its_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage at the pack's time, but written again since: ZODB's packer removes the new blob."""
+    import transaction
+    import ZODB
+    from ZODB.blob import Blob
+
+    with packed_aside(tmp_path, blob_dir=str(tmp_path / "blobs")) as (storage, packer):
+        db = ZODB.DB(storage)
+        connection = db.open()
+        root = connection.root()
+        root["blob"] = blob = Blob(b"first")
+        transaction.commit()
+        del root["blob"]
+        transaction.commit()
+        when = time.time()
+        wait_until(lambda: time.time() > when + 0.01)
+        root["blob"] = blob
+        with blob.open("w") as file:
+            file.write(b"second")
+        transaction.commit()
+        packer.pack(when, referencesf)
+        serial = storage.loadBefore(blob._p_oid, maxtid)[1]
+        path = Path(storage.loadBlob(blob._p_oid, serial))
+        assert path.read_bytes() == b"second"
+        connection.close()
+        db.close()
+
+
+def test_only_one_pack_at_a_time(
+    database: tuple[Contents, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+    stop_at(monkeypatch, "copy", tmp_path / "mark")
+    with packed_aside(directory) as (_, packer):
+        pack = Background(lambda: packer.pack(contents.middle, referencesf))
+        pid = wait_stopped(tmp_path / "mark")
+        with pytest.raises(StorageError, match="already running"):
+            packer.pack(contents.middle, referencesf)
+        resume(pid)
+        pack.result()
+        assert debris(directory) == []
+
+
+# -- packs that do not come to their end -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "step", ["start", "scan", "look-ahead", "copy", "record", "list", "finish"]
+)
+def test_a_packing_process_that_is_killed_changes_nothing(
+    database: tuple[Contents, Path], step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+    before = files_of(directory)
+    stop_at(monkeypatch, step, tmp_path / "mark")
+    with packed_aside(directory) as (storage, packer):
+        pack = Background(lambda: packer.pack(contents.middle, referencesf))
+        os.kill(wait_stopped(tmp_path / "mark"), signal.SIGKILL)
+        if step == "start":
+            pack.result()  # a process that does not even start is done without
+            assert storage.getSize() < len(before["Data.fs"])
+            return
+        with pytest.raises(StorageError, match="ended by signal 9; nothing has changed"):
+            pack.result()
+        assert files_of(directory) == before
+        commit(storage, storage.new_oid(), b"commits go on")
+        packer.pack(contents.middle, referencesf)
+        assert storage.getSize() < len(before["Data.fs"])
+        assert snapshot(storage) == contents.expected
+
+
+@pytest.mark.parametrize("step", ["scan", "copy", "finish"])
+def test_a_pack_can_be_cancelled(
+    database: tuple[Contents, Path], step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+    before = files_of(directory)
+    stop_at(monkeypatch, step, tmp_path / "mark")
+    with packed_aside(directory) as (storage, packer):
+        pack = Background(lambda: packer.pack(contents.middle, referencesf))
+        pid = wait_stopped(tmp_path / "mark")
+        with promptly():
+            packer.cancel()
+            with pytest.raises(PackCancelled):
+                pack.result()
+            wait_gone(pid)
+        assert files_of(directory) == before
+        assert snapshot(storage) == contents.expected
+
+
+def test_a_pack_that_waits_for_a_transaction_can_be_cancelled(
+    database: tuple[Contents, Path],
+) -> None:
+    contents, directory = database
+    with packed_aside(directory) as (storage, packer):
+        meta = TransactionMetaData()
+        storage.tpc_begin(meta)
+        pack = Background(lambda: packer.pack(contents.middle, referencesf))
+        wait_until((directory / "Data.fs.pack").exists)
+        with promptly():
+            packer.cancel()
+            with pytest.raises(PackCancelled):
+                pack.result()
+        storage.tpc_abort(meta)
+        assert debris(directory) == []
+
+
+FULL = """
+import errno, os, sys
+from zeolith.server import packchild
+class Full(packchild.Packer):
+    def writePackedDataRecord(self, *args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path + ".pack")
+packchild.Packer = Full
+sys.exit(packchild.main(int(sys.argv[1])))
+"""
+
+
+def test_a_full_disk_is_named_and_left_as_it_was(
+    database: tuple[Contents, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+    before = files_of(directory)
+    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", FULL))
+    with packed_aside(directory) as (_, packer):
+        with pytest.raises(OSError, match="No space left") as caught:
+            packer.pack(contents.end, referencesf)
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == f"{directory / 'Data.fs'}.pack"
+        assert files_of(directory) == before
+
+
+def test_damage_is_said_and_left_as_it_was(tmp_path: Path) -> None:
+    Contents(tmp_path, blobs=False)
+    path = tmp_path / "Data.fs"
+    with packed_aside(tmp_path) as (_, packer):
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2)
+            file.write(b"damage" * 500)
+        before = files_of(tmp_path)
+        with pytest.raises(StorageError, match="packing failed: "):
+            packer.pack(time.time(), referencesf)
+        assert files_of(tmp_path) == before
+
+
+def test_without_a_process_the_server_packs(
+    database: tuple[Contents, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    contents, directory = database
+    monkeypatch.setattr("sys.executable", str(directory / "nothing"))
+    with packed_aside(directory) as (storage, packer):
+        size = storage.getSize()
+        packer.pack(contents.end, referencesf)
+        assert storage.getSize() < size
+        assert snapshot(storage) == contents.expected
+    assert "cannot be started" in caplog.text
+
+
+# -- the change of files -----------------------------------------------------------------------
+
+
+def test_a_disk_without_links(
+    database: tuple[Contents, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+
+    def link(source: str, target: str) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    old = (directory / "Data.fs").read_bytes()
+    monkeypatch.setattr("zeolith.server.packblobs.link_or_copy", shutil.copy)
+    with packed_aside(directory) as (storage, packer):
+        packer.pack(contents.end, referencesf)
+        assert (directory / "Data.fs.old").read_bytes() == old
+        commit(storage, storage.new_oid(), b"goes to the new file")
+        assert (directory / "Data.fs").stat().st_size == storage.getSize()
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_change_that_fails_is_taken_back(
+    database: tuple[Contents, Path], has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+    before = files_of(directory)
+
+    def fail(*names: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with packed_aside(directory) as (storage, packer):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fail)
+            if not has_links:
+                patch.setattr(filepacker, "_link", lambda *names: False)
+            with pytest.raises(OSError, match="Input/output error"):
+                packer.pack(contents.end, referencesf)
+        assert files_of(directory) == before
+        oid = storage.new_oid()
+        tid = commit(storage, oid, b"commits go on")
+        packer.pack(contents.end, referencesf)
+        assert storage.loadBefore(oid, maxtid) == (b"commits go on", tid, None)
+
+
+def test_the_new_file_and_its_name_are_on_disk_before_anything_can_be_committed(
+    database: tuple[Contents, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R4: else a power failure could bring back the old file, without later transactions."""
+    contents, directory = database
+    steps: list[str] = []
+    with packed_aside(directory) as (storage, packer):
+        lock = storage._commit_lock
+
+        class Watched:
+            def acquire(self, *args: Any, **kw: Any) -> bool:
+                steps.append("locked")
+                return bool(lock.acquire(*args, **kw))
+
+            def release(self) -> None:
+                steps.append("released")
+                lock.release()
+
+        storage._commit_lock = Watched()
+        sync = filepacker.sync_directory
+        replace = os.replace
+
+        def replaced(source: str, target: str) -> None:
+            steps.append("replaced")
+            replace(source, target)
+
+        def synced(path: str) -> None:
+            steps.append("synced")
+            sync(path)
+
+        monkeypatch.setattr(os, "replace", replaced)
+        monkeypatch.setattr(filepacker, "sync_directory", synced)
+        packer.pack(contents.end, referencesf)
+        # The second time only to look whether all is well.
+        assert steps == ["locked", "replaced", "synced", "released", "locked", "released"]
+
+
+def test_a_storage_whose_file_was_moved_away_takes_no_more_commits(
+    database: tuple[Contents, Path],
+) -> None:
+    """Class D: what is written to a file without a name is lost at the next start."""
+    contents, directory = database
+    with packed_aside(directory) as (storage, packer):
+        packer.pack(contents.end, referencesf)
+        shutil.copy(directory / "Data.fs", directory / "copy")
+        os.replace(directory / "copy", directory / "Data.fs")
+        with pytest.raises(FileMisplaced, match="not the one that has this name"):
+            packer.pack(contents.end, referencesf)
+        with pytest.raises(ReadOnlyError):
+            storage.tpc_begin(TransactionMetaData())
+
+
+def test_a_name_that_may_not_be_on_disk_is_not_written_to(
+    database: tuple[Contents, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+
+    def fail(path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(filepacker, "sync_directory", fail)
+    with packed_aside(directory) as (storage, packer):
+        with pytest.raises(FileMisplaced, match="may not be on disk"):
+            packer.pack(contents.end, referencesf)
+        with pytest.raises(ReadOnlyError):
+            storage.tpc_begin(TransactionMetaData())
+
+
+def test_blobs_whose_removal_failed_go_with_the_next_pack(
+    database: tuple[Contents, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    contents, directory = database
+    caplog.set_level(logging.INFO)
+    with packed_aside(directory, pack_keep_old=False) as (storage, packer):
+        expected = {path for path in files_of(directory) if path.endswith(".blob")}
+
+        def fail(*arguments: Any) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        from zeolith.server import packblobs
+
+        with (
+            hook(packblobs, "remove_committed", before=fail),
+            hook(packblobs, "remove_committed_dir", before=fail),
+            pytest.raises(OSError, match="Input/output error"),
+        ):
+            packer.pack(contents.middle, referencesf)
+        assert (directory / "blobs" / ".removed").exists()
+        assert {p for p in files_of(directory) if p.endswith(".blob")} == expected
+        packer.pack(contents.middle, referencesf)
+        assert debris(directory) == []
+        assert {p for p in files_of(directory) if p.endswith(".blob")} < expected
+        assert snapshot(storage) == contents.expected
