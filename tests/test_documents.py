@@ -124,6 +124,21 @@ def test_every_option_for_looking_is_documented(name: str) -> None:
             assert f"`{option}`" in section, option
 
 
+@pytest.mark.parametrize("name", ["backup", "restore", "verify"])
+def test_every_option_for_backups_is_documented(name: str) -> None:
+    from zeolith.cli.group import zeolith as group
+
+    text = (ROOT / "docs" / "backup.md").read_text()
+    section = text.partition(f"\n## zeolith {name}\n")[2].partition("\n## ")[0]
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
+    assert len(command.params) > 5
+    documented = set(re.findall(r"^\| (`-.*?`) \|", section, re.M))
+    assert documented == {
+        ", ".join(f"`{option}`" for option in parameter.opts) for parameter in command.params
+    }
+
+
 def test_every_key_is_documented() -> None:
     schema = (ROOT / "src" / "zeolith" / "config" / "server.xml").read_text()
     text = (ROOT / "docs" / "server.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,37 @@ def test_a_backup_is_made_verified_listed_and_restored(site: Site, run: Run) -> 
     assert (status, errors) == (0, "")
     assert f"5 transactions up to 0x{tid.hex()}, 4 blobs" in output
     assert read_blobs(site.directory / "R.fs", site.directory / "R").keys() == {1, 2, 3, 4}
+
+
+def test_the_examples_of_the_document_run(site: Site, tmp_path: Path) -> None:
+    document = Path(__file__).parents[2] / "docs" / "backup.md"
+    blocks = re.findall(r"^```sh\n(.*?)^```$", document.read_text(), re.M | re.S)
+    (first,) = [block for block in blocks if "mkdir" in block]
+    (without,) = [block for block in blocks if "ZODB.scripts.repozo" in block]
+    (dry_run,) = [block for block in blocks if "--dry-run" in block]
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "zeolith"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m zeolith "$@"\n')
+    wrapper.chmod(0o755)
+    (wrapper.parent / "python").symlink_to(sys.executable)
+    var = tmp_path / "var"
+    var.mkdir()
+    site.path.rename(var / "Data.fs")
+    site.blobs.rename(var / "blobs")
+    again = "rm -r restored/*\n"
+    done = subprocess.run(
+        ["sh", "-e", "-c", first + dry_run + again + without],
+        cwd=tmp_path,
+        env={**child_environment(), "PATH": f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "there is nothing to remove\n")
+    assert re.search(r": full backup .*\n.* blobs: good\n.*: restored from backup .*", done.stdout)
+    restored = tmp_path / "restored"
+    assert read_blobs(restored / "Data.fs", restored / "blobs").keys() == {1, 2, 3}
 
 
 def test_a_state_is_chosen_by_options(site: Site, run: Run) -> None:

@@ -67,7 +67,7 @@ def test_a_transaction_that_is_completed_meanwhile_is_read_as_complete(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was read of the file before repozo copied it is out of date."""
-    original = making.write_part
+    original: Callable[..., Any] = vars(making)["write_part"]
     with site.database() as database:
         storage = database.storage
         current = TransactionMetaData()
