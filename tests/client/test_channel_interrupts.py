@@ -1,17 +1,9 @@
-"""An interrupt at every step of a call, one after another: nobody may wait for ever after it.
-
-A signal handler that raises (Ctrl-C, a time limit) does so between two steps of the main thread.
-Here a trace function does the same, at a place that the test chooses.
-"""
+"""An interrupt at every step of a call, one after another: nobody may wait for ever after it."""
 
 from __future__ import annotations
 
-import dis
-import sys
 from collections.abc import Callable
-from functools import cache, partial
-from types import CodeType, FrameType
-from typing import Any
+from functools import partial
 
 import pytest
 
@@ -23,6 +15,7 @@ from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import Call, LoadBefore, Ping, SetClientLabel
 from zeolith.protocol.peers import ServerPeer
 
+from ..support.interrupts import interrupted_at
 from ..support.waiting import Background, wait_until
 from .conftest import Recorder
 
@@ -82,53 +75,6 @@ def open_channel() -> Channel:
     return channel
 
 
-CHECKED = {"RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD"}
-"""Instructions after which the interpreter looks for signals.  It does not within ``with lock``:
-between taking the lock and being able to give it back."""
-
-
-@cache
-def instructions(code: CodeType) -> dict[int, str]:
-    """Return the instructions of *code* by their offsets."""
-    return {found.offset: found.opname for found in dis.get_instructions(code)}
-
-
-def interrupted_at(step: int, action: Callable[[], None]) -> bool:
-    """Run *action*; raise KeyboardInterrupt at that step in it; return whether it got there."""
-    count = 0
-    last: dict[FrameType, int] = {}
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename != channel_module.__file__:
-            return None
-        if event == "call":
-            # In this order: from Python 3.13 on the second looks for the first.
-            frame.f_trace = trace
-            frame.f_trace_opcodes = True
-            frame.f_trace_lines = False
-        elif event == "opcode":
-            before, last[frame] = last.get(frame), frame.f_lasti
-            if before is not None and instructions(frame.f_code)[before] in CHECKED:
-                count += 1
-                if count == step:
-                    raise KeyboardInterrupt
-        return trace
-
-    outer = sys.gettrace()
-    # From Python 3.12 on events for instructions must have been asked for somewhere before.
-    sys._getframe().f_trace_opcodes = True
-    sys.settrace(trace)
-    try:
-        action()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(outer)
-        last.clear()
-    return count >= step
-
-
 def load(channel: Channel) -> None:
     channel.load_before(OID, TID)
 
@@ -151,7 +97,7 @@ def test_an_interrupt_at_any_step_leaves_nobody_waiting(action: Callable[[Channe
     while is_reached:
         step += 1
         channel = open_channel()
-        is_reached = interrupted_at(step, partial(action, channel))
+        is_reached = interrupted_at(step, partial(action, channel), [channel_module])
         # Whoever comes next gets an answer, or is told that the connection has ended.
         assert not channel.is_being_read, step
         assert not channel.follower_count, step
@@ -159,7 +105,7 @@ def test_an_interrupt_at_any_step_leaves_nobody_waiting(action: Callable[[Channe
             try:
                 assert channel.load_before(oid, TID) == ANSWER, step
             except ClientDisconnected:
-                assert channel.is_broken, step
+                assert isinstance(channel._cause, KeyboardInterrupt), step
         assert not channel._slots, step
     assert step > 10
 
@@ -178,13 +124,13 @@ def test_an_interrupted_reader_leaves_nobody_else_waiting() -> None:
             wait_until(lambda: channel.follower_count == 1)  # noqa: B023 - called before the next
         channel._ask_to_lead = ask  # type: ignore[method-assign]
         requests = wire.requests
-        is_reached = interrupted_at(step, partial(load, channel))
+        is_reached = interrupted_at(step, partial(load, channel), [channel_module])
         if wire.requests == requests:
             channel._ask_to_lead()  # as above: this thread has not come as far as taking over
         try:
             assert other.result() == ANSWER, step
         except ClientDisconnected:
-            assert channel.is_broken, step
+            assert isinstance(channel._cause, KeyboardInterrupt), step
     assert step > 10
 
 
@@ -219,3 +165,28 @@ def test_a_finalizer_in_the_middle_of_sending_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(channel.wire, "send", sending)
     assert channel.load_before(OID, TID) == ANSWER
     assert len(refused) == 5
+
+
+def test_a_signal_handler_may_call_while_its_thread_follows() -> None:
+    """The outer call is answered all the same, and asked to lead when its turn has come."""
+    channel = open_channel()
+    nested: list[object] = []
+
+    class Nesting(dict[object, None]):
+        """The followers: the first to enlist makes a call of its own, as a handler would."""
+
+        def __setitem__(self, lock: object, value: None) -> None:
+            super().__setitem__(lock, value)
+            if not nested:
+                nested.append(None)
+                nested[0] = channel.load_before(OTHER, TID)
+
+    channel._followers = Nesting()  # type: ignore[assignment]
+    with channel.hold_reading():
+        outer = Background(partial(load, channel))
+        wait_until(lambda: channel.follower_count == 2)
+    # The watcher's part: the outer call may be asked to lead, and cannot from within the other.
+    wait_until(lambda: [channel.read_if_ready()] and not outer.is_alive())
+    outer.result()
+    assert nested == [ANSWER]
+    assert not channel.follower_count

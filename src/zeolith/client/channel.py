@@ -8,9 +8,8 @@ leader left.  The idle watcher (:mod:`.watcher`) takes the role only when it is 
 
 **Interrupts.**  A signal handler may raise between any two steps of the main thread.  The role is
 a lock that knows its owner, so whoever is interrupted around taking it can tell whether it has to
-be given up; and who follows is known by its thread.  The owner matters for another thing, too: a
-finalizer that the garbage collector runs in the middle of all this is refused, where it would
-wait for itself.
+be given up.  The owner matters for another thing, too: a finalizer that the garbage collector runs
+in the middle of all this is refused, where it would wait for itself.
 
 **Who may see what.**  Messages are handled by the leader, completely, before the next one is
 looked at, and before the thread waiting for it learns of it (rule R2).
@@ -104,8 +103,8 @@ class Channel:
         self._slots: dict[MsgId, Slot] = {}
         self._role = threading.RLock()
         self._is_leader = _owned(self._role)
-        # By thread: what wakes those who follow.
-        self._followers: dict[int, LockType] = {}
+        # What wakes those who follow.
+        self._followers: dict[LockType, None] = {}
         self._numbers = itertools.count(1)
         # Guards the socket's sending side, _waiting and _waiting_size.
         self._sending = threading.RLock()
@@ -220,13 +219,18 @@ class Channel:
                 raise _no_id(oid, tid)
             frames.append(self._encode_load(oid, tid))
         wanted = []
-        for key, frame in zip(keys, frames):
-            if key not in self._slots:
-                slot = Slot()
-                if self._slots.setdefault(key, slot) is slot:
-                    wanted.append(frame)
-        if wanted:
-            self._send(b"".join(wanted), None, None)
+        try:
+            for key, frame in zip(keys, frames):
+                if key not in self._slots:
+                    slot = Slot()
+                    if self._slots.setdefault(key, slot) is slot:
+                        wanted.append(frame)
+            if wanted:
+                self._send(b"".join(wanted), None, None)
+        except BaseException as error:
+            # Interrupted in between: nobody else would ever send what others may wait for.
+            self._break(error)
+            raise
 
     def call(self, request: Request, on_reply: Callable[[Any], None] | None = None) -> Any:
         """Send *request*; wait for the answer and return its value.
@@ -351,14 +355,18 @@ class Channel:
 
     def _await(self, slot: Slot) -> None:
         """Wait until *slot* is answered: lead if nobody does, otherwise follow."""
+        lock = None
         try:
             if self._role.acquire(False):
                 self._lead(slot)
             else:
-                self._follow(slot)
+                lock = allocate_lock()
+                lock.acquire()
+                self._follow(slot, lock)
         except BaseException:
             # Interrupted, at whatever step.
-            self._followers.pop(threading.get_ident(), None)
+            if lock is not None:
+                self._followers.pop(lock, None)
             self._step_down()
             raise
 
@@ -376,20 +384,20 @@ class Channel:
         finally:
             self._step_down()
 
-    def _follow(self, slot: Slot) -> None:
-        """Wait until *slot* is answered, or lead if asked to."""
-        lock = allocate_lock()
-        lock.acquire()
-        me = threading.get_ident()
+    def _follow(self, slot: Slot, lock: LockType) -> None:
+        """Wait until *slot* is answered, or lead if asked to.
+
+        :param lock: of this thread alone, and held; to release it wakes the thread.
+        """
         slot.locks.append(lock)
-        self._followers[me] = lock
+        self._followers[lock] = None
         while not slot.done:
             if self._role.acquire(False):
-                del self._followers[me]
+                del self._followers[lock]
                 self._lead(slot)
                 return
             lock.acquire()
-        del self._followers[me]
+        del self._followers[lock]
         # We may have been asked to lead at the moment our own answer came.
         if self._followers and self._role.acquire(False):
             self._step_down()
@@ -404,7 +412,7 @@ class Channel:
     def _ask_to_lead(self) -> None:
         with suppress(RuntimeError, StopIteration):
             # RuntimeError: changed while we looked, so somebody is awake and sees to it.
-            _release(next(iter(self._followers.values())))
+            _release(next(iter(self._followers)))
 
     def read_if_ready(self) -> bool:
         """Handle what has arrived, if anything has and nobody leads.  Return whether it had.

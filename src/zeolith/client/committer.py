@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -42,6 +42,7 @@ from .blobs import BlobDirectory
 from .iterators import Iterators
 from .link import Link
 from .transaction import Transaction
+from .turn import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,6 @@ class Committer:
 
     :param blobs: None if there are none.
     :param resolve: resolves conflicts that the server leaves to us.
-
-    :ivar txn: ZODB's object for the transaction being committed, or None.
     """
 
     def __init__(
@@ -74,15 +73,19 @@ class Committer:
         iterators: Iterators,
         resolve: Resolve,
     ) -> None:
-        self.txn: Any = None
         self._link = link
         self._cache = cache
         self._blobs = blobs
         self._iterators = iterators
         self._resolve_conflict = resolve
-        self._turn = threading.Lock()
+        self._turn: Turn[Transaction] = Turn()
         self._numbers = count(1)
-        self._transaction: Transaction | None = None
+
+    @property
+    def txn(self) -> Any:
+        """ZODB's object for the transaction being committed, or None."""
+        transaction = self._turn.holder
+        return None if transaction is None else transaction.txn
 
     def begin(self, txn: Any, tid: bytes | None, status: str) -> None:
         """Begin *txn*, when the present one has ended.
@@ -94,10 +97,11 @@ class Committer:
             raise ReadOnlyError
         if self.txn is txn:
             raise StorageTransactionError("Duplicate tpc_begin calls for same transaction")
-        self._turn.acquire()
+        transaction = Transaction(txn, next(self._numbers))
+        channel = None
         try:
-            channel = self._link.channel()
-            transaction = Transaction(channel, next(self._numbers))
+            self._turn.take(transaction)
+            transaction.channel = channel = self._link.channel()
             # The bytes arrive as they are; as a value, lists would become tuples on the way.  A
             # ZEO server takes the value only.
             extension = txn.extension
@@ -107,16 +111,20 @@ class Committer:
                 TpcBegin(transaction.number, txn.user, txn.description, extension, tid, status)
             )
         except BaseException:
-            self._turn.release()
+            try:
+                if channel is not None:
+                    # Interrupted, perhaps after that: the next one must not be its second.
+                    with suppress(ClientStorageError):
+                        channel.post(TpcAbort(transaction.number))
+            finally:
+                self._turn.give_up(transaction)
             raise
-        self._transaction = transaction
-        self.txn = txn
 
     def _present(self, txn: Any, step: str) -> Transaction:
         if self._link.is_read_only:
             raise ReadOnlyError
-        transaction = self._transaction
-        if transaction is None or self.txn is not txn:
+        transaction = self._turn.holder
+        if transaction is None or transaction.txn is not txn:
             raise StorageTransactionError(f"{step}: not the transaction being committed", txn)
         return transaction
 
@@ -240,8 +248,8 @@ class Committer:
 
     def abort(self, txn: Any) -> None:
         """Abort *txn* if it is the one being committed; never waits for a server that has gone."""
-        transaction = self._transaction
-        if transaction is None or self.txn is not txn:
+        transaction = self._turn.holder
+        if transaction is None or transaction.txn is not txn:
             return
         try:
             transaction.channel.call(TpcAbort(transaction.number))
@@ -261,6 +269,4 @@ class Committer:
             logger.debug("iterators ended with the connection")
         finally:
             # Whatever went wrong here, others must be able to commit.
-            self._transaction = None
-            self.txn = None
-            self._turn.release()
+            self._turn.give_up(transaction)

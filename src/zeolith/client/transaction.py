@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..cache.interface import ClientCache
 from .channel import Channel
 
@@ -16,15 +18,17 @@ class Transaction:
     Not thread-safe: used by the committing thread, and by whichever thread reads the answer to
     ``tpc_finish`` while the committing one waits.
 
-    :param channel: the connection it was begun on; it is void on any other.
-    :param number: its id on that connection.
+    :param txn: ZODB's object for it.
+    :param number: its id on its connection.
     """
 
-    __slots__ = ("_kept", "_records", "blobs", "channel", "number", "resolved")
+    __slots__ = ("_kept", "_records", "blobs", "channel", "number", "resolved", "txn")
 
-    def __init__(self, channel: Channel, number: int) -> None:
-        self.channel = channel
+    def __init__(self, txn: Any, number: int) -> None:
+        self.txn = txn
         self.number = number
+        self.channel: Channel
+        """The connection it was begun on, once it is; it is void on any other."""
         self.resolved: list[bytes] = []
         """Objects whose conflicts were resolved: their records are not what was stored."""
         self.blobs: list[tuple[bytes, str]] = []
