@@ -187,6 +187,16 @@ def test_a_configuration_error_ends_the_manager_and_is_shown(site: Controlled) -
     assert "exit status 2; exiting now" in site.log
 
 
+def test_a_log_that_cannot_be_written_is_said_before_anything_runs(site: Controlled) -> None:
+    site.write_conf(
+        eventlog="<eventlog>\n<logfile>\npath /proc/nothing/log\n</logfile>\n</eventlog>\n"
+    )
+    said = site.run("start", status=2)
+    assert "zeolith: daemon manager: the log file cannot be opened: " in said
+    assert "/proc/nothing/log" in said
+    site.run("status", status=3)
+
+
 def test_a_server_that_others_run_is_seen_and_left_alone(site: Controlled) -> None:
     site.write_conf()
     process = site.popen("fg")
@@ -440,7 +450,7 @@ def test_the_server_is_found_without_path(site: Controlled) -> None:
 def test_the_manager_is_started_as_the_user(site: Controlled) -> None:
     site.directory.chmod(0o755)
     fake = site.directory / "python"
-    fake.write_text("#!/bin/sh\nid -un; id -Gn; exit 2\n")
+    fake.write_text("#!/bin/sh\nid -un; id -Gn; exit 3\n")
     fake.chmod(0o755)
     site.write_conf(runner=f"user nobody\npython {fake}\ndirectory {site.directory}/run")
     said = site.run("start", status=1)

@@ -175,6 +175,10 @@ class Control:
             )
         except OSError as error:
             raise CommandFailed(f"{command[0]} cannot be run: {error.strerror}") from error
+        if process.returncode == 2:
+            raise ConfigurationError(
+                "daemon manager", "it cannot work with these settings", "it has said why above"
+            )
         if process.returncode:
             raise CommandFailed(f"the daemon manager ended with status {process.returncode}")
 

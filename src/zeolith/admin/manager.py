@@ -12,7 +12,7 @@ import math
 import signal
 import sys
 import time
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from zdaemon.zdrun import Daemonizer, ZDRunOptions, signame
 
@@ -30,6 +30,11 @@ class Options(ZDRunOptions):
         # zdaemon knows this one by a misspelt name, and has no default without a <runner>.
         self.default_map["stoptimeut"] = Runner.stop_timeout
         self.add("hangaround", "runner.hang_around")
+
+    def usage(self, msg: object) -> NoReturn:
+        """Say what is wrong and end with status 2; zdaemon would point to its own help."""
+        print(f"zeolith: daemon manager: {msg}", file=sys.stderr)
+        sys.exit(2)
 
     def load_logconf(self, sectname: str) -> None:
         """Log to ``<runner>``'s own eventlog, or to the server's."""
