@@ -101,10 +101,25 @@ def test_every_option_is_documented() -> None:
     from zeolith.cli.commands.serve import serve
 
     text = (ROOT / "docs" / "server.md").read_text()
+    table = text.partition("\n## Command line\n")[2].partition("\n## ")[0]
+    assert "| `NAME=VALUE` |" in table
     for parameter in serve.params:
-        if not getattr(parameter, "hidden", False):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             for option in parameter.opts:
-                assert f"`{option}`" in text, option
+                assert f"`{option}`" in table, option
+
+
+def test_every_option_of_start_is_one_of_serve_or_in_the_table() -> None:
+    from zeolith.cli.commands.serve import serve
+    from zeolith.cli.start import start
+
+    common = {option for parameter in serve.params for option in parameter.opts}
+    text = (ROOT / "docs" / "server.md").read_text()
+    table = text.partition("\n## start.py and runzeo\n")[2].partition("\n## ")[0]
+    for parameter in start.params:
+        for option in parameter.opts if isinstance(parameter, click.Option) else ():
+            assert option in common or f"| `{option}` |" in table, option
+    assert "| `-h` |" in table
 
 
 @pytest.mark.parametrize("name", ["status", "nagios", "kick"])
@@ -137,6 +152,48 @@ def test_every_option_for_backups_is_documented(name: str) -> None:
     assert documented == {
         ", ".join(f"`{option}`" for option in parameter.opts) for parameter in command.params
     }
+
+
+@pytest.mark.parametrize("name", ["ctl", "init"])
+def test_every_option_for_running_is_documented(name: str) -> None:
+    from zeolith.cli.group import zeolith as group
+
+    text = (ROOT / "docs" / "operations.md").read_text()
+    command = group.get_command(click.Context(group), name)
+    assert command is not None
+    options = [
+        option
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.hidden
+        for option in parameter.opts
+    ]
+    assert len(options) > 5
+    for option in options:
+        assert f"`{option}`" in text, option
+
+
+def test_every_action_and_every_key_of_the_runner_is_documented() -> None:
+    from zeolith.admin.actions import ACTIONS
+
+    text = (ROOT / "docs" / "operations.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    first_cells = " ".join(line.split("|")[1] for line in rows)
+    schema = (ROOT / "src" / "zeolith" / "config" / "runner.xml").read_text()
+    keys = re.findall(r'<key name="([a-z-]+)"', schema)
+    assert len(keys) > 15
+    for name in [*ACTIONS, "help", *keys]:
+        assert f"`{name}`" in first_cells, name
+
+
+def test_the_configurations_for_running_are_read(tmp_path: Path) -> None:
+    from zeolith.config.server import parse_server_config
+
+    sections = blocks(ROOT / "docs" / "operations.md", "apacheconf")
+    assert len(sections) == 3
+    (tmp_path / "var").mkdir()
+    for section in sections:
+        text = "<zeo>\naddress 8100\n</zeo>\n<mappingstorage>\n</mappingstorage>\n" + section
+        parse_server_config(text.replace("/srv/zeo", str(tmp_path)))
 
 
 def test_every_key_is_documented() -> None:

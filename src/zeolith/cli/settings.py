@@ -64,7 +64,7 @@ class Settings:
     socket_owner: str | None = None
     read_only: bool = False
     msgpack: bool = False
-    loop: Literal["auto", "uvloop", "asyncio"] = "auto"
+    loop: Literal["auto", "uvloop", "asyncio"] | None = None
     sockets: Sequence[socket.socket] = ()
 
 
@@ -81,7 +81,7 @@ def read_config(settings: Settings) -> ServerConfig:
         config = _config_from_file(settings, settings.configure)
         if address is None:
             option = f"{config.source}, address"
-    changes: dict[str, Any] = {"loop": settings.loop}
+    changes: dict[str, Any] = {}
     if address is not None:
         changes["address"] = address
     if settings.socket_mode is not None:
@@ -90,6 +90,8 @@ def read_config(settings: Settings) -> ServerConfig:
         changes["socket_owner"] = parse_owner(settings.socket_owner, "--socket-owner")
     if settings.timeout is not None:
         changes["transaction_timeout"] = settings.timeout or None
+    if settings.loop is not None:
+        changes["loop"] = settings.loop
     if settings.read_only:
         changes["read_only"] = True
     if settings.msgpack:

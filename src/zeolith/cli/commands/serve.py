@@ -95,9 +95,7 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 @click.option(
     "--loop",
     type=click.Choice(["auto", "uvloop", "asyncio"]),
-    default="auto",
-    show_default=True,
-    help="Event loop; auto takes uvloop if it is installed.",
+    help="Event loop; auto, the default, takes uvloop if it is installed.",
 )
 @click.option(
     "--log-level",
