@@ -12,6 +12,7 @@ import pytest
 
 from zeolith import __version__
 from zeolith.cli import main as cli
+from zeolith.cli.serve import ProcessOptions
 from zeolith.config.server import ServerConfig
 from zeolith.config.storages import File
 
@@ -23,12 +24,12 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ServerConfig, int | None]]:
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ServerConfig, ProcessOptions]]:
     """Collect what would have been served."""
-    calls: list[tuple[ServerConfig, int | None]] = []
+    calls: list[tuple[ServerConfig, ProcessOptions]] = []
 
-    def serve(config: ServerConfig, _signals: None, control_fd: int | None) -> int:
-        calls.append((config, control_fd))
+    def serve(config: ServerConfig, _signals: None, options: ProcessOptions) -> int:
+        calls.append((config, options))
         return 0
 
     monkeypatch.setattr("zeolith.cli.serve.serve", serve)
@@ -45,7 +46,7 @@ def zeo_conf(tmp_path: Path) -> str:
     return str(path)
 
 
-Served = list[tuple[ServerConfig, int | None]]
+Served = list[tuple[ServerConfig, ProcessOptions]]
 
 
 def parse(served: Served, *args: str) -> ServerConfig:
@@ -184,8 +185,10 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_errors_of_a_configuration_name_the_stream(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", StringIO("<zeo>\nport 1\n</zeo>\n"))
-    assert "<stdin>, line 2, port" in refusal(capsys, ["serve", "-C", "-"])
+    monkeypatch.setattr(
+        "sys.stdin", StringIO("<zeo>\naddress 1\nport 1\n</zeo>\n<mappingstorage/>\n")
+    )
+    assert "<stdin>, line 3, port" in refusal(capsys, ["serve", "-C", "-"])
 
 
 # -- the rest of the command -------------------------------------------------------------------
