@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from tests.support.backups import Site, blob_files, listing, read_blobs
 from tests.support.processes import child_environment
 from tests.support.waiting import wait_until
+from ZODB.blob import Blob
 
 from zeolith.cli.main import main
 
@@ -261,6 +263,32 @@ def test_verbose(site: Site, run: Run) -> None:
 def test_hard_links(site: Site, run: Run) -> None:
     run(*BACKUP, "--hard-link")
     assert all(path.stat().st_nlink == 2 for path in site.blobs.rglob("*.blob"))
+
+
+@pytest.mark.parametrize("blocks", [8, 40])
+def test_a_full_disk_is_exit_status_1(site: Site, blocks: int) -> None:
+    """No file may grow beyond some blocks: that stops the file's part, or else a blob."""
+    site.backup()
+    before = listing(site.repository.path)
+    with site.database() as database, database.transaction() as connection:
+        connection.root()["large"] = "x" * 10_000
+        connection.root()["large blob"] = Blob(b"x" * 100_000)
+    command = shlex.join([sys.executable, "-m", "zeolith", *BACKUP])
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -f {blocks}; exec {command}"],
+        cwd=site.directory,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the backup failed: " in done.stderr
+    assert "File too large; make room on the disk and try again; earlier" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert listing(site.repository.path) == before
+    assert site.backup().kind == "incremental"
 
 
 SLOW = """\

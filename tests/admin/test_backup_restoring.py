@@ -271,6 +271,19 @@ def test_a_file_that_is_open_is_not_replaced(site: Site, target: Target, restore
     assert target.path.read_bytes() == b"open"
 
 
+def test_the_blobs_of_the_database_itself_are_not_replaced_alone(
+    site: Site, restored: Restore
+) -> None:
+    """Its file may be open, but nothing locks the blobs."""
+    site.backup()
+    before = listing(site.directory)
+    with pytest.raises(ConfigurationError, match=r"blobs: belongs to .*a site/Data\.fs, but"):
+        restored(blob_dir=site.blobs, overwrite=True)
+    assert listing(site.directory) == before
+    restored(path=site.path, blob_dir=site.blobs, overwrite=True)
+    assert read_blobs(site.path, site.blobs).keys() == {1, 2, 3}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

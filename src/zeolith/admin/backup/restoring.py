@@ -140,6 +140,7 @@ def _check_target(choice: Choice, target: Target) -> None:
             )
     elif target.blob_dir.exists():
         _check_blob_directory(target.blob_dir, target.overwrite)
+        _check_pair(choice, target.path, target.blob_dir)
     elif not target.blob_dir.parent.is_dir():
         raise ConfigurationError(
             f"blob directory {target.blob_dir}",
@@ -160,6 +161,23 @@ def _check_blob_directory(path: Path, overwrite: bool) -> None:
             f"is not empty: there is {min(names)}",
             "name another directory, or give --overwrite to replace what is there",
         )
+
+
+def _check_pair(choice: Choice, path: Path, blob_dir: Path) -> None:
+    """Refuse to replace the blobs of a database whose file stays: no lock would tell of it."""
+    for manifest in choice.chain:
+        owner = manifest.database
+        if (
+            str(blob_dir) == manifest.blob_dir
+            and str(path) != owner
+            and os.path.exists(owner)
+            and set(os.listdir(blob_dir)) - _UNIMPORTANT
+        ):
+            raise ConfigurationError(
+                f"blob directory {blob_dir}",
+                f"belongs to {owner}, but {path} is to be restored",
+                "name another directory",
+            )
 
 
 @contextmanager
