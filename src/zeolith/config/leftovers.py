@@ -57,7 +57,6 @@ def _files_of(opener: Any) -> Iterator[Files]:
     if isinstance(path, str) and not getattr(config, "read_only", False):
         yield Files(path, getattr(config, "blob_dir", None))
     # A section around others, such as <blobstorage> or <demostorage>.
-    for name in ("base", "changes"):
-        inner = getattr(config, name, None)
+    for inner in (getattr(config, "base", None), *(getattr(config, "factories", None) or ())):
         if hasattr(inner, "config"):
             yield from _files_of(inner)

@@ -115,6 +115,8 @@ class FilePacker:
             raise ReadOnlyError
         if not storage._index:
             return
+        # The process packs what has the storage's name.  Nobody needs to be waited for yet.
+        secure_place(storage)
         try:
             with self._exclusively():
                 self._remove_former()
@@ -132,11 +134,7 @@ class FilePacker:
                 error,
             )
             FileStorage.pack(storage, t, referencesf, gc)
-        self._acquire()  # also where nothing was to be packed: it costs nothing to look
-        try:
-            secure_place(storage)
-        finally:
-            storage._commit_lock.release()
+        self._secure_place()  # also where nothing was to be packed: it costs nothing to look
 
     def estimate(self, t: float) -> dict[str, int]:
         """Return what a pack to *t* would bring: bytes ``before`` and ``after``, ``blobs`` that
@@ -240,9 +238,17 @@ class FilePacker:
             if self._is_cancelled:
                 raise PackCancelled("the pack was cancelled; nothing has changed")
 
+    def _secure_place(self) -> None:
+        self._acquire()
+        try:
+            secure_place(self._storage)
+        finally:
+            self._storage._commit_lock.release()
+
     def _swap(self, size: int, index: Any) -> None:
         """Put the new file in the place of the old one.  The commit lock is held."""
         storage, path = self._storage, self.path
+        secure_place(storage)
         descriptor = os.open(path + PACK_SUFFIX, os.O_RDWR | os.O_CLOEXEC)
         # The storage, and those who ask it, take the file's name from the file.
         file = open(path, "r+b", opener=lambda name, flags: descriptor)  # noqa: SIM115 - stays open
@@ -329,7 +335,7 @@ def sync_directory(path: str) -> None:
 def secure_place(storage: Any) -> None:
     """Make sure that a FileStorage writes to the file that has the storage's name.
 
-    The commit lock is held.
+    Without the commit lock held a transaction may still be in progress.
 
     :raises FileMisplaced: it does not; it is read-only from now on, because what is committed
         would be lost.
