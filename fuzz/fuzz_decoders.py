@@ -29,7 +29,7 @@ from zeolith.errors import (
     UndecodableMessage,
 )
 from zeolith.protocol import msgpacks, pickles
-from zeolith.protocol.codec import make_codec
+from zeolith.protocol.codecs import make_codec
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.inquiry import (

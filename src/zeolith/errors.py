@@ -9,10 +9,13 @@
     │   ├── UndecodableMessage      the bytes of a message make no sense, or are not admitted
     │   ├── IllegalMessage          a well-formed message that has no place here
     │   └── IncompatiblePeer        its greeting names no protocol we speak
+    │       └── UnknownVersion      its hello names a version of our own that we do not speak
+    ├── TooLargeForPeer             (also ValueError) a message is longer than the peer accepts
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
         │   └── ServerRefused       a server is there, but will not have us as we are
         ├── ServerBehindCache       the database is older than what this client has seen
+        ├── OtherDatabase           the server has another database than before
         └── ServerError             the server reported an error this side has no class for
 
 What ZODB callers expect as ZODB's own exceptions (``POSKeyError``,
@@ -85,6 +88,44 @@ class IncompatiblePeer(ProtocolViolation):
     """The peer's greeting names no protocol version that this side speaks."""
 
 
+class UnknownVersion(IncompatiblePeer):
+    """The two sides speak no common version of Zeolith's own protocol.
+
+    :param wanted: the version that the client's hello names.
+    :param spoken: those that the server speaks.
+    """
+
+    def __init__(self, wanted: int, spoken: tuple[int, ...]) -> None:
+        super().__init__(wanted, spoken)
+        self.wanted = wanted
+        self.spoken = spoken
+
+    def __str__(self) -> str:
+        spoken = ", ".join(map(str, self.spoken)) or "none"
+        return (
+            f"the client wants version {self.wanted} of Zeolith's protocol, the server speaks "
+            f"{spoken}"
+        )
+
+
+class TooLargeForPeer(ZeolithError, ValueError):
+    """A message was not sent because it is longer than the peer said that it accepts.
+
+    :param size: of the message in bytes.
+    :param limit: what the peer accepts in bytes.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"a message of {self.size} bytes is too large for the peer, which accepts {self.limit}"
+        )
+
+
 class ClientStorageError(ZeolithError, StorageError):
     """Base of the errors of the client storage."""
 
@@ -125,6 +166,25 @@ class ServerBehindCache(ClientStorageError):
         return (
             f"the server's last transaction {self.server_tid.hex()} is older than "
             f"{self.cache_tid.hex()}, which this client has already seen"
+        )
+
+
+class OtherDatabase(ClientStorageError):
+    """The server has another database than the one this client has objects of.
+
+    :param found: identity of the server's database.
+    :param known: identity of the one known so far.
+    """
+
+    def __init__(self, found: str, known: str) -> None:
+        super().__init__(found, known)
+        self.found = found
+        self.known = known
+
+    def __str__(self) -> str:
+        return (
+            f"the server's database is {self.found}, but what this client has seen comes from "
+            f"database {self.known}"
         )
 
 

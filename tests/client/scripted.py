@@ -11,6 +11,7 @@ from ZODB.POSException import ReadOnlyError
 
 from zeolith.protocol.faults import serialize_fault
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import Admission, Database, serialize_admission
 from zeolith.protocol.messages import (
     Call,
     GetInfo,
@@ -23,7 +24,7 @@ from zeolith.protocol.messages import (
     Register,
     Request,
 )
-from zeolith.protocol.peers import ServerPeer
+from zeolith.protocol.peers import Hello, ServerPeer
 
 
 def tid(number: int) -> bytes:
@@ -37,6 +38,7 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.last_tid: bytes | None = tid(10)
         self.missed: tuple[bytes, list[bytes]] | None = None
+        self.database: Database | None = None
         self.is_read_only = False
         self.greets = True
         self.before_get_info: list[Request] = []
@@ -72,7 +74,9 @@ class ScriptedServer:
                 sock.sendall(peer.greeting())
             while data := sock.recv(65536):
                 for event in peer.receive(data):
-                    if isinstance(event, Call):
+                    if isinstance(event, Hello) and event.introduction is not None:
+                        sock.sendall(peer.welcome())
+                    elif isinstance(event, Call):
                         self._answer(sock, peer, event)
                     elif isinstance(event, Notice):
                         self.requests.put(event.request)
@@ -100,7 +104,10 @@ class ScriptedServer:
             if self.is_read_only and not request.read_only:
                 raise ReadOnlyError
             peer.registered()
-            return self.last_tid
+            assert peer.codec is not None
+            is_own = peer.codec.coding is Coding.OWN
+            admission = Admission(self.last_tid, self.database)
+            return serialize_admission(admission) if is_own else self.last_tid
         if isinstance(request, GetInfo):
             assert peer.codec is not None
             for notice in self.before_get_info:

@@ -97,7 +97,7 @@ class Line:
     """A link and its channel, which notes what is posted."""
 
     is_read_only = False
-    is_zeolith_server = True
+    speaks_own = True
 
     def __init__(self) -> None:
         self.posted: list[Request] = []

@@ -16,7 +16,7 @@ import pytest
 
 from zeolith.errors import UndecodableMessage
 from zeolith.protocol import msgpacks, pickles
-from zeolith.protocol.codec import make_codec
+from zeolith.protocol.codecs import make_codec
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.limits import DEFAULT_LIMITS, Limits
 from zeolith.protocol.messages import SERVER_REQUESTS

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from tests.support.wire_cases import CASES, Case, as_received, name_of, serialize
+from tests.support.wire_cases import CASES, Case, as_received, as_sent, name_of, serialize
 
 from zeolith.errors import (
     FrameTooLarge,
@@ -16,7 +16,8 @@ from zeolith.errors import (
     UndecodableMessage,
 )
 from zeolith.protocol.framing import frame
-from zeolith.protocol.greeting import STATUS_PROBE, Coding, Greeting
+from zeolith.protocol.greeting import OWN_VERSIONS, STATUS_PROBE, Coding, Greeting
+from zeolith.protocol.hello import Introduction
 from zeolith.protocol.inquiry import KickInquiry, StatusInquiry, serialize_inquiry
 from zeolith.protocol.limits import Limits
 from zeolith.protocol.messages import (
@@ -40,6 +41,7 @@ from zeolith.protocol.peers import (
     Probe,
     ServerPeer,
     Violated,
+    Welcomed,
 )
 
 OID, TID = b"\0" * 8, b"\3" * 8
@@ -49,9 +51,19 @@ CODINGS = pytest.mark.parametrize("coding", list(Coding), ids=lambda coding: cod
 def connect(coding: Coding, limits: Limits = Limits()) -> tuple[ServerPeer, ClientPeer]:  # noqa: B008
     """Return two peers after their hand-shake."""
     server, client = ServerPeer(Coding.PICKLE, limits), ClientPeer(limits)
-    assert client.receive(server.greeting()) == [Greeted(Greeting(Coding.PICKLE, True))]
-    assert server.receive(client.hello(coding)) == [Hello(coding)]
+    greeted = Greeted(Greeting(Coding.PICKLE, True, OWN_VERSIONS))
+    assert client.receive(server.greeting()) == [greeted]
+    (hello,) = server.receive(client.hello(coding))
+    assert hello == Hello(coding, introduction_of(coding, limits))
+    if coding is Coding.OWN:
+        welcomed = Welcomed(Introduction(1, limits.max_message_size, ""))
+        assert client.receive(server.welcome()) == [welcomed]
     return server, client
+
+
+def introduction_of(coding: Coding, limits: Limits) -> Introduction | None:
+    """Return what a client says of itself that chooses *coding*."""
+    return Introduction(1, limits.max_message_size) if coding is Coding.OWN else None
 
 
 def admit(server: ServerPeer, client: ClientPeer) -> None:
@@ -100,14 +112,15 @@ def test_stream_of_every_message_in_random_pieces(coding: Coding, seed: int) -> 
     for role, peer in (("server", server), ("client", client)):
         assert peer.codec is not None
         cases = [case for case in CASES if case.receiver == role and case.wire[2] != "register"]
-        stream = b"".join(serialize(peer.codec, case.message) for case in cases)
+        messages = [as_sent(case.message, coding.value) for case in cases]
+        stream = b"".join(serialize(peer.codec, message) for message in messages)
         events: list[Event] = []
         at = 0
         while at < len(stream):
             step = choice.choice((1, 2, 5, 30, 400, 9_000, 100_000))
             events += peer.receive(stream[at : at + step])
             at += step
-        assert events == [as_received(case.message, coding.value) for case in cases]
+        assert events == [as_received(message, coding.value) for message in messages]
 
 
 @CODINGS
@@ -122,7 +135,7 @@ def test_hello_and_registration_in_one_segment(coding: Coding) -> None:
     for cut in range(len(stream) + 1):
         server = ServerPeer(coding)
         events = server.receive(stream[:cut]) + server.receive(stream[cut:])
-        assert events == [Hello(coding), register]
+        assert events == [Hello(coding, introduction_of(coding, Limits())), register]
 
 
 @CODINGS
@@ -232,9 +245,9 @@ def test_every_phase_and_message(coding: Coding, phase: Phase, receiver: str, ca
         admit(server, client)
     peer: Any = server if receiver == "server" else client
     sender: Any = client if receiver == "server" else server
-    frame_ = serialize(sender.codec, case.message)
+    message = as_sent(case.message, coding.value)
+    frame_ = serialize(sender.codec, message)
     events = peer.receive(frame_)
-    message = case.message
     kind = type(message[-1]) if isinstance(message, Call | Notice) else type(message)
     # A side knows only the requests it may get; replies pass for whoever awaits one.
     if kind in LEGAL[receiver, phase]:
@@ -255,11 +268,13 @@ def test_table_of_what_is_legal() -> None:
     assert LEGAL["server", Phase.GREETING] == {Hello, Probe, Inquired}
     assert LEGAL["client", Phase.GREETING] == {Greeted}
     for (role, phase), kinds in LEGAL.items():
-        is_answered = role == "client" and phase is not Phase.GREETING
+        is_answered = role == "client" and phase in PHASES
         assert {Reply, Fault} <= kinds if is_answered else not {Reply, Fault} & kinds
     assert set(LEGAL) == {
-        (role, phase) for role in ("server", "client") for phase in (Phase.GREETING, *PHASES)
+        *((role, phase) for role in ("server", "client") for phase in (Phase.GREETING, *PHASES)),
+        ("client", Phase.WELCOMING),
     }
+    assert LEGAL["client", Phase.WELCOMING] == {Welcomed}
 
 
 @CODINGS
@@ -279,15 +294,15 @@ def test_violation_is_the_last_event_and_the_end(coding: Coding) -> None:
 
 @CODINGS
 def test_oversized_frame_after_good_ones(coding: Coding) -> None:
-    server, client = connect(coding, Limits(max_message_size=200))
+    server, client = connect(coding, Limits(max_message_size=2_000))
     admit(server, client)
     assert client.codec is not None
     ping = client.codec.call(1, Ping())
-    events = server.receive(ping + frame(b"x" * 201))
+    events = server.receive(ping + frame(b"x" * 2_001))
     assert events[0] == Call(1, Ping())
     error = violation(events)
     assert isinstance(error, FrameTooLarge)
-    assert (error.announced, error.limit) == (201, 200)
+    assert (error.announced, error.limit) == (2_001, 2_000)
 
 
 @CODINGS

@@ -27,6 +27,8 @@ def connect(coding: Coding, limits: Limits | None = None) -> tuple[ServerPeer, C
     client = ClientPeer() if limits is None else ClientPeer(limits)
     client.receive(server.greeting())
     server.receive(client.hello(coding))
+    if coding is Coding.OWN:
+        client.receive(server.welcome())
     server.registered()
     client.registered()
     return server, client
@@ -138,10 +140,11 @@ def test_nothing_is_loaded_before_registration_or_after_a_violation(coding: Codi
 
 @pytest.mark.parametrize("coding", Coding)
 def test_an_answer_above_the_limit_is_not_received(coding: Coding) -> None:
-    server, client = connect(coding, Limits(max_message_size=200))
+    server, client = connect(coding, Limits(max_message_size=2_000))
     assert server.codec is not None
-    small = server.codec.loaded((OID, TID), bytes(100), TID, None)
-    large = server.codec.loaded((OID, TID), bytes(180), TID, None)
+    small = server.codec.loaded((OID, TID), bytes(1_900), TID, None)
+    server.codec.max_message = 3_000  # a server that does not care
+    large = server.codec.loaded((OID, TID), bytes(2_000), TID, None)
     assert client.receive_loaded(small) is not None
     assert client.receive_loaded(large) is None
     assert isinstance(client.receive(large)[-1], Violated)

@@ -395,7 +395,7 @@ def test_e_a_server_cannot_write_blobs_nobody_asked_for(attach: Attach, tmp_path
 def valid_frames(coding: Coding) -> list[bytes]:
     """Return frames of every kind a client sends."""
     from zeolith.protocol import messages as m
-    from zeolith.protocol.codec import make_codec
+    from zeolith.protocol.codecs import make_codec
     from zeolith.protocol.limits import DEFAULT_LIMITS
 
     codec = make_codec(coding, m.CLIENT_REQUESTS, DEFAULT_LIMITS)

@@ -52,10 +52,11 @@ def test_loading(client: RawClient) -> None:
     with pytest.raises(RemoteFault) as caught:
         client.load(oid_of(2))
     assert caught.value.name == "ZODB.POSException.POSKeyError"
-    # A loadBefore with any other message id is the same call.
-    msgid = client.next_id()
-    client.send((msgid, m.LoadBefore(oid_of(1), MAX_TID)))
-    assert client.answer(msgid) == (b"two" * 1000, second, None)
+    if client.is_zeo:
+        # A loadBefore with any other message id is the same call.
+        msgid = client.next_id()
+        client.send((msgid, m.LoadBefore(oid_of(1), MAX_TID)))
+        assert client.answer(msgid) == (b"two" * 1000, second, None)
     assert client.call(m.LoadSerial(oid_of(1), first)) == b"one"
     with pytest.raises(RemoteFault, match="POSKeyError"):
         client.call(m.LoadSerial(oid_of(1), b"9" * 8))
@@ -183,7 +184,8 @@ def test_iterating(client: RawClient) -> None:
     asked = [client.ask(m.IteratorNext(number)) for _ in range(2)]
     for msgid in asked:
         tid, status, user, description, extension = client.answer(msgid)
-        assert (status, user, description, extension) == (" ", b"", b"", {})
+        empty: Any = {} if client.is_zeo else b""
+        assert (status, user, description, extension) == (" ", b"", b"", empty)
         found.append(tid)
     assert found == tids
     records = client.call(m.IteratorRecordStart(number, tids[1]))

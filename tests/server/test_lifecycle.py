@@ -21,6 +21,8 @@ from ZODB.MappingStorage import MappingStorage
 
 from zeolith.errors import ConfigurationError
 from zeolith.protocol import messages as m
+from zeolith.protocol.framing import frame
+from zeolith.protocol.greeting import Coding, serialize_greeting
 from zeolith.server import Server, ServerOptions, start_in_thread
 
 LOOPBACK = ("127.0.0.1", 0)
@@ -132,7 +134,7 @@ def test_all_interfaces(serve: Serve, raw: Connect, mapping: MappingStorage, loo
     raw(("127.0.0.1", port)).ping()
     if socket.has_dualstack_ipv6():
         with socket.create_connection(("::1", port), DEADLINE) as sock:
-            assert sock.recv(4) == b"\0\0\0\x0a"
+            assert sock.recv(4) == frame(serialize_greeting(Coding.PICKLE))[:4]
 
 
 def test_a_host_name(serve: Serve, raw: Connect, mapping: MappingStorage) -> None:
@@ -191,10 +193,11 @@ def test_status_probe(serve: Serve, mapping: MappingStorage, loop: str) -> None:
         data = b""
         while chunk := sock.recv(10_000):
             data += chunk
-    assert data[:5] == b"\0\0\0\x0aZ"
-    size = int.from_bytes(data[14:18], "big")
-    status = json.loads(data[18:])
-    assert len(data) == 18 + size
+    greeting = serialize_greeting(Coding.PICKLE)
+    assert data.startswith(frame(greeting))
+    answer = data[4 + len(greeting) :]
+    assert int.from_bytes(answer[:4], "big") == len(answer) - 4
+    status = json.loads(answer[4:])
     assert list(status) == ["main", "other"]
     assert status["main"]["timeout-thread-is-alive"] is True
     assert status == server.status()

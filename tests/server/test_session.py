@@ -13,11 +13,11 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.MappingStorage import MappingStorage
 
 from zeolith.protocol import messages as m
-from zeolith.protocol.codec import make_codec
-from zeolith.protocol.framing import frame
-from zeolith.protocol.greeting import Coding, serialize_hello
+from zeolith.protocol.codecs import make_codec
+from zeolith.protocol.greeting import Coding
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import CLIENT_REQUESTS, SERVER_REQUESTS
+from zeolith.protocol.peers import ClientPeer
 from zeolith.server.inbox import Inbox
 from zeolith.server.lobby import Lobby
 from zeolith.server.options import ServerOptions
@@ -115,7 +115,8 @@ class Bed:
         wire.connection = Connection(self.lobby)
         wire.connection.connection_made(wire)
         wire.writes.clear()
-        wire.connection.data_received(frame(serialize_hello(coding)))
+        wire.connection.data_received(ClientPeer().hello(coding))
+        wire.writes.clear()  # the server's hello, in Zeolith's own protocol
         if register:
             wire.feed((1, m.Register("1", False)))
             wire.take()

@@ -17,7 +17,8 @@ from tests.support.raw import Address, connect
 from tests.support.waiting import DEADLINE
 
 from zeolith.errors import ProtocolViolation
-from zeolith.protocol.codec import Codec, make_codec
+from zeolith.protocol.codec import Codec
+from zeolith.protocol.codecs import make_codec
 from zeolith.protocol.greeting import parse_hello
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import (

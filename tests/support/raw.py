@@ -18,6 +18,12 @@ from tests.support.waiting import DEADLINE
 
 from zeolith.errors import ProtocolViolation
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import (
+    Admission,
+    Database,
+    parse_admission,
+    serialize_admission,
+)
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import (
     WIRE_NAMES,
@@ -44,7 +50,7 @@ from zeolith.protocol.messages import (
     TpcFinish,
     Vote,
 )
-from zeolith.protocol.peers import ClientPeer, Event, Greeted, Hello, ServerPeer, Violated
+from zeolith.protocol.peers import ClientPeer, Event, Greeted, Hello, ServerPeer, Violated, Welcomed
 from zeolith.types import MAX_TID
 
 Address: TypeAlias = tuple[str, int] | str
@@ -110,6 +116,7 @@ class RawClient:
         self.inbox: list[Message] = []
         self.taken = 0
         self.tid = Z64
+        self.database: Database | None = None
         self._msgid = 0
         self.peer = ClientPeer()
         self.socket = connect(address)
@@ -120,7 +127,9 @@ class RawClient:
                 self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
             self._greet(coding)
             if storage is not None:
-                self.tid = self.call(Register(storage, read_only))
+                admission = parse_admission(self.call(Register(storage, read_only)))
+                assert admission.tid is not None
+                self.tid, self.database = admission.tid, admission.database
                 self.peer.registered()
         except BaseException:
             self.close()
@@ -136,6 +145,12 @@ class RawClient:
         assert isinstance(event, Greeted)
         self.greeting = event.greeting
         self.socket.sendall(self.peer.hello(coding))
+
+    @property
+    def is_zeo(self) -> bool:
+        """Whether ZEO's protocol is spoken, not Zeolith's own."""
+        assert self.peer.codec is not None
+        return self.peer.codec.coding is not Coding.OWN
 
     def __enter__(self) -> RawClient:
         return self
@@ -197,6 +212,8 @@ class RawClient:
         for event in self.peer.receive(self._recv()):
             if isinstance(event, Violated):
                 raise event.error
+            if isinstance(event, Welcomed):
+                continue
             assert isinstance(event, (Call, Notice, Reply, Fault, Heartbeat))
             self.inbox.append(event)
 
@@ -293,6 +310,8 @@ class FakeConnection:
         self.socket = sock
         sock.settimeout(DEADLINE)
         self.peer = ServerPeer(coding, DEFAULT_LIMITS)
+        self.database: Database | None = None
+        """Which one the client is told that it is."""
 
     def close(self) -> None:
         self.socket.close()
@@ -323,6 +342,8 @@ class FakeConnection:
                 self._unread.append(event)
             else:
                 assert isinstance(event, Hello)
+                if event.introduction is not None:
+                    self.send(self.peer.welcome())
 
     def next(self) -> Message:
         """Return the next message from the client."""
@@ -361,6 +382,12 @@ class FakeConnection:
                 raise AssertionError(f"expected {cls.__name__}, the client sent {message!r}")
             assert isinstance(message, Heartbeat), message
 
+    def admission(self, tid: bytes) -> Any:
+        """Return what answers a registration."""
+        assert self.peer.codec is not None
+        is_own = self.peer.codec.coding is Coding.OWN
+        return serialize_admission(Admission(tid, self.database)) if is_own else tid
+
     def reply_bytes(self, call: Call, value: Any) -> bytes:
         """Return the frame of an answer."""
         assert self.peer.codec is not None
@@ -398,7 +425,7 @@ class FakeConnection:
 
     def admit_registered(self, tid: bytes, info: dict[str, Any] | None = None) -> None:
         """As :meth:`admit`, after the greeting."""
-        self.reply(self.expect(Register), tid)
+        self.reply(self.expect(Register), self.admission(tid))
         self.peer.registered()
         while True:
             message = self.next()

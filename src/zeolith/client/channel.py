@@ -35,15 +35,19 @@ from typing import Any, Protocol
 
 from ZODB.POSException import POSKeyError
 
+from .. import __version__
 from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
-from ..protocol.greeting import Coding
+from ..protocol.greeting import Coding, Greeting
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
-from ..protocol.peers import ClientPeer, Greeted, Violated
+from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from .wire import Wire
 
 logger = logging.getLogger(__name__)
+
+PROGRAM = f"zeolith {__version__}"
+"""What this client calls itself in a hello of Zeolith's own protocol."""
 
 SEND_MARK = 64 * 1024
 """Notices are collected up to this many bytes before they are sent: a commit of small objects costs
@@ -97,9 +101,10 @@ class Channel:
     def __init__(self, wire: Wire, receiver: Receiver, server_name: str) -> None:
         self.wire = wire
         self.server_name = server_name
-        self.is_zeolith_server = False
+        self.server_program = ""
+        """What the server calls itself; empty until it has said so."""
         self.receiver = receiver
-        self._peer = ClientPeer()
+        self._peer = ClientPeer(program=PROGRAM)
         self._slots: dict[MsgId, Slot] = {}
         self._role = threading.RLock()
         self._is_leader = _owned(self._role)
@@ -122,7 +127,10 @@ class Channel:
     # -- opening -----------------------------------------------------------------------------------
 
     def greet(self) -> None:
-        """Wait for the server's greeting and choose a coding.  First call of all, once.
+        """Wait for the server's greeting and choose how to speak.  First call of all, once.
+
+        In Zeolith's own protocol the server's hello is still to come, like any message; calls need
+        not wait for it.
 
         :raises OSError: the connection ended.
         :raises ProtocolViolation: no server that speaks our protocol.
@@ -135,16 +143,25 @@ class Channel:
                 if isinstance(event, Violated):
                     raise event.error
                 if isinstance(event, Greeted):
-                    greeting = event.greeting
-                    self.is_zeolith_server = greeting.is_zeolith
-                    # Between Zeolith peers no pickle travels; a ZEO server gets what it proposes.
-                    coding = Coding.MSGPACK if greeting.is_zeolith else greeting.coding
-                    self.wire.send(self._peer.hello(coding))
+                    self.wire.send(self._answer(event.greeting))
                     codec = self._peer.codec
                     assert codec is not None  # hello() has made it
                     self._codec = codec
                     self._encode_load = codec.load_before
                     return
+
+    def _answer(self, greeting: Greeting) -> bytes:
+        """Return the frame that answers *greeting*."""
+        version = greeting.version
+        if version is not None:
+            return self._peer.hello(Coding.OWN, version)
+        # Between Zeolith peers no pickle travels; a ZEO server gets what it proposes.
+        return self._peer.hello(Coding.MSGPACK if greeting.is_zeolith else greeting.coding)
+
+    @property
+    def speaks_own(self) -> bool:
+        """Whether Zeolith's own protocol is spoken."""
+        return self._codec.coding is Coding.OWN
 
     def registered(self) -> None:
         """The server has admitted us: further messages are legal."""
@@ -258,8 +275,9 @@ class Channel:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
 
         :raises ClientDisconnected: the connection has ended.
+        :raises TooLargeForPeer: the server does not take that much at once.
         """
-        frame = self._codec.notice(request)
+        frame = self._codec.check(self._codec.notice(request))
         if self._is_sender():
             raise _nested()
         with self._sending:
@@ -494,6 +512,8 @@ class Channel:
             if slot is None:
                 raise ProtocolViolation(f"an error for no call: {event.name}")
             self._settle(slot, None, parse_fault(event.name, event.details))
+        elif isinstance(event, Welcomed):
+            self.server_program = event.introduction.program
         elif isinstance(event, Violated):
             raise event.error
         elif isinstance(event, Call):

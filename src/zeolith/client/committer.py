@@ -14,6 +14,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
+from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import (
     ConflictError,
     ReadOnlyError,
@@ -102,11 +103,8 @@ class Committer:
         try:
             self._turn.take(transaction)
             transaction.channel = channel = self._link.channel()
-            # The bytes arrive as they are; as a value, lists would become tuples on the way.  A
-            # ZEO server takes the value only.
-            extension = txn.extension
-            if extension and channel.is_zeolith_server:
-                extension = getattr(txn, "extension_bytes", extension)
+            # A ZEO server takes the value only; the bytes arrive as they are.
+            extension = _extension_bytes(txn) if channel.speaks_own else txn.extension
             channel.post(
                 TpcBegin(transaction.number, txn.user, txn.description, extension, tid, status)
             )
@@ -270,3 +268,12 @@ class Committer:
         finally:
             # Whatever went wrong here, others must be able to commit.
             self._turn.give_up(transaction)
+
+
+def _extension_bytes(txn: Any) -> bytes:
+    """Return the extension data of *txn* as storages keep it."""
+    found: bytes | None = getattr(txn, "extension_bytes", None)
+    if found is None:
+        # Not one of ZODB's classes; they know how it is written.
+        found = TransactionMetaData(extension=txn.extension).extension_bytes
+    return found

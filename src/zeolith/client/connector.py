@@ -17,7 +17,8 @@ from enum import Enum
 
 from ZODB.POSException import ReadOnlyError
 
-from ..errors import ClientDisconnected, IncompatiblePeer, ServerRefused, ZeolithError
+from ..errors import ClientDisconnected, IncompatiblePeer, ServerRefused
+from ..protocol.hello import Admission, Database, parse_admission
 from ..protocol.messages import Register
 from .channel import Channel, Receiver
 from .wire import Address, PlainWire, TlsWire, Wire, open_socket
@@ -47,11 +48,13 @@ class Candidate:
     :ivar channel: registered; nobody reads it yet.
     :ivar server_tid: the server's last transaction when it admitted us, None if it has none.
     :ivar is_read_only: how we were admitted.
+    :ivar database: which one it has; None if it does not say.
     """
 
     channel: Channel
     server_tid: bytes | None
     is_read_only: bool
+    database: Database | None = None
 
 
 class Connector:
@@ -177,7 +180,7 @@ class Connector:
         channel.wire.set_timeout(self._timeout)
         is_read_only = mode is Mode.READ_ONLY
         try:
-            tid = channel.call(Register(self._storage, is_read_only))
+            admission = self._ask(channel, is_read_only)
         except ValueError as error:
             # What servers say of a storage that they do not have.
             raise ServerRefused(channel.server_name, error) from error
@@ -188,11 +191,18 @@ class Connector:
                     "connect with read_only or read_only_fallback"
                 ) from None
             is_read_only = True
-            tid = channel.call(Register(self._storage, True))
+            admission = self._ask(channel, True)
         channel.registered()
-        if tid is not None and (type(tid) is not bytes or len(tid) != 8):
-            raise ZeolithError(f"the server's last transaction id is {tid!r}")
-        return Candidate(channel, tid, is_read_only)
+        return Candidate(channel, admission.tid, is_read_only, admission.database)
+
+    def _ask(self, channel: Channel, is_read_only: bool) -> Admission:
+        try:
+            return parse_admission(channel.call(Register(self._storage, is_read_only)))
+        except ClientDisconnected as error:
+            if isinstance(error.__cause__, IncompatiblePeer):
+                # It came in place of the server's hello.
+                raise error.__cause__ from None
+            raise
 
     def _open(self, address: Address, sockets: list[socket.socket]) -> Wire:
         """Connect; put every socket that is tried into *sockets*, too.

@@ -8,6 +8,7 @@ connection.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from typing import Any
 
 from ZODB.BaseStorage import DataRecord, TransactionRecord
 
+from ..errors import UndecodableMessage
+from ..protocol import pickles
+from ..protocol.limits import DEFAULT_LIMITS
 from ..protocol.messages import (
     IteratorGc,
     IteratorNext,
@@ -24,6 +28,8 @@ from ..protocol.messages import (
     Request,
 )
 from .channel import Channel
+
+logger = logging.getLogger(__name__)
 
 
 class Iterators:
@@ -133,6 +139,9 @@ class RemoteTransaction(TransactionRecord):
         extension: Any,
     ) -> None:
         super().__init__(tid, status, user, description, extension)
+        if isinstance(extension, bytes) and extension:
+            # ZODB's class would unpickle it, whatever it names; what the network brings may not.
+            self.extension = _plain_extension(tid, extension)
         self._iterators = iterators
         # Held, because the server starts record iterators off the transaction iterator.
         self._parent = parent
@@ -142,3 +151,12 @@ class RemoteTransaction(TransactionRecord):
         self._iterators.give_back(channel)
         iid = channel.call(IteratorRecordStart(self._parent.iid, self.tid))
         return RecordIterator(self._iterators, channel, iid)
+
+
+def _plain_extension(tid: bytes, extension: bytes) -> dict[Any, Any]:
+    try:
+        value = pickles.loads(extension, DEFAULT_LIMITS)
+    except UndecodableMessage as error:
+        logger.warning("extension data of transaction %s is not shown: %s", tid.hex(), error)
+        return {}
+    return value if type(value) is dict else {}

@@ -17,14 +17,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
-from ..errors import ClientDisconnected, ServerBehindCache, ServerRefused
+from ..errors import ClientDisconnected, OtherDatabase, ServerBehindCache, ServerRefused
+from ..protocol.hello import Database
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
 from .backoff import Backoff
 from .channel import Channel
 from .connector import Candidate, Connector, Mode, format_address
 from .intake import Intake
 from .states import TRANSITIONS, State
-from .verification import CacheOwner, WhenBehind, verify
+from .verification import CacheOwner, Databases, WhenBehind, verify
 from .watcher import watch
 from .wire import Address
 
@@ -42,7 +43,7 @@ CLOSE_PATIENCE = 10.0
 """Seconds that ``close`` waits for the background thread, which may be asking the DNS or telling a
 database that does not return."""
 
-BAR = (ServerRefused, ServerBehindCache)
+BAR = (ServerRefused, ServerBehindCache, OtherDatabase)
 """Failures that waiting does not mend."""
 
 
@@ -87,13 +88,23 @@ class Link:
     Methods may be called by any thread, except where stated.
 
     :param name: of the storage, for logs and the thread.
+    :param database: the one that what *cache* holds or has forgotten comes from, if that is known.
     """
 
-    def __init__(self, name: str, options: LinkOptions, cache: ClientCache, owner: Owner) -> None:
+    def __init__(
+        self,
+        name: str,
+        options: LinkOptions,
+        cache: ClientCache,
+        owner: Owner,
+        database: Database | None = None,
+    ) -> None:
         self.name = name
         self.options = options
         self.owner = owner
         self.cache = cache
+        self.database = database
+        """The database that the cache was verified against last, as far as servers say."""
         self.is_read_only = options.mode is Mode.READ_ONLY
         """Whether the present or last server admitted us read-only."""
         self.visibility = threading.RLock()
@@ -155,7 +166,8 @@ class Link:
 
         :param timeout: seconds; the link's ``wait_timeout`` if None.
         :raises ClientDisconnected: none in time, or closed.
-        :raises ServerRefused, ServerBehindCache: there is a server, but it cannot be used.
+        :raises ServerRefused, ServerBehindCache, OtherDatabase: there is a server, but it cannot be
+            used.
         """
         return self._wait_until(self._deadline(timeout))
 
@@ -452,6 +464,7 @@ class Link:
                 self.cache,
                 self.owner,
                 candidate.server_tid,
+                Databases(self.database, candidate.database),
                 self.options.when_behind,
                 self.options.drop_rather_than_verify,
                 self.visibility,
@@ -461,6 +474,7 @@ class Link:
             # directly, or their order could be lost.
             with channel.hold_reading():
                 self.cache.set_last_tid(tid)
+                self.database = candidate.database
                 for invalidation in intake.held:
                     if invalidation.tid > tid:
                         self.apply(invalidation)
@@ -483,7 +497,12 @@ class Link:
             return False
         finally:
             self._verifying = None
-        logger.info("%s: connected to %s", self.name, channel.server_name)
+        logger.info(
+            "%s: connected to %s%s",
+            self.name,
+            channel.server_name,
+            f", {channel.server_program}" if channel.server_program else "",
+        )
         if is_fallback:
             threading.Thread(
                 target=self._seek_writable,

@@ -26,6 +26,7 @@ from ZODB.POSException import (
 from ..cache import ForeignCache
 from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected
+from ..protocol.hello import Database
 from ..protocol.messages import (
     GetTid,
     History,
@@ -124,7 +125,7 @@ class ClientStorage(ConflictResolvingStorage):
         committed before; costs a call to the server.
     :param wait_for_server_on_startup: older name of *wait*, which wins.
     :param database_behind: what to do if the server's database is older than what this client has
-        seen: ``'drop-cache'`` or ``'refuse'``.
+        seen, or another one: ``'drop-cache'`` or ``'refuse'``.
     :raises ConfigurationError: a keyword cannot be used; it names the keyword and the way out.
     :raises ClientDisconnected: with *wait*: no server within *wait_timeout*.
     """
@@ -214,12 +215,12 @@ class ClientStorage(ConflictResolvingStorage):
             raise
         _watch_forks(self)
 
-    def _start(self, last_tid: bytes = NO_TID) -> None:
+    def _start(self, last_tid: bytes = NO_TID, database: Database | None = None) -> None:
         self._cache = self._make_cache()
         self._cache.set_last_tid(last_tid)
         # Bound once: the first thing that every load does.
         self._cached = self._cache.load_before
-        self._link = Link(self.__name__, self._options, self._cache, self)
+        self._link = Link(self.__name__, self._options, self._cache, self, database)
         self._oids: list[bytes] = []
         self._iterators = Iterators(self._link.wait)
         self._committer = Committer(
@@ -243,7 +244,7 @@ class ClientStorage(ConflictResolvingStorage):
             self._blobs.forked()
         # ZODB's connections in this process hold objects as old as that: the server will be
         # asked what has changed since.
-        self._start(last_tid)
+        self._start(last_tid, self._link.database)
 
     def _resolve_conflict(self, oid: bytes, committed: bytes, read: bytes, data: bytes) -> bytes:
         # Looked up at each call: DemoStorage and tests replace the method on the instance.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..cache.interface import ClientCache
-from ..errors import ServerBehindCache
+from ..errors import OtherDatabase, ServerBehindCache
+from ..protocol.hello import Database
 from ..protocol.messages import GetInvalidations, LastTransaction
 from ..types import NO_TID
 from .channel import Channel
@@ -21,6 +22,17 @@ class WhenBehind(Enum):
 
     DROP_CACHE = "drop-cache"
     REFUSE = "refuse"
+
+
+class Databases(NamedTuple):
+    """Whose transactions are compared.
+
+    :ivar known: the database that the cache was verified against last; None if that is not known.
+    :ivar found: the server's; None if it does not say.
+    """
+
+    known: Database | None = None
+    found: Database | None = None
 
 
 class CacheOwner(Protocol):
@@ -41,6 +53,7 @@ def verify(
     cache: ClientCache,
     owner: CacheOwner,
     server_tid: bytes | None,
+    databases: Databases,
     when_behind: WhenBehind,
     drop_rather_than_verify: bool,
     visibility: AbstractContextManager[object],
@@ -56,6 +69,7 @@ def verify(
     :returns: the transaction up to which the cache is now right.
     :raises ServerBehindCache: the database has lost transactions that we know, and that is
         configured to be an error.
+    :raises OtherDatabase: it is another one than before, and that is configured to be an error.
     :raises ClientDisconnected: the connection ended meanwhile.
     """
     if server_tid is None:
@@ -64,7 +78,21 @@ def verify(
     if cache_tid == NO_TID and len(cache):
         # An application's own cache that does not know how old it is.
         cache.clear()
-    if cache_tid in (NO_TID, server_tid):
+    if cache_tid == NO_TID:
+        return server_tid
+    known, found = databases
+    if known is not None and found is not None and known.identity != found.identity:
+        # Whatever its transactions are called, they are not those that we have seen.
+        if when_behind is WhenBehind.REFUSE:
+            raise OtherDatabase(found.identity, known.identity)
+        logger.warning(
+            "%s: the database is %s, but what this client has seen comes from database %s; "
+            "dropping the cache",
+            channel.server_name,
+            found.identity,
+            known.identity,
+        )
+        _drop(cache, owner, server_tid, visibility)
         return server_tid
     if cache_tid > server_tid:
         if when_behind is WhenBehind.REFUSE:
@@ -77,6 +105,19 @@ def verify(
             cache_tid.hex(),
         )
         _drop(cache, owner, server_tid, visibility)
+        return server_tid
+    if known is not None and found is not None and known.epoch != found.epoch:
+        # Transactions of ours may be lost, and their place may have been taken by others.
+        logger.warning(
+            "%s: the database was restored from a backup: its epoch is %d, and was %d when this "
+            "client was connected last; dropping the cache",
+            channel.server_name,
+            found.epoch,
+            known.epoch,
+        )
+        _drop(cache, owner, server_tid, visibility)
+        return server_tid
+    if cache_tid == server_tid:
         return server_tid
     missed = None if drop_rather_than_verify else channel.call(GetInvalidations(cache_tid))
     if missed is None:

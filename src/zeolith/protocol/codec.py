@@ -3,10 +3,10 @@
 The general path goes through :mod:`.pickles` or :mod:`.msgpacks`.  Loading an object is what a
 server does nearly all the time, so its call and its reply also have a fixed layout here: peers
 write them in one way only, byte for byte, and comparing with that layout is both the quickest
-decoder and a complete check.  Storing an object has its own in :mod:`.stores`, the steps of a
-commit theirs in :mod:`.steps`.  Anything that differs takes the general path.
+decoder and a complete check.  Storing an object has its own in :mod:`.stores`.  Anything that
+differs takes the general path.  The codec of Zeolith's own protocol is in :mod:`.own`.
 
-Codecs are immutable and may be shared by any number of threads.
+Any number of threads may use a codec; only ``max_message`` changes, once, before much is sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Any, TypeAlias
 
-from ..errors import IllegalMessage, UndecodableMessage
+from ..errors import IllegalMessage, TooLargeForPeer, UndecodableMessage
 from . import msgpacks, pickles
 from .framing import HEADER_SIZE, frame, pack_length
 from .greeting import Coding
@@ -37,7 +37,6 @@ from .messages import (
     make_tuple,
     parse_request,
 )
-from .steps import MAX_SIZE, pack_call, pack_notice, pack_reply, parse_step
 from .stores import msgpack_store, pickle_store, unpack_store, unpickle_store
 from .values import ATOMS
 
@@ -52,6 +51,9 @@ _unpack_length = Struct("<I").unpack_from
 _unpack_big_length = Struct(">I").unpack_from
 _unpack_short = Struct(">H").unpack_from
 
+
+MAX_PAYLOAD = 0xFFFFFFFF
+"""Bytes of a payload whose length a frame can state."""
 
 _MAX_MSGID_ITEMS = 8
 _MAX_MSGID_SIZE = 256
@@ -79,6 +81,10 @@ class Codec(ABC):
 
     All ``call``, ``notice``, ``reply``, ``fault``, ``loaded`` methods return whole frames, length
     included, and raise TypeError or ValueError for values that the coding cannot carry.
+
+    :ivar max_message: bytes of the longest payload that the peer accepts, as far as it has said so.
+        :meth:`notice` does not look at it, because what it returns may go to many peers: that is
+        for :meth:`check`.
     """
 
     coding: Coding
@@ -88,12 +94,17 @@ class Codec(ABC):
     def __init__(self, incoming: Mapping[str, Form], limits: Limits) -> None:
         self._incoming = incoming
         self._limits = limits
+        self.max_message = MAX_PAYLOAD
 
-    @abstractmethod
-    def _dumps(self, value: Any) -> bytes: ...
+    def check(self, frame: bytes) -> bytes:
+        """Return *frame*.
 
-    @abstractmethod
-    def _loads(self, payload: bytes) -> Any: ...
+        :raises TooLargeForPeer: the peer would not accept it.
+        """
+        size = len(frame) - HEADER_SIZE
+        if size > self.max_message:
+            raise TooLargeForPeer(size, self.max_message)
+        return frame
 
     @abstractmethod
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
@@ -111,40 +122,74 @@ class Codec(ABC):
         :meth:`load_before` returns for them; None if it is anything else."""
 
     @abstractmethod
-    def parse_loaded(self, payload: bytes) -> Loaded | None:
-        """Return what *payload*, a frame without its length, says if it has the layout that
-        :meth:`loaded` gives; None if it is anything else."""
+    def parse_loaded(self, frame: bytes) -> Loaded | None:
+        """Return what *frame*, of which the length is known to be right, says if it has the layout
+        that :meth:`loaded` gives; None if it is anything else."""
 
+    @abstractmethod
     def call(self, msgid: MsgId, request: Request) -> bytes:
         """Return the frame of a call."""
-        return frame(self._dumps((msgid, False, WIRE_NAMES[type(request)], tuple(request))))
 
+    @abstractmethod
     def notice(self, request: Request) -> bytes:
         """Return the frame of a request that expects no answer."""
-        return frame(self._dumps((0, True, WIRE_NAMES[type(request)], tuple(request))))
 
+    @abstractmethod
     def reply(self, msgid: MsgId, value: Any) -> bytes:
         """Return the frame of an answer."""
-        if type(msgid) is LoadBefore:
-            msgid = tuple(msgid)
-        return frame(self._dumps((msgid, _FLAG_OK, _REPLY, value)))
 
+    @abstractmethod
     def fault(self, msgid: MsgId, name: str, details: Any) -> bytes:
         """Return the frame of an answer that is an error."""
-        if type(msgid) is LoadBefore:
-            msgid = tuple(msgid)
-        return frame(self._dumps((msgid, _FLAG_ERROR, _REPLY, (name, details))))
 
+    @abstractmethod
     def heartbeat(self) -> bytes:
         """Return the frame of a heartbeat."""
-        return frame(self._dumps((_HEARTBEAT_ID, _FLAG_OK, _REPLY, None)))
 
+    @abstractmethod
     def decode(self, payload: bytes) -> Message:
         """Return the message that a frame's payload holds.
 
         :raises UndecodableMessage: not a message of this coding, or not within the limits.
         :raises IllegalMessage: an unknown method, or arguments that do not fit.
         """
+
+
+class ZeoCodec(Codec):
+    """What both codings of ZEO protocol 5 have in common: a message is a tuple of four."""
+
+    @abstractmethod
+    def _dumps(self, value: Any) -> bytes: ...
+
+    @abstractmethod
+    def _loads(self, payload: bytes) -> Any: ...
+
+    @abstractmethod
+    def _parse_loaded(self, payload: bytes) -> Loaded | None: ...
+
+    def parse_loaded(self, frame: bytes) -> Loaded | None:
+        return self._parse_loaded(frame[HEADER_SIZE:])
+
+    def call(self, msgid: MsgId, request: Request) -> bytes:
+        return frame(self._dumps((msgid, False, WIRE_NAMES[type(request)], tuple(request))))
+
+    def notice(self, request: Request) -> bytes:
+        return frame(self._dumps((0, True, WIRE_NAMES[type(request)], tuple(request))))
+
+    def reply(self, msgid: MsgId, value: Any) -> bytes:
+        if type(msgid) is LoadBefore:
+            msgid = tuple(msgid)
+        return frame(self._dumps((msgid, _FLAG_OK, _REPLY, value)))
+
+    def fault(self, msgid: MsgId, name: str, details: Any) -> bytes:
+        if type(msgid) is LoadBefore:
+            msgid = tuple(msgid)
+        return frame(self._dumps((msgid, _FLAG_ERROR, _REPLY, (name, details))))
+
+    def heartbeat(self) -> bytes:
+        return frame(self._dumps((_HEARTBEAT_ID, _FLAG_OK, _REPLY, None)))
+
+    def decode(self, payload: bytes) -> Message:
         message = self._loads(payload)
         if type(message) is not tuple or len(message) != 4:
             raise UndecodableMessage("a message is a tuple of four")
@@ -173,7 +218,7 @@ class Codec(ABC):
         return Notice(request) if flag else Call(msgid, request)
 
 
-class PickleCodec(Codec):
+class PickleCodec(ZeoCodec):
     """Coding ``Z``: pickle protocol 3."""
 
     coding = Coding.PICKLE
@@ -256,7 +301,7 @@ class PickleCodec(Codec):
         tid = frame[19:27]
         return (oid, tid) if frame == self.load_before(oid, tid) else None
 
-    def parse_loaded(self, payload: bytes) -> Loaded | None:
+    def _parse_loaded(self, payload: bytes) -> Loaded | None:
         if payload[23:37] != self._REPLY_C or payload[:5] != b"\x80\x03(C\x08":
             return None
         kind = payload[37:38]
@@ -294,11 +339,11 @@ class PickleCodec(Codec):
         store = unpickle_store(payload)
         if store is not None:
             return make_tuple(Notice, (store,))
-        found = self.parse_loaded(payload)
+        found = self._parse_loaded(payload)
         return super().decode(payload) if found is None else make_tuple(Reply, found)
 
 
-class MsgpackCodec(Codec):
+class MsgpackCodec(ZeoCodec):
     """Coding ``M``: msgpack."""
 
     coding = Coding.MSGPACK
@@ -318,16 +363,8 @@ class MsgpackCodec(Codec):
         return msgpacks.loads(payload, self._limits)
 
     def notice(self, request: Request) -> bytes:
-        found = msgpack_store(request) if request.__class__ is Store else pack_notice(request)
+        found = msgpack_store(request) if request.__class__ is Store else None
         return super().notice(request) if found is None else found
-
-    def call(self, msgid: MsgId, request: Request) -> bytes:
-        found = pack_call(msgid, request)
-        return super().call(msgid, request) if found is None else found
-
-    def reply(self, msgid: MsgId, value: Any) -> bytes:
-        found = pack_reply(msgid, value)
-        return super().reply(msgid, value) if found is None else found
 
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
         return b"".join(
@@ -372,7 +409,7 @@ class MsgpackCodec(Codec):
         tid = frame[18:26]
         return (oid, tid) if frame == self.load_before(oid, tid) else None
 
-    def parse_loaded(self, payload: bytes) -> Loaded | None:
+    def _parse_loaded(self, payload: bytes) -> Loaded | None:
         if payload[22:31] != self._REPLY_C or payload[:4] != self._CALL_A or len(payload) <= 46:
             return None
         kind = payload[31]
@@ -413,14 +450,5 @@ class MsgpackCodec(Codec):
         store = unpack_store(payload)
         if store is not None:
             return make_tuple(Notice, (store,))
-        if len(payload) <= MAX_SIZE:
-            step = parse_step(payload)
-            if step is not None:
-                return step
-        found = self.parse_loaded(payload)
+        found = self._parse_loaded(payload)
         return super().decode(payload) if found is None else make_tuple(Reply, found)
-
-
-def make_codec(coding: Coding, incoming: Mapping[str, Form], limits: Limits) -> Codec:
-    """Return the codec for *coding*."""
-    return (PickleCodec if coding is Coding.PICKLE else MsgpackCodec)(incoming, limits)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ZODB import POSException
 
-from ..errors import ServerError
+from ..errors import ServerError, TooLargeForPeer
 from .values import ATOMS, RemoteException, to_plain
 
 # -- sending -----------------------------------------------------------------------------------
@@ -211,6 +211,13 @@ def _dangling(details: Any) -> Exception | None:
     return exc
 
 
+def _too_large(details: Any) -> Exception | None:
+    if type(details) is not dict:
+        return None
+    size, limit = details.get("size"), details.get("limit")
+    return TooLargeForPeer(size, limit) if type(size) is type(limit) is int else None
+
+
 _BUILDERS: Final[Mapping[str, _Builder]] = {
     "builtins.KeyError": _plain(KeyError),
     "builtins.TypeError": _plain(TypeError),
@@ -235,4 +242,5 @@ _BUILDERS: Final[Mapping[str, _Builder]] = {
     "ZODB.POSException.StorageSystemError": _plain(POSException.StorageSystemError),
     "ZODB.POSException.ReadOnlyError": _plain(POSException.ReadOnlyError),
     "ZODB.POSException.Unsupported": _plain(POSException.Unsupported),
+    "zeolith.errors.TooLargeForPeer": _too_large,
 }

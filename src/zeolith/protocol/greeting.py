@@ -5,13 +5,17 @@ version.  A ZEO client takes the smaller of that version and its own, so bytes a
 legal to it and invisible; they tell a Zeolith client whom it talks to.  The client answers with
 the coding it chose and the version; the server uses the coding of the *answer*.
 
+After the marker a server names the versions of Zeolith's own protocol that it speaks, as
+``M5 zeolith 1,2``.  A client that speaks one of them may answer with a hello of that protocol
+instead; see :mod:`.hello`.
+
 Source: ``zeo-reference`` C.5, *handshake*.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..errors import IncompatiblePeer
 
@@ -19,12 +23,24 @@ VERSION = b"5"
 MARKER = b" zeolith"
 STATUS_PROBE = b"ruok"
 
+OWN_VERSIONS: Final = (1,)
+"""Versions of Zeolith's own protocol that this program speaks, oldest first."""
+
+MAX_VERSION: Final = 0xFFFF
+"""Greatest version number there can be: a hello has two bytes for it."""
+
 
 class Coding(Enum):
     """How messages are written."""
 
     PICKLE = b"Z"
     MSGPACK = b"M"
+    OWN = b"O"
+    """That of Zeolith's own protocol.  No greeting proposes it by this letter."""
+
+
+ZEO_CODINGS: Final = (Coding.PICKLE, Coding.MSGPACK)
+"""The codings of ZEO protocol 5."""
 
 
 class Greeting(NamedTuple):
@@ -32,15 +48,41 @@ class Greeting(NamedTuple):
 
     :ivar coding: the coding it proposes.
     :ivar is_zeolith: whether it carries Zeolith's marker.
+    :ivar versions: versions of Zeolith's own protocol that the server speaks.
     """
 
     coding: Coding
     is_zeolith: bool
+    versions: tuple[int, ...] = ()
+
+    @property
+    def version(self) -> int | None:
+        """The newest version of Zeolith's own protocol that both sides speak, if there is one."""
+        common = set(self.versions).intersection(OWN_VERSIONS)
+        return max(common) if common else None
 
 
-def serialize_greeting(coding: Coding) -> bytes:
-    """Return the payload with which a Zeolith server greets."""
-    return coding.value + VERSION + MARKER
+def serialize_greeting(coding: Coding, versions: tuple[int, ...] = OWN_VERSIONS) -> bytes:
+    """Return the payload with which a Zeolith server greets.
+
+    :param versions: of Zeolith's own protocol; none: only ZEO's is spoken.
+    """
+    payload = coding.value + VERSION + MARKER
+    return payload + b" " + format_versions(versions).encode("ascii") if versions else payload
+
+
+def format_versions(versions: tuple[int, ...]) -> str:
+    """Return *versions* as greetings and messages name them."""
+    return ",".join(map(str, versions))
+
+
+def _parse_versions(words: bytes) -> tuple[int, ...]:
+    """Return the versions that follow the marker; none if what follows is something else."""
+    # Further words are for the future.
+    numbers = words.split(b" ")[1].split(b",") if words.startswith(b" ") else []
+    if not all(number.isdigit() and int(number) <= MAX_VERSION for number in numbers):
+        return ()
+    return tuple(map(int, numbers))
 
 
 def parse_greeting(payload: bytes) -> Greeting:
@@ -53,11 +95,14 @@ def parse_greeting(payload: bytes) -> Greeting:
         raise IncompatiblePeer(
             f"greeting {payload[:20]!r} is not that of a server speaking ZEO protocol 5"
         )
-    return Greeting(Coding(letter), version.startswith(VERSION + MARKER))
+    is_zeolith = version.startswith(VERSION + MARKER)
+    words = version[len(VERSION + MARKER) :] if is_zeolith else b""
+    return Greeting(Coding(letter), is_zeolith, _parse_versions(words))
 
 
 def serialize_hello(coding: Coding) -> bytes:
-    """Return the payload with which a client answers a greeting."""
+    """Return the payload with which a client answers a greeting in ZEO's protocol."""
+    assert coding in ZEO_CODINGS
     return coding.value + VERSION
 
 

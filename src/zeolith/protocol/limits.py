@@ -20,6 +20,10 @@ class Limits:
     """Bytes of a client's first frame, where it may be an inquiry: a question of a few words, with
     the names of a storage and of a client."""
 
+    max_hello_size: int = 4096
+    """Bytes of a hello of Zeolith's own protocol: names and numbers, with room for those of later
+    versions."""
+
     max_register_size: int = 64 * 1024
     """Bytes of one frame that a client sends before it is admitted to a storage: it has nothing to
     say but the storage's name, and nothing is known about it."""

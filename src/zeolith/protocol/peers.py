@@ -13,9 +13,11 @@ from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..errors import IllegalMessage, ProtocolViolation
-from .codec import Codec, Loaded, make_codec
+from .codec import Codec, Loaded
+from .codecs import make_codec
 from .framing import HEADER_SIZE, FrameReader, frame, unpack_length
 from .greeting import (
+    OWN_VERSIONS,
     STATUS_PROBE,
     Coding,
     Greeting,
@@ -23,6 +25,13 @@ from .greeting import (
     parse_hello,
     serialize_greeting,
     serialize_hello,
+)
+from .hello import (
+    MAGIC,
+    Introduction,
+    parse_answer,
+    parse_introduction,
+    serialize_introduction,
 )
 from .inquiry import PREFIX, Inquiry, parse_inquiry
 from .limits import DEFAULT_LIMITS, Limits
@@ -45,6 +54,9 @@ class Phase(Enum):
     GREETING = "greeting"
     """The first frame of the peer is awaited."""
 
+    WELCOMING = "awaiting the server's hello"
+    """Client only, in Zeolith's own protocol: we have said hello; the server's is awaited."""
+
     REGISTERING = "registering"
     """The coding is settled; the client has not been admitted to a storage."""
 
@@ -56,9 +68,14 @@ class Phase(Enum):
 
 
 class Hello(NamedTuple):
-    """The client has chosen a coding; the server's codec is ready."""
+    """The client has chosen a coding; the server's codec is ready.
+
+    :ivar introduction: what it says of itself, in Zeolith's own protocol; it is to get
+        :meth:`ServerPeer.welcome` before anything else.
+    """
 
     coding: Coding
+    introduction: Introduction | None = None
 
 
 class Probe(NamedTuple):
@@ -77,13 +94,22 @@ class Greeted(NamedTuple):
     greeting: Greeting
 
 
+class Welcomed(NamedTuple):
+    """The server has answered our hello.
+
+    :ivar introduction: what it says of itself.
+    """
+
+    introduction: Introduction
+
+
 class Violated(NamedTuple):
     """The peer broke the protocol; always the last event of a connection."""
 
     error: ProtocolViolation
 
 
-Event: TypeAlias = Message | Hello | Probe | Inquired | Greeted | Violated
+Event: TypeAlias = Message | Hello | Probe | Inquired | Greeted | Welcomed | Violated
 
 _REQUESTS = frozenset(form.cls for form in SERVER_REQUESTS.values())
 _NOTICES = frozenset(form.cls for form in CLIENT_REQUESTS.values())
@@ -93,28 +119,31 @@ LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
     ("server", Phase.REGISTERING): frozenset({Register, Heartbeat}),
     ("server", Phase.OPEN): (_REQUESTS - {Register}) | {Heartbeat},
     ("client", Phase.GREETING): frozenset({Greeted}),
+    ("client", Phase.WELCOMING): frozenset({Welcomed}),
     ("client", Phase.REGISTERING): frozenset({Reply, Fault}) | _NOTICES,
     ("client", Phase.OPEN): frozenset({Reply, Fault}) | _NOTICES,
 }
 """(our role, phase) → the requests and envelopes that the peer may send then.  ``Call`` and
-``Notice`` are judged by the request inside.  While greeting, exactly one frame of those that the
-table names may come.  After these phases nothing is legal."""
+``Notice`` are judged by the request inside.  While greeting or awaiting a hello, exactly one frame
+of those that the table names may come.  After these phases nothing is legal."""
 
 
 class _Peer:
     """What both sides share.
 
     :ivar phase: present phase.
-    :ivar codec: writes and reads messages; None until the coding is settled.
+    :ivar codec: writes messages; None until the coding is settled.
     """
 
-    __slots__ = ("_frames", "_legal", "_limits", "codec", "phase")
+    __slots__ = ("_frames", "_legal", "_limits", "_reader", "codec", "phase")
 
     def __init__(self, limits: Limits, first_frame_size: int) -> None:
         self._limits = limits
         self._frames = FrameReader(first_frame_size)
         self._legal: frozenset[type[Any]] = frozenset()
         self.codec: Codec | None = None
+        # The codec, as soon as what arrives are messages.
+        self._reader: Codec | None = None
         self.phase = Phase.GREETING
 
     @property
@@ -141,21 +170,21 @@ class _Peer:
             return events
         try:
             frames = self._frames.feed(data)
-            codec = self.codec
-            if codec is not None and len(frames) == 1 and not self._frames.pending:
-                return [self._judge(codec.decode(frames[0]))]
+            reader = self._reader
+            if reader is not None and len(frames) == 1 and not self._frames.pending:
+                return [self._judge(reader.decode(frames[0]))]
             while frames:
                 for number, payload in enumerate(frames):
-                    if self.codec is None:
+                    if self._reader is None:
                         events.append(self._first_frame(payload))
-                        if self.codec is None:
+                        if self._reader is None:
                             # Nothing may follow before the greeting is answered (a probe gets
                             # no more, and a server waits for the client's choice).
                             if number + 1 < len(frames) or self._frames.pending:
                                 raise IllegalMessage("bytes after the first message")
                             return events
                         continue
-                    events.append(self._judge(self.codec.decode(payload)))
+                    events.append(self._judge(self._reader.decode(payload)))
                 # A frame may have been held back by the limit of the greeting that came before.
                 frames = self._frames.feed(b"") if self._frames.pending else []
         except ProtocolViolation as error:
@@ -186,20 +215,33 @@ class _Peer:
 class ServerPeer(_Peer):
     """The server's end of one connection.
 
-    :param coding: the coding to propose; the client may choose the other one.
+    :param coding: the coding to propose; the client may choose the other one of ZEO's, or
+        Zeolith's own protocol.
+    :param program: our name and version, for the client's log.
     """
 
-    __slots__ = ("_coding", "_load_size", "_parse_load")
+    __slots__ = ("_coding", "_load_size", "_parse_load", "_program", "_version")
 
-    def __init__(self, coding: Coding, limits: Limits = DEFAULT_LIMITS) -> None:
-        super().__init__(limits, limits.max_inquiry_size)
+    def __init__(self, coding: Coding, limits: Limits = DEFAULT_LIMITS, program: str = "") -> None:
+        super().__init__(limits, max(limits.max_inquiry_size, limits.max_hello_size))
         self._coding = coding
+        self._program = program
+        self._version = 0
         self._load_size = 0
         self._parse_load: Callable[[bytes], tuple[bytes, bytes] | None]
 
     def greeting(self) -> bytes:
         """Return the frame to send as soon as the connection is made."""
         return frame(serialize_greeting(self._coding))
+
+    def welcome(self) -> bytes:
+        """Return the frame that answers a hello of Zeolith's own protocol."""
+        assert self._version in OWN_VERSIONS
+        return frame(
+            serialize_introduction(
+                Introduction(self._version, self._limits.max_message_size, self._program)
+            )
+        )
 
     def registered(self) -> None:
         """The shell has admitted the client: everything but another registration is legal now."""
@@ -227,31 +269,70 @@ class ServerPeer(_Peer):
         if payload.startswith(PREFIX):
             self.phase = Phase.CLOSED
             return Inquired(parse_inquiry(payload))
-        coding = parse_hello(payload)
-        self.codec = make_codec(coding, SERVER_REQUESTS, self._limits)
+        introduction = None
+        if payload.startswith(MAGIC):
+            introduction = parse_introduction(payload, self._limits)
+            self._version = introduction.version
+            coding = Coding.OWN
+        else:
+            coding = parse_hello(payload)
+        self.codec = self._reader = make_codec(coding, SERVER_REQUESTS, self._limits)
+        if introduction is not None:
+            self.codec.max_message = introduction.max_message
         self._frames.max_size = min(self._limits.max_register_size, self._limits.max_message_size)
         self._enter("server", Phase.REGISTERING)
-        return Hello(coding)
+        return Hello(coding, introduction)
 
 
 class ClientPeer(_Peer):
-    """The client's end of one connection."""
+    """The client's end of one connection.
 
-    __slots__ = ("_parse_loaded",)
+    :param program: our name and version, for the server's log.
+    """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+    __slots__ = ("_parse_loaded", "_program", "_version")
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, program: str = "") -> None:
         super().__init__(limits, limits.max_greeting_size)
+        self._program = program
+        self._version = 0
         self._parse_loaded: Callable[[bytes], Loaded | None]
 
     def _first_frame(self, payload: bytes) -> Event:
-        return Greeted(parse_greeting(payload))
+        if self.phase is not Phase.WELCOMING:
+            return Greeted(parse_greeting(payload))
+        introduction = parse_answer(payload, self._version, self._limits)
+        assert self.codec is not None  # hello() has made it
+        self.codec.max_message = introduction.max_message
+        self._begin(self.codec)
+        return Welcomed(introduction)
 
-    def hello(self, coding: Coding) -> bytes:
-        """Choose *coding*; return the frame that tells the server."""
+    def hello(self, coding: Coding, version: int = OWN_VERSIONS[-1]) -> bytes:
+        """Choose *coding*; return the frame that tells the server.
+
+        Requests may follow at once, also before the server has answered the hello of Zeolith's own
+        protocol.
+
+        :param version: of Zeolith's own protocol, one that the server speaks too.
+        """
         self.codec = make_codec(coding, CLIENT_REQUESTS, self._limits)
+        if coding is not Coding.OWN:
+            self._begin(self.codec)
+            return frame(serialize_hello(coding))
+        self._version = version
+        self._frames.max_size = self._limits.max_hello_size
+        self._enter("client", Phase.WELCOMING)
+        return frame(
+            serialize_introduction(
+                Introduction(version, self._limits.max_message_size, self._program)
+            )
+        )
+
+    def _begin(self, codec: Codec) -> None:
+        """What comes from now on are messages."""
+        self._reader = codec
         self._frames.max_size = self._limits.max_message_size
         self._enter("client", Phase.REGISTERING)
-        return frame(serialize_hello(coding))
 
     def registered(self) -> None:
         """The server has admitted us."""
@@ -274,4 +355,4 @@ class ClientPeer(_Peer):
             or self.phase is not Phase.OPEN
         ):
             return None
-        return self._parse_loaded(data[HEADER_SIZE:])
+        return self._parse_loaded(data)

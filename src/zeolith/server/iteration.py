@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..protocol import messages as m
+from ..protocol.greeting import Coding
 from .iterators import Iterators
 from .session import Session
 
@@ -21,7 +22,8 @@ def start(session: Session, msgid: m.MsgId, request: m.IteratorStart) -> None:
 
 
 def next_transaction(session: Session, msgid: m.MsgId, request: m.IteratorNext) -> None:
-    _run(session, msgid, Iterators.next, request.iid)
+    wants_bytes = session.codec.coding is Coding.OWN
+    _run(session, msgid, Iterators.next, request.iid, wants_bytes)
 
 
 def start_records(session: Session, msgid: m.MsgId, request: m.IteratorRecordStart) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import StorageError
 
 from .access import StorageAccess
@@ -37,9 +38,12 @@ class Iterators:
         """Open an iterator over the transactions from *start* to *stop*; return its number."""
         return self._add(lambda: self._access.iterator(start, stop))
 
-    def next(self, number: int) -> tuple[bytes, str, bytes, bytes, dict[Any, Any]] | None:
+    def next(
+        self, number: int, wants_bytes: bool = False
+    ) -> tuple[bytes, str, bytes, bytes, dict[Any, Any] | bytes] | None:
         """Return the next transaction, or None at the end, when the iterator closes itself.
 
+        :param wants_bytes: return its extension data as the storage keeps it, not its value.
         :raises KeyError: there is no such iterator.
         """
         record = next(self._iterators[number], None)
@@ -47,7 +51,8 @@ class Iterators:
             self.close([number])
             return None
         self._last[number] = record
-        return record.tid, record.status, record.user, record.description, record.extension
+        extension = _extension_bytes(record) if wants_bytes else record.extension
+        return record.tid, record.status, record.user, record.description, extension
 
     def start_records(self, number: int, tid: bytes) -> int:
         """Open an iterator over the records of the last transaction of iterator *number*.
@@ -89,3 +94,11 @@ class Iterators:
         self._next_id += 1
         self._iterators[number] = iterator
         return number
+
+
+def _extension_bytes(record: Any) -> bytes:
+    found: bytes | None = getattr(record, "extension_bytes", None)
+    if found is None:
+        # Not one of ZODB's classes; they know how it is written.
+        found = TransactionMetaData(extension=record.extension).extension_bytes
+    return found

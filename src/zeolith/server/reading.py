@@ -8,7 +8,10 @@ from typing import Any
 
 from ZODB.POSException import ReadOnlyError, StorageError
 
+from ..errors import TooLargeForPeer
 from ..protocol import messages as m
+from ..protocol.greeting import Coding
+from ..protocol.hello import Admission, serialize_admission
 from .iterators import Iterators
 from .service import StorageService
 from .session import Session
@@ -48,10 +51,16 @@ def _loaded(
         return
     if error is not None:
         session.fault(msgid, error)
-    elif found is not None and msgid.__class__ is m.LoadBefore:
-        session.send_checked(session.codec.loaded(request, *found))
     else:
-        session.send_checked(session.codec.reply(msgid, _as_bytes(found)))
+        try:
+            if found is not None and msgid.__class__ is m.LoadBefore:
+                frame = session.codec.loaded(request, *found)
+            else:
+                frame = session.codec.reply(msgid, _as_bytes(found))
+        except TooLargeForPeer as too_large:
+            session.fault(msgid, too_large)
+        else:
+            session.send_checked(frame)
     session.ended()
 
 
@@ -89,7 +98,10 @@ def register(session: Session, msgid: m.MsgId, request: m.Register) -> None:
             "(%s) connected to storage %r%s",
             session.name, service.name, ", read-only" if read_only else "",
         )  # fmt: skip
-        session.reply(msgid, tid)
+        if session.codec.coding is Coding.OWN:
+            session.reply(msgid, serialize_admission(Admission(tid, service.database)))
+        else:
+            session.reply(msgid, tid)
 
     service.when_settled(admit)
 

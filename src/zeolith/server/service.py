@@ -11,11 +11,13 @@ from typing import Any, Final
 
 from persistent.TimeStamp import TimeStamp
 
+from ..protocol.hello import Database
 from ..protocol.messages import Info
 from ..types import NO_TID
 from .access import StorageAccess
 from .coordinator import CommitCoordinator
 from .exclusive import ExclusiveCoordinator
+from .identity import DatabaseIdentity, identify
 from .inbox import Inbox
 from .invalidations import InvalidationLog
 from .options import ServerOptions
@@ -28,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 _PACK_GRACE: Final = 2.0
 """Seconds for a pack to end after it was told to."""
+
+NOTE_INTERVAL: Final = 10.0
+"""Seconds between two looks at how far the database goes, to be recorded beside it."""
 
 _PACK_PATIENCE: Final = 60.0
 """Seconds to wait for the pack of a storage that failed, before saying so."""
@@ -90,6 +95,7 @@ class StorageService:
         self.outage = ""
         self.verifying = 0
         self.start_tid: bytes = NO_TID
+        self._identity: DatabaseIdentity | None = None
         self.access = StorageAccess(name, storage, options.loads)
         self.log = InvalidationLog(options.invalidation_queue_size, options.invalidation_memory)
         self.publisher = Publisher(name, self.log, self._wake)
@@ -100,6 +106,7 @@ class StorageService:
         self._commits = WorkerPool(f"zeolith-commit-{name}", 1, inbox)
         self.packing = Packing(self.access, inbox)
         self._is_open = False
+        self._note_timer: asyncio.TimerHandle | None = None
         self.coordinator: CommitCoordinator
 
     def prepare(self) -> None:
@@ -121,6 +128,7 @@ class StorageService:
             # A FileStorage that has cut off an incomplete transaction takes it for its last all the
             # same.  Clients would have to drop their caches for something that is not there.
             self.start_tid = min(self.start_tid, self._entries[-1][0])
+        self._identity = identify(self.access.storage, self.start_tid)
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve, after :meth:`prepare`."""
@@ -141,6 +149,26 @@ class StorageService:
             self._is_undisturbed,
         )
         self._is_open = True
+        self._note_later(loop)
+
+    @property
+    def database(self) -> Database | None:
+        """Which database this is; None if that cannot be told."""
+        return None if self._identity is None else self._identity.database
+
+    def _note_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._identity is not None and self._identity.is_recorded and not self.outage:
+            self._note_timer = loop.call_later(NOTE_INTERVAL, self._note, loop, self._identity)
+
+    def _note(self, loop: asyncio.AbstractEventLoop, identity: DatabaseIdentity) -> None:
+        """Have it recorded how far the database goes."""
+        last_tid = self.log.last_tid
+        if last_tid > identity.tid:
+            self.pools.quick.submit(
+                partial(identity.note, last_tid), lambda result, error: self._note_later(loop)
+            )
+        else:
+            self._note_later(loop)
 
     @property
     def is_read_only(self) -> bool:
@@ -297,12 +325,18 @@ class StorageService:
         """
         assert self.publisher.is_held
         self.outage = outage
+        self._stop_noting()
         for subscriber in self.publisher.subscribers:
             subscriber.close(f"storage {self.name!r} is out of service")
         # Whoever waits to be admitted has to be told.  All others find their connection closed.
         held, self._held = self._held, []
         for callback in held:
             callback()
+
+    def _stop_noting(self) -> None:
+        if self._note_timer is not None:
+            self._note_timer.cancel()
+            self._note_timer = None
 
     def release(self) -> None:
         """Close the withdrawn storage; return when nothing here uses its files any more.
@@ -343,6 +377,10 @@ class StorageService:
         if not is_clean:
             logger.critical("storage %r: a commit in progress does not end", self.name)
         self._held.clear()
+        self._stop_noting()
+        if self._is_open and self._identity is not None:
+            # What was announced is on disk; while the storage is open nobody else has its file.
+            self._identity.note(self.log.last_tid)
         # A pack that is cut off needs a moment to tidy up, for which the storage has to be open.
         is_packing = not self.packing.join(min(timeout, _PACK_GRACE))
         try:

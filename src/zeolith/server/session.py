@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ZODB.POSException import POSError
 
-from ..errors import ProtocolViolation
+from ..errors import ProtocolViolation, TooLargeForPeer
 from ..protocol.codec import Codec
 from ..protocol.faults import serialize_fault
 from ..protocol.messages import MsgId
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 NOTICE: Final[Any] = object()
 """Stands for the message id of a request that expects no answer."""
+
+_SHORT_TEXT: Final = 200
+"""Characters of an error's text that any client takes."""
 
 _EXPECTED: Final = (POSError, ProtocolViolation, ValueError, KeyError, TypeError, OSError)
 
@@ -146,6 +149,12 @@ class Session:
 
     def push(self, frame: bytes) -> None:
         """Send *frame*, which the client did not ask for; called while the publisher drains."""
+        try:
+            self.codec.check(frame)
+        except TooLargeForPeer as error:
+            # It must not miss it, so it has to verify.
+            self.drop(str(error))
+            return
         self._connection.write(frame)
         self._connection.check_output()
 
@@ -155,6 +164,9 @@ class Session:
             return
         try:
             frame = self.codec.reply(msgid, value)
+        except TooLargeForPeer as error:
+            self.fault(msgid, error)
+            return
         except (TypeError, ValueError) as error:
             logger.error("(%s) an answer cannot be sent: %s", self.name, error)
             frame = self.codec.fault(msgid, *serialize_fault(ValueError("unsendable answer")))
@@ -176,7 +188,8 @@ class Session:
         try:
             frame = self.codec.fault(msgid, name, details)
         except (TypeError, ValueError):
-            frame = self.codec.fault(msgid, name, (str(error),))
+            # Or more than the client takes.
+            frame = self.codec.fault(msgid, name, (str(error)[:_SHORT_TEXT],))
         self.send(frame)
 
     def answer(self, msgid: MsgId, value: Any, error: Exception | None) -> None:

@@ -11,10 +11,12 @@ import sys
 from time import monotonic
 from typing import Any, Final
 
-from ..errors import ProtocolViolation
+from .. import __version__
+from ..errors import ProtocolViolation, UnknownVersion
 from ..protocol.faults import serialize_fault
 from ..protocol.framing import frame as make_frame
 from ..protocol.greeting import Coding
+from ..protocol.hello import serialize_refusal
 from ..protocol.inquiry import serialize_answer
 from ..protocol.messages import Call, Heartbeat, LoadBefore, Notice, make_tuple
 from ..protocol.peers import Event, Hello, Inquired, Probe, ServerPeer, Violated
@@ -26,6 +28,8 @@ from .reading import load_before
 from .session import NOTICE, Session
 
 logger = logging.getLogger(__name__)
+
+_PROGRAM: Final = f"zeolith {__version__}"
 
 _FLUSH_SIZE: Final = 64 * 1024
 """Bytes of replies collected before they are handed to the transport."""
@@ -85,7 +89,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, lobby: Lobby) -> None:
         self._lobby = lobby
         coding = Coding.MSGPACK if lobby.options.msgpack else Coding.PICKLE
-        self._peer = ServerPeer(coding, lobby.options.limits)
+        self._peer = ServerPeer(coding, lobby.options.limits, _PROGRAM)
         self._transport: asyncio.Transport
         self._session: Session | None = None
         self._gate: Publisher | _OpenGate = _OPEN_GATE
@@ -225,7 +229,11 @@ class Connection(asyncio.Protocol):
         elif isinstance(event, Hello):
             assert self._peer.codec is not None
             self._session = Session(self, self._peer.codec, self._lobby)
-            logger.debug("(%s) said hello, coding %s", self.address, event.coding.name)
+            program = ""
+            if event.introduction is not None:
+                self.write(self._peer.welcome())
+                program = event.introduction.program
+            logger.debug("(%s) said hello, coding %s %s", self.address, event.coding.name, program)
         elif isinstance(event, Probe):
             logger.debug("(%s) asks for the status", self.address)
             self.write(make_frame(json.dumps(self._lobby.status()).encode("ascii")))
@@ -245,6 +253,8 @@ class Connection(asyncio.Protocol):
         if msgid is not None and self._peer.codec is not None and self._session is not None:
             fault_name, details = serialize_fault(error)
             self._session.send(self._peer.codec.fault(msgid, fault_name, details))
+        elif isinstance(error, UnknownVersion):
+            self.write(make_frame(serialize_refusal(error)))
         self.close()
 
     def registered(self, publisher: Publisher) -> None:

@@ -1,0 +1,181 @@
+"""How Zeolith's own protocol begins: the hello of each side, and what an admission says.
+
+A client that finds a version it speaks in the greeting answers with its hello, and may send its
+registration right behind it.  The server's hello comes before any other frame of it; or instead of
+it a refusal, which says which versions the server speaks, and then the end.
+
+A hello is eight bytes that no version may change, the last two of them the version, and a msgpack
+map that each version may add keys to.  What a receiver does not know it ignores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from ..errors import IllegalMessage, IncompatiblePeer, UnknownVersion
+from . import msgpacks
+from .greeting import OWN_VERSIONS, format_versions
+from .limits import Limits
+
+MAGIC: Final = b"zhello"
+"""First bytes of each hello; of no inquiry, no probe, and no hello of ZEO's protocol."""
+
+_REFUSAL: Final = 0
+"""In the place of the version: the server will not speak with this client."""
+
+_HEAD_SIZE: Final = len(MAGIC) + 2
+
+MIN_MESSAGE: Final = 1024
+"""Bytes that each side has to accept in one message, so that there is room to say what is wrong."""
+
+_MAX_NAME: Final = 200
+"""Characters of a name; longer ones are cut: they end up in logs."""
+
+_NO_CAPABILITIES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+
+
+class Introduction(NamedTuple):
+    """What one side says of itself.
+
+    :ivar version: of the protocol; chosen by the client, repeated by the server.
+    :ivar max_message: bytes of the longest payload that it accepts.
+    :ivar program: name and version of the program, for logs.
+    :ivar capabilities: what it can do beyond the version, by name, with parameters.
+    """
+
+    version: int
+    max_message: int
+    program: str = ""
+    capabilities: Mapping[str, Mapping[str, Any]] = _NO_CAPABILITIES
+
+
+def serialize_introduction(introduction: Introduction) -> bytes:
+    """Return the payload of a hello."""
+    version, max_message, program, capabilities = introduction
+    return _head(version) + msgpacks.dumps(
+        {
+            "program": program,
+            "limits": {"message": max_message},
+            "capabilities": {name: dict(parts) for name, parts in capabilities.items()},
+        }
+    )
+
+
+def parse_introduction(payload: bytes, limits: Limits) -> Introduction:
+    """Return what a payload that begins with :data:`MAGIC` says.
+
+    :raises UnknownVersion: it names a version that we do not speak.
+    :raises UndecodableMessage: what follows is no msgpack.
+    :raises IllegalMessage: it is no hello, or what it says is not legal.
+    """
+    version, body = _split(payload)
+    if version not in OWN_VERSIONS:
+        raise UnknownVersion(version, OWN_VERSIONS)
+    said = _map_of(msgpacks.loads(body, limits), "a hello")
+    limit = _map_of(said.get("limits"), "limits").get("message")
+    if type(limit) is not int or limit < MIN_MESSAGE:
+        raise IllegalMessage(f"hello: a message limit below {MIN_MESSAGE} bytes is not legal")
+    capabilities = _map_of(said.get("capabilities", {}), "capabilities")
+    for name, parts in capabilities.items():
+        if type(name) is not str:
+            raise IllegalMessage("hello: the name of a capability is no text")
+        _map_of(parts, "a capability")
+    return Introduction(version, limit, _name_of(said.get("program", "")), capabilities)
+
+
+def parse_answer(payload: bytes, version: int, limits: Limits) -> Introduction:
+    """Return what the first frame of a server says that got our hello of *version*.
+
+    :raises IncompatiblePeer: it is a refusal, or the hello of another version.
+    :raises UndecodableMessage, IllegalMessage: as :func:`parse_introduction`.
+    """
+    found, body = _split(payload)
+    if found == _REFUSAL:
+        reason = _map_of(msgpacks.loads(body, limits), "a refusal").get("error", "")
+        raise IncompatiblePeer(f"the server refuses: {_name_of(reason)}")
+    if found != version:
+        raise IncompatiblePeer(f"asked for version {version}, the server answers in {found}")
+    return parse_introduction(payload, limits)
+
+
+def serialize_refusal(error: UnknownVersion) -> bytes:
+    """Return the payload that tells a client why the connection ends."""
+    return _head(_REFUSAL) + msgpacks.dumps(
+        {"error": str(error), "versions": format_versions(error.spoken)}
+    )
+
+
+def _head(version: int) -> bytes:
+    return MAGIC + version.to_bytes(2, "big")
+
+
+def _split(payload: bytes) -> tuple[int, bytes]:
+    if len(payload) < _HEAD_SIZE or not payload.startswith(MAGIC):
+        raise IllegalMessage("no hello of Zeolith's protocol")
+    return int.from_bytes(payload[len(MAGIC) : _HEAD_SIZE], "big"), payload[_HEAD_SIZE:]
+
+
+def _map_of(value: Any, what: str) -> dict[Any, Any]:
+    if type(value) is not dict:
+        raise IllegalMessage(f"hello: {what} is not a map")
+    return value
+
+
+def _name_of(value: Any) -> str:
+    if type(value) is not str:
+        raise IllegalMessage("hello: a name is no text")
+    return "".join(c if c.isprintable() else "?" for c in value[:_MAX_NAME])
+
+
+# -- admission ---------------------------------------------------------------------------------
+
+
+class Database(NamedTuple):
+    """Which database a storage holds.
+
+    :ivar identity: differs between any two databases.
+    :ivar epoch: changes when transactions that clients may have seen are lost: two states of one
+        epoch are one history.
+    """
+
+    identity: str
+    epoch: int
+
+
+class Admission(NamedTuple):
+    """What a server answers to a registration.
+
+    :ivar tid: its last transaction; None if the storage has none.
+    :ivar database: None if the server cannot tell one database from another.
+    """
+
+    tid: bytes | None
+    database: Database | None
+
+
+def serialize_admission(admission: Admission) -> dict[str, Any]:
+    """Return the value of the answer, in Zeolith's own protocol."""
+    tid, database = admission
+    if database is None:
+        return {"tid": tid, "identity": None, "epoch": 0}
+    return {"tid": tid, "identity": database.identity, "epoch": database.epoch}
+
+
+def parse_admission(value: Any) -> Admission:
+    """Return what an answer to a registration says, in Zeolith's own protocol or in ZEO's, which
+    tells the transaction only.
+
+    :raises IllegalMessage: it is neither.
+    """
+    tid, database = value, None
+    if type(value) is dict:
+        tid, identity, epoch = value.get("tid"), value.get("identity"), value.get("epoch")
+        if identity is not None:
+            if type(identity) is not str or not identity or type(epoch) is not int:
+                raise IllegalMessage("the database's identity is no text, or its epoch no number")
+            database = Database(_name_of(identity), epoch)
+    if tid is not None and (type(tid) is not bytes or len(tid) != 8):
+        raise IllegalMessage(f"the server's last transaction id is {tid!r:.60}")
+    return Admission(tid, database)
