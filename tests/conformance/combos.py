@@ -58,6 +58,8 @@ class Combo(NamedTuple):
     :ivar server: whose server.
     :ivar is_msgpack: ``M5`` instead of ``Z5``.
     :ivar loop: the event loop of a Zeolith server.
+    :ivar is_own: Zeolith's own protocol instead of either, as it is between Zeolith peers that
+        nobody interferes with.
     """
 
     client: Kind
@@ -65,12 +67,13 @@ class Combo(NamedTuple):
     backend: Backend
     is_msgpack: bool
     loop: Loop
+    is_own: bool = False
 
     @property
     def name(self) -> str:
         """A Python identifier that tells this combination from all others."""
         short = {"zeolith": "Zeolith", "zeo": "Zeo"}
-        coding = "M5" if self.is_msgpack else "Z5"
+        coding = "Own" if self.is_own else "M5" if self.is_msgpack else "Z5"
         loop = f"_{self.loop}" if self.server == "zeolith" else ""
         return f"{short[self.client]}To{short[self.server]}_{self.backend.name}_{coding}{loop}"
 
@@ -92,6 +95,8 @@ def all_combos() -> Iterator[Combo]:
         loops: tuple[Loop, ...] = ("uvloop", "asyncio") if server == "zeolith" else ("uvloop",)
         for loop in loops:
             yield Combo(client, server, backend, is_msgpack, loop)
+            if client == server == "zeolith" and not is_msgpack:
+                yield Combo(client, server, backend, is_msgpack, loop, is_own=True)
 
 
 CONTROL = Combo("zeo", "zeo", BLOBS, False, "uvloop")
@@ -100,6 +105,9 @@ CONTROL = Combo("zeo", "zeo", BLOBS, False, "uvloop")
 DEFAULT = frozenset(
     {
         Combo("zeolith", "zeolith", BLOBS, False, "uvloop"),
+        Combo("zeolith", "zeolith", BLOBS, False, "uvloop", is_own=True),
+        Combo("zeolith", "zeolith", FILE, False, "asyncio", is_own=True),
+        Combo("zeolith", "zeolith", MAPPING, False, "uvloop", is_own=True),
         Combo("zeolith", "zeolith", SHARED, True, "asyncio"),
         Combo("zeolith", "zeolith", MAPPING, True, "uvloop"),
         Combo("zeo", "zeolith", BLOBS, True, "asyncio"),
@@ -110,5 +118,5 @@ DEFAULT = frozenset(
         Combo("zeolith", "zeo", FILE, False, "uvloop"),
     }
 )
-"""What a plain test run covers: every pairing with both codings, both loops, every backend that
+"""What a plain test run covers: every pairing with all its codings, both loops, every backend that
 differs in kind.  The others run with the marker ``long``."""

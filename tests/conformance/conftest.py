@@ -13,7 +13,7 @@ from tests.conformance.site import Pairing, Site
 from tests.support.hosts import Hosts
 
 from zeolith.protocol import peers
-from zeolith.protocol.greeting import parse_greeting
+from zeolith.protocol.greeting import Greeting, parse_greeting
 
 
 @pytest.fixture(scope="session")
@@ -25,15 +25,23 @@ def hosts() -> Iterator[Hosts]:
 
 
 @pytest.fixture(autouse=True)
-def _codings_as_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+def _codings_as_proposed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Make a Zeolith client take the coding that the server proposes.
 
-    By itself it chooses msgpack wherever it meets Zeolith's marker, and half of what is tested
-    here would not be what its name says.
+    By itself it speaks Zeolith's own protocol wherever it meets a Zeolith server, and most of what
+    is tested here would not be what its name says.
     """
-    monkeypatch.setattr(
-        peers, "parse_greeting", lambda payload: parse_greeting(payload)._replace(is_zeolith=False)
-    )
+    if not _is_own(request):
+        monkeypatch.setattr(
+            peers, "parse_greeting", lambda payload: Greeting(parse_greeting(payload).coding, False)
+        )
+
+
+def _is_own(request: pytest.FixtureRequest) -> bool:
+    """Whether the test is one of Zeolith's own protocol, as its class or a parameter says."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    sources = (getattr(request.cls, "combo", None), *parameters.values())
+    return any(getattr(source, "is_own", False) for source in sources)
 
 
 _PAIRINGS = [
@@ -41,6 +49,7 @@ _PAIRINGS = [
     for client, server in PAIRINGS
     for is_msgpack in (False, True)
 ]
+_PAIRINGS.append(Pairing("zeolith", "zeolith", False, is_own=True))
 _CONTROL = Pairing("zeo", "zeo", False)
 
 
@@ -55,7 +64,7 @@ _CONTROL = Pairing("zeo", "zeo", False)
     ]
 )
 def site(request: pytest.FixtureRequest, hosts: Hosts, tmp_path: Path) -> Iterator[Site]:
-    """A client and a server, at least one of them Zeolith's, in both codings."""
+    """A client and a server, at least one of them Zeolith's, in all codings they have."""
     pairing: Pairing = request.param
     site = Site(hosts, pairing, tmp_path)
     yield site

@@ -28,15 +28,18 @@ class Pairing(NamedTuple):
     """Who talks to whom.
 
     :ivar is_msgpack: the server proposes ``M5`` instead of ``Z5``.
+    :ivar is_own: the client may choose Zeolith's own protocol.
     """
 
     client: Kind
     server: Kind
     is_msgpack: bool
+    is_own: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.client}-to-{self.server}-{'M5' if self.is_msgpack else 'Z5'}"
+        coding = "own" if self.is_own else "M5" if self.is_msgpack else "Z5"
+        return f"{self.client}-to-{self.server}-{coding}"
 
 
 class Database(ZODB.DB):

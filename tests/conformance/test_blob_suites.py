@@ -18,6 +18,7 @@ _BLOB_TESTS = [test.id() for test in doctests.blob_tests(_UNSERVED)]
 _COMBOS = [combo for combo in (*all_combos(), CONTROL) if combo.backend in (BLOBS, SHARED)]
 _DEFAULT = {
     Combo("zeolith", "zeolith", BLOBS, False, "uvloop"),
+    Combo("zeolith", "zeolith", BLOBS, False, "asyncio", is_own=True),
     Combo("zeolith", "zeolith", SHARED, True, "asyncio"),
     Combo("zeo", "zeolith", BLOBS, True, "uvloop"),
     Combo("zeo", "zeolith", SHARED, False, "asyncio"),

@@ -29,7 +29,7 @@ def test_the_server_proposes_the_configured_coding(site: Site) -> None:
         assert _first_frame(connection)[:2] == (b"M5" if site.pairing.is_msgpack else b"Z5")
 
 
-@pytest.mark.parametrize("greeting", [b"M5", b"Z5", b"M5 zeolith", b"Z5 zeolith"])
+@pytest.mark.parametrize("greeting", [b"M5", b"Z5", b"M5 zeolith", b"Z5 zeolith 1"])
 @pytest.mark.parametrize("kind", ["zeolith", pytest.param("zeo", marks=FORGIVEN["zeo"])])
 def test_the_client_takes_the_proposed_coding(kind: Kind, greeting: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -41,3 +41,14 @@ def test_the_client_takes_the_proposed_coding(kind: Kind, greeting: bytes) -> No
                 assert _first_frame(connection) == greeting[:2]
         finally:
             client.close()
+
+
+def test_which_protocol_is_spoken(site: Site) -> None:
+    """What the names of the tests say is what happens on the wire."""
+    if site.pairing.client == "zeolith":
+        client = site.client(site.serve(MAPPING).address)
+        codec = client._link.channel()._codec
+        assert (
+            codec.coding.name
+            == {"own": "OWN", "M5": "MSGPACK", "Z5": "PICKLE"}[site.pairing.name.rpartition("-")[2]]
+        )

@@ -100,6 +100,8 @@ def test_a_plain_run_covers_what_differs() -> None:
     for pairing in PAIRINGS:
         mine = [combo for combo in DEFAULT if (combo.client, combo.server) == pairing]
         assert {combo.is_msgpack for combo in mine} == {False, True}, pairing
+        can_be_own = pairing == ("zeolith", "zeolith")
+        assert any(combo.is_own for combo in mine) is can_be_own, pairing
         assert {combo.backend.has_history for combo in DEFAULT} == {False, True}
         if pairing[1] == "zeolith":
             assert {combo.loop for combo in mine} == {"uvloop", "asyncio"}, pairing

@@ -399,11 +399,14 @@ def valid_frames(coding: Coding) -> list[bytes]:
     from zeolith.protocol.limits import DEFAULT_LIMITS
 
     codec = make_codec(coding, m.CLIENT_REQUESTS, DEFAULT_LIMITS)
+    extension: Any = {"k": [1, "v"]}
+    if coding is Coding.OWN:
+        extension = pickle.dumps(extension, 3)
     return [
         codec.call(1, m.GetInfo()),
         codec.load_before(oid_of(1), MAX_TID),
         codec.call(2, m.History(oid_of(1), 5)),
-        codec.notice(m.TpcBegin(5, b"u", b"d", {"k": [1, "v"]}, None, " ")),
+        codec.notice(m.TpcBegin(5, b"u", b"d", extension, None, " ")),
         codec.notice(m.Store(oid_of(70), Z64, b"fuzz" * 20, 5)),
         codec.notice(m.StoreBlobStart()),
         codec.notice(m.StoreBlobChunk(b"c" * 30)),

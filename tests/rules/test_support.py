@@ -39,7 +39,7 @@ def proxy(fake: FakeServer) -> Iterator[Proxy]:
 def admit(fake: FakeServer) -> FakeConnection:
     connection = fake.accept()
     connection.greet()
-    connection.reply(connection.expect(Register), TID)
+    connection.reply(connection.expect(Register), connection.admission(TID))
     connection.peer.registered()
     return connection
 

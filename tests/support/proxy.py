@@ -19,7 +19,8 @@ from tests.support.waiting import DEADLINE
 from zeolith.errors import ProtocolViolation
 from zeolith.protocol.codec import Codec
 from zeolith.protocol.codecs import make_codec
-from zeolith.protocol.greeting import parse_hello
+from zeolith.protocol.greeting import Coding, parse_hello
+from zeolith.protocol.hello import MAGIC
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import (
     CLIENT_REQUESTS,
@@ -58,7 +59,7 @@ class Passing(NamedTuple):
 
     :ivar direction: which way.
     :ivar number: how many frames went that way on this connection before it.
-    :ivar message: what it means; None for the two greetings and what cannot be decoded.
+    :ivar message: what it means; None for greetings, hellos and what cannot be decoded.
     :ivar size: bytes, with the length.
     """
 
@@ -150,7 +151,7 @@ class Link:
         if number == 0:
             if direction is UP:
                 try:
-                    coding = parse_hello(payload)
+                    coding = Coding.OWN if payload.startswith(MAGIC) else parse_hello(payload)
                 except ProtocolViolation:
                     return None
                 self._codecs = {
