@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "_callable": frozenset[str](),
     "protocol": _BASE,
     "cache": _BASE | {"protocol"},
-    "client": _BASE | {"protocol", "cache", "_callable"},
+    "client": _BASE | {"protocol", "cache", "_callable", "__init__"},
     "server": _BASE | {"protocol", "_callable", "__init__"},
     "config": _BASE | {"protocol", "client", "server"},
     "admin": _BASE | {"protocol", "client", "config", "__init__"},

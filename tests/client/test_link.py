@@ -15,10 +15,18 @@ from zeolith.client.storage import ClientStorage
 from zeolith.errors import (
     ClientDisconnected,
     ConfigurationError,
+    OtherDatabase,
     ServerBehindCache,
     ServerRefused,
 )
-from zeolith.protocol.messages import InvalidateTransaction, LoadBefore, Register, SetClientLabel
+from zeolith.protocol.hello import Database as Identity
+from zeolith.protocol.messages import (
+    GetInvalidations,
+    InvalidateTransaction,
+    LoadBefore,
+    Register,
+    SetClientLabel,
+)
 
 from .scripted import ScriptedServer, tid
 
@@ -220,6 +228,77 @@ def test_a_restored_database_can_be_refused(server: Any, connect: Any) -> None:
     with pytest.raises(ServerBehindCache) as caught:
         storage.ping()
     assert (caught.value.server_tid, caught.value.cache_tid) == (tid(8), tid(10))
+
+
+# -- which database it is ----------------------------------------------------------------------
+
+
+def prepared(server: Any, connect: Any, **options: Any) -> tuple[ClientStorage, Database]:
+    """Return a client that has seen one object of database A."""
+    server.database = Identity("A", 1)
+    storage = connect(**options)
+    database = registered(storage)
+    server.objects = {OID: (b"of A", tid(9), None)}
+    assert storage.load(OID) == (b"of A", tid(9))
+    return storage, database
+
+
+@pytest.mark.parametrize("last", [8, 10, 12])
+def test_another_database_drops_the_cache_with_a_warning_that_names_both(
+    server: Any, connect: Any, caplog: pytest.LogCaptureFixture, last: int
+) -> None:
+    """Whatever its transactions are called: those of the same name are others."""
+    storage, database = prepared(server, connect)
+    server.database = Identity("B", 1)
+    server.last_tid, server.missed = tid(last), (tid(last), [])
+    server.objects = {OID: (b"of B", tid(7), None)}
+    server.drop_connections()
+    database.wait_for("everything")
+    assert storage.load(OID) == (b"of B", tid(7))
+    assert storage.lastTransaction() == tid(last)
+    (warning,) = [r.getMessage() for r in caplog.records if "dropping" in r.getMessage()]
+    assert "database is B" in warning
+    assert "database A" in warning
+
+
+def test_another_database_can_be_refused(server: Any, connect: Any) -> None:
+    storage, _ = prepared(server, connect, database_behind="refuse")
+    server.database = Identity("B", 1)
+    server.drop_connections()
+    wait_for_state(storage, State.CONNECTING)
+    with pytest.raises(OtherDatabase, match=r"database is B.*database A") as caught:
+        storage.ping()
+    assert (caught.value.found, caught.value.known) == ("B", "A")
+
+
+@pytest.mark.parametrize("last", [10, 12])
+def test_another_epoch_drops_the_cache(
+    server: Any, connect: Any, caplog: pytest.LogCaptureFixture, last: int
+) -> None:
+    """Restored, and grown since: the transactions alone do not tell."""
+    storage, database = prepared(server, connect)
+    server.database = Identity("A", 2)
+    server.last_tid, server.missed = tid(last), (tid(last), [])
+    server.objects = {OID: (b"restored", tid(7), None)}
+    server.drop_connections()
+    database.wait_for("everything")
+    assert storage.load(OID) == (b"restored", tid(7))
+    assert "its epoch is 2, and was 1" in caplog.text
+
+
+@pytest.mark.parametrize("later", [("A", 1), None])
+def test_the_same_database_or_none_that_is_named_is_verified_by_transactions(
+    server: Any, connect: Any, later: tuple[str, int] | None
+) -> None:
+    storage, database = prepared(server, connect)
+    server.database = None if later is None else Identity(*later)
+    server.last_tid, server.missed = tid(12), (tid(12), [])
+    server.objects = {}
+    server.drop_connections()
+    assert next_request(server, GetInvalidations) == GetInvalidations(tid(10))
+    wait_for_state(storage, State.READY)
+    assert storage.load(OID) == (b"of A", tid(9))
+    assert "everything" not in database.told
 
 
 def test_loads_in_flight_are_made_again_after_a_break(

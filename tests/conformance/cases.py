@@ -221,8 +221,9 @@ def _make(name: str, combo: Combo, base: Any, mixins: tuple[Any, ...]) -> Any:
     namespace: dict[str, Any] = {
         "combo": combo,
         # Whether a transaction record clings to the bytes in which an extension was stored.  On
-        # ZEO's wire an extension is a dictionary, so only a wrapper around the record does.
-        "use_extension_bytes": combo.backend.is_client_hex,
+        # ZEO's wire an extension is a dictionary, so only a wrapper around the record does; in
+        # Zeolith's own protocol the bytes themselves travel.
+        "use_extension_bytes": combo.backend.is_client_hex or combo.is_own,
     }
     for method_name, method in suite_methods(mixins):
         exclusion = EXCLUDED.get(method_name)

@@ -68,12 +68,7 @@ def serialize_greeting(coding: Coding, versions: tuple[int, ...] = OWN_VERSIONS)
     :param versions: of Zeolith's own protocol; none: only ZEO's is spoken.
     """
     payload = coding.value + VERSION + MARKER
-    return payload + b" " + format_versions(versions).encode("ascii") if versions else payload
-
-
-def format_versions(versions: tuple[int, ...]) -> str:
-    """Return *versions* as greetings and messages name them."""
-    return ",".join(map(str, versions))
+    return payload + b" " + b",".join(b"%d" % each for each in versions) if versions else payload
 
 
 def _parse_versions(words: bytes) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import IllegalMessage, IncompatiblePeer, UnknownVersion
 from . import msgpacks
-from .greeting import OWN_VERSIONS, format_versions
+from .greeting import OWN_VERSIONS
 from .limits import Limits
 
 MAGIC: Final = b"zhello"
@@ -102,9 +102,7 @@ def parse_answer(payload: bytes, version: int, limits: Limits) -> Introduction:
 
 def serialize_refusal(error: UnknownVersion) -> bytes:
     """Return the payload that tells a client why the connection ends."""
-    return _head(_REFUSAL) + msgpacks.dumps(
-        {"error": str(error), "versions": format_versions(error.spoken)}
-    )
+    return _head(_REFUSAL) + msgpacks.dumps({"error": str(error)})
 
 
 def _head(version: int) -> bytes:

@@ -1,0 +1,272 @@
+"""The encoding of Zeolith's own protocol: both ways, damaged, and against its limits."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.wire_cases import CASES, Case, as_received, as_sent, name_of, serialize
+
+from zeolith.errors import IllegalMessage, TooLargeForPeer, UndecodableMessage
+from zeolith.protocol import messages as m
+from zeolith.protocol import msgpacks
+from zeolith.protocol.framing import frame
+from zeolith.protocol.greeting import Coding
+from zeolith.protocol.limits import DEFAULT_LIMITS, Limits
+from zeolith.protocol.messages import CLIENT_REQUESTS, SERVER_REQUESTS
+from zeolith.protocol.own import METHODS, NOTICE, OwnCodec
+from zeolith.protocol.peers import ClientPeer, ServerPeer, Violated
+
+OID, TID = b"\0" * 7 + b"\x2a", b"\3" * 8
+SERVER, CLIENT = (OwnCodec(forms, DEFAULT_LIMITS) for forms in (SERVER_REQUESTS, CLIENT_REQUESTS))
+
+
+def codec_of(receiver: str) -> OwnCodec:
+    return SERVER if receiver == "server" else CLIENT
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_round_trip(case: Case) -> None:
+    message = as_sent(case.message, b"O")
+    data = serialize(SERVER, message)
+    assert data == frame(data[4:])
+    assert codec_of(case.receiver).decode(data[4:]) == as_received(message, b"O")
+
+
+def test_every_request_can_be_sent() -> None:
+    classes = {form.cls for forms in (SERVER_REQUESTS, CLIENT_REQUESTS) for form in forms.values()}
+    fixed = {m.LoadBefore, m.Vote, m.TpcFinish, m.InvalidateTransaction}
+    assert set(METHODS.values()) == classes - fixed
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_no_pickle_is_written(case: Case) -> None:
+    if len(repr(case.wire)) < 3_000:
+        payload = serialize(SERVER, as_sent(case.message, b"O"))[4:]
+        assert not payload.startswith(b"\x80")
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_what_is_cut_short_is_refused_or_something_shorter(case: Case) -> None:
+    payload = serialize(SERVER, as_sent(case.message, b"O"))[4:]
+    codec = codec_of(case.receiver)
+    whole = codec.decode(payload)
+    for size in range(min(len(payload), 60)):
+        try:
+            assert codec.decode(payload[:size]) != whole
+        except (UndecodableMessage, IllegalMessage):
+            pass
+
+
+_FIXED = ["tpc_finish", "vote", "loadBefore", "info", "invalidateTransaction", "register"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.wire[2] in _FIXED], ids=name_of)
+def test_bytes_behind_a_message_are_refused(case: Case) -> None:
+    payload = serialize(SERVER, as_sent(case.message, b"O"))[4:]
+    with pytest.raises(UndecodableMessage):
+        codec_of(case.receiver).decode(payload + b"x")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"", b"\0", b"z", b"\x80\x03N.", b"\x94\x01\xc2\xa4ping\x90", b"\x05x",
+        b"\x02", b"\x01" + bytes(7), b"\x03" + bytes(8), b"\x08" + bytes(9), b"\x30" + bytes(10),
+        b"\x04" + bytes(8) + b"\x91\xa1x", b"\x04" + bytes(8) + b"\x92\x01\x90",
+        b"\x20" + bytes(8) + b"\x02 " + bytes(12),  # an unknown flag
+        b"\x20" + bytes(8) + b"\x00\x80" + bytes(12),  # a status that is no ASCII
+        b"\x20" + bytes(8) + b"\x01 " + bytes(12),  # the tid is missing
+        b"\x20" + bytes(8) + b"\x00 " + b"\xff" * 12,
+    ],
+)  # fmt: skip
+def test_what_is_no_message_is_refused(payload: bytes) -> None:
+    for codec in (SERVER, CLIENT):
+        with pytest.raises(UndecodableMessage):
+            codec.decode(payload)
+
+
+@pytest.mark.parametrize("number", [0, 255, 64, 65])
+def test_methods_that_a_server_does_not_have(number: int) -> None:
+    payload = b"\x01" + (7).to_bytes(8, "big") + bytes([number]) + b"\x91\x80"
+    with pytest.raises(IllegalMessage, match="unknown method") as caught:
+        SERVER.decode(payload)
+    assert caught.value.msgid == 7
+
+
+def test_extension_data_is_bytes() -> None:
+    begin = m.TpcBegin(1, b"", b"", {"a": 1}, None, " ")
+    for write in (SERVER.notice, lambda request: SERVER.call(1, request)):
+        with pytest.raises(TypeError, match="extension"):
+            write(begin)
+    args = msgpacks.dumps(tuple(begin))
+    with pytest.raises(IllegalMessage, match="extension"):
+        SERVER.decode(bytes([NOTICE, 37]) + args)
+
+
+def test_texts_of_a_transaction_become_bytes() -> None:
+    begin = m.TpcBegin(1, "küche", "äöü", {}, TID, "p")
+    expected = m.TpcBegin(1, "küche".encode(), "äöü".encode(), b"", TID, "p")
+    assert SERVER.decode(SERVER.notice(begin)[4:]) == m.Notice(expected)
+    assert SERVER.decode(SERVER.call(1, begin)[4:]) == m.Call(1, expected)
+
+
+@pytest.mark.parametrize("msgid", [-1, 1 << 64, "1", None, True, (OID,)])
+def test_ids_that_cannot_be_sent(msgid: Any) -> None:
+    for write in (lambda: SERVER.call(msgid, m.Ping()), lambda: SERVER.reply(msgid, None)):
+        with pytest.raises((ValueError, TypeError)):
+            write()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        m.Store(b"short", TID, b"", 1),
+        m.Store(OID, b"short", b"", 1),
+        m.Store(OID, TID, b"", 1 << 63),
+        m.InvalidateTransaction(TID, [b"short"]),
+        m.TpcBegin(1, b"", b"", b"", None, "xy"),
+        m.LoadBefore(OID, TID),
+    ],
+)
+def test_requests_that_cannot_be_sent(request_: Any) -> None:
+    with pytest.raises(ValueError, match=r"no id|has eight|no number|one character|cannot be sent"):
+        SERVER.notice(request_)
+
+
+# -- limits ------------------------------------------------------------------------------------
+
+
+def test_the_peer_s_limit_is_kept() -> None:
+    codec = OwnCodec(CLIENT_REQUESTS, DEFAULT_LIMITS)
+    codec.max_message = 1_000
+    key = (OID, TID)
+    assert codec.loaded(key, bytes(975), TID, None)
+    assert codec.loaded(key, bytes(967), TID, TID)
+    for write in (
+        lambda: codec.loaded(key, bytes(976), TID, None),
+        lambda: codec.loaded(key, bytes(968), TID, TID),
+        lambda: codec.reply(key, (bytes(976), TID, None)),
+        lambda: codec.reply(1, bytes(1_000)),
+        lambda: codec.reply(1, [TID] * 124),
+        lambda: codec.fault(1, "x" * 1_000, ()),
+        lambda: codec.fault(key, "x" * 1_000, ()),
+        lambda: codec.call(1, m.LoadSerial(bytes(1_000), TID)),
+        lambda: codec.check(codec.notice(m.Store(OID, TID, bytes(976), 1))),
+    ):
+        with pytest.raises(TooLargeForPeer, match="accepts 1000"):
+            write()
+    assert codec.check(codec.notice(m.Store(OID, TID, bytes(975), 1)))
+
+
+def test_lists_of_ids_count_before_they_take_memory() -> None:
+    codec = OwnCodec(CLIENT_REQUESTS, Limits(max_items=1_000))
+    for kind in (b"\x30", b"\x08"):
+        assert codec.decode(kind + bytes(8 + 8_000))
+        payload = kind + bytes(8 + 8_000_000)
+        tracemalloc.start()
+        try:
+            with pytest.raises(UndecodableMessage, match="1000 items"):
+                codec.decode(payload)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 20_000
+
+
+def test_limits_reach_the_decoder() -> None:
+    deep: Any = ()
+    for _ in range(10):
+        deep = (deep,)
+    payload = SERVER.reply(1, deep)[4:]
+    with pytest.raises(UndecodableMessage, match="deep"):
+        OwnCodec(CLIENT_REQUESTS, Limits(max_depth=8)).decode(payload)
+
+
+# -- any bytes ---------------------------------------------------------------------------------
+
+_SMALL = [case for case in CASES if len(repr(case.wire)) < 3_000]
+
+
+@settings(max_examples=500)
+@given(st.sampled_from([0x01, 0x02, 0x03, 0x04, 0x14, *range(0x32)]), st.binary(max_size=120))
+def test_any_bytes_are_a_message_or_refused(kind: int, rest: bytes) -> None:
+    for codec in (SERVER, CLIENT):
+        try:
+            message = codec.decode(bytes([kind]) + rest)
+        except (UndecodableMessage, IllegalMessage):
+            continue
+        assert repr(message)
+        if isinstance(message, m.Reply):
+            hash(message.msgid)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from(_SMALL), max_size=8), st.data())
+def test_two_cores_back_to_back(cases: list[Case], data: st.DataObject) -> None:
+    """Whatever the pieces: hello and registration at once, then anything, arrives as it was."""
+    server, client = ServerPeer(Coding.MSGPACK), ClientPeer()
+
+    def pieces(stream: bytes) -> list[bytes]:
+        found = []
+        while stream:
+            size = data.draw(st.sampled_from([1, 3, 20, 200, 5_000]))
+            found.append(stream[:size])
+            stream = stream[size:]
+        return found
+
+    for piece in pieces(server.greeting()):
+        client.receive(piece)
+    register = m.Call(1, m.Register("1", False))
+    hello = client.hello(Coding.OWN)
+    assert client.codec is not None
+    events: list[Any] = []
+    for piece in pieces(hello + client.codec.call(*register)):
+        events += server.receive(piece)
+    assert events[1:] == [register]
+    assert server.codec is not None
+    events = []
+    for piece in pieces(server.welcome() + server.codec.reply(1, {"tid": TID})):
+        events += client.receive(piece)
+    assert events[1:] == [m.Reply(1, {"tid": TID})]
+    server.registered()
+    client.registered()
+    for role, peer in (("server", server), ("client", client)):
+        messages = [
+            as_sent(case.message, b"O")
+            for case in cases
+            if case.receiver == role and case.wire[2] != "register"
+        ]
+        assert peer.codec is not None
+        stream = b"".join(serialize(peer.codec, message) for message in messages)
+        events = []
+        for piece in pieces(stream):
+            events += peer.receive(piece)
+        assert events == [as_received(message, b"O") for message in messages]
+
+
+@settings(max_examples=200)
+@given(st.booleans(), st.lists(st.binary(max_size=60), max_size=5), st.data())
+def test_hostile_peers(is_server: bool, payloads: list[bytes], data: st.DataObject) -> None:
+    """At whatever point of the hand-shake: one violation, as the last event, and nothing raised."""
+    server, client = ServerPeer(Coding.MSGPACK), ClientPeer()
+    stage = data.draw(st.integers(0, 3))
+    if stage:
+        client.receive(server.greeting())
+        hello = client.hello(Coding.OWN)
+        if stage > 1:
+            server.receive(hello)
+            client.receive(server.welcome())
+        if stage > 2:
+            server.registered()
+            client.registered()
+    peer: Any = server if is_server else client
+    events: list[Any] = []
+    for payload in payloads:
+        start = data.draw(st.sampled_from([b"", b"zhello\0\1", b"zhello\0\0", b"\x01", b"\x11"]))
+        events += peer.receive(frame(start + payload))
+    violations = [event for event in events if isinstance(event, Violated)]
+    assert violations == ([events[-1]] if violations else [])

@@ -1,0 +1,126 @@
+"""Recorded transcripts: what was written once is read for ever, and still written in that way."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.transcripts import VECTORS, Step, read_transcript
+from tests.support.wire_cases import serialize
+
+from zeolith.protocol.framing import frame
+from zeolith.protocol.greeting import Coding
+from zeolith.protocol.messages import Call, Fault, Heartbeat, Notice, Register, Reply
+from zeolith.protocol.own import METHODS, OwnCodec
+from zeolith.protocol.peers import ClientPeer, Greeted, Hello, ServerPeer, Violated, Welcomed
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
+PROGRAM = "zeolith 0.1"
+MESSAGES = (Call, Notice, Reply, Fault, Heartbeat)
+
+
+class Pair:
+    """Two peers, of which each is fed what the other is recorded to have sent."""
+
+    def __init__(self) -> None:
+        self.server = ServerPeer(Coding.MSGPACK, program=PROGRAM)
+        self.client = ClientPeer(program=PROGRAM)
+        self.written: list[bytes] = [self.server.greeting()]
+
+    def take(self, step: Step, size: int) -> list[Any]:
+        """Feed one frame in pieces of *size*; note what our side would write in its place."""
+        peer: Any = self.server if step.is_from_client else self.client
+        events: list[Any] = []
+        for at in range(0, len(step.frame), size):
+            events += peer.receive(step.frame[at : at + size])
+        for event in events:
+            if isinstance(event, Greeted):
+                version = event.greeting.version
+                coding = event.greeting.coding if version is None else Coding.OWN
+                self.written.append(self.client.hello(coding))
+            elif isinstance(event, Hello) and event.introduction is not None:
+                self.written.append(self.server.welcome())
+            elif isinstance(event, MESSAGES):
+                sender: Any = self.client if step.is_from_client else self.server
+                self.written.append(serialize(sender.codec, event))
+                if isinstance(event, Reply) and event.msgid == 1:
+                    self.server.registered()
+                    self.client.registered()
+        return events
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_a_session(size: int) -> None:
+    """Everything is read as it was meant, and what we write today is the same bytes."""
+    pair = Pair()
+    steps = read_transcript("v1-session")
+    for step in steps:
+        assert [repr(event) for event in pair.take(step, size)] == [step.meaning]
+    # The server's hello was written when the client's came, before the registration behind it.
+    assert sorted(pair.written) == sorted(step.frame for step in steps)
+    kinds = {step.frame[4] for step in steps}
+    assert kinds >= set(OwnCodec({}, pair.server._limits)._readers) - {0x02}
+
+
+def test_programs_that_know_more() -> None:
+    pair = Pair()
+    for step in read_transcript("v1-later-peers"):
+        (event,) = pair.take(step, 1_000)
+        assert repr(event) == step.meaning
+    assert isinstance(event, Welcomed)
+    assert pair.client.codec is not None
+    assert pair.client.codec.max_message == 1 << 40
+
+
+def test_a_refusal() -> None:
+    asked, refused = read_transcript("v1-refusal")
+    (event,) = ServerPeer(Coding.PICKLE).receive(asked.frame)
+    assert isinstance(event, Violated)
+    assert repr(event) == asked.meaning
+    client = ClientPeer()
+    client.receive(ServerPeer(Coding.PICKLE).greeting())
+    client.hello(Coding.OWN)
+    (event,) = client.receive(refused.frame)
+    assert repr(event) == refused.meaning
+
+
+def test_servers_without_a_common_version_are_spoken_to_as_before() -> None:
+    steps = read_transcript("v1-fallback")
+    assert len(steps) % 2 == 0
+    for greeting, hello in zip(steps[::2], steps[1::2], strict=True):
+        (event,) = ClientPeer().receive(greeting.frame)
+        assert repr(event) == greeting.meaning
+        assert isinstance(event, Greeted)
+        assert event.greeting.version is None
+        assert repr(ServerPeer(Coding.MSGPACK).receive(hello.frame)[0]) == hello.meaning
+
+
+def test_every_transcript_is_replayed() -> None:
+    names = {path.stem for path in VECTORS.iterdir()}
+    assert names == {"v1-session", "v1-later-peers", "v1-refusal", "v1-fallback"}
+    assert all(
+        step.frame == frame(step.frame[4:]) for name in names for step in read_transcript(name)
+    )
+
+
+# -- the document ------------------------------------------------------------------------------
+
+
+def test_the_document_s_example_is_the_recorded_session() -> None:
+    (block,) = re.findall(r"^```vectors\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
+    assert block == (VECTORS / "v1-session.hex").read_text(encoding="ascii")
+
+
+def test_the_document_s_tables_are_the_code_s() -> None:
+    from zeolith.protocol.messages import WIRE_NAMES
+
+    text = DOCUMENT.read_text()
+    numbers = {
+        int(number): name for number, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.M)
+    }
+    assert numbers == {number: WIRE_NAMES[cls] for number, cls in METHODS.items()}
+    kinds = {int(kind, 16) for kind in re.findall(r"^\| `0x(\w\w)` \|", text, re.M)}
+    assert kinds == set(OwnCodec({}, ServerPeer(Coding.PICKLE)._limits)._readers)
+    assert METHODS[1] is Register
