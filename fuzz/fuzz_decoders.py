@@ -30,8 +30,15 @@ from zeolith.errors import (
 )
 from zeolith.protocol import msgpacks, pickles
 from zeolith.protocol.codecs import make_codec
-from zeolith.protocol.framing import frame
+from zeolith.protocol.framing import HEADER_SIZE, frame
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import (
+    MAGIC,
+    MIN_MESSAGE,
+    Introduction,
+    parse_admission,
+    serialize_introduction,
+)
 from zeolith.protocol.inquiry import (
     PREFIX,
     KickInquiry,
@@ -41,8 +48,28 @@ from zeolith.protocol.inquiry import (
     serialize_inquiry,
 )
 from zeolith.protocol.limits import Limits
-from zeolith.protocol.messages import CLIENT_REQUESTS, SERVER_REQUESTS, Call, Fault, Reply
-from zeolith.protocol.peers import ClientPeer, Inquired, Phase, ServerPeer, Violated
+from zeolith.protocol.messages import (
+    CLIENT_REQUESTS,
+    SERVER_REQUESTS,
+    Call,
+    Fault,
+    Info,
+    InvalidateTransaction,
+    Reply,
+    Store,
+    TpcBegin,
+    UndoInfo,
+    Vote,
+)
+from zeolith.protocol.peers import (
+    ClientPeer,
+    Hello,
+    Inquired,
+    Phase,
+    ServerPeer,
+    Violated,
+    Welcomed,
+)
 
 PERMITTED = (UndecodableMessage, IllegalMessage, FrameTooLarge, IncompatiblePeer)
 
@@ -76,6 +103,8 @@ _PIECES: Sequence[bytes] = (
     *(b"cZopeUndo.Prefix\nPrefix\n", b"cZODB.POSException\n_recon\n", b"c_codecs\nencode\n"),
     *(b"\xdc\0\x10", b"\xdd\0\0\xff\xff", b"\xde\0\1", b"\xc4\x08", b"\xd9\xff"),
     *(b'{"ask": "kick", ', b'"client": "x"', b"[", b"]", b"}", b", ", b'"', b"1e999", b"\\ud800"),
+    *(bytes([kind]) for kind in range(0x32)),
+    *(MAGIC, MAGIC + b"\0\1", MAGIC + b"\0\0", b"\xa6limits", b"\xa7message"),
     *(b"\xc7\x0c\xff", b"\xd6\xff", b"\0\0\0\x05", b"\xff\xff\xff\xff"),
 )
 
@@ -86,7 +115,28 @@ def check(data: bytes) -> None:
         for forms in (SERVER_REQUESTS, CLIENT_REQUESTS):
             _check_message(coding, data, forms is SERVER_REQUESTS)
     _check_stream(data)
+    _check_hello(data)
     _check_inquiry(data)
+
+
+def _check_hello(data: bytes) -> None:
+    """Of either side; and what a client that said hello may get instead of an answer."""
+    server, client = ServerPeer(Coding.PICKLE, LIMITS), ClientPeer(LIMITS)
+    client.receive(server.greeting())
+    client.hello(Coding.OWN)
+    for peer in (server, client):
+        for event in peer.receive(frame(MAGIC + data)):
+            if isinstance(event, Violated):
+                assert isinstance(event.error, PERMITTED)
+                assert peer.phase is Phase.CLOSED
+            else:
+                assert isinstance(event, Hello | Welcomed)
+                assert peer.codec is not None
+                assert peer.codec.max_message >= MIN_MESSAGE
+    try:
+        parse_admission(msgpacks.loads(data, LIMITS))
+    except PERMITTED:
+        pass
 
 
 def _check_inquiry(data: bytes) -> None:
@@ -118,12 +168,14 @@ def _check_message(coding: Coding, data: bytes, is_server: bool) -> None:
 
 
 def _check_stream(data: bytes) -> None:
-    for peer in (ServerPeer(Coding.PICKLE, LIMITS), ClientPeer(LIMITS)):
-        if isinstance(peer, ServerPeer):
-            peer.receive(frame(b"Z5" if len(data) % 2 else b"M5"))
-            peer.registered()
-        else:
-            peer.hello(Coding.PICKLE if len(data) % 2 else Coding.MSGPACK)
+    coding = tuple(Coding)[len(data) % len(Coding)]
+    server, client = ServerPeer(Coding.PICKLE, LIMITS), ClientPeer(LIMITS)
+    client.receive(server.greeting())
+    server.receive(client.hello(coding))
+    if coding is Coding.OWN:
+        client.receive(server.welcome())
+    server.registered()
+    for peer in (server, client):
         events = []
         step = 1 + len(data) % 17
         for stream in (data, frame(data)):
@@ -170,10 +222,34 @@ def _mutate(choice: random.Random, data: bytes) -> bytes:
 
 
 def _seeds() -> list[bytes]:
+    codecs = [
+        make_codec(coding, SERVER_REQUESTS, LIMITS) for coding in (Coding.OWN, Coding.MSGPACK)
+    ]
     dumps: Sequence[Callable[[object], bytes]] = (pickles.dumps, msgpacks.dumps)
     inquiries = (StatusInquiry("1", 5), KickInquiry("label", None, True))
     return [
         *(dump(value) for dump in dumps for value in _VALUES),
+        *(
+            data[HEADER_SIZE:]
+            for codec in codecs
+            for data in (
+                codec.load_before(OID, TID),
+                codec.loaded((OID, TID), b"data", TID, None),
+                codec.loaded((OID, TID), b"data", TID, TID),
+                codec.reply((OID, TID), None),
+                codec.fault((OID, TID), "builtins.KeyError", ("x",)),
+                codec.call(5, Vote(7)),
+                codec.call(5, UndoInfo(0, -20, {"user_name": b"/ admin"})),
+                codec.notice(TpcBegin(7, b"u", b"d", b"pickle", TID, " ")),
+                codec.notice(Store(OID, TID, b"data", 7)),
+                codec.notice(InvalidateTransaction(TID, [OID, TID])),
+                codec.notice(Info({"length": 1, "size": 2})),
+                codec.reply(5, [OID, TID]),
+                codec.reply(5, {"tid": TID, "identity": "x", "epoch": 1}),
+                codec.heartbeat(),
+            )
+        ),
+        serialize_introduction(Introduction(1, 70_000, "x", {"y": {"z": 1}})).removeprefix(MAGIC),
         *(serialize_inquiry(inquiry).removeprefix(PREFIX) for inquiry in inquiries),
         *(b"", b"\x80\x03", b"\x80\x04."),
     ]
