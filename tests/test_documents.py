@@ -154,6 +154,23 @@ def test_every_option_for_backups_is_documented(name: str) -> None:
     }
 
 
+def test_every_option_of_pack_is_documented() -> None:
+    from zeolith.cli.commands.pack import pack
+
+    text = (ROOT / "docs" / "operations.md").read_text()
+    section = text.partition("\n## Packing\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `-")]
+    documented = set(re.findall(r"`(-.*?)`", " ".join(rows)))
+    options = {
+        option
+        for parameter in pack.params
+        if isinstance(parameter, click.Option)
+        for option in parameter.opts
+    }
+    assert len(options) > 15
+    assert documented == options
+
+
 @pytest.mark.parametrize("name", ["ctl", "init"])
 def test_every_option_for_running_is_documented(name: str) -> None:
     from zeolith.cli.group import zeolith as group
