@@ -403,6 +403,25 @@ def test_passwords_in_texts_are_hidden(var: Path, monkeypatch: pytest.MonkeyPatc
     assert "sec ret" not in shown
 
 
+def test_the_rights_of_the_user_who_will_run_it(
+    public: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root has another user's rights to look at")
+    public.chmod(0o755)
+    path = public / "zeo.conf"
+    path.write_text(conf().replace("$var", str(public)))
+    assert run(capsys, "-q", str(path))[0] == 0
+    status, text = run(capsys, "-q", "--user", "nobody", str(path))
+    assert status == 2
+    assert f"the user nobody may not write to the directory {public}\n" in text
+    assert main(["check-config", "--user", "nobody-of-that-name", str(path)]) == 2
+    assert "--user: there is no user" in capsys.readouterr().err
+    # Who is named in <runner> counts as well.
+    path.write_text(conf(rest="<runner>\nuser nobody\n</runner>").replace("$var", str(public)))
+    assert run(capsys, "-q", str(path))[0] == 2
+
+
 def test_from_standard_input(
     var: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
