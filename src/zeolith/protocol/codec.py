@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Any, TypeAlias
 
-from ..errors import IllegalMessage, UndecodableMessage
+from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import msgpacks, pickles
-from .framing import HEADER_SIZE, frame, pack_length
+from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
 from .limits import Limits
 from .messages import (
@@ -53,6 +53,9 @@ _unpack_big_length = Struct(">I").unpack_from
 _unpack_short = Struct(">H").unpack_from
 
 
+_MAX_LOADED = MAX_PAYLOAD - 128
+"""Bytes of the longest record that an answer can hold, whatever the peer accepts."""
+
 _MAX_MSGID_ITEMS = 8
 _MAX_MSGID_SIZE = 256
 
@@ -76,18 +79,23 @@ class Codec(ABC):
 
     :param incoming: the requests that the peer may make, by wire name.
     :param limits: what is accepted from the peer.
+    :param max_payload: bytes of the longest message that the peer accepts, as far as is known.
 
     All ``call``, ``notice``, ``reply``, ``fault``, ``loaded`` methods return whole frames, length
-    included, and raise TypeError or ValueError for values that the coding cannot carry.
+    included, and raise TypeError or ValueError for values that the coding cannot carry, among
+    them MessageTooLarge.
     """
 
     coding: Coding
     load_before_size: int
     """Length of the frames that :meth:`load_before` returns."""
 
-    def __init__(self, incoming: Mapping[str, Form], limits: Limits) -> None:
+    def __init__(
+        self, incoming: Mapping[str, Form], limits: Limits, max_payload: int = MAX_PAYLOAD
+    ) -> None:
         self._incoming = incoming
         self._limits = limits
+        self._max_payload = max_payload
 
     @abstractmethod
     def _dumps(self, value: Any) -> bytes: ...
@@ -117,11 +125,19 @@ class Codec(ABC):
 
     def call(self, msgid: MsgId, request: Request) -> bytes:
         """Return the frame of a call."""
-        return frame(self._dumps((msgid, False, WIRE_NAMES[type(request)], tuple(request))))
+        return self._request(msgid, False, request)
 
     def notice(self, request: Request) -> bytes:
         """Return the frame of a request that expects no answer."""
-        return frame(self._dumps((0, True, WIRE_NAMES[type(request)], tuple(request))))
+        return self._request(0, True, request)
+
+    def _request(self, msgid: MsgId, is_notice: bool, request: Request) -> bytes:
+        # Before it is copied; also, the codings have errors of their own for what they cannot say.
+        for value in request:
+            if value.__class__ is bytes and len(value) > self._max_payload:
+                raise MessageTooLarge(len(value), self._max_payload)
+        payload = self._dumps((msgid, is_notice, WIRE_NAMES[type(request)], tuple(request)))
+        return frame(payload, self._max_payload)
 
     def reply(self, msgid: MsgId, value: Any) -> bytes:
         """Return the frame of an answer."""
@@ -198,7 +214,7 @@ class PickleCodec(Codec):
         return pickles.loads(payload, self._limits)
 
     def notice(self, request: Request) -> bytes:
-        found = pickle_store(request) if request.__class__ is Store else None
+        found = pickle_store(request, self._max_payload) if request.__class__ is Store else None
         return super().notice(request) if found is None else found
 
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
@@ -215,6 +231,8 @@ class PickleCodec(Codec):
             head = b"C%c" % size
             length = self._REPLY_DATA + size + 16
         else:
+            if size > _MAX_LOADED:
+                raise MessageTooLarge(size, _MAX_LOADED)
             head = b"B" + size.to_bytes(4, "little")
             length = self._REPLY_DATA + size + 19
         if end is None:
@@ -318,7 +336,10 @@ class MsgpackCodec(Codec):
         return msgpacks.loads(payload, self._limits)
 
     def notice(self, request: Request) -> bytes:
-        found = msgpack_store(request) if request.__class__ is Store else pack_notice(request)
+        if request.__class__ is Store:
+            found = msgpack_store(request, self._max_payload)
+        else:
+            found = pack_notice(request)
         return super().notice(request) if found is None else found
 
     def call(self, msgid: MsgId, request: Request) -> bytes:
@@ -344,6 +365,8 @@ class MsgpackCodec(Codec):
         elif size < 65536:
             head = b"\xc5" + size.to_bytes(2, "big")
         else:
+            if size > _MAX_LOADED:
+                raise MessageTooLarge(size, _MAX_LOADED)
             head = b"\xc6" + size.to_bytes(4, "big")
         length = self._REPLY_DATA + len(head) + size + 11
         if end is None:
@@ -421,6 +444,12 @@ class MsgpackCodec(Codec):
         return super().decode(payload) if found is None else make_tuple(Reply, found)
 
 
-def make_codec(coding: Coding, incoming: Mapping[str, Form], limits: Limits) -> Codec:
-    """Return the codec for *coding*."""
-    return (PickleCodec if coding is Coding.PICKLE else MsgpackCodec)(incoming, limits)
+def make_codec(
+    coding: Coding,
+    incoming: Mapping[str, Form],
+    limits: Limits,
+    max_payload: int = MAX_PAYLOAD,
+) -> Codec:
+    """Return the codec for *coding*; otherwise as :class:`Codec`."""
+    cls = PickleCodec if coding is Coding.PICKLE else MsgpackCodec
+    return cls(incoming, limits, max_payload)

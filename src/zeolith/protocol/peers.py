@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..errors import IllegalMessage, ProtocolViolation
 from .codec import Codec, Loaded, make_codec
-from .framing import HEADER_SIZE, FrameReader, frame, unpack_length
+from .framing import HEADER_SIZE, MAX_PAYLOAD, FrameReader, frame, unpack_length
 from .greeting import (
     STATUS_PROBE,
     Coding,
@@ -237,18 +237,24 @@ class ServerPeer(_Peer):
 class ClientPeer(_Peer):
     """The client's end of one connection."""
 
-    __slots__ = ("_parse_loaded",)
+    __slots__ = ("_max_payload", "_parse_loaded")
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         super().__init__(limits, limits.max_greeting_size)
+        self._max_payload = MAX_PAYLOAD
         self._parse_loaded: Callable[[bytes], Loaded | None]
 
     def _first_frame(self, payload: bytes) -> Event:
-        return Greeted(parse_greeting(payload))
+        greeting = parse_greeting(payload)
+        if greeting.is_zeolith:
+            # What it accepts is configured there, and it ends the connection for more.  ZEO's
+            # server takes whatever a frame can hold.
+            self._max_payload = self._limits.max_message_size
+        return Greeted(greeting)
 
     def hello(self, coding: Coding) -> bytes:
         """Choose *coding*; return the frame that tells the server."""
-        self.codec = make_codec(coding, CLIENT_REQUESTS, self._limits)
+        self.codec = make_codec(coding, CLIENT_REQUESTS, self._limits, self._max_payload)
         self._frames.max_size = self._limits.max_message_size
         self._enter("client", Phase.REGISTERING)
         return frame(serialize_hello(coding))
