@@ -20,6 +20,7 @@ from ZODB import DB
 from ZODB.FileStorage import FileStorage
 
 import zeolith
+from zeolith.admin.managersocket import ask_status
 from zeolith.cli.main import main
 
 
@@ -547,3 +548,23 @@ def test_two_starts_at_once_make_one_server(site: Controlled) -> None:
     site.run("status")
     assert site.log.count("daemon manager started") == 1
     assert site.log.count("spawned process") == 1
+
+
+def test_commands_at_the_same_time_are_all_heard(site: Controlled) -> None:
+    """zdaemon's manager drops a command when the next one comes before it was read."""
+    site.write_conf()
+    site.run("start")
+    socket = str(site.directory / "var" / "zeo.zdsock")
+    answers: list[object] = []
+
+    def ask() -> None:
+        for _ in range(100):
+            answers.append(ask_status(socket))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 400
+    assert None not in answers
