@@ -46,7 +46,7 @@ from ..protocol.messages import (
     UndoLog,
 )
 from ..protocol.values import is_plain, to_plain
-from ..types import MAX_TID, NO_TID
+from ..types import MAX_TID, NO_TID, ROOT_OID
 from .arguments import (
     check_bytes,
     check_integer,
@@ -62,10 +62,12 @@ from .events import StaleCache
 from .iterators import Iterators, TransactionIterator
 from .link import Link
 from .options import (
+    CACHE_SIZE,
     make_blobs,
     make_cache,
     make_link_options,
     parse_addresses,
+    refuse_no_text,
     refuse_unusable,
 )
 from .undo import filtered_undo_log
@@ -141,7 +143,7 @@ class ClientStorage(ConflictResolvingStorage):
         self,
         addr: Any,
         storage: str = "1",
-        cache_size: int = 20 * 1024 * 1024,
+        cache_size: int = CACHE_SIZE,
         name: str = "",
         wait_timeout: float | None = None,
         disconnect_poll: None = None,
@@ -179,6 +181,8 @@ class ClientStorage(ConflictResolvingStorage):
             realm=realm,
             debug=debug,
         )
+        # For a label that is none a server would end the connection, again and again.
+        refuse_no_text("client_label", client_label)
         self._options = make_link_options(
             addr=addr,
             storage=storage,
@@ -361,10 +365,18 @@ class ClientStorage(ConflictResolvingStorage):
     def loadBefore(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
         """Return ``(data, start, end)`` of the revision before *tid*, None if there was none.
 
+        For the root object there is no None.
+
         :raises POSKeyError: there is no such object.
         :raises ClientDisconnected: it is not cached, and no server in time.
         """
-        return self._cached(oid, tid) or self._link.load_before(oid, tid)
+        found = self._cached(oid, tid) or self._link.load_before(oid, tid)
+        if found is None and oid == ROOT_OID:
+            # Another application has created the database just now.  To ZODB None means that the
+            # object was deleted, which ends an application that is starting; told that there is no
+            # root it creates its own, and the server knows what to do about that.
+            raise POSKeyError(oid)
+        return found
 
     def loadSerial(self, oid: bytes, serial: bytes) -> bytes:
         """Return the record of *oid* that transaction *serial* wrote.
