@@ -17,6 +17,9 @@ _PATIENCE: Final = 10.0
 _PAUSE: Final = 0.02
 """Seconds until a command is sent again that was not heard."""
 
+_SILENT: Final = frozenset({"reopen_transcript"})
+"""Commands that a manager carries out without an answer."""
+
 _SUPERSEDED: Final = b"Command superseded"
 
 _FIELD: Final = re.compile(r"^(\w+)=(.*)$", re.MULTILINE)
@@ -113,6 +116,7 @@ def _try_to_tell(path: str, command: str) -> str | None:
                 answer += piece
         except (ConnectionResetError, BrokenPipeError):
             return None
-    if not answer or answer.startswith(_SUPERSEDED):
+    is_heard = bool(answer) or command in _SILENT
+    if not is_heard or answer.startswith(_SUPERSEDED):
         return None
     return answer.decode(errors="replace")
