@@ -249,8 +249,9 @@ def test_a_transaction_between_vote_and_finish_is_waited_for(
         storage.tpc_begin(meta)
         storage.store(oid, z64, b"voted before the pack", "", meta)
         storage.tpc_vote(meta)
-        pack = Background(lambda: packer.pack(contents.middle, referencesf))
+        pack = Background(lambda: packer.pack(contents.end, referencesf))
         wait_until((directory / "Data.fs.pack").exists)
+        # Until then the packing process may have read it, as a transaction that is not finished.
         tid = storage.tpc_finish(meta)
         pack.result()
         assert storage.loadBefore(oid, maxtid) == (b"voted before the pack", tid, None)
