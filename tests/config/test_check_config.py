@@ -444,6 +444,15 @@ def test_files_that_cannot_be_read(
     assert text.endswith(": 1 error\n")
 
 
+def test_what_is_printed_is_printable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "zeo.conf"
+    path.write_text("<zeo>\naddress \x1b[2J\n\x1b]0;title\x07 x\n</zeo>\n")
+    status, text = run(capsys, str(path))
+    assert status == 2
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
 def test_nothing_is_made_or_opened(var: Path) -> None:
     before = sorted(var.iterdir())
     rest = "<eventlog>\n<logfile>\npath $var/zeo.log\n</logfile>\n</eventlog>\n"
