@@ -427,3 +427,16 @@ def test_storages_are_packed_over_a_unix_socket(stack: ExitStack, tmp_path: Path
     assert served.size < before
     with closing(MappingStorage()):
         assert main(["pack", "-U", str(tmp_path / "sock"), "-S", "other"]) == 0
+
+
+def test_without_arguments_zeopack_says_how_it_is_used() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zeolith.zeopack"],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: python -m zeolith.zeopack ")
