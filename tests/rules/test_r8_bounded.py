@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,11 @@ def test_r8_incomplete_messages_are_bounded_over_all_connections(
     mapping: MappingStorage, serve: Serve, raw: Connect, caplog: pytest.LogCaptureFixture, loop: str
 ) -> None:
     """Each connection may send messages of 256 MB, but not all of them at the same time."""
-    server = serve(mapping, loop=loop, incoming_limit=4 * MIB)
+    limits = replace(DEFAULT_LIMITS, max_message_size=4 * MIB)
+    server = serve(mapping, loop=loop, limits=limits, incoming_limit=4 * MIB)
     first, second, third = (raw(server.address) for _ in range(3))
     bystander = raw(server.address)
-    announced = (8 * MIB).to_bytes(4, "big")
+    announced = (4 * MIB).to_bytes(4, "big")
     first.socket.sendall(announced + bytes(5 * MIB // 2))
     second.socket.sendall(announced + bytes(MIB))
     third.socket.sendall(announced + bytes(MIB))

@@ -8,7 +8,7 @@ from functools import partial
 from ..errors import IllegalMessage
 from ..protocol import messages as m
 from .committing import collecting_transaction
-from .session import Session
+from .session import NOTICE, Session
 from .transactions import Transaction, UploadedBlob
 from .upload import Upload
 from .workers import Job
@@ -41,12 +41,22 @@ def store_blob_end(session: Session, msgid: m.MsgId, request: m.StoreBlobEnd) ->
     assert session.uploads is not None
     try:
         transaction = collecting_transaction(session, request.txn)
+        _check(session, msgid, transaction, request.oid)
     except Exception:
         session.uploads.submit(upload.discard, partial(_discarded, session.name))
         raise
     session.stats.stores += 1
     session.uploads.submit(upload.finish, partial(_uploaded, session, transaction, upload, request))
     session.reply(msgid, None)
+
+
+def _check(session: Session, msgid: m.MsgId, transaction: Transaction, oid: bytes) -> None:
+    try:
+        session.service.access.check_oid(oid)
+    except ValueError as error:
+        if msgid is not NOTICE:
+            raise
+        transaction.fail(error)
 
 
 def _current(session: Session) -> Upload:
@@ -92,6 +102,7 @@ def _discarded(name: str, result: None, error: Exception | None) -> None:
 
 def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShared) -> None:
     transaction = collecting_transaction(session, request.txn)
+    _check(session, msgid, transaction, request.oid)
     oid, serial, data, filename, _ = request
     session.stats.stores += 1
     access = session.service.access
