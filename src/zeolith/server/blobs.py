@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from functools import partial
 
+from ZODB.POSException import TransactionTooLargeError
+
 from ..errors import IllegalMessage
 from ..protocol import messages as m
 from .committing import collecting_transaction
@@ -46,7 +48,12 @@ def store_blob_end(session: Session, msgid: m.MsgId, request: m.StoreBlobEnd) ->
         session.uploads.submit(upload.discard, partial(_discarded, session.name))
         raise
     session.stats.stores += 1
-    session.uploads.submit(upload.finish, partial(_uploaded, session, transaction, upload, request))
+    session.uploads.submit(
+        upload.finish,
+        partial(_uploaded, session, transaction, upload, request),
+        len(request.data),
+    )
+    session.check_uploads()
     session.reply(msgid, None)
 
 
@@ -84,10 +91,14 @@ def _uploaded(
     path: str | None,
     error: Exception | None,
 ) -> None:
+    session.check_uploads()
     error = upload.error or error
     if error is None and path is not None and session.transaction is transaction:
-        transaction.blobs.append(UploadedBlob(request.oid, request.serial, request.data, path))
-        return
+        try:
+            transaction.add_blob(UploadedBlob(request.oid, request.serial, request.data, path))
+            return
+        except TransactionTooLargeError as excess:
+            error = excess
     if error is not None:
         logger.error("(%s) a blob could not be received: %s", session.name, error)
         transaction.fail(error)
@@ -108,14 +119,19 @@ def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShar
     access = session.service.access
 
     def found(path: str | None, error: Exception | None) -> None:
+        session.check_uploads()
         if path is not None and session.transaction is transaction:
-            transaction.blobs.append(UploadedBlob(oid, serial, data, path))
-        elif error is not None:
+            try:
+                transaction.add_blob(UploadedBlob(oid, serial, data, path))
+            except TransactionTooLargeError as excess:
+                error = excess
+        if error is not None:
             logger.error("(%s) a shared blob is refused: %s", session.name, error)
             transaction.fail(error)
 
     assert session.uploads is not None
-    session.uploads.submit(partial(access.shared_blob_path, oid, filename), found)
+    session.uploads.submit(partial(access.shared_blob_path, oid, filename), found, len(data))
+    session.check_uploads()
     session.reply(msgid, None)
 
 

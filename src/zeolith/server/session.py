@@ -204,6 +204,7 @@ class Session:
     def check_uploads(self) -> None:
         """Stop reading from the client while too much of it waits for the disk (R8)."""
         assert self.uploads is not None
+        self._connection.count_uploads(self.uploads.cost)
         if self.uploads.cost > self.lobby.options.upload_mark:
             self.stall("upload")
         else:
@@ -267,6 +268,11 @@ class Session:
         if self._service is None:
             return
         self._service.publisher.unsubscribe(self)
+        if self.uploads is not None and not self.uploads.is_idle:
+            # Nobody counts any more what waits there for a slow disk (R8).
+            self.uploads.forget()
+            if self.transaction is not None:
+                self.transaction.log.forget()
         self.give_up("disconnected")
         if self.upload is not None and self.uploads is not None:
             self.uploads.submit(self.upload.discard, partial(_discarded, self.name))

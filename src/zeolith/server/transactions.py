@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from persistent.TimeStamp import TimeStamp
 from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import TransactionTooLargeError
 
 from ..errors import UndecodableMessage
 from ..protocol import pickles
@@ -53,6 +54,14 @@ class UploadedBlob(NamedTuple):
     path: str
 
 
+_BLOB_OVERHEAD: Final = 400
+"""Bytes of an uploaded blob in memory besides its record: path, ids, and the tuple of them."""
+
+_MAX_BLOB_RECORDS: Final = 64 * 1024 * 1024
+"""Bytes.  Records of blobs stay in memory until the vote (R8).  They say little more than that
+they are blobs, so this is enough for a hundred thousand in one transaction."""
+
+
 class Transaction:
     """A transaction in progress.
 
@@ -73,6 +82,7 @@ class Transaction:
     """
 
     __slots__ = (
+        "_blob_records",
         "began",
         "blobs",
         "changed",
@@ -94,6 +104,7 @@ class Transaction:
         self.status = " "
         self.log = CommitLog(commit_memory)
         self.blobs: list[UploadedBlob] = []
+        self._blob_records = 0
         self.replaced: dict[bytes, int] = {}
         self.rounds = 0
         self.error: Exception | None = None
@@ -105,6 +116,18 @@ class Transaction:
         """Remember *error* for the vote; the first one counts."""
         if self.error is None:
             self.error = error
+
+    def add_blob(self, blob: UploadedBlob) -> None:
+        """Add an uploaded blob.
+
+        :raises TransactionTooLargeError: there are too many; the blob is left to the caller.
+        """
+        self._blob_records += len(blob.data) + _BLOB_OVERHEAD
+        if self._blob_records > _MAX_BLOB_RECORDS:
+            raise TransactionTooLargeError(
+                f"the records of its blobs take more than {_MAX_BLOB_RECORDS} bytes"
+            )
+        self.blobs.append(blob)
 
     @property
     def has_files(self) -> bool:
