@@ -13,7 +13,7 @@ FOR_RUN := $(VENV)/.zeolith-run
 FOR_DEV := $(VENV)/.zeolith-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check format bench fuzz lock clean same-python
+.PHONY: help run test test-long check format bench fuzz reference lock clean same-python
 
 help:
 	@echo 'make run        start the server at $(ADDRESS) with the database in ./var'
@@ -21,6 +21,7 @@ help:
 	@echo 'make check      format, lint and types'
 	@echo 'make bench      measure beside ZEO'
 	@echo 'make fuzz       feed hostile bytes to the decoders'
+	@echo 'make reference  write docs/configuration.md from the schema of zeo.conf'
 	@echo 'make lock       renew the lock files in requirements/'
 	@echo 'make clean      remove the virtual environment and the caches, not ./var'
 	@echo 'Variables: PYTHON (3.11 or newer), VENV, ADDRESS, ARGS'
@@ -51,6 +52,9 @@ bench: $(FOR_DEV)
 
 fuzz: $(FOR_DEV)
 	@$(BIN)/python fuzz/fuzz_decoders.py $(ARGS)
+
+reference: $(FOR_DEV)
+	@$(BIN)/python -m tools.reference $(ARGS)
 
 lock: $(FOR_DEV)
 	$(PIP) pip-tools

@@ -90,9 +90,10 @@ class Server:
         return self._child.pid
 
     def cpu(self) -> float:
-        """Return the CPU seconds the server has used."""
+        """Return the CPU seconds that the server, and children of it that have ended, have used."""
         times = self._process.cpu_times()
-        return float(times.user + times.system)
+        own = times.user + times.system
+        return float(own + times.children_user + times.children_system)
 
     def __exit__(
         self,

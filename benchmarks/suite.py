@@ -52,6 +52,8 @@ class Benchmark(NamedTuple):
     :ivar database: the one that is served: ``items``, ``small`` objects, or items stored
         ``twice``, so that there is something to pack.
     :ivar is_fresh: whether each turn has a server of its own, which has served nobody before.
+    :ivar is_once: whether the work leaves the server without work, so that a disturbed turn cannot
+        be repeated.
     :ivar is_timed: whether it measures time, which needs a quiet machine and many rounds; other
         numbers are taken as they come, in :data:`ROUNDS_UNTIMED` rounds at most.
     """
@@ -66,6 +68,7 @@ class Benchmark(NamedTuple):
     committing: int = 0
     database: str = "items"
     is_fresh: bool = False
+    is_once: bool = False
     is_timed: bool = True
 
 
@@ -163,6 +166,7 @@ BENCHMARKS: Final = (
         ALL_CORES,
         database="twice",
         is_fresh=True,
+        is_once=True,
     ),
     Benchmark(
         "memory-connection",

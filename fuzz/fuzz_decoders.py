@@ -132,7 +132,7 @@ def _check_hello(data: bytes) -> None:
             else:
                 assert isinstance(event, Hello | Welcomed)
                 assert peer.codec is not None
-                assert peer.codec.max_message >= MIN_MESSAGE
+                assert peer.codec.max_payload >= MIN_MESSAGE
     try:
         parse_admission(msgpacks.loads(data, LIMITS))
     except PERMITTED:

@@ -90,7 +90,7 @@ def test_links_lead_to_files(document: Path) -> None:
 def test_the_configuration_in_the_documents_is_read(tmp_path: Path) -> None:
     from zeolith.config.server import parse_server_config
 
-    text = blocks(ROOT / "docs" / "server.md", "apacheconf")[0]
+    text = blocks(ROOT / "docs" / "configuration.md", "apacheconf")[0]
     (tmp_path / "var").mkdir()
     config = parse_server_config(text.replace("/srv/app/var", str(tmp_path / "var")))
     assert config.address == ("127.0.0.1", 8100)
@@ -154,6 +154,23 @@ def test_every_option_for_backups_is_documented(name: str) -> None:
     }
 
 
+def test_every_option_of_pack_is_documented() -> None:
+    from zeolith.cli.commands.pack import pack
+
+    text = (ROOT / "docs" / "operations.md").read_text()
+    section = text.partition("\n## Packing\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `-")]
+    documented = set(re.findall(r"`(-.*?)`", " ".join(rows)))
+    options = {
+        option
+        for parameter in pack.params
+        if isinstance(parameter, click.Option)
+        for option in parameter.opts
+    }
+    assert len(options) > 15
+    assert documented == options
+
+
 @pytest.mark.parametrize("name", ["ctl", "init"])
 def test_every_option_for_running_is_documented(name: str) -> None:
     from zeolith.cli.group import zeolith as group
@@ -196,13 +213,14 @@ def test_the_configurations_for_running_are_read(tmp_path: Path) -> None:
         parse_server_config(text.replace("/srv/zeo", str(tmp_path)))
 
 
-def test_every_key_is_documented() -> None:
-    schema = (ROOT / "src" / "zeolith" / "config" / "server.xml").read_text()
-    text = (ROOT / "docs" / "server.md").read_text()
-    keys = re.findall(r'<key name="([a-z-]+)"', schema)
-    assert len(keys) > 10
-    for key in keys:
-        assert f"| `{key}` |" in text, key
+def test_every_option_for_checking_is_documented() -> None:
+    from zeolith.cli.commands.check_config import check_config
+
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    for parameter in check_config.params:
+        for option in parameter.opts:
+            if option.startswith("-"):
+                assert f"`{option}`" in text, option
 
 
 def test_every_dependency_has_its_reason() -> None:

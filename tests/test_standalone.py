@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -280,6 +281,21 @@ def test_logging_is_restored_after_a_failure() -> None:
     with pytest.raises(ConfigurationError):
         zeolith.server("missing/Data.fs", log="server.log")
     assert logging.getLogger("zeolith").handlers == before
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+@pytest.mark.parametrize("value", ["x", None, True, 0, -1, math.nan, math.inf])
+def test_a_start_timeout_that_is_no_time(threaded: bool, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        zeolith.server(threaded=threaded, start_timeout=value)
+    assert caught.value.option == "start_timeout"
+
+
+def test_a_thread_has_no_start_timeout() -> None:
+    with pytest.raises(ConfigurationError, match="threaded=False") as caught:
+        zeolith.server(start_timeout=5)
+    assert caught.value.option == "start_timeout"
+    zeolith.server(start_timeout=33)[1]()
 
 
 def _script(fd: int, then: str) -> list[str]:

@@ -4,16 +4,17 @@
 
     ZeolithError
     ├── ConfigurationError          a setting is wrong: says which, and the way out
+    ├── MessageTooLarge             a message of ours is more than the peer takes: not sent
     ├── ProtocolViolation           the peer broke the wire protocol
     │   ├── FrameTooLarge           it announced more bytes than we accept
     │   ├── UndecodableMessage      the bytes of a message make no sense, or are not admitted
     │   ├── IllegalMessage          a well-formed message that has no place here
     │   └── IncompatiblePeer        its greeting names no protocol we speak
     │       └── UnknownVersion      its hello names a version of our own that we do not speak
-    ├── TooLargeForPeer             (also ValueError) a message is longer than the peer accepts
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
         │   └── ServerRefused       a server is there, but will not have us as we are
+        ├── ObjectTooLarge          (also TransactionTooLargeError) it cannot be stored there
         ├── ServerBehindCache       the database is older than what this client has seen
         ├── OtherDatabase           the server has another database than before
         └── ServerError             the server reported an error this side has no class for
@@ -25,7 +26,8 @@ What ZODB callers expect as ZODB's own exceptions (``POSKeyError``,
 from __future__ import annotations
 
 import transaction.interfaces
-from ZODB.POSException import StorageError
+from ZODB.POSException import StorageError, TransactionTooLargeError
+from ZODB.utils import oid_repr
 
 
 class ZeolithError(Exception):
@@ -49,6 +51,22 @@ class ConfigurationError(ZeolithError, ValueError):
     def __str__(self) -> str:
         text = f"{self.option}: {self.problem}"
         return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class MessageTooLarge(ZeolithError, ValueError):
+    """A message is larger than the peer accepts.  It was not sent; the connection goes on.
+
+    :param size: length of the message in bytes, or of the part of it that is too large alone.
+    :param limit: the largest message in bytes.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"a message of {self.size} bytes cannot be sent: the limit is {self.limit} bytes"
 
 
 class ProtocolViolation(ZeolithError):
@@ -108,24 +126,6 @@ class UnknownVersion(IncompatiblePeer):
         )
 
 
-class TooLargeForPeer(ZeolithError, ValueError):
-    """A message was not sent because it is longer than the peer said that it accepts.
-
-    :param size: of the message in bytes.
-    :param limit: what the peer accepts in bytes.
-    """
-
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(size, limit)
-        self.size = size
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return (
-            f"a message of {self.size} bytes is too large for the peer, which accepts {self.limit}"
-        )
-
-
 class ClientStorageError(ZeolithError, StorageError):
     """Base of the errors of the client storage."""
 
@@ -148,6 +148,29 @@ class ServerRefused(ClientDisconnected):
 
     def __str__(self) -> str:
         return f"{self.server} refuses this client: {self.reason}"
+
+
+class ObjectTooLarge(ClientStorageError, TransactionTooLargeError):
+    """A record is larger than the server accepts.
+
+    The connection goes on, the transaction has to be aborted; to repeat it does not help.
+
+    :param oid: the object's id.
+    :param size: length of the message that would store it in bytes, or of the record alone.
+    :param limit: the largest message in bytes.
+    """
+
+    def __init__(self, oid: bytes, size: int, limit: int) -> None:
+        super().__init__(oid, size, limit)
+        self.oid = oid
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"object {oid_repr(self.oid)} cannot be stored: its record takes {self.size} bytes, "
+            f"and the server accepts messages of up to {self.limit}; keep large data in a blob"
+        )
 
 
 class ServerBehindCache(ClientStorageError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Final, Protocol
@@ -12,6 +13,9 @@ from .config.address import LOOPBACK, Address, format_address
 from .config.pidfile import PidFile
 from .config.server import parse_server_config
 from .errors import ConfigurationError
+
+START_TIMEOUT: Final = 33
+"""Seconds that the start of a server process may take, if nothing else is asked for."""
 
 _PROTOCOLS: Final[Mapping[str, bool]] = {"Z5": False, "M5": True}
 """What ``protocol`` may be besides ``5``, and whether that means msgpack."""
@@ -37,7 +41,7 @@ def server(
     *,
     protocol: str | bytes | None = None,
     debug: bool = False,
-    start_timeout: float = 33,
+    start_timeout: float = START_TIMEOUT,
     name: str | None = None,
     log: str | bool | None = None,
     show_config: bool = False,
@@ -58,13 +62,15 @@ def server(
     :param threaded: whether the server runs in a thread of this process.
     :param protocol: ``"5"``, ``"Z5"`` (pickle) or ``"M5"`` (msgpack).
     :param debug: whether the server logs debugging messages.
-    :param start_timeout: seconds that the start of a server process may take.
+    :param start_timeout: seconds that the start of a server process may take; refused with
+        *threaded*, because nothing can interrupt a thread that opens a storage.
     :param name: what to call the server's thread, or the process in messages.
     :param log: file for the server's log, True for ``server.log``; default: warnings go where
         this process sends them, or to standard error.
     :param show_config: whether to print the configuration.
     :raises ConfigurationError: the arguments cannot be used, or the server does not start.
     """
+    _check_start_timeout(start_timeout, threaded)
     text = _compose(path, blob_dir, storage_conf, zeo_conf, port, protocol)
     if show_config:
         print(text)
@@ -74,6 +80,20 @@ def server(
 
         return start_child(text + _eventlog(log_file, debug), name, start_timeout)
     return _start_thread(text, name, log_file, debug)
+
+
+def _check_start_timeout(start_timeout: float, threaded: bool) -> None:
+    if threaded and start_timeout != START_TIMEOUT:
+        raise ConfigurationError(
+            "start_timeout",
+            "has no effect on a server in a thread",
+            "leave it out, or give threaded=False",
+        )
+    if isinstance(start_timeout, bool) or not isinstance(start_timeout, (int, float)):
+        raise ConfigurationError("start_timeout", f"{start_timeout!r} is not a number of seconds")
+    # A comparison with "not a number" is false.
+    if not 0 < start_timeout <= threading.TIMEOUT_MAX:
+        raise ConfigurationError("start_timeout", f"{start_timeout!r} s is not a time to wait")
 
 
 def _compose(

@@ -18,3 +18,6 @@ NO_TID = Tid(b"\0" * 8)
 
 MAX_TID = Tid(b"\x7f" + b"\xff" * 7)
 """Greater than every tid a storage hands out; ``loadBefore(oid, MAX_TID)`` is the current state."""
+
+ROOT_OID = Oid(b"\0" * 8)
+"""The one object whose id clients choose themselves."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from ZODB import DB
 from ZODB.FileStorage import FileStorage
 
 import zeolith
+from zeolith.admin.managersocket import ask_status
 from zeolith.cli.main import main
 
 
@@ -457,3 +459,112 @@ def test_the_manager_is_started_as_the_user(site: Controlled) -> None:
     assert "nobody\n" in said
     assert "root" not in said.splitlines()
     assert (site.directory / "run").owner() == "nobody"
+
+
+def test_a_server_that_ignores_its_signal_is_killed(site: Controlled) -> None:
+    loop = "trap '' TERM; echo up; while :; do sleep 0.1; done"
+    site.write_conf(runner=f'program /bin/sh -c "{loop}"\nstart-timeout 0\nstop-timeout 1')
+    site.run("start", status=1)
+    wait_until(lambda: "up" in site.output, "the trap is set")
+    pid = site.pid()
+    assert "daemon process stopped" in site.run("stop")
+    assert not is_running(pid)
+    assert "terminated by SIGKILL" in site.log
+
+
+def test_sighup_makes_the_server_start_again(site: Controlled) -> None:
+    site.write_conf()
+    site.run("start")
+    pid = site.pid()
+    site.run("kill", "HUP")
+    wait_for_other(site, pid)
+    assert "exit status 1" in site.log
+
+
+def test_zdaemon_s_own_manager_and_zeo_s_own_server(site: Controlled) -> None:
+    """An old configuration: the program is runzeo, the manager zdaemon's script."""
+    import zdaemon.zdrun
+
+    runzeo = f"{sys.executable} -m ZEO.runzeo -C {site.conf}"
+    site.write_conf(runner=f"zdrun {zdaemon.zdrun.__file__}\nprogram {runzeo}")
+    # ZEO reads the file with a schema of its own, in which runner's program is required.
+    site.run("start")
+    assert "answers at" in site.run("status")
+    commit(site, "x", 1)
+    assert read(site, "x") == 1
+    site.run("restart")
+    site.run("stop")
+    site.run("status", status=3)
+    assert "StorageServer created" in site.log  # it was ZEO's
+
+
+def test_a_start_test_program_is_waited_for(site: Controlled) -> None:
+    flag = site.directory / "flag"
+    site.write_conf(runner=f"start-test-program test -e {flag}\nstart-timeout 30")
+    process = site.popen("start")
+    wait_until(lambda: is_listening(site.address), "the server listens")
+    assert site.field("testing") == "1"
+    assert process.poll() is None
+    flag.touch()
+    assert process.wait(30) == 0
+
+
+def test_an_interrupted_start_goes_on(site: Controlled) -> None:
+    flag = site.directory / "flag"
+    site.write_conf(runner=f"start-test-program test -e {flag}")
+    process = site.popen("start")
+    wait_until(lambda: is_listening(site.address), "the server listens")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 1
+    site.run("status")
+
+
+def test_a_unix_socket_in_the_directory_of_the_server(site: Controlled) -> None:
+    site.write_conf(runner=f"directory {site.directory}/var")
+    host, port = site.address
+    site.conf.write_text(site.conf.read_text().replace(f"{host}:{port}", "./zeo.sock"))
+    site.run("start")
+    assert (site.directory / "var" / "zeo.sock").is_socket()
+    assert "answers at" in site.run("status")
+
+
+def test_logreopen_without_a_server(site: Controlled) -> None:
+    site.write_conf()
+    site.run("logreopen", status=3)
+    site.run("reopen_transcript", status=3)
+
+
+def test_a_transcript_without_directory_is_refused(site: Controlled) -> None:
+    site.write_conf()
+    said = site.run("-t", "/does/not/exist/out", "start", status=2)
+    assert "transcript: there is no directory /does/not/exist" in said
+
+
+def test_two_starts_at_once_make_one_server(site: Controlled) -> None:
+    site.write_conf()
+    processes = [site.popen("start") for _ in range(2)]
+    statuses = sorted(process.wait(60) for process in processes)
+    assert statuses in ([0, 0], [0, 1])
+    site.run("status")
+    assert site.log.count("daemon manager started") == 1
+    assert site.log.count("spawned process") == 1
+
+
+def test_commands_at_the_same_time_are_all_heard(site: Controlled) -> None:
+    """zdaemon's manager drops a command when the next one comes before it was read."""
+    site.write_conf()
+    site.run("start")
+    socket = str(site.directory / "var" / "zeo.zdsock")
+    answers: list[object] = []
+
+    def ask() -> None:
+        for _ in range(100):
+            answers.append(ask_status(socket))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 400
+    assert None not in answers

@@ -351,8 +351,8 @@ def test_options_that_exclude_each_other(refused: Callable[..., str]) -> None:
 
 
 def test_a_broken_configuration_file(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "zeo.conf").write_text("<zeo>\nadress 1\n</zeo>\n")
-    assert "zeo.conf, line 2, adress: 'adress' is not a known key" in refused("-C", "zeo.conf")
+    (tmp_path / "zeo.conf").write_text("<zeo>\naddress 1\nadress 1\n</zeo>\n<mappingstorage/>\n")
+    assert "zeo.conf, line 3, adress: 'adress' is not a known key" in refused("-C", "zeo.conf")
 
 
 def test_an_unknown_storage_does_not_hurt_the_server(serve: Start) -> None:

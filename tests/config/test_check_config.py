@@ -403,6 +403,25 @@ def test_passwords_in_texts_are_hidden(var: Path, monkeypatch: pytest.MonkeyPatc
     assert "sec ret" not in shown
 
 
+def test_the_rights_of_the_user_who_will_run_it(
+    public: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root has another user's rights to look at")
+    public.chmod(0o755)
+    path = public / "zeo.conf"
+    path.write_text(conf().replace("$var", str(public)))
+    assert run(capsys, "-q", str(path))[0] == 0
+    status, text = run(capsys, "-q", "--user", "nobody", str(path))
+    assert status == 2
+    assert f"the user nobody may not write to the directory {public}\n" in text
+    assert main(["check-config", "--user", "nobody-of-that-name", str(path)]) == 2
+    assert "--user: there is no user" in capsys.readouterr().err
+    # Who is named in <runner> counts as well.
+    path.write_text(conf(rest="<runner>\nuser nobody\n</runner>").replace("$var", str(public)))
+    assert run(capsys, "-q", str(path))[0] == 2
+
+
 def test_from_standard_input(
     var: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +442,15 @@ def test_files_that_cannot_be_read(
     assert status == 2
     assert text.startswith("error: ")
     assert text.endswith(": 1 error\n")
+
+
+def test_what_is_printed_is_printable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "zeo.conf"
+    path.write_text("<zeo>\naddress \x1b[2J\n\x1b]0;title\x07 x\n</zeo>\n")
+    status, text = run(capsys, str(path))
+    assert status == 2
+    assert "\x1b" not in text
+    assert "\x07" not in text
 
 
 def test_nothing_is_made_or_opened(var: Path) -> None:

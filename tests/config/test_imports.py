@@ -99,7 +99,7 @@ def test_mistakes_in_its_sections_are_said_as_in_others(package: str) -> None:
     error = refusal(f"%import {package}\n<reversed>\ndepth many\ndeep 1\n</reversed>")
     assert error.option == "zeo.conf, line 6, depth"
     assert error.remedy == "give a whole number"
-    assert error.__notes__ == ["1 more: see zeolith check-config zeo.conf"]
+    assert error.__notes__ == ["1 more: see zeolith check-config"]
 
 
 def test_what_its_code_raises_is_said_with_its_place(package: str) -> None:

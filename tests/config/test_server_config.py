@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ZODB.MappingStorage
 
+import zeolith
 from zeolith.config.server import (
     TUNING,
     ServerConfig,
@@ -117,6 +119,26 @@ def test_limits_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.register_timeout == 5
     assert options.dead_peer_timeout == 90
     assert options.shutdown_grace == 0
+
+
+def test_monitor_address_is_served(tmp_path: Path) -> None:
+    path = f"{tmp_path}/monitor"
+    _, stop = zeolith.server(zeo_conf={"monitor_address": path})
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(path)
+            with client.makefile("rb") as stream:
+                report = stream.read().decode()  # until the server closes
+    finally:
+        stop()
+    assert "Commits: " in report
+
+
+def test_values_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEO_PORT", "8123")
+    config = parse_server_config("<zeo>\naddress $(ZEO_PORT)\n</zeo>\n" + STORAGE)
+    assert config.address == ("127.0.0.1", 8123)
 
 
 def test_every_key(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from io import StringIO
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import ZConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zeolith.config.checks.check import check_config
+from zeolith.config.effective import format_outline, to_json
 from zeolith.config.outline import BROKEN
 from zeolith.config.server import parse_server_config, server_schema
 from zeolith.config.survey import Survey, survey
@@ -171,7 +174,7 @@ def test_the_server_says_how_many_mistakes_there_are() -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_server_config("<zeo>\n</zeo>\n", "zeo.conf")
     assert str(caught.value).startswith("zeo.conf: there is no storage")
-    assert caught.value.__notes__ == ["1 more: see zeolith check-config zeo.conf"]
+    assert caught.value.__notes__ == ["1 more: see zeolith check-config"]
 
 
 LINES = (
@@ -209,6 +212,16 @@ def test_whatever_is_written_means_what_zconfig_takes_it_for(text: str) -> None:
     else:
         assert found.complaints == []
         assert shown(found.values) == shown(values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(lines_of_a_configuration())
+def test_whatever_is_written_can_be_checked(text: str) -> None:
+    report = check_config("zeo.conf", text)
+    format_outline(report.outline)
+    json.dumps(to_json(report.outline))
+    if not report.errors:
+        parse_server_config(text)
 
 
 def shown(section: object) -> object:

@@ -28,7 +28,7 @@ from ZODB.POSException import (
     Unsupported,
 )
 
-from zeolith.errors import ServerError
+from zeolith.errors import FrameTooLarge, IllegalMessage, ServerError
 from zeolith.protocol import msgpacks, pickles
 from zeolith.protocol.faults import _BUILDERS, parse_fault, serialize_fault
 from zeolith.protocol.limits import DEFAULT_LIMITS
@@ -158,6 +158,17 @@ def test_names_and_details_are_those_of_zeo(exc: Exception) -> None:
 
 def test_notes_do_not_hide_the_arguments() -> None:
     assert serialize_fault(noted(POSKeyError(OID)))[1] == (OID,)
+
+
+@CARRIED
+def test_violations_say_what_was_wrong(carry: Callable[[Any], Any]) -> None:
+    """And not which call it was: the receiver knows."""
+    error = IllegalMessage("getTid: oid is malformed \udcff")
+    error.msgid = 17
+    rebuilt = parse_fault(*carry(serialize_fault(error)))
+    assert str(rebuilt) == (r"zeolith.errors.IllegalMessage: ('getTid: oid is malformed \\udcff',)")
+    _, details = serialize_fault(FrameTooLarge(10, 9))
+    assert details == ("a message of 10 bytes exceeds the maximum of 9",)
 
 
 def test_every_class_of_zeos_table_is_in_ours() -> None:

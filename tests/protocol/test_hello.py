@@ -159,11 +159,11 @@ def test_each_side_keeps_to_the_limit_of_the_other() -> None:
     # Before the server has spoken, a registration can be sent.
     register = client.codec.call(1, Register("1", True))
     client.receive(frame(hello(limits={"message": 2_000})))
-    assert client.codec.max_message == 2_000
+    assert client.codec.max_payload == 2_000
     events = server.receive(frame(hello(limits={"message": 3_000})) + register)
     assert events[1:] == [Call(1, Register("1", True))]
     assert server.codec is not None
-    assert server.codec.max_message == 3_000
+    assert server.codec.max_payload == 3_000
 
 
 # -- admission ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.wire_cases import CASES, Case, as_received, as_sent, name_of, serialize
 
-from zeolith.errors import IllegalMessage, TooLargeForPeer, UndecodableMessage
+from zeolith.errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from zeolith.protocol import messages as m
 from zeolith.protocol import msgpacks
 from zeolith.protocol.framing import frame
@@ -142,7 +142,7 @@ def test_requests_that_cannot_be_sent(request_: Any) -> None:
 
 def test_the_peer_s_limit_is_kept() -> None:
     codec = OwnCodec(CLIENT_REQUESTS, DEFAULT_LIMITS)
-    codec.max_message = 1_000
+    codec.max_payload = 1_000
     key = (OID, TID)
     assert codec.loaded(key, bytes(975), TID, None)
     assert codec.loaded(key, bytes(967), TID, TID)
@@ -157,7 +157,7 @@ def test_the_peer_s_limit_is_kept() -> None:
         lambda: codec.call(1, m.LoadSerial(bytes(1_000), TID)),
         lambda: codec.check(codec.notice(m.Store(OID, TID, bytes(976), 1))),
     ):
-        with pytest.raises(TooLargeForPeer, match="accepts 1000"):
+        with pytest.raises(MessageTooLarge, match="limit is 1000"):
             write()
     assert codec.check(codec.notice(m.Store(OID, TID, bytes(975), 1)))
 

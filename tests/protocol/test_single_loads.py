@@ -143,7 +143,7 @@ def test_an_answer_above_the_limit_is_not_received(coding: Coding) -> None:
     server, client = connect(coding, Limits(max_message_size=2_000))
     assert server.codec is not None
     small = server.codec.loaded((OID, TID), bytes(1_900), TID, None)
-    server.codec.max_message = 3_000  # a server that does not care
+    server.codec.max_payload = 3_000  # a server that does not care
     large = server.codec.loaded((OID, TID), bytes(2_000), TID, None)
     assert client.receive_loaded(small) is not None
     assert client.receive_loaded(large) is None

@@ -10,7 +10,7 @@ import pytest
 from tests.support.transcripts import VECTORS, Step, read_transcript
 from tests.support.wire_cases import serialize
 
-from zeolith.protocol.framing import frame
+from zeolith.protocol.framing import MAX_PAYLOAD, frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import Call, Fault, Heartbeat, Notice, Register, Reply
 from zeolith.protocol.own import METHODS, OwnCodec
@@ -71,7 +71,7 @@ def test_programs_that_know_more() -> None:
         assert repr(event) == step.meaning
     assert isinstance(event, Welcomed)
     assert pair.client.codec is not None
-    assert pair.client.codec.max_message == 1 << 40
+    assert pair.client.codec.max_payload == MAX_PAYLOAD
 
 
 def test_a_refusal() -> None:

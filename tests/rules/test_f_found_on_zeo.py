@@ -71,6 +71,45 @@ def test_f_applications_started_together_on_an_empty_database(
             db.close()
 
 
+@pytest.mark.parametrize("kind", ["mapping", "file"])
+@pytest.mark.parametrize("is_in_use", [False, True])
+def test_f_an_application_finds_the_database_just_created(
+    tmp_path: Path, serve: Serve, kind: str, is_in_use: bool
+) -> None:
+    """Its snapshot is older than the root object: to ZODB that looks like a deleted object."""
+    storage: Any = MappingStorage() if kind == "mapping" else FileStorage(str(tmp_path / "D.fs"))
+    server = serve(storage)
+    others: list[Any] = []
+
+    class Overtaken(zeolith.ClientStorage):
+        """Somebody else creates the database between its snapshot and its first load."""
+
+        def loadBefore(self, oid: bytes, tid: bytes) -> Any:  # noqa: N802 - ZODB's name
+            if not others:
+                others.append(zeolith.DB(server.address, server_sync=True))
+                if is_in_use:
+                    with others[0].transaction() as connection:
+                        connection.root()["first"] = 1
+            return super().loadBefore(oid, tid)
+
+    opened = Overtaken(server.address)
+    try:
+        db = ZODB.DB(opened)
+    except BaseException:
+        opened.close()
+        others[0].close()
+        raise
+    try:
+        with db.transaction() as connection:
+            connection.root()["second"] = 2
+        with others[0].transaction() as connection:
+            assert connection.root()["second"] == 2
+            assert connection.root().get("first") == (1 if is_in_use else None)
+    finally:
+        db.close()
+        others[0].close()
+
+
 @pytest.mark.parametrize("turn", range(3))
 def test_f_sigterm_under_load(tmp_path: Path, turn: int) -> None:
     """On ZEO 7 of 16 stops did not end, others ended in tracebacks."""

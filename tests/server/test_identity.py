@@ -251,8 +251,8 @@ def test_an_answer_that_the_client_does_not_take_is_an_error(
     client = raw(server.address, coding=Coding.OWN)
     tid_ = client.commit({oid_of(1): (Z64, bytes(5_000)), oid_of(2): (Z64, b"small")})
     session = next(iter(server._lobby.connections)).session
-    session.codec.max_message = 2_000
-    with pytest.raises(RemoteFault, match="TooLargeForPeer"):
+    session.codec.max_payload = 2_000
+    with pytest.raises(RemoteFault, match="MessageTooLarge"):
         client.load(oid_of(1))
     assert client.load(oid_of(2)) == (b"small", tid_, None)
 
@@ -263,7 +263,7 @@ def test_a_client_that_cannot_take_an_invalidation_has_to_verify(
     server = serve(mapping)
     reader = raw(server.address, coding=Coding.OWN)
     session = next(iter(server._lobby.connections)).session
-    session.codec.max_message = 1_024
+    session.codec.max_payload = 1_024
     writer = raw(server.address, coding=Coding.OWN)
     writer.commit({oid_of(n): (Z64, b"x") for n in range(1, 130)})
     reader.wait_closed()
@@ -285,6 +285,7 @@ def test_a_large_limit_is_told(mapping: MappingStorage, raw: Connect, serve: Ser
     client = raw(server.address, coding=Coding.OWN)
     client.ping()
     assert client.peer.codec is not None
-    assert client.peer.codec.max_message == 3_000
-    client.store(oid_of(1), bytes(5_000))  # a client that does not care
+    assert client.peer.codec.max_payload == 3_000
+    client.peer.codec.max_payload = 10_000  # a client that does not care
+    client.store(oid_of(1), bytes(5_000))
     client.wait_closed()

@@ -73,6 +73,15 @@ def test_blocks_not_yet_written_are_read_all_the_same(log: CommitLog) -> None:
     assert list(log) == big
 
 
+def test_forgetting_what_waits(log: CommitLog) -> None:
+    log.append(Store(OID, TID, b"x" * 2000, 7))
+    log.forget()
+    # The job is on its way already; the file it might have begun has to be closed.
+    log.spill()
+    assert log.has_file
+    assert list(log) == []
+
+
 def test_closing_twice(log: CommitLog) -> None:
     log.append(Store(OID, TID, b"x" * 2000, 7))
     log.spill()

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -249,12 +250,19 @@ def test_a_transaction_between_vote_and_finish_is_waited_for(
         storage.tpc_begin(meta)
         storage.store(oid, z64, b"voted before the pack", "", meta)
         storage.tpc_vote(meta)
-        pack = Background(lambda: packer.pack(contents.middle, referencesf))
-        wait_until((directory / "Data.fs.pack").exists)
-        tid = storage.tpc_finish(meta)
-        pack.result()
+        waits = threading.Event()
+        with hook(packer, "_acquire", before=waits.set):
+            pack = Background(lambda: packer.pack(contents.end, referencesf))
+            assert waits.wait(30)
+            # The packing process has read ahead: a transaction that is not finished.
+            tid = storage.tpc_finish(meta)
+            pack.result()
         assert storage.loadBefore(oid, maxtid) == (b"voted before the pack", tid, None)
         assert snapshot(storage) == contents.expected
+    # Nor does the file say that it is not finished.
+    (directory / "Data.fs.index").unlink()
+    with closing(open_storage(directory)) as storage:
+        assert storage.loadBefore(oid, maxtid) == (b"voted before the pack", tid, None)
 
 
 def test_an_object_that_comes_back_keeps_its_blob(
@@ -347,6 +355,17 @@ def test_a_pack_can_be_cancelled(
             wait_gone(pid)
         assert files_of(directory) == before
         assert snapshot(storage) == contents.expected
+
+
+def test_a_packing_process_ends_with_its_server(database: tuple[Contents, Path]) -> None:
+    """Also while it waits to be told what to do: closing its socket is all that a death does."""
+    contents, directory = database
+    with packed_aside(directory) as (_, packer):
+        task = packer._task(contents.middle, None)
+        with packprocess.pack_process(lambda phase, done, total: None) as process:
+            assert process.begin(task) is not None
+            process._wire.close()
+            assert process._process.wait(30) == 1
 
 
 def test_a_pack_that_waits_for_a_transaction_can_be_cancelled(

@@ -84,7 +84,15 @@ class Writers:
     def wait_for(self, more: int) -> None:
         """Wait until so many further commits were acknowledged."""
         target = self.count + more
-        wait_until(lambda: self.count >= target, "writers go on")
+
+        def is_there() -> bool:
+            for thread in self._threads:
+                if not thread.is_alive():
+                    thread.result()  # raises what has ended it
+                    raise AssertionError("a writer has ended")
+            return self.count >= target
+
+        wait_until(is_there, "writers go on")
 
     def end(self) -> None:
         self._stop.set()

@@ -209,6 +209,57 @@ def test_an_idle_lane_calls_at_once(bed: LoopBed) -> None:
     assert seen == [1]
 
 
+def test_a_lane_forgets_what_costs_and_has_not_begun(bed: LoopBed) -> None:
+    pool = bed.pool(1)
+    busy, free = threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        busy.set()
+        free.wait(20)
+
+    pool.submit(occupy)
+    assert busy.wait(20)
+    lane = Lane(pool)
+    ran: list[str] = []
+    ended: list[str] = []
+
+    def add(name: str, cost: int) -> None:
+        lane.submit(lambda: ran.append(name), lambda r, e: ended.append(name), cost)
+
+    add("handed to the pool", 10)
+    add("cheap", 0)
+    add("waiting", 10)
+    lane.after(lambda: ended.append("after"))
+    lane.forget()
+    assert lane.cost == 0
+    add("later", 10)
+    free.set()
+    bed.until(lambda: lane.is_idle)
+    assert ran == ["cheap", "later"]
+    # Whoever waits for an end learns of it.
+    assert ended == ["handed to the pool", "cheap", "waiting", "after", "later"]
+    assert lane.cost == 0
+
+
+def test_a_job_that_has_begun_is_not_forgotten(bed: LoopBed) -> None:
+    lane = Lane(bed.pool(1))
+    begun, go_on = threading.Event(), threading.Event()
+    ended: list[Any] = []
+
+    def job() -> str:
+        begun.set()
+        go_on.wait(20)
+        return "done"
+
+    lane.submit(job, lambda r, e: ended.append(r), 10)
+    assert begun.wait(20)
+    lane.forget()
+    go_on.set()
+    bed.until(lambda: lane.is_idle)
+    assert ended == ["done"]
+    assert lane.cost == 0
+
+
 def test_a_lane_goes_on_after_a_defect(bed: LoopBed, caplog: pytest.LogCaptureFixture) -> None:
     lane = Lane(bed.pool(1))
     seen: list[int] = []

@@ -117,15 +117,23 @@ class Controlled:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-        manager, server = self.field("manager"), self.pid()
-        if manager is not None:
-            self.ctl("stop")
-        for pid in filter(None, (int(manager or 0), server)):
-            # Only what a failed test has left behind.
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                _wait_for_end(pid)
+        # The manager first: it would start what is killed again.
+        for word in ("manager", "zdrun", ""):
+            for process_id in self._processes(word):
+                with suppress(ProcessLookupError):
+                    os.kill(process_id, signal.SIGKILL)
+                _wait_for_end(process_id)
         shutil.rmtree(self.directory)
+
+    def _processes(self, word: str) -> list[int]:
+        """Return the processes whose command line has this instance and *word* in it."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                line = path.read_text(errors="replace")
+                if f"{self.directory}/" in line and word in line:
+                    found.append(int(path.parent.name))
+        return found
 
 
 def _wait_for_end(pid: int) -> None:

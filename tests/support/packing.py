@@ -73,6 +73,8 @@ _GATED_SERVER = (
 from zeolith.server import filepacker, packblobs, packprocess
 child, step, mark, *arguments = sys.argv[1:]
 packprocess._PROGRAM = ("-c", child, step, mark)
+# However little there is to be copied: not while commits have to wait.
+filepacker._SMALL = 0
 for owner, method, name in (
     (filepacker.FilePacker, "_swap", "swap"),
     (filepacker, "_link", "link"),

@@ -21,7 +21,9 @@ def as_text(report: Report, source: str, *, with_settings: bool = True) -> str:
         text = f"{kind}: {place}\n  {complaint.problem}\n"
         parts.append(text + (f"  -> {complaint.remedy}\n" if complaint.remedy else ""))
     parts.append(f"{source}: {summary(report)}\n")
-    return "\n".join(parts)
+    text = "\n".join(parts)
+    # A file that is none may hold what moves a terminal's cursor.
+    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in text)
 
 
 def summary(report: Report) -> str:

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NoReturn
 
 from ..config.address import format_address
@@ -157,24 +158,26 @@ class Control:
         command = supervised.manager_command(tuple(arguments))
         identity = supervised.identity
         self._create_directories()
+        self._check_transcript()
         if not supervised.runner.daemon:
             environment = supervised.environment
             if identity is not None:
                 identity.assume()
             self._become(command, environment)
         try:
-            process = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                env=supervised.environment,
-                check=False,
-                user=None if identity is None else identity.uid,
-                group=None if identity is None else identity.gid,
-                extra_groups=None if identity is None else identity.groups,
-                umask=supervised.runner.umask,
-            )
+            with _nothing_blocked():
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    env=supervised.environment,
+                    user=None if identity is None else identity.uid,
+                    group=None if identity is None else identity.gid,
+                    extra_groups=None if identity is None else identity.groups,
+                    umask=supervised.runner.umask,
+                )
         except OSError as error:
             raise CommandFailed(f"{command[0]} cannot be run: {error.strerror}") from error
+        process.wait()
         if process.returncode == 2:
             raise ConfigurationError(
                 "daemon manager", "it cannot work with these settings", "it has said why above"
@@ -184,11 +187,9 @@ class Control:
 
     def _become(self, command: Sequence[str], environment: dict[str, str]) -> NoReturn:
         sys.stdout.flush()
-        # This process takes signals in a thread of its own, which ends here; what it blocked
-        # would stay blocked.
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         try:
-            os.execvpe(command[0], list(command), environment)
+            with _nothing_blocked():
+                os.execvpe(command[0], list(command), environment)
         except OSError as error:
             raise CommandFailed(f"{command[0]} cannot be run: {error.strerror}") from error
 
@@ -199,6 +200,22 @@ class Control:
             raise ConfigurationError(
                 str(error.filename), f"cannot be created: {error.strerror}", "create it yourself"
             ) from error
+
+    def _check_transcript(self) -> None:
+        # The manager opens it when it has left the terminal and can no longer say what is wrong.
+        transcript = self._supervised.runner.transcript
+        if transcript is None:
+            return
+        directory = os.path.dirname(os.path.abspath(transcript))
+        if not os.path.isdir(directory):
+            raise ConfigurationError(
+                "transcript", f"there is no directory {directory}", "create it, or correct the path"
+            )
+        path = transcript if os.path.exists(transcript) else directory
+        if self._supervised.identity is None and not os.access(path, os.W_OK):
+            raise ConfigurationError(
+                "transcript", f"{path} cannot be written", "correct the path or its permissions"
+            )
 
     def _refuse_other_server(self) -> None:
         try:
@@ -407,3 +424,17 @@ class Control:
     def _pause(self) -> None:
         if self._wait(_INTERVAL):
             raise CommandFailed("interrupted; what was asked for goes on")
+
+
+@contextmanager
+def _nothing_blocked() -> Iterator[None]:
+    """Have what the block starts receive all signals.
+
+    A command takes signals in a thread of its own and blocks them in all others; what a thread
+    starts inherits that, and would never hear of a SIGTERM.
+    """
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

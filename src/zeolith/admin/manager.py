@@ -12,14 +12,12 @@ import math
 import signal
 import sys
 import time
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from zdaemon.zdrun import Daemonizer, ZDRunOptions, signame
 
 from ..config.logs import share_log
 from ..config.runner import Runner
-
-_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2})
 
 
 class Options(ZDRunOptions):
@@ -64,8 +62,6 @@ class Manager(Daemonizer):
 
         :raises SystemExit: with the manager's exit status.
         """
-        # As one of a shell's children this process may have been started with signals blocked.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self.options = Options()
         self.options.realize(args)
         self.logger = self.options.logger

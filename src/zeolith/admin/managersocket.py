@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import socket
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,14 @@ from ..errors import ZeolithError
 
 _PATIENCE: Final = 10.0
 """Seconds: a manager answers at once unless something is badly wrong."""
+
+_PAUSE: Final = 0.02
+"""Seconds until a command is sent again that was not heard."""
+
+_SILENT: Final = frozenset({"reopen_transcript"})
+"""Commands that a manager carries out without an answer."""
+
+_SUPERSEDED: Final = b"Command superseded"
 
 _FIELD: Final = re.compile(r"^(\w+)=(.*)$", re.MULTILINE)
 
@@ -67,20 +76,47 @@ def ask_status(path: str) -> ManagerStatus | None:
 def tell_manager(path: str, command: str) -> str | None:
     """Send *command* to the manager at *path*; return its answer, or None if there is no manager.
 
+    A manager hears one command at a time, and drops one that it has not read when the next one
+    comes: that one is sent again.
+
     :raises ManagerTrouble: it cannot be talked to.
     """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            answer = _try_to_tell(path, command)
+        except (FileNotFoundError, ConnectionRefusedError):
+            # No socket, or one that a dead manager left behind.
+            return None
+        except OSError as error:
+            reason = error.strerror or "no answer"
+            raise ManagerTrouble(f"daemon manager at {path}: {reason}") from error
+        if answer is not None:
+            return answer
+        if time.monotonic() >= deadline:
+            raise ManagerTrouble(f"daemon manager at {path}: it does not hear {command!r}")
+        time.sleep(_PAUSE)
+
+
+def _try_to_tell(path: str, command: str) -> str | None:
+    """Return the answer to *command*; None if the manager has not taken it.
+
+    :raises OSError: there is no manager, or none that one can talk to.
+    """
     answer = b""
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(_PATIENCE)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(_PATIENCE)
+        try:
             sock.connect(path)
+        except BlockingIOError:
+            return None  # too many wait already
+        try:
             sock.sendall(command.encode() + b"\n")
             while piece := sock.recv(4096):
                 answer += piece
-    except (FileNotFoundError, ConnectionError):
-        # No socket, one that a dead manager left behind, or one that ends just now.
+        except (ConnectionResetError, BrokenPipeError):
+            return None
+    is_heard = bool(answer) or command in _SILENT
+    if not is_heard or answer.startswith(_SUPERSEDED):
         return None
-    except OSError as error:
-        reason = error.strerror or "no answer"
-        raise ManagerTrouble(f"daemon manager at {path}: {reason}") from error
-    return answer.decode(errors="replace") or None
+    return answer.decode(errors="replace")

@@ -16,7 +16,7 @@ from .. import __version__
 COMMANDS: Final = {
     "serve": "Serve storages in the foreground.",
     "ctl": "Run a server in the background, kept alive by a daemon manager.",
-    "check-config": "Check a zeo.conf and show all its settings.",
+    "check-config": "Check a zeo.conf: say everything that is wrong, and show all settings.",
     "init": "Make a new instance: directories, zeo.conf, systemd unit, logrotate file.",
     "shrink-blob-cache": "Bring a client's blob cache down to a size.",
     "pack": "Pack storages of running servers.",

@@ -275,9 +275,9 @@ class Channel:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
 
         :raises ClientDisconnected: the connection has ended.
-        :raises TooLargeForPeer: the server does not take that much at once.
+        :raises MessageTooLarge: the server does not take that much at once.
         """
-        frame = self._codec.check(self._codec.notice(request))
+        frame = self._codec.notice(request)
         if self._is_sender():
             raise _nested()
         with self._sending:

@@ -23,10 +23,11 @@ from ZODB.POSException import (
 )
 
 from ..cache.interface import ClientCache
-from ..errors import ClientDisconnected, ClientStorageError
+from ..errors import ClientDisconnected, ClientStorageError, MessageTooLarge, ObjectTooLarge
 from ..protocol.messages import (
     CheckCurrentSerial,
     DeleteObject,
+    Request,
     Restore,
     Store,
     StoreBlobChunk,
@@ -39,6 +40,7 @@ from ..protocol.messages import (
     Undo,
     Vote,
 )
+from .arguments import check_bytes, check_oid, check_record, check_tid, check_tid_or_none
 from .blobs import BlobDirectory
 from .iterators import Iterators
 from .link import Link
@@ -60,7 +62,9 @@ class Committer:
 
     ``begin`` may be called by any thread and waits for its turn; the other methods by whoever
     holds the turn.  With any other transaction they raise StorageTransactionError, and on a
-    read-only connection ReadOnlyError.
+    read-only connection ReadOnlyError.  Arguments that are no ids or records are refused with
+    TypeError or ValueError, records that the server does not take with ObjectTooLarge; nothing is
+    sent then, and other threads' use of the connection is not disturbed.
 
     :param blobs: None if there are none.
     :param resolve: resolves conflicts that the server leaves to us.
@@ -126,53 +130,74 @@ class Committer:
             raise StorageTransactionError(f"{step}: not the transaction being committed", txn)
         return transaction
 
-    def store(self, oid: bytes, serial: bytes, data: bytes, txn: Any) -> None:
-        """Store a record."""
+    def store(self, oid: bytes, serial: bytes | None, data: bytes, txn: Any) -> None:
+        """Store a record.
+
+        :param serial: of the revision it replaces; None or eight zeros if it is new.
+        """
         transaction = self._present(txn, "store")
-        transaction.channel.post(Store(oid, serial, data, transaction.number))
+        oid, serial, data = check_oid(oid), check_tid_or_none(serial), check_record(data)
+        _post(transaction, oid, Store(oid, serial, data, transaction.number))
         transaction.stored(oid, data)
 
-    def store_blob(self, oid: bytes, serial: bytes, data: bytes, filename: str, txn: Any) -> None:
-        """Store a record with a blob, whose file becomes ours."""
+    def store_blob(
+        self, oid: bytes, serial: bytes | None, data: bytes, filename: str, txn: Any
+    ) -> None:
+        """Store a record with a blob, whose file becomes ours.
+
+        :param serial: as for :meth:`store`.
+        """
         transaction = self._present(txn, "storeBlob")
         blobs = self._blobs
         if blobs is None:
             raise Unsupported("no blob directory is configured: give blob_dir")
+        oid, serial, data = check_oid(oid), check_tid_or_none(serial), check_record(data)
         path = blobs.prepare_upload(oid, filename, serial)
         # From here on the file is ours, whatever becomes of the transaction.
         transaction.blobs.append((oid, path))
         self.store(oid, serial, data, txn)
         post, number = transaction.channel.post, transaction.number
         if blobs.shared:
-            post(StoreBlobShared(oid, serial, data, os.path.basename(path), number))
+            name = os.path.basename(path)
+            _post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
             return
         post(StoreBlobStart())
         for chunk in blobs.chunks(path):
             post(StoreBlobChunk(chunk))
-        post(StoreBlobEnd(oid, serial, data, number))
+        _post(transaction, oid, StoreBlobEnd(oid, serial, data, number))
 
     def restore(
         self, oid: bytes, serial: bytes, data: bytes | None, prev_txn: bytes | None, txn: Any
     ) -> None:
-        """Write a record as it is in another database."""
+        """Write a record as it is in another database.
+
+        :param serial: the transaction that writes it there.
+        :param data: None if that transaction undid the creation of the object.
+        :param prev_txn: the transaction that wrote the same data before, None if not known.
+        """
         transaction = self._present(txn, "restore")
-        transaction.channel.post(Restore(oid, serial, data, prev_txn, transaction.number))
+        oid, serial, prev_txn = check_oid(oid), check_tid(serial), check_tid_or_none(prev_txn)
+        data = None if data is None else check_record(data)
+        _post(transaction, oid, Restore(oid, serial, data, prev_txn, transaction.number))
         transaction.stored(oid, None)
 
     def delete(self, oid: bytes, serial: bytes, txn: Any) -> None:
         """Delete an object."""
         transaction = self._present(txn, "deleteObject")
+        oid, serial = check_oid(oid), check_tid(serial)
         transaction.channel.post(DeleteObject(oid, serial, transaction.number))
         transaction.stored(oid, None)
 
     def check_current(self, oid: bytes, serial: bytes, txn: Any) -> None:
         """Have the vote fail if *oid* was changed after *serial*."""
         transaction = self._present(txn, "checkCurrentSerialInTransaction")
+        oid, serial = check_oid(oid), check_tid(serial)
         transaction.channel.post(CheckCurrentSerial(oid, serial, transaction.number))
 
     def undo(self, trans_id: bytes, txn: Any) -> None:
         """Undo another transaction."""
         transaction = self._present(txn, "undo")
+        trans_id = check_bytes(trans_id, "the id of an undoable transaction")
         transaction.channel.post(Undo(trans_id, transaction.number))
 
     def vote(self, txn: Any) -> list[bytes] | None:
@@ -207,7 +232,8 @@ class Committer:
         oid = conflict["oid"]
         committed, read = conflict["serials"]
         data = self._resolve_conflict(oid, committed, read, conflict["data"])
-        transaction.channel.post(Store(oid, committed, data, transaction.number))
+        data = check_record(data)
+        _post(transaction, oid, Store(oid, committed, data, transaction.number))
         transaction.resolved_here(oid, data)
 
     def finish(self, txn: Any, visible: Callable[[bytes], Any]) -> bytes:
@@ -277,3 +303,14 @@ def _extension_bytes(txn: Any) -> bytes:
         # Not one of ZODB's classes; they know how it is written.
         found = TransactionMetaData(extension=txn.extension).extension_bytes
     return found
+
+
+def _post(transaction: Transaction, oid: bytes, request: Request) -> None:
+    """Post *request*, which carries a record of *oid*.
+
+    :raises ObjectTooLarge: the server does not take that much.
+    """
+    try:
+        transaction.channel.post(request)
+    except MessageTooLarge as error:
+        raise ObjectTooLarge(oid, error.size, error.limit) from None

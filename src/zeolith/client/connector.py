@@ -17,10 +17,11 @@ from enum import Enum
 
 from ZODB.POSException import ReadOnlyError
 
-from ..errors import ClientDisconnected, IncompatiblePeer, ServerRefused
+from ..errors import ClientDisconnected, IncompatiblePeer, ProtocolViolation, ServerRefused
 from ..protocol.hello import Admission, Database, parse_admission
 from ..protocol.messages import Register
 from .channel import Channel, Receiver
+from .strangers import describe_tls, describe_violation, is_lasting
 from .wire import Address, PlainWire, TlsWire, Wire, open_socket
 
 CONNECT_TIMEOUT = 10.0
@@ -87,6 +88,8 @@ class Connector:
         self._lock = threading.Lock()
         # Sockets of attempts under way, to be shut down if the client is closed meanwhile.
         self._sockets: set[socket.socket] = set()
+        # What attempts under way wait for; changed by single steps, which need no lock.
+        self._awaited: dict[object, str] = {}
         self._stopped = False
 
     def stop(self) -> None:
@@ -106,6 +109,13 @@ class Connector:
         self._stopped = True
         for sock in list(self._sockets):
             sock.close()
+
+    def awaited(self) -> str:
+        """Return what the attempts under way have reached and wait for; empty if nothing.
+
+        For those who give up waiting before an attempt does.  Any thread.
+        """
+        return "; ".join(self._awaited.copy().values())
 
     def _made(self, sock: socket.socket) -> None:
         with self._lock:
@@ -152,31 +162,46 @@ class Connector:
 
     def _attempt(self, address: Address, mode: Mode) -> Candidate:
         sockets: list[socket.socket] = []
+        name = format_address(address)
+        attempt = object()
+
+        def reached(state: str) -> None:
+            self._awaited[attempt] = f"{name} {state}"
+
         try:
-            channel = Channel(
-                self._open(address, sockets), self._make_receiver(), format_address(address)
-            )
+            channel = Channel(self._open(address, sockets, reached), self._make_receiver(), name)
             try:
-                return self._register(channel, mode)
+                return self._register(channel, mode, reached)
             except BaseException as error:
                 channel.close(error)
                 channel.release()
                 raise
-        except (IncompatiblePeer, ssl.SSLCertVerificationError) as error:
-            raise ServerRefused(format_address(address), error) from error
+        except IncompatiblePeer as error:
+            raise ServerRefused(name, error) from error
+        except ssl.SSLError as error:
+            if is_lasting(error):
+                raise ServerRefused(name, describe_tls(error)) from error
+            raise
         finally:
+            self._awaited.pop(attempt, None)
             with self._lock:
                 self._sockets.difference_update(sockets)
 
-    def _register(self, channel: Channel, mode: Mode) -> Candidate:
+    def _register(self, channel: Channel, mode: Mode, reached: Callable[[str], None]) -> Candidate:
         channel.wire.set_timeout(GREETING_TIMEOUT)
+        hint = "does it expect TLS?" if self._context is None else "is it a ZEO server?"
+        reached(f"is connected, but there is no greeting: {hint}")
         try:
             channel.greet()
         except TimeoutError as error:
-            hint = "does it expect TLS?" if self._context is None else "is it a ZEO server?"
             raise TimeoutError(
                 f"{channel.server_name} accepts connections but does not greet; {hint}"
             ) from error
+        except IncompatiblePeer:
+            raise
+        except ProtocolViolation as error:
+            raise ServerRefused(channel.server_name, describe_violation(error)) from error
+        reached("has greeted, but does not admit this client")
         channel.wire.set_timeout(self._timeout)
         is_read_only = mode is Mode.READ_ONLY
         try:
@@ -204,9 +229,12 @@ class Connector:
                 raise error.__cause__ from None
             raise
 
-    def _open(self, address: Address, sockets: list[socket.socket]) -> Wire:
+    def _open(
+        self, address: Address, sockets: list[socket.socket], reached: Callable[[str], None]
+    ) -> Wire:
         """Connect; put every socket that is tried into *sockets*, too.
 
+        :param reached: called with what has been reached and is waited for.
         :raises ServerRefused: the address cannot be used with these settings.
         """
 
@@ -222,7 +250,15 @@ class Connector:
                 hostname = self._server_hostname
                 if hostname is None and not isinstance(address, str):
                     hostname = address[0] or "127.0.0.1"
-                return TlsWire(sock, self._context, hostname)
+                hint = "does it speak plain text?"
+                reached(f"is connected, but there is no answer to the TLS hand-shake: {hint}")
+                try:
+                    return TlsWire(sock, self._context, hostname)
+                except TimeoutError as error:
+                    raise TimeoutError(
+                        f"{format_address(address)} accepts connections but does not answer the "
+                        f"TLS hand-shake; {hint}"
+                    ) from error
             except BaseException:
                 sock.close()
                 raise

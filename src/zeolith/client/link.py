@@ -239,11 +239,15 @@ class Link:
                 if left <= 0 or not self._changed.wait(left):
                     if self._channel is not None:
                         return self._channel
-                    raise self._not_connected("timed out waiting for connection")
+                    awaited = self._connector.awaited()
+                    raise self._not_connected("timed out waiting for connection", awaited)
 
-    def _not_connected(self, what: str) -> ClientDisconnected:
+    def _not_connected(self, what: str, awaited: str = "") -> ClientDisconnected:
         where = ", ".join(map(format_address, self._connector.addresses))
-        why = f" (last failure: {self._failure})" if self._failure is not None else ""
+        reasons = [awaited] if awaited else []
+        if self._failure is not None:
+            reasons.append(f"last failure: {self._failure}")
+        why = f" ({'; '.join(reasons)})" if reasons else ""
         error = ClientDisconnected(f"{what} to {where}{why}")
         error.__cause__ = self._failure
         return error

@@ -6,9 +6,11 @@ instead.  The full table is in ``docs/client.md``.
 
 from __future__ import annotations
 
+import re
 import ssl as ssl_module
+import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..cache import ForeignCache, RingCache
 from ..cache.interface import ClientCache
@@ -25,17 +27,33 @@ MIN_POLL = 0.05
 MAX_POLL = 5.0
 """Longest pause between attempts in seconds."""
 
+CACHE_SIZE: Final = 20 * 1024 * 1024
+"""Bytes of the client cache, if nothing else is asked for."""
+
+CHECK_PERCENT: Final = 10
+"""Percent of ``blob_cache_size`` after whose addition the size is looked at, likewise."""
+
+_HOST_AND_PORT: Final = re.compile(r"(?:(?P<host>[^/]*):)?(?P<port>\d+)", re.ASCII)
+
 
 def parse_addresses(addr: Any) -> list[Address]:
     """Return the addresses that *addr* names.
 
     :param addr: a port on this host; ``(host, port)``, where an empty host means this one; the
         path of a Unix socket; or a sequence of these.
-    :raises ConfigurationError: it is none of these.
+    :raises ConfigurationError: it is none of these, or looks like a slip of the pen.
     """
     if isinstance(addr, (int, str)) or _is_pair(addr):
         return [_parse_address(addr)]
     if isinstance(addr, Sequence) and not isinstance(addr, bytes) and addr:
+        if _is_pair(tuple(addr)) and addr[0] and "/" not in addr[0]:
+            # It would be a socket in the working directory, and a server on this host.
+            raise ConfigurationError(
+                "addr",
+                f"{addr!r} is a list, whose items are addresses of their own",
+                f"for a host and its port write a tuple: {tuple(addr)!r}; "
+                f"a socket of that name is {'./' + addr[0]!r}",
+            )
         return [_parse_address(item) for item in addr]
     raise _bad_address(addr)
 
@@ -45,14 +63,26 @@ def _is_pair(addr: Any) -> bool:
         isinstance(addr, tuple)
         and len(addr) == 2
         and (addr[0] is None or isinstance(addr[0], str))
-        and isinstance(addr[1], int)
+        and _is_integer(addr[1])
     )
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _parse_address(addr: Any) -> Address:
     if isinstance(addr, str) and addr:
+        if found := _HOST_AND_PORT.fullmatch(addr):
+            host, port = found["host"], int(found["port"])
+            meant = port if host is None else (host.removeprefix("[").removesuffix("]"), port)
+            raise ConfigurationError(
+                "addr",
+                f"the text {addr!r} would be the path of a Unix socket",
+                f"for TCP write {meant!r}; a socket of that name is {'./' + addr!r}",
+            )
         return addr
-    if isinstance(addr, int):
+    if _is_integer(addr):
         addr = ("127.0.0.1", addr)
     if _is_pair(addr) and 0 < addr[1] < 65536:
         return (addr[0] or "127.0.0.1", addr[1])
@@ -65,6 +95,37 @@ def _bad_address(addr: Any) -> ConfigurationError:
         f"{addr!r} is not an address",
         "give a port, (host, port), the path of a Unix socket, or a list of these",
     )
+
+
+def _seconds(option: str, value: Any) -> float:
+    """Return *value* as a number of seconds.
+
+    :raises ConfigurationError: it is not one, or longer than a thread can wait.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(option, f"{value!r} is not a number of seconds")
+    # A comparison with "not a number" is false.
+    if not 0 <= value <= threading.TIMEOUT_MAX:
+        raise ConfigurationError(
+            option,
+            f"{value!r} s is not a time to wait",
+            f"it is 0 to {threading.TIMEOUT_MAX:.0f} s",
+        )
+    return float(value)
+
+
+def _refuse_size(option: str, value: Any) -> None:
+    if not _is_integer(value) or value < 0:
+        raise ConfigurationError(option, f"{value!r} is not a number of bytes")
+
+
+def refuse_no_text(option: str, value: Any) -> None:
+    """Refuse *value* if it is neither a text nor None.
+
+    :raises ConfigurationError: it names *option*.
+    """
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(option, f"{value!r} is not a text")
 
 
 def make_link_options(
@@ -97,13 +158,16 @@ def make_link_options(
         )
     if ssl is None and ssl_server_hostname is not None:
         raise ConfigurationError("ssl_server_hostname", "has no effect without ssl")
+    refuse_no_text("ssl_server_hostname", ssl_server_hostname)
     if not storage or not isinstance(storage, str):
         raise ConfigurationError("storage", f"{storage!r} is not the name of a storage")
-    timeout = 30.0 if wait_timeout is None else float(wait_timeout)
-    if timeout < 0:
-        raise ConfigurationError("wait_timeout", "is negative")
-    shortest = MIN_POLL if min_disconnect_poll is None else float(min_disconnect_poll)
-    longest = max(MAX_POLL, shortest) if max_disconnect_poll is None else float(max_disconnect_poll)
+    timeout = 30.0 if wait_timeout is None else _seconds("wait_timeout", wait_timeout)
+    shortest, longest = MIN_POLL, MAX_POLL
+    if min_disconnect_poll is not None:
+        shortest = _seconds("min_disconnect_poll", min_disconnect_poll)
+        longest = max(longest, shortest)
+    if max_disconnect_poll is not None:
+        longest = _seconds("max_disconnect_poll", max_disconnect_poll)
     if not 0 < shortest <= longest:
         raise ConfigurationError(
             "min_disconnect_poll",
@@ -155,8 +219,9 @@ def refuse_cache(cache: Any, cache_size: int, client: str | None, var: str | Non
     if cache is not None:
         if var is not None:
             raise ConfigurationError("var", "has no effect with a cache of your own")
-    elif not isinstance(cache_size, int) or cache_size < 0:
-        raise ConfigurationError("cache_size", f"{cache_size!r} is not a number of bytes")
+        if cache_size != CACHE_SIZE:
+            raise ConfigurationError("cache_size", "has no effect with a cache of your own")
+    _refuse_size("cache_size", cache_size)
 
 
 def make_cache(cache: Any, cache_size: int, client: str | None, var: str | None) -> ClientCache:
@@ -165,11 +230,26 @@ def make_cache(cache: Any, cache_size: int, client: str | None, var: str | None)
     :raises ConfigurationError: a keyword cannot be used.
     """
     refuse_cache(cache, cache_size, client, var)
-    return RingCache(cache_size, directory=var) if cache is None else ForeignCache(cache)
+    if cache is not None:
+        return ForeignCache(cache)
+    try:
+        return RingCache(cache_size, directory=var)
+    except ConfigurationError as error:
+        if var is None:
+            raise
+        raise ConfigurationError("var", error.problem, error.remedy) from error
 
 
-def refuse_blobs(blob_dir: str | None, shared_blob_dir: bool, blob_cache_size: int | None) -> None:
-    """Refuse keywords of the blob directory that cannot be used together; nothing is made.
+def refuse_blobs(
+    blob_dir: str | None,
+    shared_blob_dir: bool,
+    blob_cache_size: int | None,
+    blob_cache_size_check: int | None = None,
+) -> None:
+    """Refuse keywords of the blob directory that cannot be used; nothing is made.
+
+    A check after so many percent as are the default is none that was asked for: configurations
+    may write out their defaults.
 
     :raises ConfigurationError: it names the keyword.
     """
@@ -177,6 +257,7 @@ def refuse_blobs(blob_dir: str | None, shared_blob_dir: bool, blob_cache_size: i
         for option, value in (
             ("shared_blob_dir", shared_blob_dir),
             ("blob_cache_size", blob_cache_size is not None),
+            ("blob_cache_size_check", blob_cache_size_check not in (None, CHECK_PERCENT)),
         ):
             if value:
                 raise ConfigurationError(option, "has no effect without blob_dir")
@@ -186,6 +267,22 @@ def refuse_blobs(blob_dir: str | None, shared_blob_dir: bool, blob_cache_size: i
             "has no effect on a shared blob directory, which is the server's",
             "leave one of the two out",
         )
+    if blob_cache_size is not None:
+        _refuse_size("blob_cache_size", blob_cache_size)
+    if blob_cache_size_check not in (None, CHECK_PERCENT):
+        if blob_cache_size is None:
+            raise ConfigurationError(
+                "blob_cache_size_check",
+                "has no effect without blob_cache_size",
+                "the server looks after a shared directory"
+                if shared_blob_dir
+                else "give a size, or leave it out",
+            )
+        if not _is_integer(blob_cache_size_check) or not 0 <= blob_cache_size_check < 100:
+            raise ConfigurationError(
+                "blob_cache_size_check",
+                f"{blob_cache_size_check!r} is not a percentage below 100",
+            )
 
 
 def make_blobs(
@@ -198,14 +295,14 @@ def make_blobs(
 
     :raises ConfigurationError: a keyword cannot be used.
     """
-    refuse_blobs(blob_dir, shared_blob_dir, blob_cache_size)
+    refuse_blobs(blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check)
     if blob_dir is None:
         return None
     return BlobDirectory(
         blob_dir,
         shared=bool(shared_blob_dir),
         cache_size=blob_cache_size,
-        check_percent=10 if blob_cache_size_check is None else blob_cache_size_check,
+        check_percent=CHECK_PERCENT if blob_cache_size_check is None else blob_cache_size_check,
     )
 
 

@@ -47,7 +47,15 @@ from ..protocol.messages import (
     UndoLog,
 )
 from ..protocol.values import is_plain, to_plain
-from ..types import MAX_TID, NO_TID
+from ..types import MAX_TID, NO_TID, ROOT_OID
+from .arguments import (
+    check_bytes,
+    check_integer,
+    check_metadata,
+    check_tid,
+    check_tid_or_none,
+    check_wanted,
+)
 from .blobs import BlobDirectory
 from .channel import Channel
 from .committer import Committer
@@ -55,10 +63,12 @@ from .events import StaleCache
 from .iterators import Iterators, TransactionIterator
 from .link import Link
 from .options import (
+    CACHE_SIZE,
     make_blobs,
     make_cache,
     make_link_options,
     parse_addresses,
+    refuse_no_text,
     refuse_unusable,
 )
 from .undo import filtered_undo_log
@@ -134,7 +144,7 @@ class ClientStorage(ConflictResolvingStorage):
         self,
         addr: Any,
         storage: str = "1",
-        cache_size: int = 20 * 1024 * 1024,
+        cache_size: int = CACHE_SIZE,
         name: str = "",
         wait_timeout: float | None = None,
         disconnect_poll: None = None,
@@ -172,6 +182,8 @@ class ClientStorage(ConflictResolvingStorage):
             realm=realm,
             debug=debug,
         )
+        # For a label that is none a server would end the connection, again and again.
+        refuse_no_text("client_label", client_label)
         self._options = make_link_options(
             addr=addr,
             storage=storage,
@@ -354,19 +366,33 @@ class ClientStorage(ConflictResolvingStorage):
     def loadBefore(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
         """Return ``(data, start, end)`` of the revision before *tid*, None if there was none.
 
+        For the root object there is no None.
+
         :raises POSKeyError: there is no such object.
         :raises ClientDisconnected: it is not cached, and no server in time.
         """
-        return self._cached(oid, tid) or self._link.load_before(oid, tid)
+        found = self._cached(oid, tid) or self._link.load_before(oid, tid)
+        if found is None and oid == ROOT_OID:
+            # Another application has created the database just now.  To ZODB None means that the
+            # object was deleted, which ends an application that is starting; told that there is no
+            # root it creates its own, and the server knows what to do about that.
+            raise POSKeyError(oid)
+        return found
 
     def loadSerial(self, oid: bytes, serial: bytes) -> bytes:
-        """Return the record of *oid* that transaction *serial* wrote."""
-        data: bytes = self._link.ask(LoadSerial(oid, serial))
+        """Return the record of *oid* that transaction *serial* wrote.
+
+        :raises POSKeyError: there is none.
+        """
+        data: bytes = self._link.ask(LoadSerial(check_wanted(oid), check_tid(serial)))
         return data
 
     def getTid(self, oid: bytes) -> bytes:
-        """Return the transaction that wrote the current record of *oid*."""
-        tid: bytes = self._link.ask(GetTid(oid))
+        """Return the transaction that wrote the current record of *oid*.
+
+        :raises POSKeyError: there is none.
+        """
+        tid: bytes = self._link.ask(GetTid(check_wanted(oid)))
         return tid
 
     def history(self, oid: bytes, size: int = 1) -> list[dict[str, Any]]:
@@ -385,13 +411,14 @@ class ClientStorage(ConflictResolvingStorage):
 
     def record_iternext(self, next: Any = None) -> Any:
         """Return ``(oid, tid, data, next)`` of one current record after another."""
-        return self._link.ask(RecordIternext(next))
+        place = None if next is None else check_bytes(next, "the place at which to go on")
+        return self._link.ask(RecordIternext(place))
 
     def iterator(
         self, start: bytes | None = None, stop: bytes | None = None
     ) -> TransactionIterator:
         """Return an iterator over the transactions from *start* to *stop*."""
-        return self._iterators.start(start, stop)
+        return self._iterators.start(check_tid_or_none(start), check_tid_or_none(stop))
 
     def undoLog(
         self,
@@ -402,6 +429,7 @@ class ClientStorage(ConflictResolvingStorage):
         """Return descriptions of transactions that can be undone, newest first."""
         if not self.supportsUndo():
             return []
+        first, last = check_integer(first, "first"), check_integer(last, "last")
         if filter is None:
             return list(self._link.ask(UndoLog(first, last)))
         return filtered_undo_log(
@@ -410,6 +438,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def undoInfo(self, first: int = 0, last: int = -20, specification: Any = None) -> list[Any]:
         """Return descriptions of transactions that can be undone and match *specification*."""
+        first, last = check_integer(first, "first"), check_integer(last, "last")
         if is_plain(specification):
             return list(self._link.ask(UndoInfo(first, last, specification)))
         # Zope's undo page asks for paths that begin with another one, by an object that compares
@@ -434,14 +463,16 @@ class ClientStorage(ConflictResolvingStorage):
 
         :raises POSKeyError: there is no such blob.
         """
-        return self._blob_directory().load(oid, serial, self._fetch_blob)
+        blobs = self._blob_directory()
+        return blobs.load(check_wanted(oid), check_tid(serial), self._fetch_blob)
 
     def openCommittedBlobFile(self, oid: bytes, serial: bytes, blob: Any = None) -> Any:
         """Return a blob's file, open for reading.
 
         :raises POSKeyError: there is no such blob.
         """
-        return self._blob_directory().open(oid, serial, blob, self._fetch_blob)
+        blobs = self._blob_directory()
+        return blobs.open(check_wanted(oid), check_tid(serial), blob, self._fetch_blob)
 
     def temporaryDirectory(self) -> str:
         """Return the directory in which to make files that will become blobs."""
@@ -469,20 +500,45 @@ class ClientStorage(ConflictResolvingStorage):
     def tpc_begin(self, txn: Any, tid: bytes | None = None, status: str = " ") -> None:
         """Begin to commit *txn*; waits until another one of this storage has ended.
 
+        :param tid: the id it shall have; for copies of other databases.
         :raises ReadOnlyError: this storage is read-only.
         :raises StorageTransactionError: it was begun already.
         :raises ClientDisconnected: no server is connected at this moment.
+        :raises TypeError, ValueError: *tid* is no id, or *txn* holds what no transaction can.
         """
+        if not self.isReadOnly():
+            check_metadata(txn)
+        tid = check_tid_or_none(tid)
+        if not isinstance(status, str):
+            raise TypeError(f"a transaction's status is text, not {type(status).__name__}")
         self._committer.begin(txn, tid, status)
 
-    def store(self, oid: bytes, serial: bytes, data: bytes, version: str, txn: Any) -> None:
-        """Store a record; *serial* is the transaction that wrote the one it replaces."""
+    # Of all these: an argument that is no id or record raises TypeError or ValueError, and nothing
+    # is sent; the connection goes on.
+
+    def store(self, oid: bytes, serial: bytes | None, data: bytes, version: str, txn: Any) -> None:
+        """Store a record.
+
+        :param serial: the transaction that wrote the one it replaces; None or eight zeros if
+            the object is new.
+        :raises ObjectTooLarge: the server does not take that much; the transaction has to be
+            aborted.
+        """
         self._committer.store(oid, serial, data, txn)
 
     def storeBlob(
-        self, oid: bytes, serial: bytes, data: bytes, blobfilename: str, version: str, txn: Any
+        self,
+        oid: bytes,
+        serial: bytes | None,
+        data: bytes,
+        blobfilename: str,
+        version: str,
+        txn: Any,
     ) -> None:
-        """Store an object with a blob; takes the file *blobfilename* away."""
+        """Store an object with a blob; takes the file *blobfilename* away.
+
+        Otherwise as :meth:`store`; what the server takes of the file has no limit.
+        """
         self._committer.store_blob(oid, serial, data, blobfilename, txn)
 
     def restore(
@@ -494,7 +550,13 @@ class ClientStorage(ConflictResolvingStorage):
         prev_txn: bytes | None,
         txn: Any,
     ) -> None:
-        """Write a record as it is in another database."""
+        """Write a record as it is in another database.
+
+        :param serial: the transaction that writes it there.
+        :param data: None if that transaction undid the creation of the object.
+        :param prev_txn: the transaction that wrote the same data before, None if not known.
+        :raises ObjectTooLarge: as :meth:`store`.
+        """
         self._committer.restore(oid, serial, data, prev_txn, txn)
 
     def deleteObject(self, oid: bytes, serial: bytes, txn: Any) -> None:
@@ -547,7 +609,8 @@ class ClientStorage(ConflictResolvingStorage):
         :param wait: return when it is done.
         :param days: subtracted from *t*.
         """
-        self._link.call(Pack((time.time() if t is None else t) - days * 86400, bool(wait)))
+        limit = float((time.time() if t is None else t) - days * 86400)
+        self._link.call(Pack(limit, bool(wait)))
 
     # -- what the link reports (see link.Owner) --------------------------------------------------
 

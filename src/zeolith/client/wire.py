@@ -15,6 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
+from ..errors import IncompatiblePeer
+from .strangers import describe_plain
+
 Address: TypeAlias = "tuple[str, int] | str"
 """``(host, port)`` for TCP, a path for a Unix socket."""
 
@@ -94,6 +97,7 @@ class TlsWire:
 
     :param sock: connected, with the timeout for the hand-shake set.
     :raises ssl.SSLError: the hand-shake failed (the socket is left to the caller).
+    :raises IncompatiblePeer: the server does not speak TLS (likewise).
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class TlsWire:
         return self._plain.peer_name
 
     def _handshake(self) -> None:
+        has_answered = False
         while True:
             try:
                 self._tls.do_handshake()
@@ -124,6 +129,12 @@ class TlsWire:
                     raise ConnectionResetError(
                         "the server closed the connection during the TLS hand-shake"
                     ) from None
+                if not has_answered:
+                    # OpenSSL has several errors for that, and not the same in all versions.
+                    has_answered = True
+                    stranger = describe_plain(data)
+                    if stranger is not None:
+                        raise IncompatiblePeer(stranger) from None
                 self._in.write(data)
             except ssl.SSLError:
                 # The peer is told why (a TLS alert) before the caller is.

@@ -103,7 +103,12 @@ def _check(keywords: dict[str, Any]) -> None:
     from ..client.options import make_link_options, refuse_blobs, refuse_cache
 
     given = keywords.get
-    refuse_blobs(given("blob_dir"), given("shared_blob_dir", False), given("blob_cache_size"))
+    refuse_blobs(
+        given("blob_dir"),
+        given("shared_blob_dir", False),
+        given("blob_cache_size"),
+        given("blob_cache_size_check"),
+    )
     refuse_cache(given("cache"), keywords["cache_size"], given("client"), given("var"))
     make_link_options(
         addr=keywords["addr"],

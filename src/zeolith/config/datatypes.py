@@ -170,12 +170,13 @@ def zeo_section(section: Any) -> Any:
     """Check what the keys of ``<zeo>`` mean together; make its TLS context."""
     if section.ssl is not None:
         section.ssl = server_tls(section.ssl)
-    if section.incoming_limit < section.max_message_size:
-        raise Refused(
-            "is less than max-message-size, so that the largest messages would never get through",
-            "give at least as much",
-            "incoming-limit",
-        )
+    from ..server.options import check_incoming_limit
+
+    names = ("incoming-limit", "max-message-size")
+    try:
+        check_incoming_limit(section.incoming_limit, section.max_message_size, names)
+    except ConfigurationError as error:
+        raise Refused(error.problem, error.remedy, error.option) from error
     return section
 
 

@@ -169,7 +169,8 @@ def _load(source: str, text: str | None = None) -> ServerConfig:
         first, *more = found.complaints
         error = first.to_error()
         if more:
-            error.add_note(f"{len(more)} more: see zeolith check-config {source}")
+            file = "" if text is not None else f" {source}"
+            error.add_note(f"{len(more)} more: see zeolith check-config{file}")
         raise error
     return to_config(found.values, source)
 

@@ -6,7 +6,7 @@ write them in one way only, byte for byte, and comparing with that layout is bot
 decoder and a complete check.  Storing an object has its own in :mod:`.stores`.  Anything that
 differs takes the general path.  The codec of Zeolith's own protocol is in :mod:`.own`.
 
-Any number of threads may use a codec; only ``max_message`` changes, once, before much is sent.
+Any number of threads may use a codec; only ``max_payload`` changes, once, before much is sent.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Any, TypeAlias
 
-from ..errors import IllegalMessage, TooLargeForPeer, UndecodableMessage
+from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import msgpacks, pickles
-from .framing import HEADER_SIZE, frame, pack_length
+from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
 from .limits import Limits
 from .messages import (
@@ -52,8 +52,8 @@ _unpack_big_length = Struct(">I").unpack_from
 _unpack_short = Struct(">H").unpack_from
 
 
-MAX_PAYLOAD = 0xFFFFFFFF
-"""Bytes of a payload whose length a frame can state."""
+_MAX_LOADED = MAX_PAYLOAD - 128
+"""Bytes of the longest record that an answer can hold, whatever the peer accepts."""
 
 _MAX_MSGID_ITEMS = 8
 _MAX_MSGID_SIZE = 256
@@ -78,32 +78,36 @@ class Codec(ABC):
 
     :param incoming: the requests that the peer may make, by wire name.
     :param limits: what is accepted from the peer.
+    :param max_payload: bytes of the longest message that the peer accepts, as far as is known.
 
     All ``call``, ``notice``, ``reply``, ``fault``, ``loaded`` methods return whole frames, length
-    included, and raise TypeError or ValueError for values that the coding cannot carry.
+    included, and raise TypeError or ValueError for values that the coding cannot carry, among
+    them MessageTooLarge.
 
-    :ivar max_message: bytes of the longest payload that the peer accepts, as far as it has said so.
-        :meth:`notice` does not look at it, because what it returns may go to many peers: that is
-        for :meth:`check`.
+    :ivar max_payload: bytes of the longest payload that the peer takes, as far as is known.  In
+        Zeolith's own protocol :meth:`notice` does not look at it for invalidations, which go to
+        many clients: that is for :meth:`check`.
     """
 
     coding: Coding
     load_before_size: int
     """Length of the frames that :meth:`load_before` returns."""
 
-    def __init__(self, incoming: Mapping[str, Form], limits: Limits) -> None:
+    def __init__(
+        self, incoming: Mapping[str, Form], limits: Limits, max_payload: int = MAX_PAYLOAD
+    ) -> None:
         self._incoming = incoming
         self._limits = limits
-        self.max_message = MAX_PAYLOAD
+        self.max_payload = max_payload
 
     def check(self, frame: bytes) -> bytes:
         """Return *frame*.
 
-        :raises TooLargeForPeer: the peer would not accept it.
+        :raises MessageTooLarge: the peer would not accept it.
         """
         size = len(frame) - HEADER_SIZE
-        if size > self.max_message:
-            raise TooLargeForPeer(size, self.max_message)
+        if size > self.max_payload:
+            raise MessageTooLarge(size, self.max_payload)
         return frame
 
     @abstractmethod
@@ -171,10 +175,18 @@ class ZeoCodec(Codec):
         return self._parse_loaded(frame[HEADER_SIZE:])
 
     def call(self, msgid: MsgId, request: Request) -> bytes:
-        return frame(self._dumps((msgid, False, WIRE_NAMES[type(request)], tuple(request))))
+        return self._request(msgid, False, request)
 
     def notice(self, request: Request) -> bytes:
-        return frame(self._dumps((0, True, WIRE_NAMES[type(request)], tuple(request))))
+        return self._request(0, True, request)
+
+    def _request(self, msgid: MsgId, is_notice: bool, request: Request) -> bytes:
+        # Before it is copied; also, the codings have errors of their own for what they cannot say.
+        for value in request:
+            if value.__class__ is bytes and len(value) > self.max_payload:
+                raise MessageTooLarge(len(value), self.max_payload)
+        payload = self._dumps((msgid, is_notice, WIRE_NAMES[type(request)], tuple(request)))
+        return frame(payload, self.max_payload)
 
     def reply(self, msgid: MsgId, value: Any) -> bytes:
         if type(msgid) is LoadBefore:
@@ -243,7 +255,7 @@ class PickleCodec(ZeoCodec):
         return pickles.loads(payload, self._limits)
 
     def notice(self, request: Request) -> bytes:
-        found = pickle_store(request) if request.__class__ is Store else None
+        found = pickle_store(request, self.max_payload) if request.__class__ is Store else None
         return super().notice(request) if found is None else found
 
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
@@ -260,6 +272,8 @@ class PickleCodec(ZeoCodec):
             head = b"C%c" % size
             length = self._REPLY_DATA + size + 16
         else:
+            if size > _MAX_LOADED:
+                raise MessageTooLarge(size, _MAX_LOADED)
             head = b"B" + size.to_bytes(4, "little")
             length = self._REPLY_DATA + size + 19
         if end is None:
@@ -363,7 +377,9 @@ class MsgpackCodec(ZeoCodec):
         return msgpacks.loads(payload, self._limits)
 
     def notice(self, request: Request) -> bytes:
-        found = msgpack_store(request) if request.__class__ is Store else None
+        found = None
+        if request.__class__ is Store:
+            found = msgpack_store(request, self.max_payload)
         return super().notice(request) if found is None else found
 
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
@@ -381,6 +397,8 @@ class MsgpackCodec(ZeoCodec):
         elif size < 65536:
             head = b"\xc5" + size.to_bytes(2, "big")
         else:
+            if size > _MAX_LOADED:
+                raise MessageTooLarge(size, _MAX_LOADED)
             head = b"\xc6" + size.to_bytes(4, "big")
         length = self._REPLY_DATA + len(head) + size + 11
         if end is None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ZODB import POSException
 
-from ..errors import ServerError, TooLargeForPeer
+from ..errors import MessageTooLarge, ProtocolViolation, ServerError
 from .values import ATOMS, RemoteException, to_plain
 
 # -- sending -----------------------------------------------------------------------------------
@@ -35,10 +35,13 @@ def serialize_fault(exc: BaseException) -> tuple[str, Any]:
 
     The details are its attributes if it has any, else its arguments, as in ZEO 6.2: that is what
     its clients rebuild exceptions from.  Whatever is not plain in them becomes text.  Notes
-    (``add_note``) are no details: they would hide the arguments.
+    (``add_note``) are no details: they would hide the arguments.  A violation of the protocol is
+    its text: what else it carries is for this side.
     """
     cls = type(exc)
     name = f"{cls.__module__}.{cls.__name__}"
+    if isinstance(exc, ProtocolViolation):
+        return name, _describe((str(exc),), 1)
     attributes = {key: value for key, value in exc.__dict__.items() if key != "__notes__"}
     return name, _describe(attributes or exc.args, _MAX_DEPTH)
 
@@ -215,7 +218,7 @@ def _too_large(details: Any) -> Exception | None:
     if type(details) is not dict:
         return None
     size, limit = details.get("size"), details.get("limit")
-    return TooLargeForPeer(size, limit) if type(size) is type(limit) is int else None
+    return MessageTooLarge(size, limit) if type(size) is type(limit) is int else None
 
 
 _BUILDERS: Final[Mapping[str, _Builder]] = {
@@ -242,5 +245,5 @@ _BUILDERS: Final[Mapping[str, _Builder]] = {
     "ZODB.POSException.StorageSystemError": _plain(POSException.StorageSystemError),
     "ZODB.POSException.ReadOnlyError": _plain(POSException.ReadOnlyError),
     "ZODB.POSException.Unsupported": _plain(POSException.Unsupported),
-    "zeolith.errors.TooLargeForPeer": _too_large,
+    "zeolith.errors.MessageTooLarge": _too_large,
 }

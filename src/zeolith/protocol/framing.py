@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..errors import FrameTooLarge
+from ..errors import FrameTooLarge, MessageTooLarge
 
 _LENGTH = Struct(">I")
 HEADER_SIZE = _LENGTH.size
 assert HEADER_SIZE == 4
+
+MAX_PAYLOAD = (1 << 8 * HEADER_SIZE) - 1
+"""Bytes of the longest payload that the length in front of it can tell."""
 
 _SMALL = 4096
 """Bytes; what arrives in smaller pieces is copied once more."""
@@ -20,9 +23,16 @@ pack_length = _LENGTH.pack
 unpack_length = _LENGTH.unpack_from
 
 
-def frame(payload: bytes) -> bytes:
-    """Return *payload* with its length in front.  It must be shorter than 4 GiB."""
-    return _LENGTH.pack(len(payload)) + payload
+def frame(payload: bytes, max_size: int = MAX_PAYLOAD) -> bytes:
+    """Return *payload* with its length in front.
+
+    :param max_size: bytes of the longest payload that the peer takes.
+    :raises MessageTooLarge: *payload* is longer.
+    """
+    size = len(payload)
+    if size > max_size:
+        raise MessageTooLarge(size, max_size)
+    return _LENGTH.pack(size) + payload
 
 
 class FrameReader:

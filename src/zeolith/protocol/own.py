@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Any, Final
 
-from ..errors import IllegalMessage, TooLargeForPeer, UndecodableMessage
+from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import messages as m
 from . import msgpacks
-from .codec import MAX_PAYLOAD, Codec, Loaded
-from .framing import HEADER_SIZE, frame, pack_length
+from .codec import Codec, Loaded
+from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
 from .limits import Limits
 from .messages import (
@@ -145,8 +145,10 @@ class OwnCodec(Codec):
     coding = Coding.OWN
     load_before_size = HEADER_SIZE + 17
 
-    def __init__(self, incoming: Mapping[str, Form], limits: Limits) -> None:
-        super().__init__(incoming, limits)
+    def __init__(
+        self, incoming: Mapping[str, Form], limits: Limits, max_payload: int = MAX_PAYLOAD
+    ) -> None:
+        super().__init__(incoming, limits, max_payload)
         self._readers: Mapping[int, Callable[[bytes], Message]] = {
             CALL: self._read_call,
             NOTICE: self._read_notice,
@@ -181,12 +183,12 @@ class OwnCodec(Codec):
         oid, tid = key
         if end is None:
             size = _LOADED_SIZE + len(data)
-            if size > self.max_message:
-                raise TooLargeForPeer(size, self.max_message)
+            if size > self.max_payload:
+                raise MessageTooLarge(size, self.max_payload)
             return b"".join((_pack_head(size, LOADED), oid, tid, start, data))
         size = _EARLIER_SIZE + len(data)
-        if size > self.max_message:
-            raise TooLargeForPeer(size, self.max_message)
+        if size > self.max_payload:
+            raise MessageTooLarge(size, self.max_payload)
         return b"".join((_pack_head(size, LOADED_EARLIER), oid, tid, start, end, data))
 
     def parse_load_before(self, frame: bytes) -> tuple[bytes, bytes] | None:
@@ -220,18 +222,32 @@ class OwnCodec(Codec):
             return _pack_step(17, VOTE, msgid, _txn(request[0]))
         if cls is m.TpcFinish:
             return _pack_step(17, FINISH, msgid, _txn(request[0]))
+        self._check_parts(request)
         if cls is m.TpcBegin:
             request = _normalized(request)
         args = msgpacks.dumps(tuple(request))
-        return self.check(_pack_call(10 + len(args), CALL, msgid, _number(cls)) + args)
+        size = self._fit(10 + len(args))
+        return _pack_call(size, CALL, msgid, _number(cls)) + args
 
     def notice(self, request: AnyRequest) -> bytes:
+        self._check_parts(request)
         writer = _NOTICE_WRITERS.get(request.__class__)
-        found = None if writer is None else writer(request)
+        found = None if writer is None else writer(request, self.max_payload)
         if found is not None:
             return found
         args = msgpacks.dumps(tuple(request))
-        return _pack_notice(2 + len(args), NOTICE, _number(request.__class__)) + args
+        size = self._fit(2 + len(args))
+        return _pack_notice(size, NOTICE, _number(request.__class__)) + args
+
+    def _check_parts(self, request: AnyRequest) -> None:
+        # Before it is copied.
+        for value in request:
+            if value.__class__ is bytes and len(value) > self.max_payload:
+                raise MessageTooLarge(len(value), self.max_payload)
+
+    def _fit(self, size: int) -> int:
+        """Return *size*, which is that of a payload to be written."""
+        return _fit(size, self.max_payload)
 
     def reply(self, msgid: MsgId, value: Any) -> bytes:
         if isinstance(msgid, tuple):
@@ -248,19 +264,19 @@ class OwnCodec(Codec):
             return _pack_tagged(17, REPLY_ID, msgid) + value
         if (cls is list or cls is tuple) and _are_ids(value):
             ids = b"".join(value)
-            return self.check(_pack_tagged(9 + len(ids), REPLY_IDS, msgid) + ids)
+            return _pack_tagged(self._fit(9 + len(ids)), REPLY_IDS, msgid) + ids
         body = msgpacks.dumps(value)
-        return self.check(_pack_tagged(9 + len(body), REPLY, msgid) + body)
+        return _pack_tagged(self._fit(9 + len(body)), REPLY, msgid) + body
 
     def fault(self, msgid: MsgId, name: str, details: Any) -> bytes:
         body = msgpacks.dumps((name, details))
         if isinstance(msgid, tuple):
             oid, tid = msgid
-            head = _pack_head(17 + len(body), LOAD_FAULT) + _id(oid) + _id(tid)
+            head = _pack_head(self._fit(17 + len(body)), LOAD_FAULT) + _id(oid) + _id(tid)
         else:
             _check_tag(msgid)
-            head = _pack_tagged(9 + len(body), FAULT, msgid)
-        return self.check(head + body)
+            head = _pack_tagged(self._fit(9 + len(body)), FAULT, msgid)
+        return head + body
 
     def heartbeat(self) -> bytes:
         return frame(bytes([HEARTBEAT]))
@@ -368,17 +384,22 @@ def _number(cls: type[Any]) -> int:
     return number
 
 
-def _write_store(request: AnyRequest) -> bytes:
+def _fit(size: int, limit: int) -> int:
+    if size > limit:
+        raise MessageTooLarge(size, limit)
+    return size
+
+
+def _write_store(request: AnyRequest, limit: int) -> bytes:
     oid, serial, data, txn = request
-    size = len(data)
-    if size > MAX_PAYLOAD - 25:
-        raise TooLargeForPeer(size, MAX_PAYLOAD - 25)
     if serial is None:
-        return b"".join((_pack_store(17 + size, STORE_NEW, _txn(txn)), _id(oid), data))
-    return b"".join((_pack_store(25 + size, STORE, _txn(txn)), _id(oid), _id(serial), data))
+        size = _fit(17 + len(data), limit)
+        return b"".join((_pack_store(size, STORE_NEW, _txn(txn)), _id(oid), data))
+    size = _fit(25 + len(data), limit)
+    return b"".join((_pack_store(size, STORE, _txn(txn)), _id(oid), _id(serial), data))
 
 
-def _write_begin(request: AnyRequest) -> bytes:
+def _write_begin(request: AnyRequest, limit: int) -> bytes:
     txn, user, description, extension, tid, status = _normalized(request)
     mark = status.encode("ascii")
     if len(mark) != 1:
@@ -386,9 +407,7 @@ def _write_begin(request: AnyRequest) -> bytes:
     tail = b"" if tid is None else _id(tid)
     flags = 0 if tid is None else _HAS_TID
     sizes = len(user), len(description), len(extension)
-    size = _BEGIN.size + sum(sizes) + len(tail)
-    if size > MAX_PAYLOAD:
-        raise TooLargeForPeer(size, MAX_PAYLOAD)
+    size = _fit(_BEGIN.size + sum(sizes) + len(tail), limit)
     head = _pack_begin(size, BEGIN, _txn(txn), flags, mark[0], *sizes)
     return b"".join((head, user, description, extension, tail))
 
@@ -407,15 +426,17 @@ def _bytes_of(text: str | bytes) -> bytes:
     return text.encode("utf-8") if isinstance(text, str) else text
 
 
-def _write_invalidate(request: AnyRequest) -> bytes:
+def _write_invalidate(request: AnyRequest, _limit: int) -> bytes:
+    # It goes to many clients; each connection looks at the limit of its own.
     tid, oids = request
     if not _are_ids(oids):
         raise ValueError("an object id has eight bytes")
     ids = b"".join(oids)
-    return b"".join((_pack_head(9 + len(ids), INVALIDATE), _id(tid), ids))
+    size = _fit(9 + len(ids), MAX_PAYLOAD)
+    return b"".join((_pack_head(size, INVALIDATE), _id(tid), ids))
 
 
-def _write_info(request: AnyRequest) -> bytes | None:
+def _write_info(request: AnyRequest, _limit: int) -> bytes | None:
     """Return the frame, or None if there is more to say than two numbers."""
     info = request[0]
     length, size = info.get("length"), info.get("size")
@@ -430,7 +451,7 @@ def _write_info(request: AnyRequest) -> bytes | None:
     return None
 
 
-_NOTICE_WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest], bytes | None]]] = {
+_NOTICE_WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | None]]] = {
     m.Store: _write_store,
     m.TpcBegin: _write_begin,
     m.InvalidateTransaction: _write_invalidate,

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from ..errors import IllegalMessage, ProtocolViolation
 from .codec import Codec, Loaded
 from .codecs import make_codec
-from .framing import HEADER_SIZE, FrameReader, frame, unpack_length
+from .framing import HEADER_SIZE, MAX_PAYLOAD, FrameReader, frame, unpack_length
 from .greeting import (
     OWN_VERSIONS,
     STATUS_PROBE,
@@ -278,7 +278,7 @@ class ServerPeer(_Peer):
             coding = parse_hello(payload)
         self.codec = self._reader = make_codec(coding, SERVER_REQUESTS, self._limits)
         if introduction is not None:
-            self.codec.max_message = introduction.max_message
+            self.codec.max_payload = min(introduction.max_message, MAX_PAYLOAD)
         self._frames.max_size = min(self._limits.max_register_size, self._limits.max_message_size)
         self._enter("server", Phase.REGISTERING)
         return Hello(coding, introduction)
@@ -290,20 +290,27 @@ class ClientPeer(_Peer):
     :param program: our name and version, for the server's log.
     """
 
-    __slots__ = ("_parse_loaded", "_program", "_version")
+    __slots__ = ("_max_payload", "_parse_loaded", "_program", "_version")
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, program: str = "") -> None:
         super().__init__(limits, limits.max_greeting_size)
+        self._max_payload = MAX_PAYLOAD
         self._program = program
         self._version = 0
         self._parse_loaded: Callable[[bytes], Loaded | None]
 
     def _first_frame(self, payload: bytes) -> Event:
         if self.phase is not Phase.WELCOMING:
-            return Greeted(parse_greeting(payload))
+            greeting = parse_greeting(payload)
+            if greeting.is_zeolith:
+                # What it accepts is configured there, and it ends the connection for more; in
+                # Zeolith's own protocol it will say how much.  ZEO's server takes whatever a
+                # frame can hold.
+                self._max_payload = self._limits.max_message_size
+            return Greeted(greeting)
         introduction = parse_answer(payload, self._version, self._limits)
         assert self.codec is not None  # hello() has made it
-        self.codec.max_message = introduction.max_message
+        self.codec.max_payload = min(introduction.max_message, MAX_PAYLOAD)
         self._begin(self.codec)
         return Welcomed(introduction)
 
@@ -315,7 +322,7 @@ class ClientPeer(_Peer):
 
         :param version: of Zeolith's own protocol, one that the server speaks too.
         """
-        self.codec = make_codec(coding, CLIENT_REQUESTS, self._limits)
+        self.codec = make_codec(coding, CLIENT_REQUESTS, self._limits, self._max_payload)
         if coding is not Coding.OWN:
             self._begin(self.codec)
             return frame(serialize_hello(coding))

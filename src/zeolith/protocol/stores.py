@@ -10,7 +10,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Any, Final
 
-from .framing import pack_length
+from .framing import MAX_PAYLOAD, pack_length
 from .messages import Store, make_tuple
 
 _pack_little_short = Struct("<H").pack
@@ -38,7 +38,11 @@ _UNSIGNED: Final = {2: 0xCC, 3: 0xCD, 5: 0xCE, 9: 0xCF}
 """Length of an unsigned integer with its type byte → that byte."""
 
 
-def _fits(oid: Any, serial: Any, data: Any, txn: Any) -> bool:
+OVERHEAD: Final = 64
+"""More than the bytes that these layouts add to a record."""
+
+
+def _fits(oid: Any, serial: Any, data: Any, txn: Any, max_size: int) -> bool:
     fits: bool = (
         data.__class__ is bytes
         and oid.__class__ is bytes
@@ -47,15 +51,19 @@ def _fits(oid: Any, serial: Any, data: Any, txn: Any) -> bool:
         and len(serial) == 8
         and txn.__class__ is int
         and 0 <= txn <= _MAX_TXN
-        and len(data) < 1 << 32
+        and len(data) <= max_size - OVERHEAD
     )
     return fits
 
 
-def pickle_store(request: Store) -> bytes | None:
-    """Return the frame of a ``storea`` notice, or None if it does not fit the layout."""
+def pickle_store(request: Store, max_size: int = MAX_PAYLOAD) -> bytes | None:
+    """Return the frame of a ``storea`` notice, or None if it does not fit the layout.
+
+    :param max_size: bytes of the longest payload that the peer takes; where it is not clear that
+        the request is shorter, it does not fit.
+    """
     oid, serial, data, txn = request
-    if serial is None or not _fits(oid, serial, data, txn):
+    if serial is None or not _fits(oid, serial, data, txn, max_size):
         return None
     size = len(data)
     head = b"C%c" % size if size < 256 else b"B" + _pack_little_long(size)
@@ -116,10 +124,14 @@ def unpickle_store(payload: bytes) -> Store | None:
     )
 
 
-def msgpack_store(request: Store) -> bytes | None:
-    """Return the frame of a ``storea`` notice, or None if it does not fit the layout."""
+def msgpack_store(request: Store, max_size: int = MAX_PAYLOAD) -> bytes | None:
+    """Return the frame of a ``storea`` notice, or None if it does not fit the layout.
+
+    :param max_size: bytes of the longest payload that the peer takes; where it is not clear that
+        the request is shorter, it does not fit.
+    """
     oid, serial, data, txn = request
-    if serial is None or not _fits(oid, serial, data, txn):
+    if serial is None or not _fits(oid, serial, data, txn, max_size):
         return None
     size = len(data)
     if size < 256:

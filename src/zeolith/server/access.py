@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -14,7 +15,7 @@ import ZODB.interfaces
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
-from ZODB.POSException import ConflictError, POSKeyError, Unsupported
+from ZODB.POSException import ConflictError, POSKeyError, StorageError, Unsupported
 from ZODB.serialize import referencesf
 from zope.interface import providedBy
 
@@ -42,7 +43,7 @@ def is_fast(storage: Any) -> bool:
 
 def _wrapped(storage: Any) -> Any:
     # BlobStorage offers what it wraps only under its private name.
-    return vars(storage).get("_BlobStorage__storage")
+    return getattr(storage, "__dict__", {}).get("_BlobStorage__storage")
 
 
 def layers_of(storage: Any) -> Iterator[Any]:
@@ -58,10 +59,36 @@ def layers_of(storage: Any) -> Iterator[Any]:
             return
 
 
+def _greatest_oid(storage: Any) -> bytes | None:
+    """Return the greatest object id in use or handed out, where *storage* knows it."""
+    oid = getattr(storage, "__dict__", {}).get("_oid")
+    if type(oid) is int and 0 <= oid < 1 << 64:
+        return oid.to_bytes(8, "big")
+    return oid if type(oid) is bytes else None
+
+
+def parts_of(storage: Any) -> Iterator[Any]:
+    """Yield *storage* and all storages in it, also those that it only reads."""
+    yield storage
+    attributes = getattr(storage, "__dict__", {})
+    for part in (_wrapped(storage), attributes.get("base"), attributes.get("changes")):
+        if hasattr(part, "loadBefore"):
+            yield from parts_of(part)
+
+
 def _leave_conflict(
     oid: bytes, committed: bytes, old: bytes, data: bytes, committed_data: bytes = b""
 ) -> bytes:
     raise ConflictError(oid=oid, serials=(committed, old), data=data)
+
+
+_LEAST_STRANGE_OID: Final = b"\x7f" + bytes(7)
+"""Storages hand out ids above the greatest they have seen, and there are 2**63 of them: databases
+on SQL, and some indexes, take ids for signed numbers.  A client that came up with one of the last
+ids would leave nothing for anybody's new objects.  So the last 2**56 are only for the storage to
+hand out; at a million a second that is enough for two thousand years."""
+
+_END_OF_OIDS: Final = b"\x80" + bytes(7)
 
 
 class ConflictFound(Exception):
@@ -140,6 +167,35 @@ class StorageAccess:
     def last_transaction(self) -> bytes:
         """Return the id of the last transaction; all zeros if there is none."""
         return self.storage.lastTransaction() or NO_TID
+
+    def new_oids(self, count: int) -> list[bytes]:
+        """Return *count* object ids that nobody has.
+
+        :raises StorageError: there are none left.
+        """
+        new_oid = self.method("new_oid")
+        try:
+            return [new_oid() for _ in range(count)]
+        except (struct.error, OverflowError) as error:
+            raise StorageError(
+                f"storage {self.name!r} has no object ids left: "
+                "an object in it has one of the greatest there are"
+            ) from error
+
+    def check_oid(self, oid: bytes) -> None:
+        """Check an object id that a client has chosen.
+
+        :raises ValueError: it is so great that storing it could leave none for new objects.
+        """
+        if oid < _LEAST_STRANGE_OID:
+            return
+        greatest = [found for part in parts_of(self.storage) if (found := _greatest_oid(part))]
+        # Where that is not known, the storage has a mind of its own.
+        if oid > max(greatest) if greatest else oid >= _END_OF_OIDS:
+            raise ValueError(
+                f"object id {oid.hex()} is refused: the storage has not handed it out, and one so "
+                "great would leave none for new objects"
+            )
 
     def last_invalidations(self, count: int) -> list[tuple[bytes, Iterable[object]]]:
         """Return up to *count* of the last transactions, oldest first; empty if not known."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from functools import partial
 
+from ZODB.POSException import TransactionTooLargeError
+
 from ..errors import IllegalMessage
 from ..protocol import messages as m
 from .committing import collecting_transaction
-from .session import Session
+from .session import NOTICE, Session
 from .transactions import Transaction, UploadedBlob
 from .upload import Upload
 from .workers import Job
@@ -41,12 +43,27 @@ def store_blob_end(session: Session, msgid: m.MsgId, request: m.StoreBlobEnd) ->
     assert session.uploads is not None
     try:
         transaction = collecting_transaction(session, request.txn)
+        _check(session, msgid, transaction, request.oid)
     except Exception:
         session.uploads.submit(upload.discard, partial(_discarded, session.name))
         raise
     session.stats.stores += 1
-    session.uploads.submit(upload.finish, partial(_uploaded, session, transaction, upload, request))
+    session.uploads.submit(
+        upload.finish,
+        partial(_uploaded, session, transaction, upload, request),
+        len(request.data),
+    )
+    session.check_uploads()
     session.reply(msgid, None)
+
+
+def _check(session: Session, msgid: m.MsgId, transaction: Transaction, oid: bytes) -> None:
+    try:
+        session.service.access.check_oid(oid)
+    except ValueError as error:
+        if msgid is not NOTICE:
+            raise
+        transaction.fail(error)
 
 
 def _current(session: Session) -> Upload:
@@ -74,10 +91,14 @@ def _uploaded(
     path: str | None,
     error: Exception | None,
 ) -> None:
+    session.check_uploads()
     error = upload.error or error
     if error is None and path is not None and session.transaction is transaction:
-        transaction.blobs.append(UploadedBlob(request.oid, request.serial, request.data, path))
-        return
+        try:
+            transaction.add_blob(UploadedBlob(request.oid, request.serial, request.data, path))
+            return
+        except TransactionTooLargeError as excess:
+            error = excess
     if error is not None:
         logger.error("(%s) a blob could not be received: %s", session.name, error)
         transaction.fail(error)
@@ -92,19 +113,25 @@ def _discarded(name: str, result: None, error: Exception | None) -> None:
 
 def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShared) -> None:
     transaction = collecting_transaction(session, request.txn)
+    _check(session, msgid, transaction, request.oid)
     oid, serial, data, filename, _ = request
     session.stats.stores += 1
     access = session.service.access
 
     def found(path: str | None, error: Exception | None) -> None:
+        session.check_uploads()
         if path is not None and session.transaction is transaction:
-            transaction.blobs.append(UploadedBlob(oid, serial, data, path))
-        elif error is not None:
+            try:
+                transaction.add_blob(UploadedBlob(oid, serial, data, path))
+            except TransactionTooLargeError as excess:
+                error = excess
+        if error is not None:
             logger.error("(%s) a shared blob is refused: %s", session.name, error)
             transaction.fail(error)
 
     assert session.uploads is not None
-    session.uploads.submit(partial(access.shared_blob_path, oid, filename), found)
+    session.uploads.submit(partial(access.shared_blob_path, oid, filename), found, len(data))
+    session.check_uploads()
     session.reply(msgid, None)
 
 

@@ -23,7 +23,7 @@ from .coordinator import Finished
 from .log import Operation
 from .replay import Vote
 from .session import NOTICE, Session
-from .transactions import Stage, Transaction, begin_transaction
+from .transactions import Stage, Transaction, begin_transaction, check_operation
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ _MAX_OIDS: Final = 100
 def new_oids(session: Session, msgid: m.MsgId, request: m.NewOids) -> None:
     _check_writable(session)
     count = min(max(request.n, 1), _MAX_OIDS)
-    new_oid = session.service.access.method("new_oid")
+    service = session.service
     # On a worker, because the storage's lock may be held while a large transaction is written.
-    session.run(msgid, session.service.pools.quick, lambda: [new_oid() for _ in range(count)])
+    session.run(msgid, service.pools.quick, partial(service.access.new_oids, count))
 
 
 def _check_writable(session: Session) -> None:
@@ -106,6 +106,12 @@ def check_current(session: Session, msgid: m.MsgId, request: m.CheckCurrentSeria
 
 def _append(session: Session, msgid: m.MsgId, operation: Operation) -> None:
     transaction = collecting_transaction(session, operation.txn)
+    try:
+        check_operation(session.service.access, transaction, operation)
+    except ValueError as error:
+        if msgid is not NOTICE:
+            raise
+        transaction.fail(error)
     if transaction.error is None:
         if transaction.rounds and isinstance(operation, m.Store):
             # The client has resolved a conflict: this state takes the place of the earlier one.

@@ -127,6 +127,8 @@ class FilePacker:
                 finally:
                     self._tidy_up()
         except CannotStart as error:
+            if self._is_cancelled:
+                raise PackCancelled("the pack was cancelled; nothing has changed") from error
             logger.warning(
                 "%s is packed in the server, which is slow for its clients: a process that packs "
                 "cannot be started: %s",

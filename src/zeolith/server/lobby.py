@@ -26,7 +26,7 @@ class Lobby:
     :ivar address: where the server listens; None until it does.
     :ivar monitor_address: where its text report can be read; None if nowhere.
     :ivar started: when the server started, in seconds since the epoch.
-    :ivar incoming: bytes of messages that have not yet arrived in full, over all connections.
+    :ivar incoming: bytes that have arrived and are not done with, over all connections.
     """
 
     def __init__(

@@ -27,9 +27,22 @@ class CommitLog:
     see to it that they do not pile up.
 
     :param memory: bytes kept in memory.
+    :ivar count: operations so far.
+    :ivar size: bytes they take, or would in memory.
+    :ivar has_file: whether there is a temporary file, or will be.
     """
 
-    __slots__ = ("_blocks", "_file", "_memory", "_recent", "_recent_size", "_spilled", "count", "size")  # fmt: skip # noqa: E501
+    __slots__ = (
+        "_blocks",
+        "_file",
+        "_memory",
+        "_recent",
+        "_recent_size",
+        "_spilled",
+        "count",
+        "has_file",
+        "size",
+    )
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
@@ -40,6 +53,7 @@ class CommitLog:
         self._file: IO[bytes] | None = None
         self.count = 0
         self.size = 0
+        self.has_file = False
 
     def append(self, operation: Operation) -> int:
         """Add *operation*; return the bytes that :meth:`spill` should now move out, mostly 0."""
@@ -54,6 +68,7 @@ class CommitLog:
         full, self._recent_size = self._recent_size, 0
         self._blocks.append(self._recent)
         self._recent = []
+        self.has_file = True
         return full
 
     def spill(self) -> None:
@@ -61,7 +76,10 @@ class CommitLog:
 
         :raises OSError: the disk is full, or the like.
         """
-        block = self._blocks.pop(0)
+        blocks = self._blocks
+        if not blocks:
+            return  # forgotten
+        block = blocks.pop(0)
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="zeolith-commit-")  # noqa: SIM115
         # marshal writes plain tuples only, and reading it back runs no code.
@@ -70,10 +88,12 @@ class CommitLog:
         self._file.write(payload)
         self._spilled += 1
 
-    @property
-    def has_file(self) -> bool:
-        """Whether there is a temporary file, or will be."""
-        return self._file is not None or bool(self._blocks)
+    def forget(self) -> None:
+        """Let go of what waits to be spilled: the transaction will not be voted on.
+
+        Belongs to the loop, also while :meth:`spill` runs.
+        """
+        self._blocks = []
 
     def __iter__(self) -> Iterator[Operation]:
         """Return the operations in the order in which they were added.
@@ -95,6 +115,7 @@ class CommitLog:
 
     def close(self) -> None:
         """Forget everything."""
+        self.has_file = False
         self._recent = []
         self._blocks = []
         if self._file is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from ..errors import ConfigurationError
 from ..protocol.limits import DEFAULT_LIMITS, Limits
@@ -16,6 +16,8 @@ Unix socket."""
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+
+_NAMES: Final = ("incoming_limit", "limits.max_message_size")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,9 +85,10 @@ class ServerOptions:
     not ask for (invalidations) can pile up so far; it may verify its cache when it returns."""
 
     incoming_limit: int = GIB
-    """Bytes of messages that have not yet arrived in full, over all connections.  Above it the
+    """Bytes that have arrived and are not done with, over all connections: messages that are not
+    complete, that wait for their turn, or (of transactions and blobs) for the disk.  Above it the
     connection with most of them is closed: each may send messages of the maximal size, but not
-    all at the same time."""
+    all at the same time.  Not less than the maximal size."""
 
     upload_mark: int = 8 * MIB
     """Bytes of one client waiting to be written to disk (blobs, long transactions) above which
@@ -135,7 +138,24 @@ class ServerOptions:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigurationError(name, "must not be negative")
+        check_incoming_limit(self.incoming_limit, self.limits.max_message_size)
         if self.loop not in ("auto", "uvloop", "asyncio"):
             raise ConfigurationError("loop", f"{self.loop!r} is none of auto, uvloop, asyncio")
         if self.loads not in ("auto", "loop", "workers"):
             raise ConfigurationError("loads", f"{self.loads!r} is none of auto, loop, workers")
+
+
+def check_incoming_limit(
+    incoming_limit: int, max_message_size: int, names: tuple[str, str] = _NAMES
+) -> None:
+    """Check two options against each other.
+
+    :param names: what the user calls them.
+    :raises ConfigurationError: messages of the maximal size would never arrive.
+    """
+    if incoming_limit < max_message_size:
+        raise ConfigurationError(
+            names[0],
+            f"is less than {names[1]}, so that the largest messages would never get through",
+            "give at least as much",
+        )

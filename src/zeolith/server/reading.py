@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from ZODB.POSException import ReadOnlyError, StorageError
 
-from ..errors import TooLargeForPeer
+from ..errors import MessageTooLarge
 from ..protocol import messages as m
 from ..protocol.greeting import Coding
 from ..protocol.hello import Admission, serialize_admission
@@ -20,6 +20,10 @@ from .workers import Lane
 logger = logging.getLogger(__name__)
 
 _MAX_LABEL = 200
+
+_PACK_TIMES: Final = (-2_208_988_800, 253_402_300_800)
+"""Seconds since the epoch: the year 1900, where transaction ids begin, and the year 10000, where
+Python's calendar ends.  What is packed "to" the past is nothing, and legal."""
 
 
 def load_before(session: Session, msgid: m.MsgId, request: m.LoadBefore) -> None:
@@ -57,7 +61,7 @@ def _loaded(
                 frame = session.codec.loaded(request, *found)
             else:
                 frame = session.codec.reply(msgid, _as_bytes(found))
-        except TooLargeForPeer as too_large:
+        except MessageTooLarge as too_large:
             session.fault(msgid, too_large)
         else:
             session.send_checked(frame)
@@ -192,6 +196,10 @@ def undo_log(session: Session, msgid: m.MsgId, request: m.UndoLog) -> None:
 
 
 def undo_info(session: Session, msgid: m.MsgId, request: m.UndoInfo) -> None:
+    specification = request.specification
+    if specification is not None and type(specification) is not dict:
+        # As with history: a mistake of the application, which does not cost it the connection.
+        raise TypeError(f"no dictionary of what to look for: {specification!r:.40}")
     _undo_list(session, msgid, "undoInfo", *request)
 
 
@@ -206,6 +214,11 @@ def _undo_list(session: Session, msgid: m.MsgId, name: str, *args: Any) -> None:
 
 def pack(session: Session, msgid: m.MsgId, request: m.Pack) -> None:
     # Legal for readers and on read-only servers, as in ZEO: it changes no object.
+    first, end = _PACK_TIMES
+    if not first <= request.time < end:  # nor is "not a number"
+        given = request.time if isinstance(request.time, float) else "the number given"
+        raise ValueError(f"cannot pack to a time outside of the years 1900 to 9999: {given}")
+
     def packed(result: None, error: Exception | None) -> None:
         if request.wait:
             session.answer(msgid, None, error)

@@ -9,14 +9,14 @@ from typing import Any, Final, NamedTuple
 from ZODB.POSException import ConflictError, StorageTransactionError
 
 from ..protocol.messages import CheckCurrentSerial, DeleteObject, Restore, Store, Undo
-from ..types import MAX_TID, NO_TID
+from ..types import MAX_TID, NO_TID, ROOT_OID
 from .access import StorageAccess, sync_blobs
 from .transactions import Transaction, remove_file
 
 logger = logging.getLogger(__name__)
 
-ROOT_OID: Final = bytes(8)
-"""The one object whose id clients choose themselves."""
+_MAX_LOOKS: Final = 1000
+"""Revisions of the root object looked at to find out whether a new client created the first."""
 
 
 class Vote(NamedTuple):
@@ -132,12 +132,16 @@ class Replay:
         """Whether a client created the root object while another one created the very same.
 
         Every application that finds an empty database does so at its start, and starting several
-        of them at once is no conflict.
+        of them at once is no conflict; nor is it if the first has written to it already.
         """
         if oid != ROOT_OID or serial not in (None, NO_TID):
             return False
-        current = self._storage.loadBefore(oid, MAX_TID)
-        return current is not None and current[0] == data
+        revision = self._storage.loadBefore(oid, MAX_TID)
+        for _ in range(_MAX_LOOKS):
+            if revision is None or revision[0] == data:
+                break
+            revision = self._storage.loadBefore(oid, revision[1])
+        return revision is not None and revision[0] == data
 
     def _restore(self, operation: Restore) -> None:
         oid, serial, data, previous, _ = operation

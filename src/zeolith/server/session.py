@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ZODB.POSException import POSError
 
-from ..errors import ProtocolViolation, TooLargeForPeer
+from ..errors import MessageTooLarge, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import serialize_fault
 from ..protocol.messages import MsgId
@@ -151,7 +151,7 @@ class Session:
         """Send *frame*, which the client did not ask for; called while the publisher drains."""
         try:
             self.codec.check(frame)
-        except TooLargeForPeer as error:
+        except MessageTooLarge as error:
             # It must not miss it, so it has to verify.
             self.drop(str(error))
             return
@@ -164,7 +164,7 @@ class Session:
             return
         try:
             frame = self.codec.reply(msgid, value)
-        except TooLargeForPeer as error:
+        except MessageTooLarge as error:
             self.fault(msgid, error)
             return
         except (TypeError, ValueError) as error:
@@ -217,6 +217,7 @@ class Session:
     def check_uploads(self) -> None:
         """Stop reading from the client while too much of it waits for the disk (R8)."""
         assert self.uploads is not None
+        self._connection.count_uploads(self.uploads.cost)
         if self.uploads.cost > self.lobby.options.upload_mark:
             self.stall("upload")
         else:
@@ -280,6 +281,11 @@ class Session:
         if self._service is None:
             return
         self._service.publisher.unsubscribe(self)
+        if self.uploads is not None and not self.uploads.is_idle:
+            # Nobody counts any more what waits there for a slow disk (R8).
+            self.uploads.forget()
+            if self.transaction is not None:
+                self.transaction.log.forget()
         self.give_up("disconnected")
         if self.upload is not None and self.uploads is not None:
             self.uploads.submit(self.upload.discard, partial(_discarded, self.name))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from persistent.TimeStamp import TimeStamp
 from ZODB.Connection import TransactionMetaData
+from ZODB.POSException import TransactionTooLargeError
 
 from ..errors import UndecodableMessage
 from ..protocol import pickles
 from ..protocol.limits import Limits
-from ..protocol.messages import TpcBegin
+from ..protocol.messages import Restore, TpcBegin, Undo
 from ..protocol.values import is_plain, to_plain
-from .log import CommitLog
+from .access import StorageAccess
+from .log import CommitLog, Operation
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,14 @@ class UploadedBlob(NamedTuple):
     path: str
 
 
+_BLOB_OVERHEAD: Final = 400
+"""Bytes of an uploaded blob in memory besides its record: path, ids, and the tuple of them."""
+
+_MAX_BLOB_RECORDS: Final = 64 * 1024 * 1024
+"""Bytes.  Records of blobs stay in memory until the vote (R8).  They say little more than that
+they are blobs, so this is enough for a hundred thousand in one transaction."""
+
+
 class Transaction:
     """A transaction in progress.
 
@@ -70,6 +82,7 @@ class Transaction:
     """
 
     __slots__ = (
+        "_blob_records",
         "began",
         "blobs",
         "changed",
@@ -91,6 +104,7 @@ class Transaction:
         self.status = " "
         self.log = CommitLog(commit_memory)
         self.blobs: list[UploadedBlob] = []
+        self._blob_records = 0
         self.replaced: dict[bytes, int] = {}
         self.rounds = 0
         self.error: Exception | None = None
@@ -102,6 +116,18 @@ class Transaction:
         """Remember *error* for the vote; the first one counts."""
         if self.error is None:
             self.error = error
+
+    def add_blob(self, blob: UploadedBlob) -> None:
+        """Add an uploaded blob.
+
+        :raises TransactionTooLargeError: there are too many; the blob is left to the caller.
+        """
+        self._blob_records += len(blob.data) + _BLOB_OVERHEAD
+        if self._blob_records > _MAX_BLOB_RECORDS:
+            raise TransactionTooLargeError(
+                f"the records of its blobs take more than {_MAX_BLOB_RECORDS} bytes"
+            )
+        self.blobs.append(blob)
 
     @property
     def has_files(self) -> bool:
@@ -117,6 +143,48 @@ class Transaction:
         self.blobs = []
 
 
+_STATUSES: Final = (" ", "p")
+"""What FileStorage keeps: a transaction, and one that was packed.  It cuts the file off where it
+finds one that is marked as incomplete, and skips those marked as undone."""
+
+_LATEST: Final = 100 * 365.25 * 86400
+"""Seconds that a transaction brought from elsewhere may lie in the future.  A clock that was wrong
+by decades must not keep a database from being copied.  But all that comes later gets a later id,
+so each step towards the last id is for good, and behind it nothing can be committed, or seen."""
+
+
+def check_tid(tid: bytes) -> None:
+    """Check a transaction id that a client has chosen.
+
+    :raises ValueError: it lies more than a century in the future.
+    """
+    now = time.time()
+    year, month, day, hour, minute = time.gmtime(now + _LATEST)[:5]
+    if tid > TimeStamp(year, month, day, hour, minute, 0).raw():
+        raise ValueError(
+            f"transaction id {tid.hex()} is refused: it means {TimeStamp(tid)}, more than a "
+            f"century after {time.strftime('%Y-%m-%d', time.gmtime(now))}, which is today here"
+        )
+
+
+def check_operation(access: StorageAccess, transaction: Transaction, operation: Operation) -> None:
+    """Check the ids that a client has chosen.
+
+    :raises ValueError: one would harm the storage.
+    """
+    if isinstance(operation, Undo):
+        return
+    access.check_oid(operation.oid)
+    if isinstance(operation, Restore) and operation.serial is not None:
+        # It becomes the id of the revision, whatever its transaction is.
+        check_tid(operation.serial)
+        if transaction.tid is not None and operation.serial > transaction.tid:
+            raise ValueError(
+                f"a revision {operation.serial.hex()} is refused in transaction "
+                f"{transaction.tid.hex()}: nobody could see it"
+            )
+
+
 def remove_file(path: str) -> None:
     """Remove a temporary file if it is still there; failure is only logged."""
     try:
@@ -130,8 +198,16 @@ def remove_file(path: str) -> None:
 def begin_transaction(request: TpcBegin, commit_memory: int, limits: Limits) -> Transaction:
     """Return a new transaction as *request* describes it.
 
-    :raises ValueError: its extension data is not made of plain values.
+    :raises ValueError: its extension data is not made of plain values, or its id or status would
+        harm the storage.
     """
+    if request.tid is not None:
+        check_tid(request.tid)
+    if request.status not in _STATUSES:
+        raise ValueError(
+            f"transaction status {request.status!r:.20} is refused: a storage may take such a "
+            "transaction for one that was never finished"
+        )
     extension = request.extension
     if isinstance(extension, bytes) and extension:
         # Storages unpickle these bytes themselves, without restrictions, whenever somebody looks

@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_backlog",
         "_gate",
+        "_held",
         "_incoming",
         "_is_closing",
         "_is_hushed",
@@ -79,6 +80,7 @@ class Connection(asyncio.Protocol):
         "_stalls",
         "_timer",
         "_transport",
+        "_uploading",
         "active",
         "address",
         "is_paused",
@@ -98,7 +100,11 @@ class Connection(asyncio.Protocol):
         self._stalls: set[str] = set()
         self._out: list[bytes] = []
         self._out_size = 0
+        # What the peer makes us keep in memory (R8): the sum, as counted by the lobby, of what the
+        # backlog arrived as, what waits for the disk, and messages that are not complete.
         self._incoming = 0
+        self._held = 0
+        self._uploading = 0
         self._is_pumping = False
         self._is_closing = False
         self._is_hushed = False  # reading is paused
@@ -133,16 +139,24 @@ class Connection(asyncio.Protocol):
                 self.active = monotonic()
                 self._load(make_tuple(LoadBefore, load))
                 return
-        events = self._peer.receive(data)
+        peer = self._peer
+        arrived = peer.pending + len(data)
+        events = peer.receive(data)
+        arrived -= peer.pending
         if events and events[-1].__class__ is not Heartbeat:
             self.active = monotonic()
-        if self._peer.pending != self._incoming:
-            self._count_incoming(self._peer.pending)
         if self._stalls or self._backlog:
             self._backlog.extend(events)
+            self._held += arrived
             self._hush()
         else:
             self._pump(events)
+            if self._backlog:
+                # What came before these data belongs to the first message.
+                is_all = self._backlog[0] is events[0]
+                self._held = arrived if is_all else min(arrived, len(data))
+        if peer.pending + self._held + self._uploading != self._incoming:
+            self._recount()
 
     def pause_writing(self) -> None:
         self.is_paused = True
@@ -290,6 +304,9 @@ class Connection(asyncio.Protocol):
         if self._backlog:
             events, self._backlog = self._backlog, []
             self._pump(events)
+            handled = events[: len(events) - len(self._backlog)]
+            self._held = self._held - sum(map(_weight, handled)) if self._backlog else 0
+            self._recount()
         if self._is_hushed and not self._stalls and not self._is_closing:
             self._is_hushed = False
             self._transport.resume_reading()
@@ -299,8 +316,19 @@ class Connection(asyncio.Protocol):
         self.stall("finish")
         self._session.service.when_settled(lambda: self.unstall("finish"))
 
+    def count_uploads(self, size: int) -> None:
+        """*size* bytes of the client wait for the disk (R8)."""
+        if size != self._uploading:
+            self._uploading = size
+            if not self._is_pumping:  # else it is not yet clear what of the backlog is left
+                self._recount()
+
+    def _recount(self) -> None:
+        if not self._is_closing:
+            self._count_incoming(self._peer.pending + self._held + self._uploading)
+
     def _count_incoming(self, size: int) -> None:
-        """*size* bytes of a message have arrived that is not complete yet (R8)."""
+        """*size* bytes have arrived that are not done with (R8)."""
         lobby = self._lobby
         lobby.incoming += size - self._incoming
         self._incoming = size
@@ -308,8 +336,9 @@ class Connection(asyncio.Protocol):
         while lobby.incoming > limit:
             largest = max(lobby.connections, key=lambda connection: connection._incoming)
             logger.warning(
-                "(%s) connection dropped: messages that have not yet arrived take %d bytes over "
-                "all connections, the limit is %d, and this one's is the largest with %d",
+                "(%s) connection dropped: messages that are not complete, or wait for their turn "
+                "or for the disk, take %d bytes over all connections, the limit is %d, and this "
+                "one's share is the largest with %d",
                 largest.name,
                 lobby.incoming,
                 limit,
@@ -317,6 +346,7 @@ class Connection(asyncio.Protocol):
             )
             lobby.incoming -= largest._incoming
             largest._incoming = 0
+            largest._backlog.clear()
             largest._peer.forget()
             largest.abort()
 
@@ -405,6 +435,14 @@ class Connection(asyncio.Protocol):
             # A reset, so that the system forgets what the peer does not read, too.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
+
+
+def _weight(event: Event) -> int:
+    """Return how many bytes *event* took on the wire at least."""
+    if event.__class__ is not Call and event.__class__ is not Notice:
+        return 0
+    request = event[-1]
+    return sum(len(field) for field in request if field.__class__ is bytes)
 
 
 def _peer_label(peername: Any, number: int) -> str:

@@ -120,13 +120,14 @@ class Lane:
     :ivar cost: sum of the costs of the jobs that have not ended.
     """
 
-    __slots__ = ("_busy", "_jobs", "_pool", "cost")
+    __slots__ = ("_busy", "_current", "_jobs", "_pool", "cost")
 
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
         # A list, because most lanes are empty for ever and an empty deque takes 600 bytes.
         self._jobs: list[tuple[Job | None, Done, int]] = []
         self._busy = False
+        self._current: tuple[Job | None, int] = (None, 0)
         self.cost = 0
 
     @property
@@ -148,17 +149,33 @@ class Lane:
         else:
             self._jobs.append((None, lambda result, error: callback(), 0))
 
+    def forget(self) -> None:
+        """Run none of the jobs that cost anything and have not begun: their results are of no use
+        any more, and what they hold is let go at once.  What was to be called after them is."""
+        if self._current[1]:
+            self._current = (None, 0)  # one that has begun is not disturbed by that
+        self._jobs = [(None if cost else job, done, 0) for job, done, cost in self._jobs]
+        self.cost = 0
+
     def _start(self) -> None:
         self._busy = True
         while self._jobs:
             job, done, cost = self._jobs.pop(0)
             if job is not None:
-                self._pool.submit(job, partial(self._ended, done, cost))
+                self._current = (job, cost)
+                # The pool gets to see no job before a thread has time for it.
+                self._pool.submit(self._run, partial(self._ended, done))
                 return
             self._tell(done, None, None)
         self._busy = False
 
-    def _ended(self, done: Done, cost: int, result: Any, error: Exception | None) -> None:
+    def _run(self) -> Any:
+        """Runs on a worker thread."""
+        job, _ = self._current
+        return None if job is None else job()
+
+    def _ended(self, done: Done, result: Any, error: Exception | None) -> None:
+        (_, cost), self._current = self._current, (None, 0)
         self.cost -= cost
         self._tell(done, result, error)
         self._start()

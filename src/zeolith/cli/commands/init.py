@@ -31,10 +31,9 @@ import click
     help="Accept a directory that is not empty: add what is missing, change nothing.",
 )
 def init(directory: str, address: str, storage: str, user: str | None, add: bool) -> int:
-    """Make a new instance in DIRECTORY.
+    """Make a new instance: directories, zeo.conf, systemd unit, logrotate file.
 
-    That is: directories for data, logs and backups, a zeo.conf, a systemd unit and a file for
-    logrotate.  No file is ever overwritten.
+    All of it is in DIRECTORY, and so are data, logs and backups.  No file is ever overwritten.
     """
     from ...admin.instance import Instance, make_instance
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ...errors import ConfigurationError
+from ..accounts import Account
 from ..complaints import Complaint
 from ..outline import Place, Section
 from ..server import server_schema, to_config
@@ -49,14 +50,15 @@ class Report:
         return [complaint for complaint in self.complaints if not complaint.is_error]
 
 
-def check_config(source: str, text: str | None = None) -> Report:
+def check_config(source: str, text: str | None = None, account: Account | None = None) -> Report:
     """Check a ``zeo.conf``; nothing is opened for writing, made or changed.
 
     :param source: a path or URL; or, with *text*, what to call that.
     :param text: the configuration itself.
+    :param account: who will run the server; None: who ``<runner>`` says, or this process's user.
     """
     found = survey(server_schema(), source, text)
-    findings = Findings(found.outline, Rights(account_of(found.outline)))
+    findings = Findings(found.outline, Rights(account or account_of(found.outline)))
     for check in CHECKS:
         check(findings)
     # A check may come to a conclusion that reading the file has come to.
