@@ -18,8 +18,11 @@ from zeolith.errors import (
     OtherDatabase,
     ServerBehindCache,
     ServerRefused,
+    UnknownVersion,
 )
+from zeolith.protocol.framing import frame
 from zeolith.protocol.hello import Database as Identity
+from zeolith.protocol.hello import serialize_refusal
 from zeolith.protocol.messages import (
     GetInvalidations,
     InvalidateTransaction,
@@ -339,6 +342,28 @@ def test_a_peer_that_is_no_zeo_server_is_refused_at_once(connect: Any, backgroun
         talking = background(talk)
         with pytest.raises(ServerRefused, match="ZEO protocol 5"):
             connect(listener.getsockname(), wait_timeout=60)
+        talking.result()
+
+
+def test_a_server_that_will_not_have_our_version_is_refused_at_once(
+    connect: Any, background: Any
+) -> None:
+    """What it says in the place of its hello reaches whoever waits."""
+    refusal = frame(serialize_refusal(UnknownVersion(1, (7, 8))))
+
+    def talk(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(frame(b"M5 zeolith 1"))
+            assert connection.recv(1000)
+            connection.sendall(refusal)
+            while connection.recv(1000):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        talking = background(talk, listener)
+        with pytest.raises(ServerRefused, match=r"wants version 1 .* speaks 7, 8"):
+            connect(listener.getsockname(), min_disconnect_poll=60, max_disconnect_poll=60)
         talking.result()
 
 

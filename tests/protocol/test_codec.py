@@ -139,6 +139,7 @@ def test_fixed_and_general_decoder_agree_on_damage(coding: Coding) -> None:
         ("client", server_codec(coding).loaded(LoadBefore(OID, TID), b"data", TID, TID2)),
     ):
         codec = CODECS[coding, receiver]
+        assert isinstance(codec, ZeoCodec)
         payload = payload_of(frame)
         for at in range(len(payload)):
             for flip in (0x01, 0x80, 0xFF):

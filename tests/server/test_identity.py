@@ -25,7 +25,6 @@ from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import MAGIC, Database
 from zeolith.protocol.limits import Limits
-from zeolith.server import identity as identity_module
 from zeolith.server import service as service_module
 from zeolith.server.identity import DatabaseIdentity, identify
 
@@ -148,7 +147,7 @@ def test_a_write_that_fails_leaves_the_old_file(
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(identity_module.os, step, fail)
+        patch.setattr(os, step, fail)
         found.note(tid(9))
         assert "the disk is full" in caplog.text
         # A storage is served all the same.

@@ -98,7 +98,8 @@ def parse_greeting(payload: bytes) -> Greeting:
 def serialize_hello(coding: Coding) -> bytes:
     """Return the payload with which a client answers a greeting in ZEO's protocol."""
     assert coding in ZEO_CODINGS
-    return coding.value + VERSION
+    payload: bytes = coding.value + VERSION
+    return payload
 
 
 def parse_hello(payload: bytes) -> Coding:

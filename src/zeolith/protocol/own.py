@@ -261,7 +261,8 @@ class OwnCodec(Codec):
         if value is None:
             return _pack_tagged(9, REPLY_NOTHING, msgid)
         if cls is bytes and len(value) == 8:
-            return _pack_tagged(17, REPLY_ID, msgid) + value
+            head: bytes = _pack_tagged(17, REPLY_ID, msgid)
+            return head + bytes(value)
         if (cls is list or cls is tuple) and _are_ids(value):
             ids = b"".join(value)
             return _pack_tagged(self._fit(9 + len(ids)), REPLY_IDS, msgid) + ids
