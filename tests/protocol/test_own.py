@@ -16,9 +16,10 @@ from zeolith.protocol import messages as m
 from zeolith.protocol import msgpacks
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.layouts import NOTICE
 from zeolith.protocol.limits import DEFAULT_LIMITS, Limits
 from zeolith.protocol.messages import CLIENT_REQUESTS, SERVER_REQUESTS
-from zeolith.protocol.own import METHODS, NOTICE, OwnCodec
+from zeolith.protocol.own import METHODS, OwnCodec
 from zeolith.protocol.peers import ClientPeer, ServerPeer, Violated
 
 OID, TID = b"\0" * 7 + b"\x2a", b"\3" * 8
