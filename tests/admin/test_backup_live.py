@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,8 @@ def test_a_client_that_has_seen_more_notices_the_restored_database(
         *("restore", "-r", "repository", "-o", str(restored.directory / "Data.fs")),
         *("-b", str(restored.directory / "blobs")),
     )
+    # As whoever puts it in the place of the original does: it is to be that database, not another.
+    shutil.copy(server.directory / "Data.fs.zeolith", restored.directory)
     last = check_state(restored.directory / "Data.fs", restored.directory / "blobs", manifest.last)
     with caplog.at_level(logging.WARNING, "zeolith.client"):
         stack.enter_context(restored)

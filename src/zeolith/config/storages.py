@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ClientDisconnected, ConfigurationError, ServerRefused
+from .claiming import claimed
 from .indexing import Report, told_of_indexing
 from .leftovers import repair_before_opening, tidy_up_after_opening
 
@@ -171,9 +172,15 @@ def _open(name: str, opener: StorageOpener, report: Report | None = None) -> Any
     path = _path_of(opener)
     option = f"storage {name!r}" + (f" ({path})" if path else "")
     try:
-        repair_before_opening(opener, option)
-        with told_of_indexing(name, path, report):
-            storage = opener.open()
+        with claimed(opener, option) as claims:
+            repair_before_opening(opener, option)
+            with told_of_indexing(name, _path_of(opener), report):
+                storage = opener.open()
+            try:
+                claims.hand_over(storage)
+            except BaseException:
+                storage.close()
+                raise
         tidy_up_after_opening(storage)
         return storage
     except ConfigurationError:

@@ -30,6 +30,7 @@ from ZODB.FileStorage.FileStorage import FileStorageError, RedundantPackWarning
 from ZODB.POSException import ReadOnlyError, StorageError
 from ZODB.serialize import referencesf as zodb_referencesf
 
+from .fileclaim import follow_file
 from .packblobs import finish_removal, remove_blobs
 from .packprocess import CannotStart, PackProcess, Progress, pack_process
 from .packwire import OLD_SUFFIX, PACK_SUFFIX, REMOVED
@@ -335,7 +336,8 @@ def sync_directory(path: str) -> None:
 
 
 def secure_place(storage: Any) -> None:
-    """Make sure that a FileStorage writes to the file that has the storage's name.
+    """Make sure that a FileStorage writes to the file that has the storage's name, and is the only
+    one to do so.
 
     Without the commit lock held a transaction may still be in progress.
 
@@ -350,3 +352,4 @@ def secure_place(storage: Any) -> None:
     if not is_same:
         storage._is_read_only = True
         raise FileMisplaced(path, "the open file is not the one that has this name")
+    follow_file(storage)

@@ -17,6 +17,7 @@ from ..types import NO_TID
 from .access import StorageAccess
 from .coordinator import CommitCoordinator
 from .exclusive import ExclusiveCoordinator
+from .fileclaim import claim_files
 from .identity import DatabaseIdentity, identify
 from .inbox import Inbox
 from .invalidations import InvalidationLog
@@ -112,8 +113,10 @@ class StorageService:
     def prepare(self) -> None:
         """Find out what the storage's last transactions changed.  Any thread may do this, once.
 
+        :raises FileInUse: another storage has its file under another name.
         :raises Exception: whatever the storage raises.
         """
+        claim_files(self.access.storage, f"storage {self.name!r}")
         # Until the log begins with what is read here, nothing may be added to it.
         self.publisher.is_held = True
         if self.options.client_conflict_resolution:
