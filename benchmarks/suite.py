@@ -169,6 +169,13 @@ BENCHMARKS: Final = (
         is_once=True,
     ),
     Benchmark(
+        "start-up",
+        "start_up",
+        7,
+        (Metric("from the start to listening, 20,000 objects", "ms", 1e3, value="each"),),
+        ALL_CORES,
+    ),
+    Benchmark(
         "memory-connection",
         "idle_connections",
         2_000,

@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
     :ivar started: when it began to work, in seconds of the system's monotonic clock.
     :ivar ended: when it was done.
     :ivar operations: how many it did.
-    :ivar cpu: CPU seconds of this process in between.
+    :ivar cpu: CPU seconds of this process, and of those it started, in between.
     :ivar values: what the workload measured otherwise, by name.
     """
 
@@ -89,10 +89,13 @@ class Session:
         """Return whether the parent has written another line; does not wait."""
         return bool(select.select([sys.stdin], [], [], 0)[0])
 
-    def finish(self, operations: int, **values: float) -> None:
-        """The work is done: tell the parent."""
+    def finish(self, operations: int, children: float = 0.0, **values: float) -> None:
+        """The work is done: tell the parent.
+
+        :param children: CPU seconds of processes that were started for it.
+        """
         ended = time.monotonic()
-        cpu = time.process_time() - self._cpu
+        cpu = time.process_time() - self._cpu + children
         outcome = Outcome(self._started, ended, operations, cpu, values)
         print(json.dumps(outcome._asdict()), flush=True)
 

@@ -25,6 +25,7 @@ from ZODB.DB import DB
 from ZODB.utils import maxtid, z64
 
 from .sample import RECORD_SIZE
+from .startup import start_up
 from .worker import Session, main
 
 _WARM_UP: Final = 300
@@ -314,6 +315,7 @@ WORKLOADS: Final[dict[str, Callable[[Session], None]]] = {
         cached_objects,
         idle_connections,
         commit_until_told,
+        start_up,
     )
 }
 

@@ -195,7 +195,7 @@ def test_the_new_file_has_the_rights_of_the_old(database: tuple[Contents, Path])
 
 
 def test_only_plain_file_storages_are_packed_aside(tmp_path: Path) -> None:
-    class Other(FileStorage):  # type: ignore[misc]
+    class Other(FileStorage):
         pass
 
     (tmp_path / "inner").mkdir()

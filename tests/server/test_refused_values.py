@@ -157,7 +157,7 @@ def test_what_a_storage_has_handed_out_or_holds_is_taken(tmp_path: Path) -> None
 
 
 def test_storages_that_do_not_say_which_ids_they_have_given() -> None:
-    class Foreign(MappingStorage):  # type: ignore[misc]  # ZODB is untyped
+    class Foreign(MappingStorage):
         def __init__(self) -> None:
             super().__init__()
             del self._oid

@@ -46,7 +46,7 @@ _ROUNDS: Final = 20
 _PATIENCE: Final = 0.5
 
 
-class FileMisplaced(StorageError):  # type: ignore[misc]  # ZODB is untyped
+class FileMisplaced(StorageError):
     """A storage may be writing to a file that is not found under its name at the next start.
 
     It takes no transactions any more.
@@ -64,7 +64,7 @@ class FileMisplaced(StorageError):  # type: ignore[misc]  # ZODB is untyped
         return f"{self.path}: {self.problem}"
 
 
-class PackCancelled(StorageError):  # type: ignore[misc]  # ZODB is untyped
+class PackCancelled(StorageError):
     """The server ends, or the storage leaves service; the database is as it was."""
 
 

@@ -12,10 +12,11 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Protocol
 
 from ..errors import ConfigurationError
 from .options import Address, ServerOptions
+from .tlsaccepting import TlsAcceptor
 
 logger = logging.getLogger(__name__)
 
@@ -237,22 +238,27 @@ def _remove_stale(path: str) -> None:
     )
 
 
+class Acceptor(Protocol):
+    """What accepts connections until it is closed."""
+
+    def close(self) -> None: ...
+
+
 async def start_accepting(
     loop: asyncio.AbstractEventLoop,
     listener: socket.socket,
     factory: Callable[[], asyncio.Protocol],
     options: ServerOptions,
-) -> asyncio.Server:
+) -> Acceptor:
     """Have *loop* accept what comes to *listener*, with TLS if the options say so.
 
     :param factory: makes the protocol of a connection.
     """
-    extra: dict[str, Any] = {}
     if options.ssl is not None:
-        extra = {"ssl": options.ssl, "ssl_handshake_timeout": options.register_timeout}
+        return TlsAcceptor(loop, listener, factory, options.ssl, options.register_timeout)
     if listener.family == socket.AF_UNIX:
-        return await loop.create_unix_server(factory, sock=listener, backlog=BACKLOG, **extra)
-    return await loop.create_server(factory, sock=listener, backlog=BACKLOG, **extra)
+        return await loop.create_unix_server(factory, sock=listener, backlog=BACKLOG)
+    return await loop.create_server(factory, sock=listener, backlog=BACKLOG)
 
 
 def remove_socket(path: str, inode: int) -> None:

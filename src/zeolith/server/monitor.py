@@ -10,7 +10,7 @@ import time
 from typing import Any, Final
 
 from .. import __version__
-from .listening import bound_address, open_listeners, remove_socket, start_accepting
+from .listening import Acceptor, bound_address, open_listeners, remove_socket, start_accepting
 from .lobby import Lobby
 from .service import StorageService
 
@@ -104,7 +104,7 @@ class Monitor:
     def __init__(self, lobby: Lobby) -> None:
         self._lobby = lobby
         self._listeners: list[socket.socket] = []
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Acceptor] = []
         self._readers: dict[MonitorConnection, None] = {}
         self._inode = 0
 

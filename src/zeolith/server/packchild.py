@@ -88,7 +88,7 @@ class _NoLock:
     def __exit__(self, *exc_info: object) -> None: ...
 
 
-class WatchedGC(GC):  # type: ignore[misc]  # ZODB is untyped
+class WatchedGC(GC):
     """ZODB's search for what is reachable, with reports.
 
     :param watch: told of progress.
@@ -133,7 +133,7 @@ class _LastPlaces(dict[bytes, int]):
         super().clear()
 
 
-class Packer(FileStoragePacker):  # type: ignore[misc]  # ZODB is untyped
+class Packer(FileStoragePacker):
     """ZODB's packer, in steps that somebody else decides upon.
 
     :param path: the storage's file.

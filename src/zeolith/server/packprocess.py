@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 """Gets phase, how much of it is done, and of how much."""
 
 
-class CannotStart(StorageError):  # type: ignore[misc]  # ZODB is untyped
+class CannotStart(StorageError):
     """There can be no process that packs."""
 
 

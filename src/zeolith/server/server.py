@@ -17,7 +17,7 @@ from typing import Any, Final
 from ..errors import ConfigurationError
 from .endpoint import Endpoint
 from .inbox import Inbox
-from .listening import start_accepting
+from .listening import Acceptor, start_accepting
 from .lobby import Lobby
 from .loops import handle_loop_error, new_event_loop
 from .monitor import Monitor
@@ -156,7 +156,7 @@ class Server:
             endpoint = Endpoint.bind(self._options.address)
         listeners = list(endpoint.sockets)
         self._address = endpoint.address
-        servers: list[asyncio.Server] = []
+        servers: list[Acceptor] = []
         monitor = Monitor(lobby)
         try:
             endpoint.listen()
@@ -187,7 +187,7 @@ class Server:
 
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, listener: Any, lobby: Lobby
-    ) -> asyncio.Server:
+    ) -> Acceptor:
         def factory() -> Connection:
             return Connection(lobby)
 

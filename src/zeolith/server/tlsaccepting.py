@@ -1,0 +1,106 @@
+"""Accepting connections with TLS.
+
+The loops' own servers forget a connection from its acceptance to the end of its handshake: when
+they are closed it stays open, and uvloop complains of it when it ends.  Here it is a task of the
+loop's, which is cancelled at the end like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 100
+"""Connections accepted before others get their turn."""
+
+_PAUSE: Final = 1.0
+"""Seconds to wait when the system has no room for another connection."""
+
+_FULL: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class TlsAcceptor:
+    """Accepts what comes to one listening socket.  Belongs to the loop's thread.
+
+    :param listener: not blocking; whoever made it closes it after :meth:`close`.
+    :param factory: makes the protocol of a connection.
+    :param context: TLS.
+    :param patience: seconds that a handshake may take.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        factory: Callable[[], asyncio.Protocol],
+        context: ssl.SSLContext,
+        patience: float,
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._factory = factory
+        self._context = context
+        self._patience = patience
+        self._handshakes: dict[asyncio.Task[None], socket.socket | None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._resume()
+
+    def close(self) -> None:
+        """Accept nothing more; give up the handshakes that are going on."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._listener.fileno())
+        for task in self._handshakes:
+            task.cancel()
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                logger.error("no connection can be accepted: %s", error.strerror)
+                self._loop.remove_reader(self._listener.fileno())
+                self._timer = self._loop.call_later(_PAUSE, self._resume)
+                return
+            sock.setblocking(False)
+            task = self._loop.create_task(self._shake_hands(sock))
+            self._handshakes[task] = sock
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        sock = self._handshakes.pop(task)
+        if sock is not None:
+            sock.close()  # it was cancelled before its first step
+
+    async def _shake_hands(self, sock: socket.socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._handshakes[task] = None  # from now on it belongs to the loop
+        try:
+            await self._loop.connect_accepted_socket(
+                self._factory,
+                sock,
+                ssl=self._context,
+                ssl_handshake_timeout=self._patience,
+            )
+        except OSError as error:
+            # What should be known of it the loop has said.
+            logger.debug("no TLS connection: %s", error)
+        except Exception:
+            logger.exception("error while a connection was accepted")
+            sock.close()  # asyncio leaves it to us if it has not come to make a transport

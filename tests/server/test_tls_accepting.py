@@ -1,0 +1,198 @@
+"""Handshakes that do not come to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from tests.support.raw import RawClient, connect
+from tests.support.waiting import wait_until
+from ZODB.MappingStorage import MappingStorage
+
+from zeolith.server import tlsaccepting
+from zeolith.server.loops import new_event_loop
+from zeolith.server.tlsaccepting import TlsAcceptor
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def context(authority: trustme.CA) -> ssl.SSLContext:
+    """Of the server."""
+    found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(found)
+    return found
+
+
+@pytest.fixture
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """Of a client."""
+    found = ssl.create_default_context()
+    authority.configure_trust(found)
+    return found
+
+
+def is_closed(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("is_unix", [False, True])
+def test_a_handshake_in_progress_ends_with_the_server(
+    mapping: MappingStorage,
+    loop: Any,
+    context: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    is_unix: bool,
+) -> None:
+    """The peer is told, and no socket is left to the garbage collector."""
+    from zeolith.server import Server, ServerOptions, start_in_thread
+
+    with tempfile.TemporaryDirectory() as directory:
+        address: Any = str(Path(directory) / "sock") if is_unix else ("127.0.0.1", 0)
+        server = Server({"1": mapping}, ServerOptions(address=address, loop=loop, ssl=context))
+        stop = start_in_thread(server)
+        try:
+            pending = [connect(server.address) for _ in range(3)]
+            # One has said something, and whoever comes later is served.
+            pending[1].sendall(b"\x16\x03\x01\x02\x00\x01")
+            with RawClient(server.address, tls=trusting) as client:
+                client.ping()
+        finally:
+            stop()
+        for sock in pending:
+            with closing(sock):
+                assert is_closed(sock)
+
+
+class Listener:
+    """A listening socket that fails as it is told.
+
+    :ivar failures: what the next accepts raise.
+    """
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self.failures: list[OSError] = []
+        self.tries = 0
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def accept(self) -> Any:
+        self.tries += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.socket.accept()
+
+
+class Greeter(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        transport.write(b"hello")
+        transport.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    found = Listener()
+    yield found
+    found.socket.close()
+
+
+@pytest.fixture
+def event_loop(loop: Any) -> Iterator[asyncio.AbstractEventLoop]:
+    found = new_event_loop(loop)
+    yield found
+    found.close()
+
+
+def turn(event_loop: asyncio.AbstractEventLoop, seconds: float = 0.01) -> bool:
+    event_loop.run_until_complete(asyncio.sleep(seconds))
+    return True
+
+
+def test_a_handshake_that_has_not_begun(
+    listener: Listener, event_loop: asyncio.AbstractEventLoop, context: ssl.SSLContext
+) -> None:
+    acceptor = TlsAcceptor(event_loop, listener, Greeter, context, 30)  # type: ignore[arg-type]
+    with closing(connect(listener.socket.getsockname())) as sock:
+        sock.settimeout(10)
+        # By hand: on the loop, one step would be made before anything else could happen.
+        wait_until(lambda: acceptor._accept() or acceptor._handshakes)  # type: ignore[func-returns-value]
+        acceptor.close()
+        turn(event_loop)
+        assert is_closed(sock)
+    assert not acceptor._handshakes
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOBUFS])
+def test_a_system_without_room_is_tried_again(
+    listener: Listener,
+    event_loop: asyncio.AbstractEventLoop,
+    context: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(tlsaccepting, "_PAUSE", 0.05)
+    listener.failures = [OSError(number, "no room"), ConnectionAbortedError()]
+    acceptor = TlsAcceptor(event_loop, listener, Greeter, context, 30)  # type: ignore[arg-type]
+
+    def talk() -> bytes:
+        plain = connect(listener.socket.getsockname())
+        with trusting.wrap_socket(plain, server_hostname="localhost") as sock:
+            return sock.recv(10)
+
+    talking = event_loop.run_in_executor(None, talk)
+    assert event_loop.run_until_complete(asyncio.wait_for(talking, 20)) == b"hello"
+    assert caplog.text.count("no connection can be accepted: no room") == 1
+    # In the pause nobody was asked; it is not a loop that turns in vain.
+    assert listener.tries < 10
+    listener.failures = [OSError(number, "no room")]
+    acceptor._accept()
+    acceptor.close()  # in the middle of the pause
+    turn(event_loop, 0.1)
+    assert listener.failures == []
+
+
+def test_a_handshake_that_fails(
+    listener: Listener,
+    event_loop: asyncio.AbstractEventLoop,
+    context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing is left; a defect of ours is told from what peers do."""
+    caplog.set_level(logging.DEBUG, "zeolith")
+    event_loop.set_exception_handler(lambda *args: None)
+
+    def factory() -> asyncio.Protocol:
+        raise RuntimeError("defect")
+
+    for make, words, message in (
+        (Greeter, b"GET / HTTP/1.0\r\n\r\n", "no TLS connection"),
+        (factory, b"", "error while a connection was accepted"),
+    ):
+        acceptor = TlsAcceptor(event_loop, listener, make, context, 30)  # type: ignore[arg-type]
+        with closing(connect(listener.socket.getsockname())) as sock:
+            sock.sendall(words)
+            wait_until(lambda text=message: turn(event_loop) and text in caplog.text)  # type: ignore[misc]
+            wait_until(lambda found=acceptor: turn(event_loop) and not found._handshakes)  # type: ignore[misc]
+        acceptor.close()
+        turn(event_loop)
