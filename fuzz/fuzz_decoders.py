@@ -29,6 +29,7 @@ from zeolith.errors import (
     UndecodableMessage,
 )
 from zeolith.protocol import msgpacks, pickles
+from zeolith.protocol.additions import requests_to_client, requests_to_server
 from zeolith.protocol.codecs import make_codec
 from zeolith.protocol.framing import HEADER_SIZE, frame
 from zeolith.protocol.greeting import Coding
@@ -49,8 +50,6 @@ from zeolith.protocol.inquiry import (
 )
 from zeolith.protocol.limits import Limits
 from zeolith.protocol.messages import (
-    CLIENT_REQUESTS,
-    SERVER_REQUESTS,
     Call,
     Fault,
     Info,
@@ -112,8 +111,8 @@ _PIECES: Sequence[bytes] = (
 def check(data: bytes) -> None:
     """Assert the invariant for *data*."""
     for coding in Coding:
-        for forms in (SERVER_REQUESTS, CLIENT_REQUESTS):
-            _check_message(coding, data, forms is SERVER_REQUESTS)
+        for is_server in (True, False):
+            _check_message(coding, data, is_server)
     _check_stream(data)
     _check_hello(data)
     _check_inquiry(data)
@@ -156,7 +155,9 @@ def _check_inquiry(data: bytes) -> None:
 
 
 def _check_message(coding: Coding, data: bytes, is_server: bool) -> None:
-    codec = make_codec(coding, SERVER_REQUESTS if is_server else CLIENT_REQUESTS, LIMITS)
+    codec = make_codec(
+        coding, (requests_to_server if is_server else requests_to_client)(coding), LIMITS
+    )
     try:
         message = codec.decode(data)
     except PERMITTED:
@@ -223,7 +224,8 @@ def _mutate(choice: random.Random, data: bytes) -> bytes:
 
 def _seeds() -> list[bytes]:
     codecs = [
-        make_codec(coding, SERVER_REQUESTS, LIMITS) for coding in (Coding.OWN, Coding.MSGPACK)
+        make_codec(coding, requests_to_server(coding), LIMITS)
+        for coding in (Coding.OWN, Coding.MSGPACK)
     ]
     dumps: Sequence[Callable[[object], bytes]] = (pickles.dumps, msgpacks.dumps)
     inquiries = (StatusInquiry("1", 5), KickInquiry("label", None, True))

@@ -14,11 +14,12 @@ from tests.support.wire_cases import CASES, Case, as_received, as_sent, name_of,
 from zeolith.errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from zeolith.protocol import messages as m
 from zeolith.protocol import msgpacks
+from zeolith.protocol.additions import OWN_CLIENT_REQUESTS as CLIENT_REQUESTS
+from zeolith.protocol.additions import OWN_SERVER_REQUESTS as SERVER_REQUESTS
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.layouts import NOTICE
 from zeolith.protocol.limits import DEFAULT_LIMITS, Limits
-from zeolith.protocol.messages import CLIENT_REQUESTS, SERVER_REQUESTS
 from zeolith.protocol.own import METHODS, OwnCodec
 from zeolith.protocol.peers import ClientPeer, ServerPeer, Violated
 

@@ -114,13 +114,13 @@ def test_the_document_s_example_is_the_recorded_session() -> None:
 
 
 def test_the_document_s_tables_are_the_code_s() -> None:
-    from zeolith.protocol.messages import WIRE_NAMES
+    from zeolith.protocol.additions import NAMES
 
     text = DOCUMENT.read_text()
     numbers = {
         int(number): name for number, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.M)
     }
-    assert numbers == {number: WIRE_NAMES[cls] for number, cls in METHODS.items()}
+    assert numbers == {number: NAMES[cls] for number, cls in METHODS.items()}
     kinds = {int(kind, 16) for kind in re.findall(r"^\| `0x(\w\w)` \|", text, re.M)}
     assert kinds == set(OwnCodec({}, ServerPeer(Coding.PICKLE)._limits)._readers)
     assert METHODS[1] is Register

@@ -17,15 +17,13 @@ from tests.support.raw import Address, connect
 from tests.support.waiting import DEADLINE
 
 from zeolith.errors import ProtocolViolation
+from zeolith.protocol.additions import NAMES, requests_to_client, requests_to_server
 from zeolith.protocol.codec import Codec
 from zeolith.protocol.codecs import make_codec
 from zeolith.protocol.greeting import Coding, parse_hello
 from zeolith.protocol.hello import MAGIC
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import (
-    CLIENT_REQUESTS,
-    SERVER_REQUESTS,
-    WIRE_NAMES,
     Call,
     Fault,
     Message,
@@ -73,7 +71,7 @@ class Passing(NamedTuple):
         """The wire name of the request, ``.reply`` or ``.fault`` for an answer, or ``""``."""
         message = self.message
         if isinstance(message, (Call, Notice)):
-            return WIRE_NAMES[type(message[-1])]
+            return NAMES[type(message[-1])]
         if isinstance(message, Reply):
             return ".reply"
         return ".fault" if isinstance(message, Fault) else ""
@@ -155,8 +153,8 @@ class Link:
                 except ProtocolViolation:
                     return None
                 self._codecs = {
-                    UP: make_codec(coding, SERVER_REQUESTS, DEFAULT_LIMITS),
-                    DOWN: make_codec(coding, CLIENT_REQUESTS, DEFAULT_LIMITS),
+                    UP: make_codec(coding, requests_to_server(coding), DEFAULT_LIMITS),
+                    DOWN: make_codec(coding, requests_to_client(coding), DEFAULT_LIMITS),
                 }
             return None
         codec = self._codecs.get(direction)

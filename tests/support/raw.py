@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from tests.support.waiting import DEADLINE
 
 from zeolith.errors import ProtocolViolation
+from zeolith.protocol.additions import NAMES
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import (
     Admission,
@@ -26,7 +27,6 @@ from zeolith.protocol.hello import (
 )
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import (
-    WIRE_NAMES,
     Call,
     Fault,
     GetInfo,
@@ -360,7 +360,7 @@ class FakeConnection:
     def next_call_named(self, name: str) -> Call:
         """Return the next call, which has that wire name."""
         call = self.next_call()
-        assert WIRE_NAMES[type(call.request)] == name, call
+        assert NAMES[type(call.request)] == name, call
         return call
 
     def expect(self, cls: type[Any]) -> Any:

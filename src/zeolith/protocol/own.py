@@ -18,6 +18,7 @@ from typing import Any, Final
 from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import messages as m
 from . import msgpacks
+from .additions import NAMES
 from .codec import Codec, Loaded
 from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
@@ -53,7 +54,6 @@ from .layouts import (
 )
 from .limits import Limits
 from .messages import (
-    WIRE_NAMES,
     Call,
     Fault,
     Form,
@@ -108,7 +108,7 @@ METHODS: Final[Mapping[int, type[Any]]] = {
 number is never used for another."""
 
 _NUMBERS: Final = {cls: number for number, cls in METHODS.items()}
-_NAMES: Final = {number: WIRE_NAMES[cls] for number, cls in METHODS.items()}
+_NAMES: Final = {number: NAMES[cls] for number, cls in METHODS.items()}
 
 # -- layouts -----------------------------------------------------------------------------------
 

@@ -13,6 +13,12 @@ from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..errors import IllegalMessage, ProtocolViolation
+from .additions import (
+    OWN_CLIENT_REQUESTS,
+    OWN_SERVER_REQUESTS,
+    requests_to_client,
+    requests_to_server,
+)
 from .codec import Codec, Loaded
 from .codecs import make_codec
 from .framing import HEADER_SIZE, MAX_PAYLOAD, FrameReader, frame, unpack_length
@@ -36,8 +42,6 @@ from .hello import (
 from .inquiry import PREFIX, Inquiry, parse_inquiry
 from .limits import DEFAULT_LIMITS, Limits
 from .messages import (
-    CLIENT_REQUESTS,
-    SERVER_REQUESTS,
     Call,
     Fault,
     Heartbeat,
@@ -111,8 +115,8 @@ class Violated(NamedTuple):
 
 Event: TypeAlias = Message | Hello | Probe | Inquired | Greeted | Welcomed | Violated
 
-_REQUESTS = frozenset(form.cls for form in SERVER_REQUESTS.values())
-_NOTICES = frozenset(form.cls for form in CLIENT_REQUESTS.values())
+_REQUESTS = frozenset(form.cls for form in OWN_SERVER_REQUESTS.values())
+_NOTICES = frozenset(form.cls for form in OWN_CLIENT_REQUESTS.values())
 
 LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
     ("server", Phase.GREETING): frozenset({Hello, Probe, Inquired}),
@@ -276,7 +280,7 @@ class ServerPeer(_Peer):
             coding = Coding.OWN
         else:
             coding = parse_hello(payload)
-        self.codec = self._reader = make_codec(coding, SERVER_REQUESTS, self._limits)
+        self.codec = self._reader = make_codec(coding, requests_to_server(coding), self._limits)
         if introduction is not None:
             self.codec.max_payload = min(introduction.max_message, MAX_PAYLOAD)
         self._frames.max_size = min(self._limits.max_register_size, self._limits.max_message_size)
@@ -322,7 +326,7 @@ class ClientPeer(_Peer):
 
         :param version: of Zeolith's own protocol, one that the server speaks too.
         """
-        self.codec = make_codec(coding, CLIENT_REQUESTS, self._limits, self._max_payload)
+        self.codec = make_codec(coding, requests_to_client(coding), self._limits, self._max_payload)
         if coding is not Coding.OWN:
             self._begin(self.codec)
             return frame(serialize_hello(coding))
