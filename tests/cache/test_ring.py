@@ -149,7 +149,7 @@ def test_a_record_of_more_than_four_megabytes_is_not_kept() -> None:
     try:
         cache.store(OID, T1, None, b"x" * (4 << 20))
         assert len(cache) == 0
-        data = os.urandom((4 << 20) - 21)
+        data = os.urandom((4 << 20) - 25)
         cache.store(OID, T1, None, data)
         assert cache.load_before(OID, T2) == (data, T1, None)
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from zeolith.cache import RingCache, ring
+from zeolith.errors import ConfigurationError
 from zeolith.types import MAX_TID
 
 OID = b"\0" * 7 + b"\7"
@@ -220,9 +221,11 @@ def test_a_file_written_over_by_somebody(
     fill(cache, 0, 10)
     cache.store(OID, T1, T2, b"earlier")
     os.pwrite(cache._fd, bytes(10_000), 0)
-    assert held_rightly(cache, 1, 10) == len(cache) == 0
     assert cache.load_before(OID, T2) is None
+    assert held_rightly(cache, 0, 10) == len(cache) == 0
     assert len(warnings()) == 1
+    cache.store(OID, T2, None, b"new")
+    assert cache.load_before(OID, T3) == (b"new", T2, None)
 
 
 def test_an_earlier_revision_that_is_another_than_the_index_says(
@@ -299,3 +302,18 @@ def test_the_tests_of_this_room_pass_without_asserts_in_the_code() -> None:
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="missing") as caught:
+        RingCache(100_000, directory=str(tmp_path / "missing"))
+    assert "writable" in caught.value.remedy
+
+
+def test_a_temporary_file_has_no_name(tmp_path: Path) -> None:
+    cache = RingCache(100_000, directory=str(tmp_path))
+    try:
+        fill(cache, 0, 10)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        cache.close()

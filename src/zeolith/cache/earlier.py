@@ -81,3 +81,11 @@ class EarlierRevisions:
     def clear(self) -> None:
         """Remove everything."""
         self.rows.clear()
+
+    def dump(self) -> list[tuple[int, bytes]]:
+        """Return all that is known: object id as a number, and its row."""
+        return list(self.rows.items())
+
+    def load(self, rows: list[tuple[int, bytes]]) -> None:
+        """Add what :meth:`dump` returned."""
+        self.rows.update(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ..protocol.hello import Database
 from ..types import NO_TID
 from .interface import Revision
 
@@ -48,6 +49,8 @@ class ForeignCache:
         self._is_closed = False
         # Kept here, because clear() has to forget it, which not every foreign cache does.
         self._last_tid: bytes = cache.getLastTid() or NO_TID
+        self.database: Database | None = None
+        """Its file, if it has one, does not say which database it is of."""
 
     def load_before(self, oid: bytes, tid: bytes) -> Revision | None:
         """Return the revision of *oid* that was current just before *tid*, or None if not held."""
@@ -98,6 +101,14 @@ class ForeignCache:
         """Forget everything, the last tid too."""
         self._cache.clear()
         self._last_tid = NO_TID
+        self.database = None
+
+    def set_database(self, database: Database | None) -> None:
+        """The cache was verified against *database*, or one that does not say which it is."""
+        self.database = database
+
+    def save(self) -> None:
+        """Do nothing: what a foreign cache keeps it keeps by itself."""
 
     def close(self) -> None:
         """Close the foreign cache; may be called twice."""

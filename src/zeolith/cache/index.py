@@ -63,3 +63,26 @@ class PlaceIndex:
     def clear(self) -> None:
         """Remove everything."""
         self.pages.clear()
+
+    def dump(self) -> list[tuple[int, bytes]]:
+        """Return all that is in it: number of the page, then its keys and values as bytes."""
+        return [(number, page.toBytes()) for number, page in self.pages.items()]
+
+    def load(self, parts: list[tuple[int, bytes]]) -> None:
+        """Add what :meth:`dump` returned."""
+        for number, data in parts:
+            self.pages[number] = page = fsBucket()
+            page.fromBytes(data)
+
+    def cut(self, limit: int) -> int:
+        """Remove everything whose place is *limit* or more; return how much that was."""
+        removed = 0
+        for number, page in list(self.pages.items()):
+            for suffix in [
+                suffix for suffix, place in page.items() if int.from_bytes(place, "big") >= limit
+            ]:
+                del page[suffix]
+                removed += 1
+            if not page:
+                del self.pages[number]
+        return removed

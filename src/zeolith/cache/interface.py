@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol, TypeAlias
 
+from ..protocol.hello import Database
+
 Revision: TypeAlias = tuple[bytes, bytes, bytes | None]
 """``(data, start, end)``: the record, the tid that wrote it, and the tid that replaced it, or None
 while it is the current one."""
@@ -48,8 +50,21 @@ class ClientCache(Protocol):
         :raises ValueError: *tid* is older than the present one.
         """
 
+    @property
+    def database(self) -> Database | None:
+        """The database that the revisions are of, as far as is known."""
+
+    def set_database(self, database: Database | None) -> None:
+        """The cache was verified against *database*, or one that does not say which it is."""
+
+    def save(self) -> None:
+        """Bring to disk what would be lost with the process, if the cache is to outlive it.
+
+        Any thread may call it, at any time.
+        """
+
     def clear(self) -> None:
-        """Forget everything, the last tid too."""
+        """Forget everything, the last tid and the database too."""
 
     def close(self) -> None:
         """Release files; may be called twice.  ``load_before`` returns None afterwards."""

@@ -1,6 +1,6 @@
 """The file under the cache: a circle of records.  Bytes without policy.
 
-A *record* is a header (oid, start tid, length of the whole record) followed by the data.  Records
+:mod:`.records` says what a record is.  Records
 lie one behind the other and begin at multiples of a granule.  New ones are written at the *head*;
 the *tail* is the oldest.  At the end of the file the head goes on at its start: a record never
 straddles the end.  Between head and tail there is always a gap, so that what is worth keeping can
@@ -8,32 +8,28 @@ be copied to the head before the room it came from is given up.
 
 ::
 
-    0          head        tail                     limit   capacity
+    first      head        tail                     limit   capacity
     |##newer###|....gap....|##########older##########|.......|
+
+What lies before the first record is the header of the file, if it has one.
 
 A *place* is one integer of 48 bits: where a record begins (in granules) and how long it is (in
 bytes), so that one ``pread`` brings all of it.  48 bits is what a value of BTrees' smallest index
 holds; the granule grows with the file to make that suffice.
 
-The file is anonymous: it has no name and goes with its descriptor.  Only ``pread`` and ``pwrite``
-touch it, so there is no file position to share between threads.
+Only ``pread`` and ``pwrite`` touch the file, so there is no file position to share between threads.
+
+**Damage.**  A record is taken for what it is only if its checksum is right.  Where the walk along
+the records meets something else, it goes on at the next granule at which a whole record begins.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import struct
-import tempfile
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
-from ..errors import ConfigurationError
-
-HEADER: Final = struct.Struct(">8s8sI")
-"""oid, start tid, length of the record in bytes, this header included."""
-
-_LENGTH: Final = struct.Struct(">I")
-_LENGTH_AT: Final = 16
+from .records import HEADER, LENGTH, LENGTH_AT, OVERHEAD, earlier_seed, is_whole
 
 LENGTH_BITS: Final = 22
 LENGTH_MASK: Final = (1 << LENGTH_BITS) - 1
@@ -71,41 +67,76 @@ class Batch(NamedTuple):
     end: int
 
 
+class LogState(NamedTuple):
+    """Where everything is, to go on with the same file later.
+
+    :ivar shift: bytes of a granule, as a power of two.
+    :ivar capacity: granules that the file takes at most.
+    :ivar head: where the next record goes, in granules.
+    :ivar tail: where the oldest record begins.
+    :ivar limit: where the older records end, while they lie behind the head.
+    :ivar is_wrapped: whether the head has come to the end of the file before.
+    """
+
+    shift: int
+    capacity: int
+    head: int
+    tail: int
+    limit: int
+    is_wrapped: bool
+
+
 class RecordLog:
     """A circular file of records.
 
     One thread at a time may call its methods; ``fd`` and ``shift`` may be read by any.
 
-    :param size: most bytes the file may take, at least :data:`MINIMUM_SIZE`.
-    :param directory: where to make the file; None for the system's temporary directory.
-    :raises ConfigurationError: no file can be made there.
+    :param file: open for reading and writing, unbuffered; closed with the log.
+    :param size: most bytes the file may take, at least :data:`MINIMUM_SIZE` more than the header.
+    :param seed: with which its records are written: 32 bits.
+    :param header_size: bytes at the beginning of the file that hold no records: a multiple of
+        every granule that files of that size have.
+    :param state: of a log of the same file and seed that was closed; None if there are no records.
     """
 
-    def __init__(self, size: int, directory: str | None = None) -> None:
-        try:
-            self._file = tempfile.TemporaryFile("w+b", buffering=0, dir=directory)  # noqa: SIM115
-        except OSError as error:
-            raise ConfigurationError(
-                f"cache directory {directory or 'for temporary files'!r}",
-                f"cannot make a file: {error}",
-                "name a directory that exists and is writable",
-            ) from error
-        self.fd: Final = self._file.fileno()
-        shift = SMALLEST_GRANULE_BITS
-        while size >> shift >= 1 << POSITION_BITS:
-            shift += 1
-        self.shift: Final = shift
+    def __init__(
+        self,
+        file: IO[bytes],
+        size: int,
+        seed: int,
+        header_size: int = 0,
+        state: LogState | None = None,
+    ) -> None:
+        self._file = file
+        self.fd: Final = file.fileno()
+        self.seed = seed
+        if state is None:
+            shift = SMALLEST_GRANULE_BITS
+            while size >> shift >= 1 << POSITION_BITS:
+                shift += 1
+            first = header_size >> shift
+            state = LogState(shift, size >> shift, first, first, first, False)
+        self.shift: Final = state.shift
         """Offset in bytes = position in granules shifted left by this."""
-        self._round = (1 << shift) - 1
-        self._wrapped = False
-        self._head = self._tail = 0
+        assert header_size % (1 << self.shift) == 0
+        self._first = header_size >> self.shift
+        self._round = (1 << self.shift) - 1
+        self._wrapped = state.is_wrapped
+        self._head, self._tail = state.head, state.tail
         # Where the older records end; of use while they lie behind the head.
-        self._limit = 0
-        self._set_capacity(size >> shift)
+        self._limit = state.limit
+        self._set_capacity(state.capacity)
+
+    @property
+    def state(self) -> LogState:
+        """Where everything is now."""
+        return LogState(
+            self.shift, self._capacity, self._head, self._tail, self._limit, self._wrapped
+        )
 
     def _set_capacity(self, granules: int) -> None:
         self._capacity = granules
-        size = granules << self.shift
+        size = (granules - self._first) << self.shift
         self.max_record = min(size // LARGEST_SHARE, LENGTH_MASK)
         # The gap: large enough to make sweeps few, small enough not to be missed.
         self._gap = max(1, min(granules // 16, (64 * 1024) >> self.shift))
@@ -172,9 +203,9 @@ class RecordLog:
             return head if head + wanted < self._tail else None
         if head + wanted <= self._capacity:
             return head
-        if wanted >= self._tail:
+        if self._first + wanted >= self._tail:
             return None
-        return head if head + granules <= self._capacity else 0
+        return head if head + granules <= self._capacity else self._first
 
     def _write(self, data: bytes, position: int, granules: int) -> None:
         offset = position << self.shift
@@ -190,25 +221,34 @@ class RecordLog:
         else:
             self._limit = self._head
             self._wrapped = True
-            self._head = granules
+            self._head = position + granules
             self._set_stop()
 
     # -- reading -------------------------------------------------------------------------------
 
-    def read(self, place: int, oid: bytes) -> bytes:
+    def read(self, place: int, oid: bytes, may_be_earlier: bool = False) -> bytes:
         """Return the record of *oid* at *place*.
 
+        :param may_be_earlier: whether it may have been written as an earlier revision.
         :raises LogDamaged: something else is there.
         :raises OSError: it cannot be read.
         """
         length = place & LENGTH_MASK
         record = os.pread(self.fd, length, self.offset(place))
-        if len(record) != length or record[:8] != oid:
+        if record[:8] != oid or not self._is_whole(record, may_be_earlier):
             raise LogDamaged(f"no record of object {oid.hex()} at offset {self.offset(place)}")
         return record
 
+    def _is_whole(self, record: bytes, may_be_earlier: bool) -> bool:
+        return is_whole(record, self.seed) or (
+            may_be_earlier and is_whole(record, earlier_seed(self.seed))
+        )
+
     def read_start(self, place: int, oid: bytes) -> bytes:
-        """Return the start tid of the record of *oid* at *place*; raises as :meth:`read`."""
+        """Return the start tid of the record of *oid* at *place*; raises as :meth:`read`.
+
+        The checksum is not looked at: what is wrong here shows when the record is read.
+        """
         head = os.pread(self.fd, 16, self.offset(place))
         if len(head) != 16 or head[:8] != oid:
             raise LogDamaged(f"no record of object {oid.hex()} at offset {self.offset(place)}")
@@ -219,7 +259,9 @@ class RecordLog:
     def oldest(self) -> Batch:
         """Return the oldest records, about as many bytes of them as the gap has, at least one.
 
-        :raises LogDamaged: there are none, or the file's bytes are no records.
+        What is damaged is left out, and there may be none then.
+
+        :raises LogDamaged: the log is empty.
         :raises OSError: they cannot be read.
         """
         shift = self.shift
@@ -227,24 +269,45 @@ class RecordLog:
         stop = self._limit if self._head < tail else self._head
         base = tail << shift
         room = (stop - tail) << shift
-        chunk = os.pread(self.fd, min(self._gap << shift, room), base)
+        if room <= 0:
+            raise LogDamaged("there are no records")
+        size = min(self._gap << shift, room)
+        chunk = os.pread(self.fd, size, base)
         places: list[int] = []
         at = 0
-        while at + HEADER.size <= len(chunk):
-            (length,) = _LENGTH.unpack_from(chunk, at + _LENGTH_AT)
-            if length < HEADER.size or at + length > room:
-                raise LogDamaged(f"no record at offset {base + at}")
+        while at < size:
+            if at + HEADER.size > len(chunk):
+                if not at or len(chunk) < size:
+                    at = size  # the file has been cut off
+                break
+            (length,) = LENGTH.unpack_from(chunk, at + LENGTH_AT)
+            if not OVERHEAD <= length <= room - at:
+                at = self._next_whole(chunk, at, room, base)
+                continue
             if at + length > len(chunk):
-                if places:
-                    break
+                if at:
+                    break  # its turn is next
                 chunk = os.pread(self.fd, length, base)
                 if len(chunk) != length:
-                    raise LogDamaged(f"the file ends in the record at offset {base}")
+                    at = size
+                    break
             places.append((tail + (at >> shift)) << LENGTH_BITS | length)
             at += (length + self._round) >> shift << shift
-        if not places:
-            raise LogDamaged(f"no record at offset {base}")
         return Batch(chunk, base, places, tail + (at >> shift))
+
+    def _next_whole(self, chunk: bytes, at: int, room: int, base: int) -> int:
+        """Return where in *chunk* the first whole record behind *at* begins, or its length."""
+        step = 1 << self.shift
+        end = len(chunk) >> self.shift << self.shift
+        for place in range(at + step, len(chunk) - HEADER.size + 1, step):
+            (length,) = LENGTH.unpack_from(chunk, place + LENGTH_AT)
+            if OVERHEAD <= length <= room - place:
+                record = chunk[place : place + length]
+                if len(record) < length:
+                    record = os.pread(self.fd, length, base + place)
+                if self._is_whole(record, may_be_earlier=True):
+                    return place
+        return max(end, at + step)
 
     def release(self, batch: Batch) -> None:
         """Give up the room of *batch*, which :meth:`oldest` returned: it may be written over."""
@@ -252,13 +315,39 @@ class RecordLog:
         if self._tail == self._head:
             self.clear()
         elif self._head < self._tail == self._limit:
-            self._tail = 0
+            self._tail = self._first
         self._set_stop()
 
-    def clear(self) -> None:
-        """Give up everything."""
-        self._head = self._tail = 0
+    def clear(self, seed: int | None = None) -> None:
+        """Give up everything.
+
+        :param seed: for the records that are written from now on; None if it stays.
+        """
+        if seed is not None:
+            self.seed = seed
+        self._head = self._tail = self._first
         self._set_stop()
+
+    def resize(self, size: int) -> bool:
+        """Go on with *size* bytes; what lies behind them, and what is cut by their end, is lost.
+
+        :returns: whether that can be done.
+        :raises OSError: the file cannot be cut.
+        """
+        granules = size >> self.shift
+        if granules >= 1 << POSITION_BITS:
+            return False
+        if granules < self._capacity:
+            if self._head < self._tail < granules:
+                self._limit = min(self._limit, granules)
+            elif self._tail >= granules or self._head < self._tail:
+                self._tail = self._first
+                if self._head >= granules and not self._wrapped:
+                    self._head = self._first
+            self._head = min(self._head, granules)
+            os.ftruncate(self.fd, min(granules << self.shift, os.fstat(self.fd).st_size))
+        self._set_capacity(granules)
+        return True
 
     def shrink(self) -> bool:
         """After a write without room: make do with what the file has, if that is worth it.
@@ -268,7 +357,8 @@ class RecordLog:
 
         :returns: whether the log goes on, smaller than before.
         """
-        if self._wrapped or not _MINIMUM_GRANULES <= self._head < self._capacity:
+        held = self._head - self._first
+        if self._wrapped or held < _MINIMUM_GRANULES or self._head >= self._capacity:
             return False
         self._set_capacity(self._head)
         return True

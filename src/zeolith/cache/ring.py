@@ -16,26 +16,45 @@ that, even if everything is in use.
 
 **Earlier revisions.**  An invalidation writes nothing: the record stays where it is, and the tid
 that ended it is remembered.  So a full disk cannot keep the cache from learning of a change.
+
+**Persistence.**  A cache that has a :class:`.CacheHome` keeps its records in a file with a name,
+and saves a snapshot of the rest now and then.  What is opened later is the last snapshot: right as
+of its last tid, from where on the server tells what has changed.  Records that were written over
+since do not pass for those that the snapshot means; they are forgotten when they are met.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from os import pread
-from threading import RLock
-from typing import Any, Final, NamedTuple
+from threading import Lock, RLock
+from typing import IO, Any, Final, NamedTuple
+from zlib import crc32
 
 from ..errors import ConfigurationError
+from ..protocol.hello import Database
 from ..types import NO_TID
 from .earlier import EarlierRevisions
+from .home import HEADER_SIZE, CacheHome
 from .index import PAGE_BITS, PLACE_SIZE, PlaceIndex
 from .interface import Revision
-from .log import HEADER, LENGTH_BITS, LENGTH_MASK, MINIMUM_SIZE, NO_ROOM, LogDamaged, RecordLog
+from .log import LENGTH_BITS, LENGTH_MASK, MINIMUM_SIZE, NO_ROOM, LogDamaged, RecordLog
+from .records import (
+    CHECKSUM_SIZE,
+    HEADER,
+    OVERHEAD,
+    REMAINDER,
+    earlier_seed,
+    pack_record,
+)
+from .snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 _DATA_AT: Final = HEADER.size
+_DATA_END: Final = -CHECKSUM_SIZE
 
 _MARK_BITS: Final = 4
 """One mark serves this many granules, as a power of two: 256 bytes in all but huge caches.  Finer
@@ -57,6 +76,8 @@ class CacheStatistics(NamedTuple):
     :ivar stored: revisions taken in.
     :ivar dropped: revisions swept out.
     :ivar kept: revisions that a sweep copied because they had been used.
+    :ivar damaged: records that were not there when they were looked for: after a crash those that
+        had been written over since the last snapshot.
     """
 
     revisions: int
@@ -64,10 +85,11 @@ class CacheStatistics(NamedTuple):
     stored: int
     dropped: int
     kept: int
+    damaged: int = 0
 
 
 class RingCache:
-    """A bounded MVCC cache in an anonymous temporary file; see :class:`.ClientCache`.
+    """A bounded MVCC cache in a file; see :class:`.ClientCache`.
 
     Of failures of the disk no caller hears: the cache makes do with the room it has, or drops
     everything and stays empty, and says so once in the log.
@@ -76,31 +98,68 @@ class RingCache:
         Records larger than a quarter of it, or than 4 MiB, are not kept.  The index in memory
         takes about 10 bytes for a current revision where ids lie close together, up to 40 where
         they are scattered, and about 100 for an earlier one.
-    :param directory: where to make the file; None for the system's temporary directory.
+    :param directory: where to make an anonymous temporary file; None for the system's temporary
+        directory.
+    :param home: of a persistent cache, which belongs to this one from now on; None for a temporary
+        file.
     :raises ConfigurationError: *size* is not a number of bytes, or no file can be made.
     """
 
-    def __init__(self, size: int, *, directory: str | None = None) -> None:
+    def __init__(
+        self, size: int, *, directory: str | None = None, home: CacheHome | None = None
+    ) -> None:
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise ConfigurationError("cache size", f"{size!r} is not a number of bytes")
         # Re-entrant: the garbage collector may run an application's finalizer in the middle of
         # anything, and that may load an object.
         self._lock = RLock()
+        # Held while a snapshot is written; taken before _lock.
+        self._saving = Lock()
+        self._saved: object = None
         self._pid = os.getpid()
-        self._log = RecordLog(max(size, MINIMUM_SIZE), directory)
+        self._home = home
         self._index = PlaceIndex()
         self._earlier = EarlierRevisions()
         self._last_tid: bytes = NO_TID
+        self._database: Database | None = None
         self._count = 0
         self._is_off = False
+        size = max(size, MINIMUM_SIZE)
+        if home is None:
+            self._log = RecordLog(_temporary_file(directory), size, _new_seed())
+        else:
+            self._log = self._open(home, size + HEADER_SIZE)
         self._credit = self._log.max_record
-        self._stored = self._dropped = self._kept = 0
+        self._stored = self._dropped = self._kept = self._damaged = 0
         # What a hit needs, one attribute away.
         self._sweeps = 0
         self._pages = self._index.pages
         self._fd = self._log.fd
         self._shift = self._log.shift
+        self._seed = self._log.seed
         self._marks = bytearray((self._log.capacity >> self._shift >> _MARK_BITS) + 1)
+
+    def _open(self, home: CacheHome, size: int) -> RecordLog:
+        """Return the log of a persistent cache, and take up what its last snapshot says."""
+        snapshot = home.load()
+        if snapshot is not None:
+            log = RecordLog(home.file, size, snapshot.seed, HEADER_SIZE, snapshot.log)
+            capacity = log.capacity
+            if log.resize(size):
+                self._index.load(snapshot.pages)
+                self._earlier.load(snapshot.rows)
+                self._count = snapshot.revisions
+                if log.capacity < capacity:
+                    self._count -= self._index.cut(size >> log.shift << LENGTH_BITS)
+                self._last_tid = snapshot.last_tid
+                self._database = snapshot.database
+                return log
+            logger.warning(
+                "%s: its records cannot be found in a file of %d bytes, it begins empty",
+                home.path,
+                size,
+            )
+        return RecordLog(home.file, size, _new_seed(), HEADER_SIZE)
 
     def __repr__(self) -> str:
         state = "off" if self._is_off else f"{self._log.capacity} bytes"
@@ -113,7 +172,9 @@ class RingCache:
         """Return what the cache holds and has done; any thread."""
         with self._lock:
             capacity = 0 if self._is_off else self._log.capacity
-            return CacheStatistics(self._count, capacity, self._stored, self._dropped, self._kept)
+            return CacheStatistics(
+                self._count, capacity, self._stored, self._dropped, self._kept, self._damaged
+            )
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -132,9 +193,14 @@ class RingCache:
         except OSError:
             return self._load_locked(oid, tid)
         start = record[8:16]
-        if start < tid and self._sweeps == sweeps and len(record) == length and record[:8] == oid:
+        if (
+            start < tid
+            and self._sweeps == sweeps
+            and record[:8] == oid
+            and crc32(record, self._seed) == REMAINDER
+        ):
             self._marks[place >> _MARK_SHIFT] = 1
-            return record[_DATA_AT:], start, None
+            return record[_DATA_AT:_DATA_END], start, None
         return self._load_locked(oid, tid)
 
     def _load_locked(self, oid: bytes, tid: bytes) -> Revision | None:
@@ -142,24 +208,43 @@ class RingCache:
             try:
                 place = self._index.get(oid)
                 if place is not None:
-                    record = self._log.read(place, oid)
-                    start = record[8:16]
-                    if start < tid:
-                        self._marks[place >> _MARK_SHIFT] = 1
-                        return record[_DATA_AT:], start, None
+                    try:
+                        record = self._log.read(place, oid)
+                    except LogDamaged as error:
+                        self._forget_damaged(oid, error)
+                    else:
+                        start = record[8:16]
+                        if start < tid:
+                            self._marks[place >> _MARK_SHIFT] = 1
+                            return record[_DATA_AT:_DATA_END], start, None
                 if not self._earlier.rows:
                     return None
                 found = self._earlier.find(oid, tid)
                 if found is None:
                     return None
                 start, end, place = found
-                record = self._log.read(place, oid)
-                if record[8:16] == start:
-                    return record[_DATA_AT:], start, end
-                self._degrade(LogDamaged(f"another revision of {oid.hex()} than was written"))
-            except (OSError, LogDamaged) as error:
+                try:
+                    record = self._log.read(place, oid, may_be_earlier=True)
+                    if record[8:16] == start:
+                        return record[_DATA_AT:_DATA_END], start, end
+                    raise LogDamaged(f"another revision of {oid.hex()} than was written")
+                except LogDamaged as error:
+                    self._forget_damaged(oid, error, place)
+            except OSError as error:
                 self._degrade(error)
             return None
+
+    def _forget_damaged(self, oid: bytes, error: LogDamaged, earlier: int | None = None) -> None:
+        """Forget what is not there any more: the current revision, or an *earlier* one."""
+        if not self._damaged:
+            # After a crash that is ordinary; and where there is one, there are many.
+            level = logging.WARNING if self._home is None else logging.INFO
+            logger.log(level, "the client cache forgets what is damaged: %s", error)
+        self._damaged += 1
+        if earlier is None:
+            self._forget(oid)
+        else:
+            self._count -= self._earlier.remove(oid, earlier)
 
     # -- changing ------------------------------------------------------------------------------
 
@@ -181,23 +266,33 @@ class RingCache:
                 index = self._index
                 held = index.get(oid)
                 if held is not None:
-                    if self._log.read_start(held, oid) >= start:
-                        return
-                    # Whether it ended at *start* or before is not known.
-                    self._forget(oid)
+                    held_start = self._start_of(oid, held)
+                    if held_start is not None:
+                        if held_start >= start:
+                            return
+                        # Whether it ended at *start* or before is not known.
+                        self._forget(oid)
                 if self._earlier.rows and self._earlier.last_end(oid) > start:
                     return
-                place = self._append(oid, start, data)
+                place = self._append(oid, start, data, self._seed)
                 if place is not None:
                     index.set(oid, place)
                     self._count += 1
-            except (OSError, LogDamaged) as error:
+            except OSError as error:
                 self._degrade(error)
+
+    def _start_of(self, oid: bytes, place: int) -> bytes | None:
+        """Return the start tid of the current revision; None if it had to be forgotten."""
+        try:
+            return self._log.read_start(place, oid)
+        except LogDamaged as error:
+            self._forget_damaged(oid, error)
+            return None
 
     def _store_earlier(self, oid: bytes, start: bytes, end: bytes, data: bytes) -> None:
         held = self._index.get(oid)
-        if held is not None:
-            held_start = self._log.read_start(held, oid)
+        held_start = None if held is None else self._start_of(oid, held)
+        if held is not None and held_start is not None:
             if held_start == start:
                 self._end_current(oid, held, start, end)
                 return
@@ -205,7 +300,7 @@ class RingCache:
                 self._forget(oid)
         if self._earlier.has(oid, start):
             return
-        place = self._append(oid, start, data)
+        place = self._append(oid, start, data, earlier_seed(self._seed))
         if place is not None:
             self._count += 1 - self._earlier.add(oid, start, end, place)
 
@@ -219,11 +314,11 @@ class RingCache:
                 self._forget(oid)
                 return
             try:
-                start = self._log.read_start(held, oid)
-            except (OSError, LogDamaged) as error:
+                start = self._start_of(oid, held)
+            except OSError as error:
                 self._degrade(error)
                 return
-            if start < tid:
+            if start is not None and start < tid:
                 self._end_current(oid, held, start, tid)
 
     def _end_current(self, oid: bytes, place: int, start: bytes, end: bytes) -> None:
@@ -253,14 +348,54 @@ class RingCache:
                 )
             self._last_tid = tid
 
+    @property
+    def database(self) -> Database | None:
+        """The database that the revisions are of, as far as is known."""
+        return self._database
+
+    def set_database(self, database: Database | None) -> None:
+        """The cache was verified against *database*, or one that does not say which it is."""
+        with self._lock:
+            self._database = database
+
+    # -- persistence ---------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Have a persistent cache save what it knows, if that has changed; any thread.
+
+        A failure is only logged: the cache is as good as its last snapshot when it is opened next.
+        """
+        home = self._home
+        if home is None:
+            return
+        with self._saving:
+            with self._lock:
+                state = (self._stored, self._dropped, self._count, self._last_tid, self._database)
+                if self._is_off or state == self._saved:
+                    return
+                self._saved = state
+                snapshot = Snapshot(
+                    self._seed,
+                    self._last_tid,
+                    self._database,
+                    self._count,
+                    self._log.state,
+                    self._index.dump(),
+                    self._earlier.dump(),
+                )
+            try:
+                home.save(snapshot)
+            except OSError as error:
+                self._saved = None
+                logger.warning("%s cannot be saved: %s", home.index_path, error)
+
     # -- room ----------------------------------------------------------------------------------
 
-    def _append(self, oid: bytes, start: bytes, data: bytes) -> int | None:
+    def _append(self, oid: bytes, start: bytes, data: bytes, seed: int) -> int | None:
         """Write a record, with sweeps as needed; None if it is too large to be kept."""
-        length = _DATA_AT + len(data)
-        if length > self._log.max_record:
+        if OVERHEAD + len(data) > self._log.max_record:
             return None
-        record = HEADER.pack(oid, start, length) + data
+        record = pack_record(oid, start, data, seed)
         while (place := self._log.append(record)) is None:
             self._sweep()
         self._stored += 1
@@ -313,7 +448,7 @@ class RingCache:
         self._sweeps += 1
         log.release(batch)
         # The last mark may belong to the next record as well: its own sweep will clear it.
-        first, last = places[0] >> _MARK_SHIFT, end >> _MARK_BITS
+        first, last = base >> shift >> _MARK_BITS, end >> _MARK_BITS
         marks[first:last] = bytes(last - first)
         for record in larger:
             # What the gap was too small for may go where it came from.
@@ -330,8 +465,11 @@ class RingCache:
         with self._lock:
             self._empty()
             self._last_tid = NO_TID
+            self._database = None
             if not self._is_off:
-                self._log.clear()
+                # Another seed: what the last snapshot means is not to be found in what follows.
+                self._log.clear(_new_seed())
+                self._seed = self._log.seed
 
     def _empty(self) -> None:
         self._index.clear()
@@ -364,10 +502,29 @@ class RingCache:
 
         It is all that a child made by ``fork`` may call: the file is its parent's too.
         """
-        if os.getpid() != self._pid:
+        if os.getpid() == self._pid:
+            self.save()
+        else:
             # A thread that the child does not have may hold the lock for ever.
             self._lock = RLock()
         with self._lock:
             self._is_off = True
             self._empty()
             self._log.close()
+            if self._home is not None:
+                self._home.close()
+
+
+def _new_seed() -> int:
+    return int.from_bytes(os.urandom(4), "big")
+
+
+def _temporary_file(directory: str | None) -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile("w+b", buffering=0, dir=directory)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cache directory {directory or 'for temporary files'!r}",
+            f"cannot make a file: {error}",
+            "name a directory that exists and is writable",
+        ) from error

@@ -1,0 +1,132 @@
+"""What a cache knows beside its records, in one piece: the index file of a persistent cache.
+
+The records of a cache lie in one file, which changes all the time; where they lie, up to which
+transaction they are right, and of which database they are, is written to another one now and
+then, as a whole.  So there is no state in between: a snapshot is right as of its last tid, for
+ever, whatever happened to the cache after it.  What has been written over since does not pass for
+the record that the snapshot means, because of its checksum, and is not there then.
+
+Layout, all numbers big-endian::
+
+    magic 8 | seed u32 | last tid 8 | revisions u64
+    shift u8 | wrapped u8 | capacity, head, tail, limit u32 each, in granules
+    epoch u64 | length of the identity u16 | identity, UTF-8; empty if none is known
+    number of pages u32 | per page: number u64, size u32, the page
+    number of rows u32  | per row: oid u64, size u32, the row
+    checksum 4
+
+A page is what BTrees' fsBucket gives as bytes: keys of two bytes, sorted, then places of six.  A
+row is what :mod:`.earlier` keeps of one object.  The checksum is made as that of a record.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from ..protocol.hello import Database
+from .log import LogState
+from .records import CHECKSUM_SIZE, REMAINDER
+
+MAGIC: Final = b"zeoindx1"
+"""The last letter is the version."""
+
+_HEAD: Final = struct.Struct(">8sI8sQBBIIIIQH")
+_COUNT: Final = struct.Struct(">I")
+_PART: Final = struct.Struct(">QI")
+
+assert _HEAD.size == 56
+assert _PART.size == 12
+
+
+class SnapshotDamaged(Exception):
+    """The bytes are no snapshot, or not as they were written."""
+
+
+class Snapshot(NamedTuple):
+    """What a cache knows beside its records.
+
+    :ivar seed: of the records' checksums.
+    :ivar last_tid: up to which transaction everything is right.
+    :ivar database: which database it is, if that is known.
+    :ivar revisions: how many there are, earlier ones included.
+    :ivar log: where in the file what is.
+    :ivar pages: number and bytes of each page of the index.
+    :ivar rows: object id as a number, and what is known of its earlier revisions.
+    """
+
+    seed: int
+    last_tid: bytes
+    database: Database | None
+    revisions: int
+    log: LogState
+    pages: list[tuple[int, bytes]]
+    rows: list[tuple[int, bytes]]
+
+
+def serialize_snapshot(snapshot: Snapshot) -> bytes:
+    """Return the bytes of the index file."""
+    seed, last_tid, database, revisions, log, pages, rows = snapshot
+    identity, epoch = (b"", 0) if database is None else (database[0].encode(), database[1])
+    head = _HEAD.pack(
+        MAGIC, seed, last_tid, revisions,
+        log.shift, log.is_wrapped, log.capacity, log.head, log.tail, log.limit,
+        epoch, len(identity),
+    )  # fmt: skip
+    body = b"".join((head, identity, *_parts(pages), *_parts(rows)))
+    return body + crc32(body).to_bytes(CHECKSUM_SIZE, "little")
+
+
+def _parts(parts: list[tuple[int, bytes]]) -> Iterable[bytes]:
+    yield _COUNT.pack(len(parts))
+    for number, data in parts:
+        yield _PART.pack(number, len(data))
+        yield data
+
+
+def parse_snapshot(data: bytes) -> Snapshot:
+    """Return what :func:`serialize_snapshot` was given.
+
+    :raises SnapshotDamaged: *data* is not what it returned.
+    """
+    if len(data) < _HEAD.size or data[:8] != MAGIC:
+        raise SnapshotDamaged("it is no index of a cache")
+    if crc32(data) != REMAINDER:
+        raise SnapshotDamaged("its checksum is wrong")
+    (
+        _, seed, last_tid, revisions,
+        shift, is_wrapped, capacity, head, tail, limit,
+        epoch, size,
+    ) = _HEAD.unpack_from(data)  # fmt: skip
+    at = _HEAD.size
+    identity = data[at : at + size].decode()
+    reader = _Parts(data, at + size)
+    pages, rows = list(reader.take()), list(reader.take())
+    return Snapshot(
+        seed,
+        last_tid,
+        Database(identity, epoch) if identity else None,
+        revisions,
+        LogState(shift, capacity, head, tail, limit, bool(is_wrapped)),
+        pages,
+        rows,
+    )
+
+
+class _Parts:
+    """Reads lists of parts; the checksum has been found right, so they are all there."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self._data = data
+        self._at = at
+
+    def take(self) -> Iterator[tuple[int, bytes]]:
+        (count,) = _COUNT.unpack_from(self._data, self._at)
+        self._at += _COUNT.size
+        for _ in range(count):
+            number, size = _PART.unpack_from(self._data, self._at)
+            begin = self._at + _PART.size
+            self._at = begin + size
+            yield number, self._data[begin : self._at]
