@@ -15,7 +15,13 @@ from typing import Any, Final
 
 from ZODB import POSException
 
-from ..errors import MessageTooLarge, ProtocolViolation, ServerError
+from ..errors import (
+    MessageTooLarge,
+    NotCommitted,
+    OutcomeUnknown,
+    ProtocolViolation,
+    ServerError,
+)
 from .values import ATOMS, RemoteException, to_plain
 
 # -- sending -----------------------------------------------------------------------------------
@@ -221,6 +227,20 @@ def _too_large(details: Any) -> Exception | None:
     return MessageTooLarge(size, limit) if type(size) is type(limit) is int else None
 
 
+def _not_committed(details: Any) -> Exception | None:
+    cause = details.get("cause") if type(details) is dict else None
+    return NotCommitted(cause) if type(cause) is str else None
+
+
+def _outcome_unknown(details: Any) -> Exception | None:
+    if type(details) is not dict:
+        return None
+    cause, reason, uid = details.get("cause"), details.get("reason"), details.get("uid")
+    if type(cause) is not str or type(reason) is not str or type(uid) not in (bytes, type(None)):
+        return None
+    return OutcomeUnknown(cause, reason, uid)
+
+
 _BUILDERS: Final[Mapping[str, _Builder]] = {
     "builtins.KeyError": _plain(KeyError),
     "builtins.TypeError": _plain(TypeError),
@@ -246,4 +266,6 @@ _BUILDERS: Final[Mapping[str, _Builder]] = {
     "ZODB.POSException.ReadOnlyError": _plain(POSException.ReadOnlyError),
     "ZODB.POSException.Unsupported": _plain(POSException.Unsupported),
     "zeolith.errors.MessageTooLarge": _too_large,
+    "zeolith.errors.NotCommitted": _not_committed,
+    "zeolith.errors.OutcomeUnknown": _outcome_unknown,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ..protocol import additions as a
 from ..protocol import messages as m
 from . import blobs, committing, iteration, reading
 
@@ -40,6 +41,7 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.Vote: committing.vote,
     m.TpcFinish: committing.tpc_finish,
     m.TpcAbort: committing.tpc_abort,
+    a.Outcome: committing.outcome,
     m.StoreBlobStart: blobs.store_blob_start,
     m.StoreBlobChunk: blobs.store_blob_chunk,
     m.StoreBlobEnd: blobs.store_blob_end,
