@@ -188,11 +188,11 @@ def test_zeo_s_codings_have_no_unique_ids(coding: Coding) -> None:
     codec = make_codec(coding, requests_to_server(coding), DEFAULT_LIMITS)
     begin = m.TpcBegin(1, b"", b"", {})
     for write in (codec.notice, lambda request: codec.call(1, request)):
-        assert codec.decode(write(begin)[4:])[-1] == begin
+        assert repr(begin) in repr(codec.decode(write(begin)[4:]))
         with pytest.raises(ValueError, match="ZEO's protocol has no place for the unique id"):
             write(begin._replace(uid=UID))
     for uid in (None, UID):
-        message = (0, True, "tpc_begin", (1, b"", b"", {}, None, " ", uid))
+        message: Any = (0, True, "tpc_begin", (1, b"", b"", {}, None, " ", uid))
         payload = pickles.dumps(message) if coding is Coding.PICKLE else msgpacks.dumps(message)
         with pytest.raises(IllegalMessage, match="takes 6 arguments"):
             codec.decode(payload)
