@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from zeolith.protocol.additions import Outcome
 from zeolith.protocol.codec import Codec
 from zeolith.protocol.messages import (
     Call,
@@ -55,6 +54,7 @@ from zeolith.protocol.messages import (
     UndoLog,
     Vote,
 )
+from zeolith.protocol.outcome import Outcome
 
 OID, TID, TID2 = b"\0" * 7 + b"\x2a", b"\x03" * 8, b"\x04" * 8
 TXN = 0x7F54_4A44_C000

@@ -19,8 +19,7 @@ from ..errors import (
     OutcomeUnknown,
     ProtocolViolation,
 )
-from ..protocol.additions import Outcome
-from ..protocol.verdict import State, Verdict, parse_verdict
+from ..protocol.outcome import Outcome, State, Verdict, parse_verdict
 from .channel import Channel
 from .link import Link
 

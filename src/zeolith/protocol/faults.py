@@ -16,10 +16,12 @@ from typing import Any, Final
 from ZODB import POSException
 
 from ..errors import (
+    HistoryLost,
     MessageTooLarge,
     NotCommitted,
     OutcomeUnknown,
     ProtocolViolation,
+    ServerBehindCache,
     ServerError,
 )
 from .values import ATOMS, RemoteException, to_plain
@@ -241,6 +243,20 @@ def _outcome_unknown(details: Any) -> Exception | None:
     return OutcomeUnknown(cause, reason, uid)
 
 
+def _two_tids(cls: type[Exception], first: str, second: str) -> _Builder:
+    """Build an exception that is made of two transaction ids."""
+
+    def build(details: Any) -> Exception | None:
+        if type(details) is not dict:
+            return None
+        tids = details.get(first), details.get(second)
+        if any(type(tid) is not bytes or len(tid) != 8 for tid in tids):
+            return None
+        return cls(*tids)
+
+    return build
+
+
 _BUILDERS: Final[Mapping[str, _Builder]] = {
     "builtins.KeyError": _plain(KeyError),
     "builtins.TypeError": _plain(TypeError),
@@ -268,4 +284,6 @@ _BUILDERS: Final[Mapping[str, _Builder]] = {
     "zeolith.errors.MessageTooLarge": _too_large,
     "zeolith.errors.NotCommitted": _not_committed,
     "zeolith.errors.OutcomeUnknown": _outcome_unknown,
+    "zeolith.errors.HistoryLost": _two_tids(HistoryLost, "since", "floor"),
+    "zeolith.errors.ServerBehindCache": _two_tids(ServerBehindCache, "server_tid", "cache_tid"),
 }

@@ -19,8 +19,7 @@ from ZODB.POSException import (
 )
 
 from ..protocol import messages as m
-from ..protocol.additions import Outcome
-from ..protocol.verdict import Verdict, serialize_verdict
+from ..protocol.outcome import Outcome, Verdict, serialize_verdict
 from .coordinator import Finished
 from .log import Operation
 from .replay import Vote

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import NotCommitted
-from ..protocol.verdict import NOT_COMMITTED, State, Verdict
+from ..protocol.outcome import NOT_COMMITTED, State, Verdict
 from .coordinator import is_survived
 from .outcomelog import KEPT, RESERVED, OutcomeLog
 from .transactions import Stage, Transaction

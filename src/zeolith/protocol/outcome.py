@@ -1,14 +1,52 @@
-"""What became of a transaction: the answer to :class:`.Outcome`."""
+"""What became of a transaction: the question of a client that has not seen its end, and the answer.
+
+Only Zeolith's own protocol has it; for it, a transaction begins with a unique id there.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..errors import IllegalMessage
+from .messages import SERVER_REQUESTS, UID_SIZE, Flow, Form
 
 _MAX_REASON = 500
 """Characters of a reason that count."""
+
+
+class Outcome(NamedTuple):
+    """What became of a transaction?
+
+    :ivar uid: the unique id that its ``tpc_begin`` had.
+    :ivar since: the last transaction that the client had seen when it sent ``tpc_finish``: this
+        one, if it was committed, came later.
+    """
+
+    uid: bytes
+    since: bytes
+
+
+def _is_uid(value: Any) -> bool:
+    return type(value) is bytes and len(value) == UID_SIZE
+
+
+def _is_uid_or_none(value: Any) -> bool:
+    return value is None or _is_uid(value)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is bytes and len(value) == 8
+
+
+_begin = SERVER_REQUESTS["tpc_begin"]
+
+OUTCOME_SERVER_REQUESTS: Final[Mapping[str, Form]] = {
+    "tpc_begin": _begin._replace(checks=(*_begin.checks, _is_uid_or_none)),
+    "outcome": Form("outcome", Outcome, Flow.CALL, (_is_uid, _is_id), 2),
+}
+"""The question, and a ``tpc_begin`` that may have a unique id."""
 
 
 class State(Enum):

@@ -9,7 +9,7 @@ import pytest
 from zeolith.errors import IllegalMessage
 from zeolith.protocol import msgpacks
 from zeolith.protocol.limits import DEFAULT_LIMITS
-from zeolith.protocol.verdict import (
+from zeolith.protocol.outcome import (
     NOT_COMMITTED,
     State,
     Verdict,
