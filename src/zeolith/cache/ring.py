@@ -28,6 +28,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from os import pread
 from threading import Lock, RLock
 from typing import IO, Any, Final, NamedTuple
@@ -245,6 +246,25 @@ class RingCache:
             self._forget(oid)
         else:
             self._count -= self._earlier.remove(oid, earlier)
+
+    def current(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield ``(oid, start)`` of the current revisions; see :class:`.ClientCache`."""
+        for number in list(self._pages):
+            # One page at a time, or those who store would wait for all of it.
+            yield from self._current_of(number)
+
+    def _current_of(self, number: int) -> list[tuple[bytes, bytes]]:
+        with self._lock:
+            items = self._index.items_of(number)
+            try:
+                starts = [(oid, self._start_of(oid, place)) for oid, place in items]
+            except OSError as error:
+                self._degrade(error)
+                # What cannot be named may be out of date.
+                for oid, _ in self._index.items_of(number):
+                    self._forget(oid)
+                return []
+            return [(oid, start) for oid, start in starts if start is not None]
 
     # -- changing ------------------------------------------------------------------------------
 
