@@ -167,7 +167,7 @@ def test_configurations_can_be_checked_without_making_anything(tmp_path: Path) -
     with pytest.raises(ConfigurationError, match="blob_cache_size: '1GB'"):
         refuse_blobs(str(blobs), False, "1GB")  # type: ignore[arg-type]
     refuse_blobs(str(blobs), False, 1000, 5)
-    refuse_cache(None, CACHE_SIZE, None, str(tmp_path / "missing"))
+    refuse_cache(None, CACHE_SIZE, None, "1", str(tmp_path / "missing"))
     assert not list(tmp_path.iterdir())
 
 

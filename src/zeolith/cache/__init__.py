@@ -1,12 +1,15 @@
 """What a client keeps of the objects it loaded.  The contract is :class:`ClientCache`."""
 
 from .foreign import ForeignCache
+from .home import CacheHome, CacheInUse
 from .interface import ClientCache, Revision
 from .log import MINIMUM_SIZE
 from .ring import CacheStatistics, RingCache
 
 __all__ = [
     "MINIMUM_SIZE",
+    "CacheHome",
+    "CacheInUse",
     "CacheStatistics",
     "ClientCache",
     "ForeignCache",

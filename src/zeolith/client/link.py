@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected, OtherDatabase, ServerBehindCache, ServerRefused
-from ..protocol.hello import Database
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
 from .backoff import Backoff
 from .channel import Channel
@@ -88,7 +87,6 @@ class Link:
     Methods may be called by any thread, except where stated.
 
     :param name: of the storage, for logs and the thread.
-    :param database: the one that what *cache* holds or has forgotten comes from, if that is known.
     """
 
     def __init__(
@@ -97,14 +95,11 @@ class Link:
         options: LinkOptions,
         cache: ClientCache,
         owner: Owner,
-        database: Database | None = None,
     ) -> None:
         self.name = name
         self.options = options
         self.owner = owner
         self.cache = cache
-        self.database = database
-        """The database that the cache was verified against last, as far as servers say."""
         self.is_read_only = options.mode is Mode.READ_ONLY
         """Whether the present or last server admitted us read-only."""
         self.visibility = threading.RLock()
@@ -473,7 +468,7 @@ class Link:
                 self.cache,
                 self.owner,
                 candidate.server_tid,
-                Databases(self.database, candidate.database),
+                Databases(self.cache.database, candidate.database),
                 self.options.when_behind,
                 self.options.drop_rather_than_verify,
                 self.visibility,
@@ -483,7 +478,7 @@ class Link:
             # directly, or their order could be lost.
             with channel.hold_reading():
                 self.cache.set_last_tid(tid)
-                self.database = candidate.database
+                self.cache.set_database(candidate.database)
                 for invalidation in intake.held:
                     if invalidation.tid > tid:
                         self.apply(invalidation)

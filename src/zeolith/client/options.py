@@ -12,10 +12,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ..cache import ForeignCache, RingCache
-from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
 from .blobs import BlobDirectory
+from .cacheplace import find_path
 from .connector import Mode
 from .link import LinkOptions
 from .verification import WhenBehind
@@ -199,45 +198,25 @@ def make_link_options(
     )
 
 
-def refuse_cache(cache: Any, cache_size: int, client: str | None, var: str | None) -> None:
+def refuse_cache(
+    cache: Any, cache_size: int, client: str | None, storage: str, var: str | None
+) -> None:
     """Refuse keywords of the cache that cannot be used; nothing is made.
 
     :raises ConfigurationError: it names the keyword.
     """
-    if isinstance(cache, str):
-        raise ConfigurationError(
-            "cache",
-            "caches in a file of your choice are not available yet",
-            "leave it out: the cache lives in a temporary file",
-        )
-    if client:
-        raise ConfigurationError(
-            "client",
-            "persistent caches are not available yet",
-            "leave it out: the cache lives in a temporary file (in the directory 'var', if given)",
-        )
-    if cache is not None:
-        if var is not None:
-            raise ConfigurationError("var", "has no effect with a cache of your own")
-        if cache_size != CACHE_SIZE:
-            raise ConfigurationError("cache_size", "has no effect with a cache of your own")
+    for option, value in (("client", client), ("var", var)):
+        refuse_no_text(option, value)
+    find_path(cache, client, storage, var)
+    if cache is not None and not isinstance(cache, str):
+        for option, has_effect in (
+            ("client", client),
+            ("var", var is not None),
+            ("cache_size", cache_size != CACHE_SIZE),
+        ):
+            if has_effect:
+                raise ConfigurationError(option, "has no effect with a cache of your own")
     _refuse_size("cache_size", cache_size)
-
-
-def make_cache(cache: Any, cache_size: int, client: str | None, var: str | None) -> ClientCache:
-    """Return the cache that the keywords describe.
-
-    :raises ConfigurationError: a keyword cannot be used.
-    """
-    refuse_cache(cache, cache_size, client, var)
-    if cache is not None:
-        return ForeignCache(cache)
-    try:
-        return RingCache(cache_size, directory=var)
-    except ConfigurationError as error:
-        if var is None:
-            raise
-        raise ConfigurationError("var", error.problem, error.remedy) from error
 
 
 def refuse_blobs(

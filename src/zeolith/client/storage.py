@@ -26,7 +26,6 @@ from ZODB.POSException import (
 from ..cache import ForeignCache
 from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected
-from ..protocol.hello import Database
 from ..protocol.messages import (
     GetTid,
     History,
@@ -47,7 +46,7 @@ from ..protocol.messages import (
     UndoLog,
 )
 from ..protocol.values import is_plain, to_plain
-from ..types import MAX_TID, NO_TID, ROOT_OID
+from ..types import MAX_TID, ROOT_OID
 from .arguments import (
     check_bytes,
     check_integer,
@@ -57,6 +56,7 @@ from .arguments import (
     check_wanted,
 )
 from .blobs import BlobDirectory
+from .cacheplace import make_cache, open_cache
 from .channel import Channel
 from .committer import Committer
 from .events import StaleCache
@@ -65,9 +65,9 @@ from .link import Link
 from .options import (
     CACHE_SIZE,
     make_blobs,
-    make_cache,
     make_link_options,
     parse_addresses,
+    refuse_cache,
     refuse_no_text,
     refuse_unusable,
 )
@@ -212,12 +212,12 @@ class ClientStorage(ConflictResolvingStorage):
         self._is_closed = False
         self._blobs = make_blobs(blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check)
         self.fshelper = None if self._blobs is None else self._blobs.fshelper
-        self._cache_size = cache_size
-        self._make_cache: Callable[[], ClientCache] = partial(
-            make_cache, cache, cache_size, client, var
+        refuse_cache(cache, cache_size, client, storage, var)
+        self._make_temporary: Callable[[], ClientCache] = partial(
+            open_cache, None, cache_size, None if isinstance(cache, str) else var
         )
         try:
-            self._start()
+            self._start(make_cache(cache, cache_size, client, storage, var))
             if wait_for_server_on_startup is not None and wait is None:
                 wait = wait_for_server_on_startup
             if wait or wait is None:
@@ -227,12 +227,11 @@ class ClientStorage(ConflictResolvingStorage):
             raise
         _watch_forks(self)
 
-    def _start(self, last_tid: bytes = NO_TID, database: Database | None = None) -> None:
-        self._cache = self._make_cache()
-        self._cache.set_last_tid(last_tid)
+    def _start(self, cache: ClientCache) -> None:
+        self._cache = cache
         # Bound once: the first thing that every load does.
         self._cached = self._cache.load_before
-        self._link = Link(self.__name__, self._options, self._cache, self, database)
+        self._link = Link(self.__name__, self._options, self._cache, self)
         self._oids: list[bytes] = []
         self._iterators = Iterators(self._link.wait)
         self._committer = Committer(
@@ -244,19 +243,19 @@ class ClientStorage(ConflictResolvingStorage):
         """In the child: leave the parent's connection alone, start anew."""
         if self._is_closed:
             return
-        last_tid = self._cache.last_tid()
-        self._link.abandon()
-        if isinstance(self._cache, ForeignCache):
-            # The application's object is the parent's as well, and so may be its file: it is
-            # neither used nor closed here.
-            self._make_cache = partial(make_cache, None, self._cache_size, None, None)
-        else:
-            self._cache.close()
-        if self._blobs is not None:
-            self._blobs.forked()
+        old = self._cache
+        # The parent goes on using its own, and the file of it.
+        cache = self._make_temporary()
         # ZODB's connections in this process hold objects as old as that: the server will be
         # asked what has changed since.
-        self._start(last_tid, self._link.database)
+        cache.set_last_tid(old.last_tid())
+        cache.set_database(old.database)
+        self._link.abandon()
+        if not isinstance(old, ForeignCache):  # else it is the application's object
+            old.close()
+        if self._blobs is not None:
+            self._blobs.forked()
+        self._start(cache)
 
     def _resolve_conflict(self, oid: bytes, committed: bytes, read: bytes, data: bytes) -> bytes:
         # Looked up at each call: DemoStorage and tests replace the method on the instance.

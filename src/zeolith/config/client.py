@@ -109,7 +109,13 @@ def _check(keywords: dict[str, Any]) -> None:
         given("blob_cache_size"),
         given("blob_cache_size_check"),
     )
-    refuse_cache(given("cache"), keywords["cache_size"], given("client"), given("var"))
+    refuse_cache(
+        given("cache"),
+        keywords["cache_size"],
+        given("client"),
+        keywords["storage"],
+        given("var"),
+    )
     make_link_options(
         addr=keywords["addr"],
         storage=keywords["storage"],

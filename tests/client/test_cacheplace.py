@@ -1,0 +1,125 @@
+"""Which file a client's cache lives in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zeolith.cache import CacheInUse, RingCache
+from zeolith.client.cacheplace import NAME_VARIABLE, find_path, make_cache, open_cache
+from zeolith.errors import ConfigurationError
+from zeolith.types import MAX_TID
+
+OID, TID = b"\0" * 7 + b"\7", b"\0" * 7 + b"\1"
+
+
+@pytest.fixture(autouse=True)
+def _no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NAME_VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ({}, None),
+        ({"cache": "some/file"}, "some/file"),
+        ({"cache": object()}, None),
+        ({"client": "zi1"}, "./zi1-1.zec"),
+        ({"client": "zi1", "var": "/v", "storage": "main"}, "/v/zi1-main.zec"),
+        ({"client": ""}, None),
+        ({"var": "/v"}, None),
+    ],
+)
+def test_where_it_lives(given: dict[str, Any], path: str | None) -> None:
+    asked: dict[str, Any] = {"cache": None, "client": None, "storage": "1", "var": None, **given}
+    assert find_path(**asked) == path
+
+
+def test_the_environment_names_it_and_a_keyword_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAME_VARIABLE, "z2")
+    assert find_path(None, None, "1", "/v") == "/v/z2-1.zec"
+    assert find_path(None, "zi1", "1", "/v") == "/v/zi1-1.zec"
+    assert find_path("some/file", None, "1", None) == "some/file"
+    assert find_path(object(), None, "1", None) is None
+    monkeypatch.setenv(NAME_VARIABLE, "")
+    assert find_path(None, None, "1", "/v") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"cache": "f", "client": "c"}, "client"),
+        ({"cache": "f", "var": "v"}, "var"),
+        ({"cache": ""}, "cache"),
+        ({"client": "a/b"}, "client"),
+        ({"client": "a\0b"}, "client"),
+        ({"client": "a", "storage": "../b"}, "client"),
+    ],
+)
+def test_what_is_no_name_or_contradicts_itself(given: dict[str, Any], option: str) -> None:
+    asked: dict[str, Any] = {"cache": None, "client": None, "storage": "1", "var": None, **given}
+    with pytest.raises(ConfigurationError) as caught:
+        find_path(**asked)
+    assert caught.value.option == option
+
+
+def test_a_name_of_the_environment_that_is_none_is_called_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(NAME_VARIABLE, "a/b")
+    with pytest.raises(ConfigurationError, match=NAME_VARIABLE):
+        find_path(None, None, "1", None)
+
+
+def test_what_it_held_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    for turn in range(2):
+        cache = make_cache(None, 100_000, "app", "1", str(tmp_path))
+        assert len(cache) == turn
+        cache.store(OID, TID, None, b"data")
+        cache.close()
+    assert (tmp_path / "app-1.zec").exists()
+
+
+def test_two_users_of_one_name(tmp_path: Path) -> None:
+    cache = make_cache(None, 100_000, "app", "1", str(tmp_path))
+    try:
+        with pytest.raises(
+            CacheInUse, match=rf"app-1\.zec: another process uses it .*{os.getpid()}"
+        ):
+            make_cache(None, 100_000, "app", "1", str(tmp_path))
+    finally:
+        cache.close()
+
+
+def test_where_the_file_cannot_be_used_it_is_temporary(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "foreign").write_bytes(b"important")
+    (tmp_path / "directory").mkdir()
+    for name, problem in (
+        ("foreign", "no cache of Zeolith's"),
+        ("missing/file", "No such file"),
+        ("directory", "directory"),
+    ):
+        path = str(tmp_path / name)
+        cache = open_cache(path, 100_000, None)
+        try:
+            cache.store(OID, TID, None, b"data")
+            assert cache.load_before(OID, MAX_TID) == (b"data", TID, None)
+        finally:
+            cache.close()
+        assert path in caplog.text
+        assert problem in caplog.text
+    assert (tmp_path / "foreign").read_bytes() == b"important"
+
+
+def test_a_size_that_is_none_leaves_the_file_to_others(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    with pytest.raises(ConfigurationError, match="number of bytes"):
+        open_cache(path, -1, None)
+    cache = open_cache(path, 0, None)
+    assert isinstance(cache, RingCache)
+    cache.close()
