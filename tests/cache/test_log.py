@@ -6,10 +6,11 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from zeolith.cache.log import LENGTH_MASK, MINIMUM_SIZE, LogDamaged, RecordLog
+from zeolith.cache.log import LENGTH_MASK, MINIMUM_SIZE, LogDamaged, LogState, RecordLog
 from zeolith.cache.records import OVERHEAD, pack_record
 
 TID = b"\0" * 7 + b"\1"
@@ -24,15 +25,16 @@ def make_record(n: int, size: int) -> bytes:
     return pack_record(to_oid(n), TID, bytes([n % 256]) * size, SEED)
 
 
-def make_log(size: int) -> RecordLog:
-    return RecordLog(tempfile.TemporaryFile("w+b", buffering=0), size, SEED)
+@contextmanager
+def open_log(size: int, shift: int = 4) -> Iterator[RecordLog]:
+    with tempfile.TemporaryFile("w+b", buffering=0) as file:
+        yield RecordLog(file, shift, SEED, LogState.empty(0, size >> shift))
 
 
 @pytest.fixture
 def log() -> Iterator[RecordLog]:
-    log = make_log(MINIMUM_SIZE)
-    yield log
-    log.close()
+    with open_log(MINIMUM_SIZE) as log:
+        yield log
 
 
 def sweep(log: RecordLog) -> list[bytes]:
@@ -197,20 +199,16 @@ def test_a_file_that_was_cut_off_is_walked_to_its_end(log: RecordLog) -> None:
     assert left == 1
 
 
-def test_a_large_file_has_larger_granules_and_every_place_fits_into_six_bytes() -> None:
-    log = make_log(100 << 30)
-    try:
-        assert log.shift > 4
+def test_every_place_of_a_large_file_fits_into_six_bytes() -> None:
+    with open_log(100 << 30, 11) as log:
         assert log.capacity == 100 << 30
-        log._head = log._capacity - 64  # the last record of a full file
+        log._head = log._end - 64  # the last record of a full file
         record = make_record(7, 1000)
         place = log.append(record) or log.copy([record])[0]
         assert place is not None
         assert place < 1 << 48
         assert log.offset(place) >= (100 << 30) - (64 << log.shift)
         assert log.read(place, to_oid(7)) == record
-    finally:
-        log.close()
 
 
 def test_a_write_that_stops_half_way_is_continued(
@@ -251,8 +249,7 @@ def test_a_failed_write_leaves_the_log_as_it_was(
 
 
 def test_a_log_that_never_wrapped_can_shrink_to_what_it_has() -> None:
-    log = make_log(16 * MINIMUM_SIZE)
-    try:
+    with open_log(16 * MINIMUM_SIZE) as log:
         held: dict[int, int] = {}
         while log.offset(max(held.values(), default=0)) < 2 * MINIMUM_SIZE:
             place = log.append(make_record(len(held), 300))
@@ -270,8 +267,6 @@ def test_a_log_that_never_wrapped_can_shrink_to_what_it_has() -> None:
         assert left == [to_oid(n) for n in range(len(left))]
         assert len(left) > 150
         assert os.fstat(log.fd).st_size <= log.capacity
-    finally:
-        log.close()
 
 
 def test_a_log_too_small_or_already_wrapped_does_not_shrink(log: RecordLog) -> None:
@@ -303,15 +298,13 @@ def test_emptied_by_sweeps_it_begins_anew(log: RecordLog) -> None:
     assert log.offset(place) == 0
 
 
-def test_discarded_it_takes_no_room(log: RecordLog) -> None:
-    assert log.append(make_record(1, 300)) is not None
-    log.discard()
-    assert os.fstat(log.fd).st_size == 0
-
-
-def test_it_closes_twice(log: RecordLog) -> None:
-    assert log.append(make_record(1, 300)) is not None
-    log.close()
-    log.close()
-    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-        os.fstat(log.fd)
+def test_it_keeps_to_its_part_of_the_file() -> None:
+    with tempfile.TemporaryFile("w+b", buffering=0) as file:
+        file.write(b"x" * 20_000)
+        log = RecordLog(file, 4, SEED, LogState.empty(256, 512))
+        for n in range(300):
+            while (place := log.append(make_record(n, 100))) is None:
+                sweep(log)
+            assert 4096 <= log.offset(place) < 8192 - 100
+        assert os.pread(log.fd, 4096, 0) == b"x" * 4096
+        assert os.pread(log.fd, 20_000, 8192) == b"x" * (20_000 - 8192)

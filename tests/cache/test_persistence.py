@@ -51,7 +51,7 @@ def open_cache(path: str) -> Iterator[Callable[..., RingCache]]:
 def kill(cache: RingCache) -> None:
     """Leave the files as a process leaves them that ends all of a sudden."""
     cache._is_off = True
-    cache._log.close()
+    cache._rings.close()
     assert cache._home is not None
     cache._home.close()
 
@@ -240,7 +240,7 @@ def test_random_damage_to_a_full_cache(path: str) -> None:
         cache.close()
 
 
-@pytest.mark.parametrize("size", [5_000, 20_000, 60_000, 150_000])
+@pytest.mark.parametrize("size", [25_000, 40_000, 60_000, 150_000])
 def test_another_size_keeps_what_lies_within_it(
     open_cache: Callable[..., RingCache], path: str, size: int
 ) -> None:
@@ -261,6 +261,21 @@ def test_another_size_keeps_what_lies_within_it(
         assert os.path.getsize(path) <= size + HEADER_SIZE
         assert 0.5 < len(cache) * 128 / size < 1.1
         cache.close()
+
+
+def test_a_much_smaller_size_begins_empty(
+    open_cache: Callable[..., RingCache], path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = open_cache(60_000)
+    fill(cache, 0, 300)
+    cache.close()
+    cache = open_cache(10_000)
+    assert len(cache) == 0
+    assert cache.load_before(to_tid(5), T2) is None
+    assert "begins empty" in caplog.text
+    fill(cache, 0, 300)
+    assert os.path.getsize(path) <= 10_000 + HEADER_SIZE
+    assert cache.load_before(to_tid(299), T2) is not None
 
 
 def test_two_owners(open_cache: Callable[..., RingCache], path: str) -> None:

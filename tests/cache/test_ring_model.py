@@ -118,7 +118,7 @@ class CacheMachine(RuleBasedStateMachine):
             start = to_tid(revision[0])
             data = record_of(oid, revision[0])
             self.cache.store(oid, start, None, data)
-            if len(data) + 64 < self.size // 4:
+            if len(data) + 64 < self.size // 6:
                 assert self.cache.load_before(oid, to_tid(self.clock + 1)) == (data, start, None)
 
     @invariant()
@@ -178,7 +178,7 @@ class PersistentCacheMachine(CacheMachine):
 
     @rule()
     def the_process_is_killed(self) -> None:
-        self.cache._log.close()
+        self.cache._rings.close()
         home = self.cache._home
         assert home is not None
         home.close()

@@ -115,8 +115,9 @@ def test_a_place_written_over_in_the_course_of_sweeps(
     cache: RingCache, interruption: Interruption, when: str
 ) -> None:
     # As above, without clear(): the file is gone round until the object comes to lie there again.
-    for n in range(20):
-        cache.store(to_tid(1000 + n), T1, None, b"x" * 100)
+    # The rest of the cache is full already, so that what is not used has to go.
+    for n in range(2_000):
+        cache.store(to_tid(10_000 + n), T1, None, b"x" * 100)
     cache.store(OID, T1, None, b"x" * 100)
     place = cache._index.get(OID)
     assert place is not None
@@ -124,9 +125,10 @@ def test_a_place_written_over_in_the_course_of_sweeps(
     def replace() -> None:
         position = place >> LENGTH_BITS
         n = 2000
-        while cache._index.get(OID) is not None or cache._log._head != position:
+        while cache._index.get(OID) is not None or cache._rings._small._head != position:
             cache.store(to_tid(n), T2, None, b"y" * 100)
             n += 1
+        cache._rings._ghosts.clear()
         cache.store(OID, T2, None, b"y" * 100)
         assert cache._index.get(OID) == place
 
@@ -144,7 +146,7 @@ def test_a_record_in_use_copied_during_a_hit_is_found(
         place = cache._index.get(OID)
         for n in range(1000, 1100):
             cache.store(to_tid(n), T2, None, b"y" * 100)
-            if cache._index.get(OID) != place and not cache._log.offset(place or 0):
+            if cache._index.get(OID) != place and not cache._rings._small.offset(place or 0):
                 return
 
     interruption.midway = in_a_thread(store_until_it_has_moved)
@@ -195,7 +197,7 @@ def test_a_load_inside_a_change_of_the_same_thread(
     # As a finalizer would do it, which the garbage collector runs whenever it likes.
     cache.store(OID, T1, None, b"one")
     cache.store(T1, T1, T2, b"earlier")
-    append = cache._log.append
+    append = cache._rings._small.append
     found: list[object] = []
 
     def append_and_load(record: bytes) -> int | None:
@@ -204,7 +206,7 @@ def test_a_load_inside_a_change_of_the_same_thread(
         found.append(cache.load_before(T3, T2))
         return append(record)
 
-    monkeypatch.setattr(cache._log, "append", append_and_load)
+    monkeypatch.setattr(cache._rings._small, "append", append_and_load)
     cache.store(T2, T1, None, b"two")
     assert found == [(b"one", T1, None), (b"earlier", T1, T2), None]
 

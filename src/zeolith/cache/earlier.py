@@ -61,22 +61,39 @@ class EarlierRevisions:
         row: bytes = self.rows.get(int.from_bytes(oid, "big"), b"")
         return row[8 - _ENTRY.size : 16 - _ENTRY.size]
 
-    def remove(self, oid: bytes, place: int) -> bool:
-        """Remove the revision of *oid* at *place*; return whether it was there."""
-        key = int.from_bytes(oid, "big")
-        row: bytes | None = self.rows.get(key)
-        if row is None:
-            return False
+    def has_place(self, oid: bytes, place: int) -> bool:
+        """Whether a revision of *oid* lies at *place*."""
+        return self._find_place(oid, place) is not None
+
+    def move(self, oid: bytes, place: int, copy: int) -> None:
+        """The revision of *oid* at *place* lies at *copy* now."""
+        at = self._find_place(oid, place)
+        if at is not None:
+            key = int.from_bytes(oid, "big")
+            row: bytes = self.rows[key]
+            self.rows[key] = row[: at + 16] + copy.to_bytes(6, "big") + row[at + _ENTRY.size :]
+
+    def _find_place(self, oid: bytes, place: int) -> int | None:
+        row: bytes = self.rows.get(int.from_bytes(oid, "big"), b"")
         packed = place.to_bytes(6, "big")
         for at in range(0, len(row), _ENTRY.size):
             if row[at + 16 : at + 22] == packed:
-                row = row[:at] + row[at + _ENTRY.size :]
-                if row:
-                    self.rows[key] = row
-                else:
-                    del self.rows[key]
-                return True
-        return False
+                return at
+        return None
+
+    def remove(self, oid: bytes, place: int) -> bool:
+        """Remove the revision of *oid* at *place*; return whether it was there."""
+        at = self._find_place(oid, place)
+        if at is None:
+            return False
+        key = int.from_bytes(oid, "big")
+        row: bytes = self.rows[key]
+        row = row[:at] + row[at + _ENTRY.size :]
+        if row:
+            self.rows[key] = row
+        else:
+            del self.rows[key]
+        return True
 
     def clear(self) -> None:
         """Remove everything."""

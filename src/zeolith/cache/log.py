@@ -41,7 +41,7 @@ MINIMUM_SIZE: Final = 4096
 
 _MINIMUM_GRANULES: Final = MINIMUM_SIZE >> SMALLEST_GRANULE_BITS
 
-LARGEST_SHARE: Final = 4
+LARGEST_SHARE: Final = 3
 """A record may take one part in this many of the file; a larger one would flush too much."""
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -68,89 +68,76 @@ class Batch(NamedTuple):
 
 
 class LogState(NamedTuple):
-    """Where everything is, to go on with the same file later.
+    """Where everything is, to go on with the same file later; all in granules.
 
-    :ivar shift: bytes of a granule, as a power of two.
-    :ivar capacity: granules that the file takes at most.
-    :ivar head: where the next record goes, in granules.
+    :ivar first: where the log begins in the file.
+    :ivar end: where it ends at most.
+    :ivar head: where the next record goes.
     :ivar tail: where the oldest record begins.
     :ivar limit: where the older records end, while they lie behind the head.
-    :ivar is_wrapped: whether the head has come to the end of the file before.
+    :ivar is_wrapped: whether the head has come to the end before.
     """
 
-    shift: int
-    capacity: int
+    first: int
+    end: int
     head: int
     tail: int
     limit: int
     is_wrapped: bool
 
+    @classmethod
+    def empty(cls, first: int, end: int) -> LogState:
+        """Return the state of a log without records."""
+        return cls(first, end, first, first, first, False)
+
 
 class RecordLog:
-    """A circular file of records.
+    """A circle of records in a part of a file.
 
     One thread at a time may call its methods; ``fd`` and ``shift`` may be read by any.
 
-    :param file: open for reading and writing, unbuffered; closed with the log.
-    :param size: most bytes the file may take, at least :data:`MINIMUM_SIZE` more than the header.
+    :param file: open for reading and writing, unbuffered.
+    :param shift: bytes of a granule, as a power of two.
     :param seed: with which its records are written: 32 bits.
-    :param header_size: bytes at the beginning of the file that hold no records: a multiple of
-        every granule that files of that size have.
-    :param state: of a log of the same file and seed that was closed; None if there are no records.
+    :param state: which part of the file, and what is in it.
     """
 
-    def __init__(
-        self,
-        file: IO[bytes],
-        size: int,
-        seed: int,
-        header_size: int = 0,
-        state: LogState | None = None,
-    ) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], shift: int, seed: int, state: LogState) -> None:
         self.fd: Final = file.fileno()
         self.seed = seed
-        if state is None:
-            shift = SMALLEST_GRANULE_BITS
-            while size >> shift >= 1 << POSITION_BITS:
-                shift += 1
-            first = header_size >> shift
-            state = LogState(shift, size >> shift, first, first, first, False)
-        self.shift: Final = state.shift
+        self.shift: Final = shift
         """Offset in bytes = position in granules shifted left by this."""
-        assert header_size % (1 << self.shift) == 0
-        self._first = header_size >> self.shift
-        self._round = (1 << self.shift) - 1
-        self._wrapped = state.is_wrapped
-        self._head, self._tail = state.head, state.tail
-        # Where the older records end; of use while they lie behind the head.
-        self._limit = state.limit
-        self._set_capacity(state.capacity)
+        self._round = (1 << shift) - 1
+        self._first, self._end, self._head, self._tail, self._limit, self._wrapped = state
+        self._set_end(self._end)
 
     @property
     def state(self) -> LogState:
         """Where everything is now."""
-        return LogState(
-            self.shift, self._capacity, self._head, self._tail, self._limit, self._wrapped
-        )
+        return LogState(self._first, self._end, self._head, self._tail, self._limit, self._wrapped)
 
-    def _set_capacity(self, granules: int) -> None:
-        self._capacity = granules
-        size = (granules - self._first) << self.shift
-        self.max_record = min(size // LARGEST_SHARE, LENGTH_MASK)
+    @property
+    def is_filling(self) -> bool:
+        """Whether there is room that has never been used."""
+        return not self._wrapped
+
+    def _set_end(self, end: int) -> None:
+        self._end = end
+        granules = end - self._first
+        self.max_record = min((granules << self.shift) // LARGEST_SHARE, LENGTH_MASK)
         # The gap: large enough to make sweeps few, small enough not to be missed.
         self._gap = max(1, min(granules // 16, (64 * 1024) >> self.shift))
         self._set_stop()
 
     def _set_stop(self) -> None:
         # Up to here records can be appended at the head with the gap left over, no questions asked.
-        stop = self._tail - 1 if self._head < self._tail else self._capacity
+        stop = self._tail - 1 if self._head < self._tail else self._end
         self._stop = stop - self._gap
 
     @property
     def capacity(self) -> int:
-        """Most bytes the file takes."""
-        return self._capacity << self.shift
+        """Most bytes that it takes."""
+        return (self._end - self._first) << self.shift
 
     def offset(self, place: int) -> int:
         """Return where in the file the record at *place* begins, in bytes."""
@@ -201,11 +188,11 @@ class RecordLog:
         head, wanted = self._head, granules + spare
         if head < self._tail:
             return head if head + wanted < self._tail else None
-        if head + wanted <= self._capacity:
+        if head + wanted <= self._end:
             return head
         if self._first + wanted >= self._tail:
             return None
-        return head if head + granules <= self._capacity else self._first
+        return head if head + granules <= self._end else self._first
 
     def _write(self, data: bytes, position: int, granules: int) -> None:
         offset = position << self.shift
@@ -328,26 +315,19 @@ class RecordLog:
         self._head = self._tail = self._first
         self._set_stop()
 
-    def resize(self, size: int) -> bool:
-        """Go on with *size* bytes; what lies behind them, and what is cut by their end, is lost.
-
-        :returns: whether that can be done.
-        :raises OSError: the file cannot be cut.
-        """
-        granules = size >> self.shift
-        if granules >= 1 << POSITION_BITS:
-            return False
-        if granules < self._capacity:
-            if self._head < self._tail < granules:
-                self._limit = min(self._limit, granules)
-            elif self._tail >= granules or self._head < self._tail:
+    def resize(self, end: int) -> None:
+        """Have the log end at *end*, in granules.  What lies behind that is lost."""
+        if end < self._end:
+            if self._head < self._tail < end:
+                self._limit = min(self._limit, end)
+            elif self._tail >= end or self._head < self._tail:
                 self._tail = self._first
-                if self._head >= granules and not self._wrapped:
+                if self._head >= end and not self._wrapped:
                     self._head = self._first
-            self._head = min(self._head, granules)
-            os.ftruncate(self.fd, min(granules << self.shift, os.fstat(self.fd).st_size))
-        self._set_capacity(granules)
-        return True
+            self._head = min(self._head, end)
+        elif end > self._end:
+            self._wrapped = False
+        self._set_end(end)
 
     def shrink(self) -> bool:
         """After a write without room: make do with what the file has, if that is worth it.
@@ -358,15 +338,7 @@ class RecordLog:
         :returns: whether the log goes on, smaller than before.
         """
         held = self._head - self._first
-        if self._wrapped or held < _MINIMUM_GRANULES or self._head >= self._capacity:
+        if self._wrapped or held < _MINIMUM_GRANULES or not self._tail <= self._head < self._end:
             return False
-        self._set_capacity(self._head)
+        self._set_end(self._head)
         return True
-
-    def discard(self) -> None:
-        """Give the disk its room back; the log must not be used any more, except to close it."""
-        os.ftruncate(self.fd, 0)
-
-    def close(self) -> None:
-        """Close the file; may be called twice."""
-        self._file.close()

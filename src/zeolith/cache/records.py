@@ -51,6 +51,12 @@ def pack_record(oid: bytes, start: bytes, data: bytes, seed: int) -> bytes:
     return body + crc32(body, seed).to_bytes(CHECKSUM_SIZE, "little")
 
 
+def reseal(record: bytes, seed: int) -> bytes:
+    """Return *record* as if it had been written with *seed*."""
+    body = record[:-CHECKSUM_SIZE]
+    return body + crc32(body, seed).to_bytes(CHECKSUM_SIZE, "little")
+
+
 def is_whole(record: bytes, seed: int) -> bool:
     """Return whether *record* is what :func:`pack_record` returned with that *seed*."""
     return crc32(record, seed) == REMAINDER

@@ -1,6 +1,7 @@
-"""Zeolith's own cache: revisions in a circular file, their places in a compact index.
+"""Zeolith's own cache: revisions in a file, their places in a compact index.
 
-Policy lives here; :mod:`.log` knows bytes, :mod:`.index` and :mod:`.earlier` know places.
+What is right is known here, what stays in :mod:`.rings`; :mod:`.log` knows bytes, :mod:`.index` and
+:mod:`.earlier` know places.
 
 **A hit takes no lock.**  A reader notes the *sweep count*, looks the place up, reads the record
 with one ``pread`` and looks at the count again.  Room is given up in sweeps, in this order: take
@@ -8,11 +9,6 @@ out of the index, count, overwrite.  So if the count has not moved, what the ind
 overwritten meanwhile and the record is whole; otherwise the reader asks again under the lock.
 Everything but such a hit (an earlier revision, a miss, a failure) goes through the lock: these are
 rare, or followed by a request to the server.
-
-**Replacement** is a clock.  A hit sets a mark for the stretch of the file that it read.  A sweep
-takes the oldest records; a current one that is marked is copied to the head, unmarked, and the
-others are dropped.  At most half of what is swept is copied, so that a store never costs more than
-that, even if everything is in use.
 
 **Earlier revisions.**  An invalidation writes nothing: the record stays where it is, and the tid
 that ended it is remembered.  So a full disk cannot keep the cache from learning of a change.
@@ -31,7 +27,7 @@ import tempfile
 from collections.abc import Iterator
 from os import pread
 from threading import Lock, RLock
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Final, NamedTuple
 from zlib import crc32
 
 from ..errors import ConfigurationError
@@ -39,9 +35,9 @@ from ..protocol.hello import Database
 from ..types import NO_TID
 from .earlier import EarlierRevisions
 from .home import HEADER_SIZE, CacheHome
-from .index import PAGE_BITS, PLACE_SIZE, PlaceIndex
+from .index import PAGE_BITS, PlaceIndex
 from .interface import Revision
-from .log import LENGTH_BITS, LENGTH_MASK, MINIMUM_SIZE, NO_ROOM, LogDamaged, RecordLog
+from .log import LENGTH_BITS, LENGTH_MASK, MINIMUM_SIZE, NO_ROOM, LogDamaged
 from .records import (
     CHECKSUM_SIZE,
     HEADER,
@@ -50,23 +46,13 @@ from .records import (
     earlier_seed,
     pack_record,
 )
+from .rings import MARK_SHIFT, MOST_USES, Rings
 from .snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 _DATA_AT: Final = HEADER.size
 _DATA_END: Final = -CHECKSUM_SIZE
-
-_MARK_BITS: Final = 4
-"""One mark serves this many granules, as a power of two: 256 bytes in all but huge caches.  Finer
-marks would take memory, coarser ones would keep the neighbours of what is in use."""
-
-_MARK_SHIFT: Final = LENGTH_BITS + _MARK_BITS
-
-
-KEPT_SHARE: Final = 2
-"""A sweep may keep one part in this many of what it reads.  So a store never costs more than
-rewriting its own size, even when everything the cache holds is in use."""
 
 
 class CacheStatistics(NamedTuple):
@@ -123,65 +109,69 @@ class RingCache:
         self._earlier = EarlierRevisions()
         self._last_tid: bytes = NO_TID
         self._database: Database | None = None
-        self._count = 0
+        self._damaged = 0
         self._is_off = False
         size = max(size, MINIMUM_SIZE)
         if home is None:
-            self._log = RecordLog(_temporary_file(directory), size, _new_seed())
+            self._rings = self._make_rings(_temporary_file(directory), size, 0)
         else:
-            self._log = self._open(home, size + HEADER_SIZE)
-        self._credit = self._log.max_record
-        self._stored = self._dropped = self._kept = self._damaged = 0
+            self._rings = self._open(home, size)
         # What a hit needs, one attribute away.
-        self._sweeps = 0
         self._pages = self._index.pages
-        self._fd = self._log.fd
-        self._shift = self._log.shift
-        self._seed = self._log.seed
-        self._marks = bytearray((self._log.capacity >> self._shift >> _MARK_BITS) + 1)
+        self._fd = self._rings.fd
+        self._shift = self._rings.shift
+        self._seed = self._rings.seed
+        self._marks = self._rings.marks
 
-    def _open(self, home: CacheHome, size: int) -> RecordLog:
-        """Return the log of a persistent cache, and take up what its last snapshot says."""
+    def _make_rings(self, file: IO[bytes], size: int, header_size: int) -> Rings:
+        return Rings(file, size, _new_seed(), header_size, self._index, self._earlier)
+
+    def _open(self, home: CacheHome, size: int) -> Rings:
+        """Return the rings of a persistent cache, and take up what its last snapshot says."""
         snapshot = home.load()
         if snapshot is not None:
-            log = RecordLog(home.file, size, snapshot.seed, HEADER_SIZE, snapshot.log)
-            capacity = log.capacity
-            if log.resize(size):
-                self._index.load(snapshot.pages)
+            rings = Rings(
+                home.file, size, snapshot.seed, HEADER_SIZE,
+                self._index, self._earlier, snapshot.rings,
+            )  # fmt: skip
+            self._index.load(snapshot.pages)
+            if rings.resize(size, HEADER_SIZE):
                 self._earlier.load(snapshot.rows)
-                self._count = snapshot.revisions
-                if log.capacity < capacity:
-                    self._count -= self._index.cut(size >> log.shift << LENGTH_BITS)
+                rings.count += snapshot.revisions
                 self._last_tid = snapshot.last_tid
                 self._database = snapshot.database
-                return log
+                return rings
+            self._index.clear()
+            os.ftruncate(rings.fd, HEADER_SIZE)
             logger.warning(
                 "%s: its records cannot be found in a file of %d bytes, it begins empty",
                 home.path,
                 size,
             )
-        return RecordLog(home.file, size, _new_seed(), HEADER_SIZE)
+        return self._make_rings(home.file, size, HEADER_SIZE)
 
     def __repr__(self) -> str:
-        state = "off" if self._is_off else f"{self._log.capacity} bytes"
-        return f"<RingCache {state}, {self._count} revisions, last tid {self._last_tid.hex()}>"
+        state = "off" if self._is_off else f"{self._rings.capacity} bytes"
+        return f"<RingCache {state}, {len(self)} revisions, last tid {self._last_tid.hex()}>"
 
     def __len__(self) -> int:
-        return self._count
+        return self._rings.count
 
     def statistics(self) -> CacheStatistics:
         """Return what the cache holds and has done; any thread."""
         with self._lock:
-            capacity = 0 if self._is_off else self._log.capacity
+            rings = self._rings
+            capacity = 0 if self._is_off else rings.capacity
             return CacheStatistics(
-                self._count, capacity, self._stored, self._dropped, self._kept, self._damaged
+                rings.count, capacity, rings.stored, rings.dropped, rings.kept, self._damaged
             )
 
     # -- reading -------------------------------------------------------------------------------
 
     def load_before(self, oid: bytes, tid: bytes) -> Revision | None:
         """Return the revision of *oid* that was current just before *tid*, or None if not held."""
-        sweeps = self._sweeps
+        rings = self._rings
+        sweeps = rings.sweeps
         try:
             page = self._pages[int.from_bytes(oid, "big") >> PAGE_BITS]
             place = int.from_bytes(page[oid[6:]], "big")
@@ -196,11 +186,14 @@ class RingCache:
         start = record[8:16]
         if (
             start < tid
-            and self._sweeps == sweeps
+            and rings.sweeps == sweeps
             and record[:8] == oid
             and crc32(record, self._seed) == REMAINDER
         ):
-            self._marks[place >> _MARK_SHIFT] = 1
+            marks = self._marks
+            uses = marks[place >> MARK_SHIFT]
+            if uses < MOST_USES:
+                marks[place >> MARK_SHIFT] = uses + 1
             return record[_DATA_AT:_DATA_END], start, None
         return self._load_locked(oid, tid)
 
@@ -210,13 +203,13 @@ class RingCache:
                 place = self._index.get(oid)
                 if place is not None:
                     try:
-                        record = self._log.read(place, oid)
+                        record = self._rings.read(place, oid)
                     except LogDamaged as error:
                         self._forget_damaged(oid, error)
                     else:
                         start = record[8:16]
                         if start < tid:
-                            self._marks[place >> _MARK_SHIFT] = 1
+                            self._marks[place >> MARK_SHIFT] |= 1
                             return record[_DATA_AT:_DATA_END], start, None
                 if not self._earlier.rows:
                     return None
@@ -225,7 +218,7 @@ class RingCache:
                     return None
                 start, end, place = found
                 try:
-                    record = self._log.read(place, oid, may_be_earlier=True)
+                    record = self._rings.read(place, oid, may_be_earlier=True)
                     if record[8:16] == start:
                         return record[_DATA_AT:_DATA_END], start, end
                     raise LogDamaged(f"another revision of {oid.hex()} than was written")
@@ -245,7 +238,7 @@ class RingCache:
         if earlier is None:
             self._forget(oid)
         else:
-            self._count -= self._earlier.remove(oid, earlier)
+            self._rings.count -= self._earlier.remove(oid, earlier)
 
     def current(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield ``(oid, start)`` of the current revisions; see :class:`.ClientCache`."""
@@ -297,14 +290,14 @@ class RingCache:
                 place = self._append(oid, start, data, self._seed)
                 if place is not None:
                     index.set(oid, place)
-                    self._count += 1
+                    self._rings.count += 1
             except OSError as error:
                 self._degrade(error)
 
     def _start_of(self, oid: bytes, place: int) -> bytes | None:
         """Return the start tid of the current revision; None if it had to be forgotten."""
         try:
-            return self._log.read_start(place, oid)
+            return self._rings.read_start(place, oid)
         except LogDamaged as error:
             self._forget_damaged(oid, error)
             return None
@@ -322,7 +315,7 @@ class RingCache:
             return
         place = self._append(oid, start, data, earlier_seed(self._seed))
         if place is not None:
-            self._count += 1 - self._earlier.add(oid, start, end, place)
+            self._rings.count += 1 - self._earlier.add(oid, start, end, place)
 
     def invalidate(self, oid: bytes, tid: bytes | None) -> None:
         """*oid* was changed by transaction *tid*: the current revision, if held, ends there."""
@@ -343,12 +336,12 @@ class RingCache:
 
     def _end_current(self, oid: bytes, place: int, start: bytes, end: bytes) -> None:
         # It becomes an earlier one before it ceases to be the current one: readers find it always.
-        self._count += 1 - self._earlier.add(oid, start, end, place)
+        self._rings.count += 1 - self._earlier.add(oid, start, end, place)
         self._forget(oid)
 
     def _forget(self, oid: bytes) -> None:
         self._index.delete(oid)
-        self._count -= 1
+        self._rings.count -= 1
 
     # -- the last tid --------------------------------------------------------------------------
 
@@ -390,7 +383,8 @@ class RingCache:
             return
         with self._saving:
             with self._lock:
-                state = (self._stored, self._dropped, self._count, self._last_tid, self._database)
+                rings = self._rings
+                state = (rings.stored, rings.dropped, len(self), self._last_tid, self._database)
                 if self._is_off or state == self._saved:
                     return
                 self._saved = state
@@ -398,8 +392,8 @@ class RingCache:
                     self._seed,
                     self._last_tid,
                     self._database,
-                    self._count,
-                    self._log.state,
+                    self._rings.count,
+                    self._rings.state,
                     self._index.dump(),
                     self._earlier.dump(),
                 )
@@ -412,108 +406,35 @@ class RingCache:
     # -- room ----------------------------------------------------------------------------------
 
     def _append(self, oid: bytes, start: bytes, data: bytes, seed: int) -> int | None:
-        """Write a record, with sweeps as needed; None if it is too large to be kept."""
-        if OVERHEAD + len(data) > self._log.max_record:
+        """Write a record; return its place, or None if it is too large to be kept."""
+        if OVERHEAD + len(data) > self._rings.max_record:
             return None
-        record = pack_record(oid, start, data, seed)
-        while (place := self._log.append(record)) is None:
-            self._sweep()
-        self._stored += 1
-        return place
-
-    def _sweep(self) -> None:
-        """Give up the room of the oldest records."""
-        log, marks, shift = self._log, self._marks, self._shift
-        pages, earlier = self._pages, self._earlier
-        batch = log.oldest()
-        chunk, base, places, end = batch
-        # Credit is carried over, so that a record larger than a batch can be kept too.
-        credit = min(self._credit + len(chunk) // KEPT_SHARE, log.max_record)
-        kept: list[bytes] = []
-        entries: list[tuple[Any, bytes]] = []
-        for place in places:
-            at = (place >> LENGTH_BITS << shift) - base
-            oid = chunk[at : at + 8]
-            number = int.from_bytes(oid, "big") >> PAGE_BITS
-            page = pages.get(number)
-            suffix = oid[6:]
-            if (
-                page is not None
-                and suffix in page
-                and page[suffix] == place.to_bytes(PLACE_SIZE, "big")
-            ):
-                length = place & LENGTH_MASK
-                if marks[place >> _MARK_SHIFT] and length <= credit:
-                    credit -= length
-                    kept.append(chunk[at : at + length])
-                    entries.append((page, suffix))
-                    continue
-                del page[suffix]
-                if not page:
-                    del pages[number]
-            elif not earlier.rows or not earlier.remove(oid, place):
-                continue
-            self._count -= 1
-            self._dropped += 1
-        self._credit = credit
-        larger: list[bytes] = []
-        if kept:
-            for record, (page, suffix), copy in zip(kept, entries, log.copy(kept)):
-                if copy is None:
-                    self._forget(record[:8])
-                    larger.append(record)
-                else:
-                    page[suffix] = copy.to_bytes(PLACE_SIZE, "big")
-            self._kept += len(kept) - len(larger)
-        self._sweeps += 1
-        log.release(batch)
-        # The last mark may belong to the next record as well: its own sweep will clear it.
-        first, last = base >> shift >> _MARK_BITS, end >> _MARK_BITS
-        marks[first:last] = bytes(last - first)
-        for record in larger:
-            # What the gap was too small for may go where it came from.
-            (copy,) = log.copy([record])
-            if copy is None:
-                self._dropped += 1
-            else:
-                self._index.set(record[:8], copy)
-                self._count += 1
-                self._kept += 1
+        return self._rings.append(oid, pack_record(oid, start, data, seed))
 
     def clear(self) -> None:
         """Forget everything, the last tid too."""
         with self._lock:
-            self._empty()
+            self._rings.clear(_new_seed())
+            self._seed = self._rings.seed
             self._last_tid = NO_TID
             self._database = None
-            if not self._is_off:
-                # Another seed: what the last snapshot means is not to be found in what follows.
-                self._log.clear(_new_seed())
-                self._seed = self._log.seed
-
-    def _empty(self) -> None:
-        self._index.clear()
-        self._earlier.clear()
-        self._count = 0
-        self._sweeps += 1
-        self._marks[:] = bytes(len(self._marks))
 
     def _degrade(self, error: Exception) -> None:
         """Go on after a failure of the disk: smaller if that will do, empty otherwise."""
         if self._is_off:
             return
-        if isinstance(error, OSError) and error.errno in NO_ROOM and self._log.shrink():
+        if isinstance(error, OSError) and error.errno in NO_ROOM and self._rings.shrink():
             logger.warning(
                 "the client cache goes on with %d bytes, its disk has no more: %s",
-                self._log.capacity,
+                self._rings.capacity,
                 error,
             )
             return
         self._is_off = True
-        self._empty()
+        self._rings.empty()
         logger.warning("the client cache is dropped and stays empty: %s", error)
         try:
-            self._log.discard()
+            self._rings.discard()
         except OSError as failure:
             logger.debug("its room is not given back: %s", failure)
 
@@ -529,8 +450,8 @@ class RingCache:
             self._lock = RLock()
         with self._lock:
             self._is_off = True
-            self._empty()
-            self._log.close()
+            self._rings.empty()
+            self._rings.close()
             if self._home is not None:
                 self._home.close()
 

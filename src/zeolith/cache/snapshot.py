@@ -9,7 +9,9 @@ the record that the snapshot means, because of its checksum, and is not there th
 Layout, all numbers big-endian::
 
     magic 8 | seed u32 | last tid 8 | revisions u64
-    shift u8 | wrapped u8 | capacity, head, tail, limit u32 each, in granules
+    shift u8
+    twice, for the small ring and the main one:
+    first, end, head, tail, limit u32 each, in granules | wrapped u8
     epoch u64 | length of the identity u16 | identity, UTF-8; empty if none is known
     number of pages u32 | per page: number u64, size u32, the page
     number of rows u32  | per row: oid u64, size u32, the row
@@ -29,15 +31,16 @@ from zlib import crc32
 from ..protocol.hello import Database
 from .log import LogState
 from .records import CHECKSUM_SIZE, REMAINDER
+from .rings import RingsState
 
 MAGIC: Final = b"zeoindx1"
 """The last letter is the version."""
 
-_HEAD: Final = struct.Struct(">8sI8sQBBIIIIQH")
+_HEAD: Final = struct.Struct(">8sI8sQB IIIII? IIIII? QH")
 _COUNT: Final = struct.Struct(">I")
 _PART: Final = struct.Struct(">QI")
 
-assert _HEAD.size == 56
+assert _HEAD.size == 81
 assert _PART.size == 12
 
 
@@ -52,7 +55,7 @@ class Snapshot(NamedTuple):
     :ivar last_tid: up to which transaction everything is right.
     :ivar database: which database it is, if that is known.
     :ivar revisions: how many there are, earlier ones included.
-    :ivar log: where in the file what is.
+    :ivar rings: where in the file what is.
     :ivar pages: number and bytes of each page of the index.
     :ivar rows: object id as a number, and what is known of its earlier revisions.
     """
@@ -61,18 +64,18 @@ class Snapshot(NamedTuple):
     last_tid: bytes
     database: Database | None
     revisions: int
-    log: LogState
+    rings: RingsState
     pages: list[tuple[int, bytes]]
     rows: list[tuple[int, bytes]]
 
 
 def serialize_snapshot(snapshot: Snapshot) -> bytes:
     """Return the bytes of the index file."""
-    seed, last_tid, database, revisions, log, pages, rows = snapshot
+    seed, last_tid, database, revisions, rings, pages, rows = snapshot
     identity, epoch = (b"", 0) if database is None else (database[0].encode(), database[1])
     head = _HEAD.pack(
         MAGIC, seed, last_tid, revisions,
-        log.shift, log.is_wrapped, log.capacity, log.head, log.tail, log.limit,
+        rings.shift, *rings.small, *rings.main,
         epoch, len(identity),
     )  # fmt: skip
     body = b"".join((head, identity, *_parts(pages), *_parts(rows)))
@@ -95,11 +98,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
         raise SnapshotDamaged("it is no index of a cache")
     if crc32(data) != REMAINDER:
         raise SnapshotDamaged("its checksum is wrong")
-    (
-        _, seed, last_tid, revisions,
-        shift, is_wrapped, capacity, head, tail, limit,
-        epoch, size,
-    ) = _HEAD.unpack_from(data)  # fmt: skip
+    _, seed, last_tid, revisions, shift, *logs, epoch, size = _HEAD.unpack_from(data)
     at = _HEAD.size
     identity = data[at : at + size].decode()
     reader = _Parts(data, at + size)
@@ -109,7 +108,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
         last_tid,
         Database(identity, epoch) if identity else None,
         revisions,
-        LogState(shift, capacity, head, tail, limit, bool(is_wrapped)),
+        RingsState(shift, LogState(*logs[:6]), LogState(*logs[6:])),
         pages,
         rows,
     )

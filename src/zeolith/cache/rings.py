@@ -1,0 +1,320 @@
+"""What stays in the cache and what goes: two rings of records in one file.
+
+The policy is that of S3-FIFO (Yang and others, SOSP 2023).  What is new is written to the *small*
+ring.  What was used until its turn to leave comes goes on to the *main* ring; what was not is
+dropped, and its id remembered for a while (:mod:`.ghosts`): an object that comes back soon goes to
+the main ring at once.  So what is read only once, a scan above all, passes through the small ring
+and leaves the main one alone.  In the main ring each object stays for as many more rounds as it
+was used since the last, up to three.  ``docs/cache.md`` has the numbers behind the choice.
+
+Uses are counted by *marks*, one byte for a stretch of the file: who reads a record adds to the mark
+of its place, without a lock; a use that is lost so does not matter.
+
+Whoever calls holds the cache's lock; only ``marks`` is written, and ``sweeps`` read, without it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import IO, Final, NamedTuple
+
+from .earlier import EarlierRevisions
+from .ghosts import Ghosts
+from .index import PlaceIndex
+from .log import (
+    LENGTH_BITS,
+    LENGTH_MASK,
+    POSITION_BITS,
+    SMALLEST_GRANULE_BITS,
+    Batch,
+    LogState,
+    RecordLog,
+)
+from .records import earlier_seed, reseal
+
+MARK_BITS: Final = 4
+"""One mark serves this many granules, as a power of two: 256 bytes in all but huge caches.  Finer
+marks would take memory, coarser ones would keep the neighbours of what is in use."""
+
+MARK_SHIFT: Final = LENGTH_BITS + MARK_BITS
+
+MOST_USES: Final = 3
+"""Uses that are counted: more would keep what was popular once for too long."""
+
+SMALL_SHARE: Final = 5
+"""The small ring is one part in this many.  A tenth is better for steady use, a quarter where what
+is used changes; a fifth was never worse than a single ring."""
+
+LEAST_SMALL: Final = 1024
+"""Bytes of the smallest small ring."""
+
+GHOST_SHARE: Final = 512
+"""An id is remembered for this many bytes of the cache: about as many as it has objects."""
+
+KEPT_SHARE: Final = 2
+"""A sweep of the main ring may keep one part in this many of what it reads.  So a store never costs
+more than rewriting its own size, even when everything the cache holds is in use."""
+
+
+class RingsState(NamedTuple):
+    """Where everything is in a file, to go on with it later.
+
+    :ivar shift: bytes of a granule, as a power of two.
+    """
+
+    shift: int
+    small: LogState
+    main: LogState
+
+
+class Rings:
+    """Keeps records, as many as there is room for.
+
+    :param file: open for reading and writing, unbuffered; closed with this.
+    :param size: bytes of both rings together.
+    :param seed: with which current revisions are written: 32 bits.
+    :param header_size: bytes at the beginning of the file that hold no records.
+    :param index: where current revisions lie; kept up to date here for those that move or go.
+    :param earlier: the same of earlier revisions.
+    :param state: of rings in the same file; None if there are no records.
+    """
+
+    def __init__(
+        self,
+        file: IO[bytes],
+        size: int,
+        seed: int,
+        header_size: int,
+        index: PlaceIndex,
+        earlier: EarlierRevisions,
+        state: RingsState | None = None,
+    ) -> None:
+        self._file = file
+        self.fd: Final = file.fileno()
+        self._index = index
+        self._earlier = earlier
+        self.seed = seed
+        if state is None:
+            shift = SMALLEST_GRANULE_BITS
+            while (header_size + size) >> shift >= 1 << POSITION_BITS:
+                shift += 1
+            first = header_size >> shift
+            small = first + (max(size // SMALL_SHARE, LEAST_SMALL) >> shift)
+            state = RingsState(
+                shift,
+                LogState.empty(first, small),
+                LogState.empty(small, (header_size + size) >> shift),
+            )
+        self.shift = shift = state.shift
+        """Offset in bytes = position in granules shifted left by this."""
+        self._small = RecordLog(file, shift, seed, state.small)
+        self._main = RecordLog(file, shift, seed, state.main)
+        self._ghosts = Ghosts(size // GHOST_SHARE)
+        self.marks = bytearray((state.main.end >> MARK_BITS) + 1)
+        self.sweeps = 0
+        """Counted after what a sweep gives up has left the index, before it is written over."""
+        self.count = 0
+        """Revisions held, earlier ones included."""
+        self.stored = self.dropped = self.kept = 0
+        self._credit = self._main.max_record
+
+    @property
+    def state(self) -> RingsState:
+        """Where everything is now."""
+        return RingsState(self.shift, self._small.state, self._main.state)
+
+    @property
+    def capacity(self) -> int:
+        """Most bytes that both rings take."""
+        return self._small.capacity + self._main.capacity
+
+    @property
+    def max_record(self) -> int:
+        """Bytes of the longest record that is taken."""
+        return (self._main if self._has_main else self._small).max_record
+
+    @property
+    def _has_main(self) -> bool:
+        return self._main.capacity > 0
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def read(self, place: int, oid: bytes, may_be_earlier: bool = False) -> bytes:
+        """Return the record of *oid* at *place*; see :meth:`.RecordLog.read`."""
+        return self._small.read(place, oid, may_be_earlier)
+
+    def read_start(self, place: int, oid: bytes) -> bytes:
+        """Return its start tid; see :meth:`.RecordLog.read_start`."""
+        return self._small.read_start(place, oid)
+
+    # -- adding ----------------------------------------------------------------------------------
+
+    def append(self, oid: bytes, record: bytes) -> int:
+        """Write *record*, of at most :attr:`max_record` bytes, and return its place.
+
+        :raises OSError: it could not be written.
+        """
+        is_small = len(record) <= self._small.max_record
+        if self._has_main and (self._ghosts.take(oid) or not is_small):
+            place = self._append_main(record)
+        else:
+            while (found := self._small.append(record)) is None:
+                self._sweep_small()
+            place = found
+        self.stored += 1
+        return place
+
+    def _append_main(self, record: bytes) -> int:
+        while (place := self._main.append(record)) is None:
+            self._sweep_main()
+        return place
+
+    # -- giving up -------------------------------------------------------------------------------
+
+    def _sweep_small(self) -> None:
+        """Give up the room of the oldest records of the small ring."""
+        batch = self._small.oldest()
+        shift = self.shift
+        for place, oid, is_current in self._live(batch):
+            at = (place >> LENGTH_BITS << shift) - batch.base
+            # Until the main ring is full nothing has to go.
+            if self._has_main and (self.marks[place >> MARK_SHIFT] or self._main.is_filling):
+                record = batch.chunk[at : at + (place & LENGTH_MASK)]
+                if not is_current:
+                    # It may have been written as the current one; see the seeds in .records.
+                    record = reseal(record, earlier_seed(self.seed))
+                moved = self._append_main(record)
+                self._move(oid, place, moved, is_current)
+                self.kept += 1
+            else:
+                self._drop(oid, place, is_current)
+                self._ghosts.add(oid)
+        self._release(self._small, batch)
+
+    def _sweep_main(self) -> None:
+        """Give up the room of the oldest records of the main ring."""
+        main, marks, shift = self._main, self.marks, self.shift
+        batch = main.oldest()
+        # Credit is carried over, so that a record larger than a batch can be kept too.
+        self._credit = min(self._credit + len(batch.chunk) // KEPT_SHARE, main.max_record)
+        kept: list[tuple[int, bytes, bytes, int]] = []
+        for place, oid, is_current in self._live(batch):
+            length = place & LENGTH_MASK
+            uses = marks[place >> MARK_SHIFT]
+            if is_current and uses and length <= self._credit:
+                self._credit -= length
+                at = (place >> LENGTH_BITS << shift) - batch.base
+                kept.append((place, oid, batch.chunk[at : at + length], uses))
+            else:
+                self._drop(oid, place, is_current)
+        larger: list[tuple[int, bytes, bytes, int]] = []
+        copies = main.copy([record for _, _, record, _ in kept]) if kept else []
+        for entry, copy in zip(kept, copies):
+            place, oid, _, uses = entry
+            if copy is None:
+                self._drop(oid, place, True)
+                larger.append(entry)
+            else:
+                self._move(oid, place, copy, True)
+                marks[copy >> MARK_SHIFT] = uses - 1
+                self.kept += 1
+        self._release(main, batch)
+        for _, oid, record, _ in larger:
+            # What the gap was too small for may go where it came from.
+            (copy,) = main.copy([record])
+            if copy is not None:
+                self._index.set(oid, copy)
+                self.count += 1
+                self.dropped -= 1
+                self.kept += 1
+
+    def _live(self, batch: Batch) -> Iterator[tuple[int, bytes, bool]]:
+        """Yield place, object id, and whether it is the current revision, of what is held."""
+        index, earlier, shift = self._index, self._earlier, self.shift
+        for place in batch.places:
+            at = (place >> LENGTH_BITS << shift) - batch.base
+            oid = batch.chunk[at : at + 8]
+            if index.get(oid) == place:
+                yield place, oid, True
+            elif earlier.rows and earlier.has_place(oid, place):
+                yield place, oid, False
+
+    def _drop(self, oid: bytes, place: int, is_current: bool) -> None:
+        if is_current:
+            self._index.delete(oid)
+        else:
+            self._earlier.remove(oid, place)
+        self.count -= 1
+        self.dropped += 1
+
+    def _move(self, oid: bytes, place: int, copy: int, is_current: bool) -> None:
+        if is_current:
+            self._index.set(oid, copy)
+        else:
+            self._earlier.move(oid, place, copy)
+
+    def _release(self, log: RecordLog, batch: Batch) -> None:
+        self.sweeps += 1
+        log.release(batch)
+        # The last mark may belong to the next record as well: its own sweep will clear it.
+        first, last = batch.base >> self.shift >> MARK_BITS, batch.end >> MARK_BITS
+        self.marks[first:last] = bytes(last - first)
+
+    # -- all of it -------------------------------------------------------------------------------
+
+    def empty(self) -> None:
+        """Take everything out of the index."""
+        self._index.clear()
+        self._earlier.clear()
+        self._ghosts.clear()
+        self.count = 0
+        self.sweeps += 1
+        self.marks[:] = bytes(len(self.marks))
+
+    def clear(self, seed: int) -> None:
+        """Give up everything.
+
+        :param seed: for what is written from now on: what the last snapshot means is not to be
+            found in it.
+        """
+        self.empty()
+        self.seed = seed
+        self._small.clear(seed)
+        self._main.clear(seed)
+
+    def resize(self, size: int, header_size: int) -> bool:
+        """Go on with *size* bytes; what lies behind them is lost.
+
+        :returns: whether that can be done; the small ring stays as large as it is.
+        :raises OSError: the file cannot be cut.
+        """
+        end = (header_size + size) >> self.shift
+        small = self._small.state
+        if end >= 1 << POSITION_BITS or end - small.end < small.end - small.first:
+            return False
+        if end < self._main.state.end:
+            os.ftruncate(self.fd, min(end << self.shift, os.fstat(self.fd).st_size))
+            self.count -= self._index.cut(end << LENGTH_BITS)
+        self._main.resize(end)
+        self.marks = bytearray((end >> MARK_BITS) + 1)
+        return True
+
+    def shrink(self) -> bool:
+        """After a write without room: make do with what the file has, if that is worth it."""
+        main = self._main.state
+        if main.head > main.first or not self._has_main:
+            return self._main.shrink()
+        # There is not even room for all of the small ring: it is the only one then.
+        if not self._small.shrink():
+            return False
+        self._main.resize(main.first)
+        return True
+
+    def discard(self) -> None:
+        """Give the disk its room back; nothing can be added any more."""
+        os.ftruncate(self.fd, 0)
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        self._file.close()
