@@ -240,7 +240,7 @@ def test_random_damage_to_a_full_cache(path: str) -> None:
         cache.close()
 
 
-@pytest.mark.parametrize("size", [25_000, 40_000, 60_000, 150_000])
+@pytest.mark.parametrize("size", [35_000, 45_000, 60_000, 150_000])
 def test_another_size_keeps_what_lies_within_it(
     open_cache: Callable[..., RingCache], path: str, size: int
 ) -> None:

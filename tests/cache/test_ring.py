@@ -140,7 +140,7 @@ def test_a_large_record_in_use_is_kept_too() -> None:
         cache.close()
 
 
-@pytest.mark.parametrize(("size", "kept"), [(26_600, True), (26_700, False)])
+@pytest.mark.parametrize(("size", "kept"), [(24_900, True), (25_100, False)])
 def test_a_record_may_take_a_quarter(cache: RingCache, size: int, kept: bool) -> None:
     fill(cache, 0, 600)
     cache.store(OID, T2, None, b"x" * size)

@@ -42,9 +42,9 @@ MARK_SHIFT: Final = LENGTH_BITS + MARK_BITS
 MOST_USES: Final = 3
 """Uses that are counted: more would keep what was popular once for too long."""
 
-SMALL_SHARE: Final = 5
-"""The small ring is one part in this many.  A tenth is better for steady use, a quarter where what
-is used changes; a fifth was never worse than a single ring."""
+SMALL_SHARE: Final = 4
+"""The small ring is one part in this many.  A tenth is better for steady use; with a quarter the
+cache is never worse than a circle like ZEO's, also where what is used changes."""
 
 LEAST_SMALL: Final = 1024
 """Bytes of the smallest small ring."""
@@ -52,9 +52,10 @@ LEAST_SMALL: Final = 1024
 GHOST_SHARE: Final = 512
 """An id is remembered for this many bytes of the cache: about as many as it has objects."""
 
-KEPT_SHARE: Final = 2
-"""A sweep of the main ring may keep one part in this many of what it reads.  So a store never costs
-more than rewriting its own size, even when everything the cache holds is in use."""
+KEPT_PERCENT: Final = 75
+"""A sweep of the main ring may keep so much of what it reads.  So a store never costs more than
+rewriting three times its own size, even when everything the cache holds is in use; half would be
+too little where most of it is."""
 
 
 class RingsState(NamedTuple):
@@ -197,7 +198,7 @@ class Rings:
         main, marks, shift = self._main, self.marks, self.shift
         batch = main.oldest()
         # Credit is carried over, so that a record larger than a batch can be kept too.
-        self._credit = min(self._credit + len(batch.chunk) // KEPT_SHARE, main.max_record)
+        self._credit = min(self._credit + len(batch.chunk) * KEPT_PERCENT // 100, main.max_record)
         kept: list[tuple[int, bytes, bytes, int]] = []
         for place, oid, is_current in self._live(batch):
             length = place & LENGTH_MASK
