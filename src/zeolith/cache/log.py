@@ -167,17 +167,31 @@ class RecordLog:
         :returns: the places, None for a record that the gap has no room for.
         :raises OSError: some could not be written.  None of them should be looked for.
         """
+        places = self._write_all(records, 0)
+        if places is not None:
+            return list(places)
+        if len(records) == 1:
+            return [None]
+        return [place for record in records for place in self.copy([record])]
+
+    def extend(self, records: list[bytes]) -> list[int] | None:
+        """Write *records* at the head, one behind the other, and return their places; None if that
+        would eat up the gap.
+
+        :raises OSError: some could not be written.  None of them should be looked for.
+        """
+        return self._write_all(records, self._gap)
+
+    def _write_all(self, records: list[bytes], spare: int) -> list[int] | None:
         shift, padding = self.shift, self._round
         granules = [(len(record) + padding) >> shift for record in records]
         total = sum(granules)
-        position = self._find(total, 0)
+        position = self._find(total, spare)
         if position is None:
-            if len(records) == 1:
-                return [None]
-            return [place for record in records for place in self.copy([record])]
+            return None
         padded = [record.ljust(n << shift, b"\0") for record, n in zip(records, granules)]
         self._write(b"".join(padded), position, total)
-        places: list[int | None] = []
+        places = []
         for record, n in zip(records, granules):
             places.append(position << LENGTH_BITS | len(record))
             position += n

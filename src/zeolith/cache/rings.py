@@ -171,26 +171,40 @@ class Rings:
             self._sweep_main()
         return place
 
+    def _extend_main(self, records: list[bytes]) -> list[int]:
+        # What a sweep brings is not much more than the gap, so one sweep makes room for it.
+        places = self._main.extend(records)
+        if places is None:
+            self._sweep_main()
+            places = self._main.extend(records)
+        return [self._append_main(record) for record in records] if places is None else places
+
     # -- giving up -------------------------------------------------------------------------------
 
     def _sweep_small(self) -> None:
         """Give up the room of the oldest records of the small ring."""
         batch = self._small.oldest()
-        shift = self.shift
+        shift, marks = self.shift, self.marks
+        has_main, is_filling = self._has_main, self._main.is_filling
+        leaving: list[tuple[int, bytes, bool]] = []
+        records: list[bytes] = []
         for place, oid, is_current in self._live(batch):
-            at = (place >> LENGTH_BITS << shift) - batch.base
             # Until the main ring is full nothing has to go.
-            if self._has_main and (self.marks[place >> MARK_SHIFT] or self._main.is_filling):
+            if has_main and (is_filling or marks[place >> MARK_SHIFT]):
+                at = (place >> LENGTH_BITS << shift) - batch.base
                 record = batch.chunk[at : at + (place & LENGTH_MASK)]
                 if not is_current:
                     # It may have been written as the current one; see the seeds in .records.
                     record = reseal(record, earlier_seed(self.seed))
-                moved = self._append_main(record)
-                self._move(oid, place, moved, is_current)
-                self.kept += 1
+                leaving.append((place, oid, is_current))
+                records.append(record)
             else:
                 self._drop(oid, place, is_current)
                 self._ghosts.add(oid)
+        if records:
+            for (place, oid, is_current), copy in zip(leaving, self._extend_main(records)):
+                self._move(oid, place, copy, is_current)
+            self.kept += len(records)
         self._release(self._small, batch)
 
     def _sweep_main(self) -> None:
