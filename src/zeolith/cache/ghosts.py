@@ -8,12 +8,6 @@ an answer may be wrong, which costs a little room in the cache and nothing else.
 from __future__ import annotations
 
 from array import array
-from typing import Final
-
-_FACTOR: Final = 0x9E3779B97F4A7C15
-"""Spreads ids that lie close together; odd, so no two ids become one."""
-
-_MASK: Final = (1 << 64) - 1
 
 
 class Ghosts:
@@ -23,27 +17,24 @@ class Ghosts:
     """
 
     def __init__(self, most: int) -> None:
-        self._bits = max(4, most.bit_length())
-        self._table = array("H", bytes(2 << self._bits))
-
-    def _place(self, oid: bytes) -> tuple[int, int]:
-        mixed = int.from_bytes(oid, "big") * _FACTOR & _MASK
-        # Not zero, which stands for nobody.
-        return mixed >> (64 - self._bits), mixed & 0xFFFF | 1
+        self._mask = (1 << max(4, most.bit_length())) - 1
+        self._table = array("H", bytes(2 * self._mask + 2))
 
     def add(self, oid: bytes) -> None:
         """Remember *oid*."""
-        place, print_ = self._place(oid)
-        self._table[place] = print_
+        mixed = hash(oid)
+        # Not zero, which stands for nobody.
+        self._table[mixed & self._mask] = mixed >> 40 & 0xFFFF | 1
 
     def take(self, oid: bytes) -> bool:
         """Return whether *oid* is remembered, and forget it."""
-        place, print_ = self._place(oid)
-        if self._table[place] != print_:
+        mixed = hash(oid)
+        place = mixed & self._mask
+        if self._table[place] != mixed >> 40 & 0xFFFF | 1:
             return False
         self._table[place] = 0
         return True
 
     def clear(self) -> None:
         """Forget everybody."""
-        self._table = array("H", bytes(2 << self._bits))
+        self._table = array("H", bytes(2 * self._mask + 2))

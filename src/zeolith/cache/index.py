@@ -67,6 +67,20 @@ class PlaceIndex:
         items = self.pages[number].items() if number in self.pages else ()
         return [(head + suffix, int.from_bytes(place, "big")) for suffix, place in items]
 
+    def discard(self, oid: bytes, place: int) -> bool:
+        """Remove *oid* if it is at *place*; return whether it was."""
+        number = int.from_bytes(oid, "big") >> PAGE_BITS
+        page = self.pages.get(number)
+        suffix = oid[6:]
+        if page is None or suffix not in page:
+            return False
+        if page[suffix] != place.to_bytes(PLACE_SIZE, "big"):
+            return False
+        del page[suffix]
+        if not page:
+            del self.pages[number]
+        return True
+
     def clear(self) -> None:
         """Remove everything."""
         self.pages.clear()

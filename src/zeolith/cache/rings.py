@@ -16,7 +16,6 @@ Whoever calls holds the cache's lock; only ``marks`` is written, and ``sweeps`` 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import IO, Final, NamedTuple
 
 from .earlier import EarlierRevisions
@@ -184,90 +183,93 @@ class Rings:
     def _sweep_small(self) -> None:
         """Give up the room of the oldest records of the small ring."""
         batch = self._small.oldest()
-        shift, marks = self.shift, self.marks
-        has_main, is_filling = self._has_main, self._main.is_filling
+        chunk, base, shift, marks = batch.chunk, batch.base, self.shift, self.marks
+        index, ghosts = self._index, self._ghosts
+        # Until the main ring is full nothing has to go.
+        has_main = self._has_main
+        is_filling = has_main and self._main.is_filling
         leaving: list[tuple[int, bytes, bool]] = []
         records: list[bytes] = []
-        for place, oid, is_current in self._live(batch):
-            # Until the main ring is full nothing has to go.
-            if has_main and (is_filling or marks[place >> MARK_SHIFT]):
-                at = (place >> LENGTH_BITS << shift) - batch.base
-                record = batch.chunk[at : at + (place & LENGTH_MASK)]
-                if not is_current:
-                    # It may have been written as the current one; see the seeds in .records.
-                    record = reseal(record, earlier_seed(self.seed))
-                leaving.append((place, oid, is_current))
-                records.append(record)
+        for place in batch.places:
+            at = (place >> LENGTH_BITS << shift) - base
+            oid = chunk[at : at + 8]
+            if is_filling or (has_main and marks[place >> MARK_SHIFT]):
+                is_current = index.get(oid) == place
+                if is_current or self._is_earlier(oid, place):
+                    record = chunk[at : at + (place & LENGTH_MASK)]
+                    if not is_current:
+                        # It may have been written as the current one; see the seeds in .records.
+                        record = reseal(record, earlier_seed(self.seed))
+                    leaving.append((place, oid, is_current))
+                    records.append(record)
+            elif index.discard(oid, place):
+                ghosts.add(oid)
+                self._dropped_one()
             else:
-                self._drop(oid, place, is_current)
-                self._ghosts.add(oid)
+                self._drop_earlier(oid, place)
         if records:
             for (place, oid, is_current), copy in zip(leaving, self._extend_main(records)):
-                self._move(oid, place, copy, is_current)
+                if is_current:
+                    index.set(oid, copy)
+                else:
+                    self._earlier.move(oid, place, copy)
             self.kept += len(records)
         self._release(self._small, batch)
 
     def _sweep_main(self) -> None:
         """Give up the room of the oldest records of the main ring."""
-        main, marks, shift = self._main, self.marks, self.shift
+        main, marks, shift, index = self._main, self.marks, self.shift, self._index
         batch = main.oldest()
+        chunk, base = batch.chunk, batch.base
         # Credit is carried over, so that a record larger than a batch can be kept too.
-        self._credit = min(self._credit + len(batch.chunk) * KEPT_PERCENT // 100, main.max_record)
-        kept: list[tuple[int, bytes, bytes, int]] = []
-        for place, oid, is_current in self._live(batch):
+        credit = min(self._credit + len(chunk) * KEPT_PERCENT // 100, main.max_record)
+        kept: list[tuple[bytes, int]] = []
+        records: list[bytes] = []
+        for place in batch.places:
+            at = (place >> LENGTH_BITS << shift) - base
+            oid = chunk[at : at + 8]
             length = place & LENGTH_MASK
             uses = marks[place >> MARK_SHIFT]
-            if is_current and uses and length <= self._credit:
-                self._credit -= length
-                at = (place >> LENGTH_BITS << shift) - batch.base
-                kept.append((place, oid, batch.chunk[at : at + length], uses))
+            if uses and length <= credit and index.get(oid) == place:
+                credit -= length
+                kept.append((oid, uses))
+                records.append(chunk[at : at + length])
+            elif index.discard(oid, place):
+                self._dropped_one()
             else:
-                self._drop(oid, place, is_current)
-        larger: list[tuple[int, bytes, bytes, int]] = []
-        copies = main.copy([record for _, _, record, _ in kept]) if kept else []
-        for entry, copy in zip(kept, copies):
-            place, oid, _, uses = entry
+                self._drop_earlier(oid, place)
+        self._credit = credit
+        larger: list[bytes] = []
+        for (oid, uses), record, copy in zip(kept, records, main.copy(records) if records else []):
             if copy is None:
-                self._drop(oid, place, True)
-                larger.append(entry)
+                index.delete(oid)
+                self._dropped_one()
+                larger.append(record)
             else:
-                self._move(oid, place, copy, True)
+                index.set(oid, copy)
                 marks[copy >> MARK_SHIFT] = uses - 1
                 self.kept += 1
         self._release(main, batch)
-        for _, oid, record, _ in larger:
+        for record in larger:
             # What the gap was too small for may go where it came from.
             (copy,) = main.copy([record])
             if copy is not None:
-                self._index.set(oid, copy)
+                index.set(record[:8], copy)
                 self.count += 1
                 self.dropped -= 1
                 self.kept += 1
 
-    def _live(self, batch: Batch) -> Iterator[tuple[int, bytes, bool]]:
-        """Yield place, object id, and whether it is the current revision, of what is held."""
-        index, earlier, shift = self._index, self._earlier, self.shift
-        for place in batch.places:
-            at = (place >> LENGTH_BITS << shift) - batch.base
-            oid = batch.chunk[at : at + 8]
-            if index.get(oid) == place:
-                yield place, oid, True
-            elif earlier.rows and earlier.has_place(oid, place):
-                yield place, oid, False
+    def _is_earlier(self, oid: bytes, place: int) -> bool:
+        earlier = self._earlier
+        return bool(earlier.rows) and earlier.has_place(oid, place)
 
-    def _drop(self, oid: bytes, place: int, is_current: bool) -> None:
-        if is_current:
-            self._index.delete(oid)
-        else:
-            self._earlier.remove(oid, place)
+    def _drop_earlier(self, oid: bytes, place: int) -> None:
+        if self._earlier.rows and self._earlier.remove(oid, place):
+            self._dropped_one()
+
+    def _dropped_one(self) -> None:
         self.count -= 1
         self.dropped += 1
-
-    def _move(self, oid: bytes, place: int, copy: int, is_current: bool) -> None:
-        if is_current:
-            self._index.set(oid, copy)
-        else:
-            self._earlier.move(oid, place, copy)
 
     def _release(self, log: RecordLog, batch: Batch) -> None:
         self.sweeps += 1
