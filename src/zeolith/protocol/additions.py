@@ -10,15 +10,18 @@ from collections.abc import Mapping
 from typing import Final
 
 from .greeting import Coding
+from .loadrequests import LOAD_CLIENT_REQUESTS, LOAD_SERVER_REQUESTS
 from .messages import CLIENT_REQUESTS, SERVER_REQUESTS, Form
 
 OWN_SERVER_REQUESTS: Final[Mapping[str, Form]] = {
     **SERVER_REQUESTS,
+    **LOAD_SERVER_REQUESTS,
 }
 """What a client may ask of a server in Zeolith's own protocol, by name."""
 
 OWN_CLIENT_REQUESTS: Final[Mapping[str, Form]] = {
     **CLIENT_REQUESTS,
+    **LOAD_CLIENT_REQUESTS,
 }
 """What a server may tell a client in Zeolith's own protocol, by name."""
 

@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ..protocol import messages as m
-from . import blobs, committing, iteration, reading
+from ..protocol.loadrequests import LoadMany, SyncTo
+from . import blobs, committing, iteration, reading, syncing
 
 Handler = Callable[[Any, m.MsgId, Any], None]
 
 HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.LoadBefore: reading.load_before,
+    LoadMany: reading.load_many,
+    SyncTo: syncing.sync_to,
     m.Register: reading.register,
     m.GetInfo: reading.get_info,
     m.LastTransaction: reading.last_transaction,
