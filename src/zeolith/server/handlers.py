@@ -12,6 +12,7 @@ from typing import Any, Final
 from ..protocol import additions as a
 from ..protocol import messages as m
 from ..protocol.loadrequests import LoadMany, SyncTo
+from ..protocol.outcome import Outcome
 from . import blobs, changes, committing, iteration, reading, syncing, verifying
 
 Handler = Callable[[Any, m.MsgId, Any], None]
@@ -44,6 +45,7 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.Vote: committing.vote,
     m.TpcFinish: committing.tpc_finish,
     m.TpcAbort: committing.tpc_abort,
+    Outcome: committing.outcome,
     m.StoreBlobStart: blobs.store_blob_start,
     m.StoreBlobChunk: blobs.store_blob_chunk,
     m.StoreBlobEnd: blobs.store_blob_end,
