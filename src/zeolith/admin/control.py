@@ -17,6 +17,7 @@ from .asking import NotAnswering
 from .liveness import Alive, check_alive
 from .logtail import follow, last_lines
 from .managersocket import ManagerStatus, ask_status, tell_manager
+from .privileges import become
 from .signalnames import signal_named
 from .supervised import Supervised
 
@@ -145,9 +146,9 @@ class Control:
         runner, program = self._supervised.runner, [*self._supervised.program, *arguments]
         environment = self._supervised.environment
         self._create_directories()
-        identity = self._supervised.identity
-        if identity is not None:
-            identity.assume()
+        account = self._supervised.account
+        if account is not None:
+            become(account)
         if runner.directory:
             os.chdir(runner.directory)
         os.umask(runner.umask)
@@ -156,13 +157,13 @@ class Control:
     def _spawn(self, arguments: Sequence[str]) -> None:
         supervised = self._supervised
         command = supervised.manager_command(tuple(arguments))
-        identity = supervised.identity
+        account = supervised.account
         self._create_directories()
         self._check_transcript()
         if not supervised.runner.daemon:
             environment = supervised.environment
-            if identity is not None:
-                identity.assume()
+            if account is not None:
+                become(account)
             self._become(command, environment)
         try:
             with _nothing_blocked():
@@ -170,9 +171,9 @@ class Control:
                     command,
                     stdin=subprocess.DEVNULL,
                     env=supervised.environment,
-                    user=None if identity is None else identity.uid,
-                    group=None if identity is None else identity.gid,
-                    extra_groups=None if identity is None else identity.groups,
+                    user=None if account is None else account.uid,
+                    group=None if account is None else account.gid,
+                    extra_groups=None if account is None else account.groups,
                     umask=supervised.runner.umask,
                 )
         except OSError as error:
@@ -212,7 +213,7 @@ class Control:
                 "transcript", f"there is no directory {directory}", "create it, or correct the path"
             )
         path = transcript if os.path.exists(transcript) else directory
-        if self._supervised.identity is None and not os.access(path, os.W_OK):
+        if self._supervised.account is None and not os.access(path, os.W_OK):
             raise ConfigurationError(
                 "transcript", f"{path} cannot be written", "correct the path or its permissions"
             )

@@ -12,9 +12,10 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
+from ..config.accounts import Account, find_account
 from ..config.address import parse_address
 from ..errors import ConfigurationError
-from .identity import Identity, find_user, identity_to_assume
+from .privileges import account_to_become
 
 _PRIVATE: Final = 0o750
 
@@ -62,7 +63,7 @@ class Instance:
     storage: str = "1"
     user: str | None = None
 
-    def check(self) -> Identity | None:
+    def check(self) -> Account | None:
         """Return the user that the directories are to be given to, or None.
 
         :raises ConfigurationError: something cannot be used.
@@ -92,14 +93,14 @@ class Instance:
                 f"{len(os.fsencode(path)) - _LONGEST_DIRECTORY} bytes",
                 "choose a shorter path",
             )
-        return identity_to_assume(self.user, "--user")
+        return account_to_become(self.user, "--user")
 
-    def runner(self) -> Identity | None:
+    def runner(self) -> Account | None:
         """Return who will run the server; None if that is root."""
         uid = os.geteuid()
         if self.user is not None:
-            return find_user(self.user, "--user")
-        return find_user(str(uid), "--user") if uid != 0 else None
+            return find_account(self.user, "--user")
+        return find_account(str(uid), "--user") if uid != 0 else None
 
     def texts(self) -> dict[str, str]:
         """Return the content of each of :data:`FILES`."""
@@ -163,7 +164,7 @@ def make_instance(instance: Instance, add_to_existing: bool = False) -> Made:
     return made
 
 
-def _make_directory(path: Path, mode: int, owner: Identity | None, made: Made) -> None:
+def _make_directory(path: Path, mode: int, owner: Account | None, made: Made) -> None:
     if path.is_dir():
         made.kept.append(path)
         return

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ..config.accounts import Account
 from ..config.address import Address
 from ..config.logs import log_files
 from ..config.runner import Runner
 from ..config.server import ServerConfig, load_server_config
 from ..config.tls import ServerTls
 from ..errors import ConfigurationError
-from .identity import Identity, identity_to_assume
+from .privileges import account_to_become
 
 SOCKET_NAME: Final = "zeo.zdsock"
 """File name of the manager's socket unless one is given."""
@@ -87,12 +88,12 @@ class Supervised:
         return environment
 
     @property
-    def identity(self) -> Identity | None:
+    def account(self) -> Account | None:
         """Whom to become before starting anything; None to stay the same.
 
         :raises ConfigurationError: there is no such user, or this process cannot become it.
         """
-        return identity_to_assume(self.runner.user, "user")
+        return account_to_become(self.runner.user, "user")
 
     def manager_command(self, arguments: tuple[str, ...]) -> list[str]:
         """Return the command of the manager.
@@ -128,8 +129,8 @@ class Supervised:
         for path in (self.runner.directory, os.path.dirname(self.socket)):
             if path and not os.path.isdir(path):
                 os.mkdir(path)
-                if self.identity is not None:
-                    os.chown(path, self.identity.uid, self.identity.gid)
+                if self.account is not None:
+                    os.chown(path, self.account.uid, self.account.gid)
 
 
 def _under(runner: Runner, address: Address) -> Address:
