@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.server.conftest import Connect, Serve
-from tests.support.packing import GATED_CHILD, Contents, debris, resume
+from tests.support.packing import Contents, debris, resume, stop_at
 from tests.support.raw import RemoteFault
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
@@ -38,10 +38,6 @@ def packing_of(server: Any) -> dict[str, Any]:
     return found
 
 
-def gate(monkeypatch: pytest.MonkeyPatch, step: str, mark: Path) -> None:
-    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", GATED_CHILD, step, str(mark)))
-
-
 def test_a_pack_is_described(
     contents: Contents,
     storage: Any,
@@ -51,7 +47,7 @@ def test_a_pack_is_described(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mark = tmp_path / "mark"
-    gate(monkeypatch, "record", mark)
+    stop_at(monkeypatch, "record", mark)
     server = serve(storage)
     client = raw(server.address)
     before = packing_of(server)
