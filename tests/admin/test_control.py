@@ -352,12 +352,27 @@ def test_what_takes_the_place_of_the_command_is_the_user_s(
         raise OSError(13, "far enough")
 
     monkeypatch.setattr("zeolith.admin.supervised.account_to_become", lambda *args: found)
-    monkeypatch.setattr("zeolith.admin.control.become", events.append)
+    monkeypatch.setattr("zeolith.admin.launching.become", events.append)
     monkeypatch.setattr(os, "execvpe", execute)
     monkeypatch.setattr(os, "umask", lambda mode: 0)
     path = conf(rest="<runner>\nuser nobody\ndaemon false\n</runner>")
     assert main(["ctl", "-C", path, action]) == 1
     assert events == [found, program]
+
+
+def test_a_directory_that_cannot_be_entered_is_named(
+    conf: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "chdir", refuse)
+    path = conf(rest=f"<runner>\ndirectory {tmp_path}\n</runner>")
+    assert main(["ctl", "-C", path, "fg"]) == 2
+    assert f"directory: {tmp_path} cannot be entered: Permission denied" in capsys.readouterr().err
 
 
 # -- the command ---------------------------------------------------------------------------------
