@@ -93,7 +93,18 @@ def test_another_manager_is_run_by_another_python(conf: Callable[..., str], tmp_
 
 def test_a_socket_path_that_is_too_long_is_refused(conf: Callable[..., str]) -> None:
     with pytest.raises(ConfigurationError, match="too long for a socket"):
-        Supervised.load(conf(), {"socket_name": "/tmp/" + "x" * 100})
+        Supervised.load(conf(), {"socket_name": "/tmp/" + "x" * 95})
+
+
+def test_a_relative_transcript_is_found_in_the_server_s_directory(
+    conf: Callable[..., str], tmp_path: Path
+) -> None:
+    """The daemon manager opens it when it has gone there."""
+    path = conf(rest=f"<runner>\ndirectory {tmp_path}/run\ntranscript out.log\n</runner>")
+    assert Supervised.load(path).runner.transcript == f"{tmp_path}/run/out.log"
+    changed = Supervised.load(path, {"transcript": "../other.log"})
+    command = changed.manager_command(())
+    assert command[command.index("-t") + 1] == f"{tmp_path}/other.log"
 
 
 def test_a_relative_unix_address_is_found_in_the_server_s_directory(
