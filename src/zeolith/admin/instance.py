@@ -14,6 +14,7 @@ from typing import Final
 
 from ..config.accounts import Account, find_account
 from ..config.address import parse_address
+from ..config.runner import LONGEST_SOCKET_PATH
 from ..errors import ConfigurationError
 from .privileges import account_to_become
 
@@ -36,9 +37,7 @@ FILES: Final = ("zeo.conf", "zeolith.service", "logrotate.conf")
 _PLAIN_PATH: Final = re.compile(r"[\w/.,:=+-]+")
 _STORAGE_NAME: Final = re.compile(r"[a-z0-9_.-]+")
 
-# sockaddr_un, less the longest name below var and the process id that a manager appends for a
-# moment.
-_LONGEST_DIRECTORY: Final = 107 - len("/var/zeo.zdsock.4194304")
+_LONGEST_DIRECTORY: Final = LONGEST_SOCKET_PATH - len("/var/zeo.zdsock")
 
 
 class _Template(Template):
