@@ -42,6 +42,8 @@ from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
+from ..protocol.streamrequests import STREAM_MESSAGES
+from .streams import Streams
 from .wire import Wire
 
 logger = logging.getLogger(__name__)
@@ -105,7 +107,8 @@ class Channel:
         """What the server calls itself; empty until it has said so."""
         self.receiver = receiver
         self._peer = ClientPeer(program=PROGRAM)
-        self._slots: dict[MsgId, Slot] = {}
+        # By the id of the call, or by what somebody waits for: see wait_until.
+        self._slots: dict[Any, Slot] = {}
         self._role = threading.RLock()
         self._is_leader = _owned(self._role)
         # What wakes those who follow.
@@ -123,6 +126,8 @@ class Channel:
         self._encode_load: Callable[[bytes, bytes], bytes]
         self.reads = 0
         """Number of times the socket was read; the watcher tells from it whether calls are made."""
+        self.streams = Streams(self)
+        """What flows beside the calls, in Zeolith's own protocol."""
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -157,6 +162,11 @@ class Channel:
             return self._peer.hello(Coding.OWN, version)
         # Between Zeolith peers no pickle travels; a ZEO server gets what it proposes.
         return self._peer.hello(Coding.MSGPACK if greeting.is_zeolith else greeting.coding)
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of the longest message that the server takes, as far as is known."""
+        return self._codec.max_payload
 
     @property
     def speaks_own(self) -> bool:
@@ -270,6 +280,36 @@ class Channel:
         if slot.error is not None:
             raise slot.error
         return slot.value
+
+    def wait_until(self, key: object, is_ready: Callable[[], bool]) -> None:
+        """Wait until *is_ready* returns true; read meanwhile if nobody else does.
+
+        Whoever handles the message that makes it so calls :meth:`wake` after that.
+
+        :param key: whom :meth:`wake` is to wake; one thread at a time waits with it.
+        :raises ClientDisconnected: the connection ended before.
+        """
+        self._refuse_nested()
+        while not is_ready():
+            slot = self._slots[key] = Slot()
+            try:
+                # Looked at after the slot is there: what comes first is seen here, what comes
+                # later sees the slot.
+                if self._cause is not None:
+                    raise self._disconnected()
+                if is_ready():
+                    return
+                self._await(slot)
+            finally:
+                self._slots.pop(key, None)
+            if slot.error is not None:
+                raise slot.error
+
+    def wake(self, key: object) -> None:
+        """Let the thread that waits with *key*, if one does, look again."""
+        slot = self._slots.pop(key, None)
+        if slot is not None:
+            self._settle(slot, None, None)
 
     def post(self, request: Request) -> None:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
@@ -506,7 +546,10 @@ class Channel:
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Notice):
-            self.receiver.noticed(event.request)
+            if event.request.__class__ in STREAM_MESSAGES:
+                self.streams.handle(event.request)
+            else:
+                self.receiver.noticed(event.request)
         elif isinstance(event, Fault):
             slot = self._slots.pop(event.msgid, None)
             if slot is None:

@@ -11,14 +11,17 @@ from typing import Final
 
 from .greeting import Coding
 from .messages import CLIENT_REQUESTS, SERVER_REQUESTS, Form
+from .streamrequests import STREAM_CLIENT_REQUESTS, STREAM_SERVER_REQUESTS
 
 OWN_SERVER_REQUESTS: Final[Mapping[str, Form]] = {
     **SERVER_REQUESTS,
+    **STREAM_SERVER_REQUESTS,
 }
 """What a client may ask of a server in Zeolith's own protocol, by name."""
 
 OWN_CLIENT_REQUESTS: Final[Mapping[str, Form]] = {
     **CLIENT_REQUESTS,
+    **STREAM_CLIENT_REQUESTS,
 }
 """What a server may tell a client in Zeolith's own protocol, by name."""
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ..protocol import messages as m
-from . import blobs, committing, iteration, reading
+from ..protocol import streamrequests as s
+from . import blobs, committing, iteration, reading, streaming
 
 Handler = Callable[[Any, m.MsgId, Any], None]
 
@@ -50,6 +51,14 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.IteratorRecordStart: iteration.start_records,
     m.IteratorRecordNext: iteration.next_record,
     m.IteratorGc: iteration.close,
+    s.OpenBlob: streaming.open_blob,
+    s.AttachBlob: streaming.attach_blob,
+    s.OpenIteration: streaming.open_iteration,
+    s.StreamData: streaming.data,
+    s.StreamEnd: streaming.end,
+    s.StreamFault: streaming.fault,
+    s.StreamCredit: streaming.credit,
+    s.StreamCancel: streaming.cancel,
 }
 """Every request of a client; ``Register`` is told apart by the peer, which admits nothing else
 before and nothing like it afterwards."""

@@ -18,8 +18,10 @@ from .iterators import Iterators
 from .lobby import Lobby
 from .service import StorageService
 from .statistics import Statistics
+from .streams import Streams
 from .transactions import Stage, Transaction
 from .upload import Upload
+from .uploads import Uploads
 from .workers import Job, Lane, WorkerPool
 
 if TYPE_CHECKING:
@@ -63,8 +65,10 @@ class Session:
     __slots__ = (
         "_blob_sender",
         "_connection",
+        "_incoming",
         "_outstanding",
         "_service",
+        "_streams",
         "codec",
         "is_lost",
         "iterators",
@@ -83,6 +87,8 @@ class Session:
         self._service: StorageService | None = None
         self._outstanding = 0
         self._blob_sender: BlobSender | None = None
+        self._streams: Streams | None = None
+        self._incoming: Uploads | None = None
         self.codec = codec
         self.lobby = lobby
         self.label = ""
@@ -227,6 +233,8 @@ class Session:
         """The client takes data again."""
         if self._blob_sender is not None:
             self._blob_sender.resume()
+        if self._streams is not None:
+            self._streams.resume()
 
     # -- work on other threads -------------------------------------------------------------------
 
@@ -263,6 +271,20 @@ class Session:
             self._blob_sender = BlobSender(self)
         return self._blob_sender
 
+    @property
+    def streams(self) -> Streams:
+        """Sends blobs and iterations to the client, several at once."""
+        if self._streams is None:
+            self._streams = Streams(self)
+        return self._streams
+
+    @property
+    def incoming(self) -> Uploads:
+        """Takes blobs from the client, several at once."""
+        if self._incoming is None:
+            self._incoming = Uploads(self)
+        return self._incoming
+
     # -- the end ---------------------------------------------------------------------------------
 
     def close(self, reason: str) -> None:
@@ -294,6 +316,10 @@ class Session:
             self.reads.submit(self.iterators.close, partial(_discarded, self.name))
         if self._blob_sender is not None:
             self._blob_sender.close()
+        if self._streams is not None:
+            self._streams.close()
+        if self._incoming is not None:
+            self._incoming.close()
 
     @property
     def is_finishing(self) -> bool:
@@ -341,6 +367,8 @@ class Session:
             return
         self.transaction = None
         self.stats.active_txns -= 1
+        if self._incoming is not None:
+            self._incoming.forget_complete()
         if transaction.has_files:
             assert self.uploads is not None
             self.uploads.submit(transaction.discard, partial(_discarded, self.name))
