@@ -40,6 +40,7 @@ from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
+from ..protocol.hello import Database
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from ..protocol.streamrequests import STREAM_MESSAGES
@@ -54,6 +55,10 @@ PROGRAM = f"zeolith {__version__}"
 SEND_MARK = 64 * 1024
 """Notices are collected up to this many bytes before they are sent: a commit of small objects costs
 one system call per some two hundred of them, and the server starts on them early."""
+
+
+class NotSent(ClientDisconnected):
+    """The connection had ended before anything of a request was sent."""
 
 
 class Receiver(Protocol):
@@ -105,6 +110,8 @@ class Channel:
         self.server_name = server_name
         self.server_program = ""
         """What the server calls itself; empty until it has said so."""
+        self.database: Database | None = None
+        """Which database it is that the server has admitted us to; None if it does not say."""
         self.receiver = receiver
         self._peer = ClientPeer(program=PROGRAM)
         # By the id of the call, or by what somebody waits for: see wait_until.
@@ -164,14 +171,14 @@ class Channel:
         return self._peer.hello(Coding.MSGPACK if greeting.is_zeolith else greeting.coding)
 
     @property
-    def max_payload(self) -> int:
-        """Bytes of the longest message that the server takes, as far as is known."""
-        return self._codec.max_payload
-
-    @property
     def speaks_own(self) -> bool:
         """Whether Zeolith's own protocol is spoken."""
         return self._codec.coding is Coding.OWN
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of the longest message that the server takes, as far as is known."""
+        return self._codec.max_payload
 
     def registered(self) -> None:
         """The server has admitted us: further messages are legal."""
@@ -268,6 +275,15 @@ class Channel:
             message is handled.
         :raises ClientDisconnected: the connection ended before the answer came.
         """
+        slot = self.start(request, on_reply)
+        if not slot.done:
+            self._await(slot)
+        if slot.error is not None:
+            raise slot.error
+        return slot.value
+
+    def start(self, request: Request, on_reply: Callable[[Any], None] | None) -> Slot:
+        """Send *request* as :meth:`call` does; return where its answer will be put."""
         self._refuse_nested()
         number = next(self._numbers)
         slot = Slot()
@@ -275,11 +291,19 @@ class Channel:
         frame = self._codec.call(number, request)
         self._slots[number] = slot
         self._send(frame, slot, number)
+        return slot
+
+    def wait_answer(self, slot: Slot, timeout: float) -> None:
+        """Wait until *slot* is answered, at most *timeout* seconds.
+
+        The calling thread reads nothing, because it could not be stopped in time; the watcher or
+        another caller does.
+        """
+        lock = allocate_lock()
+        lock.acquire()
+        slot.locks.append(lock)
         if not slot.done:
-            self._await(slot)
-        if slot.error is not None:
-            raise slot.error
-        return slot.value
+            lock.acquire(timeout=max(0.0, timeout))
 
     def wait_until(self, key: object, is_ready: Callable[[], bool]) -> None:
         """Wait until *is_ready* returns true; read meanwhile if nobody else does.
@@ -382,7 +406,10 @@ class Channel:
             if failure is not None:
                 self._end(failure)
         finally:
-            if slot is not None and not slot.done:
+            if slot is not None and failure is None:
+                # Also if the break has settled it already: its caller may rely on the difference.
+                self._settle(slot, None, self._disconnected(NotSent))
+            elif slot is not None and not slot.done:
                 self._settle(slot, None, self._disconnected())
         if slot is None:
             raise self._disconnected()
@@ -583,8 +610,10 @@ class Channel:
         with self._role, self._sending:
             self.wire.close()
 
-    def _disconnected(self) -> ClientDisconnected:
-        error = ClientDisconnected(f"connection to {self.server_name} lost: {self._cause}")
+    def _disconnected(
+        self, cls: type[ClientDisconnected] = ClientDisconnected
+    ) -> ClientDisconnected:
+        error = cls(f"connection to {self.server_name} lost: {self._cause}")
         error.__cause__ = self._cause
         return error
 

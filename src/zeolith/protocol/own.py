@@ -18,7 +18,7 @@ from typing import Any, Final
 from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import messages as m
 from . import msgpacks
-from .additions import NAMES
+from .additions import NAMES, ChangesSince, VerifyMany
 from .codec import Codec, Loaded
 from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
@@ -65,6 +65,7 @@ from .messages import (
     parse_request,
 )
 from .messages import Request as AnyRequest
+from .outcome import Outcome
 from .streamlayouts import STREAM, STREAM_FAULT, STREAM_HEAD
 from .streamrequests import AttachBlob, OpenBlob, OpenIteration, StreamFault
 
@@ -89,6 +90,9 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     18: m.IteratorRecordStart,
     19: m.IteratorRecordNext,
     20: m.IteratorGc,
+    21: VerifyMany,
+    22: ChangesSince,
+    23: Outcome,
     32: m.CheckCurrentSerial,
     33: m.DeleteObject,
     34: m.Restore,

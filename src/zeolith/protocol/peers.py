@@ -155,6 +155,11 @@ class _Peer:
         """Bytes received that do not yet make a message."""
         return self._frames.pending
 
+    @property
+    def max_size(self) -> int:
+        """Bytes of the longest payload that is accepted at present."""
+        return self._frames.max_size
+
     def forget(self) -> None:
         """The connection is given up: drop what is pending, and ignore what still comes."""
         self.phase = Phase.CLOSED

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ..protocol import additions as a
 from ..protocol import messages as m
 from ..protocol import streamrequests as s
-from . import blobs, committing, iteration, reading, streaming
+from ..protocol.outcome import Outcome
+from . import blobs, changes, committing, iteration, reading, streaming, verifying
 
 Handler = Callable[[Any, m.MsgId, Any], None]
 
@@ -41,6 +43,7 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.Vote: committing.vote,
     m.TpcFinish: committing.tpc_finish,
     m.TpcAbort: committing.tpc_abort,
+    Outcome: committing.outcome,
     m.StoreBlobStart: blobs.store_blob_start,
     m.StoreBlobChunk: blobs.store_blob_chunk,
     m.StoreBlobEnd: blobs.store_blob_end,
@@ -59,6 +62,8 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     s.StreamFault: streaming.fault,
     s.StreamCredit: streaming.credit,
     s.StreamCancel: streaming.cancel,
+    a.VerifyMany: verifying.verify_many,
+    a.ChangesSince: changes.changes_since,
 }
 """Every request of a client; ``Register`` is told apart by the peer, which admits nothing else
 before and nothing like it afterwards."""

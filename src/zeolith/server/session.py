@@ -25,6 +25,7 @@ from .uploads import Uploads
 from .workers import Job, Lane, WorkerPool
 
 if TYPE_CHECKING:
+    from .history import History
     from .publisher import Publisher
     from .transport import Connection
 
@@ -59,6 +60,7 @@ class Session:
     :ivar upload: the blob that is arriving, or None.
     :ivar uploads: jobs that bring to disk what the next vote needs.
     :ivar reads: jobs that must run in the order of the client's calls.
+    :ivar history: where the client is in reading what changed long ago; None most of the time.
     :ivar is_lost: whether the connection is gone.
     """
 
@@ -70,6 +72,7 @@ class Session:
         "_service",
         "_streams",
         "codec",
+        "history",
         "is_lost",
         "iterators",
         "label",
@@ -99,6 +102,7 @@ class Session:
         self.uploads: Lane | None = None
         self.reads: Lane | None = None
         self.iterators: Iterators | None = None
+        self.history: History | None = None
         self.is_lost = False
 
     @property
@@ -314,6 +318,9 @@ class Session:
             self.upload = None
         if self.iterators is not None and self.reads is not None:
             self.reads.submit(self.iterators.close, partial(_discarded, self.name))
+        if self.history is not None:
+            self._service.pools.quick.submit(self.history.close)
+            self.history = None
         if self._blob_sender is not None:
             self._blob_sender.close()
         if self._streams is not None:
@@ -363,6 +370,7 @@ class Session:
     def end(self, transaction: Transaction) -> None:
         """*transaction* is over, one way or the other, and the storage is done with it."""
         transaction.stage = Stage.OVER
+        self.service.outcomes.ended(transaction)
         if self.transaction is not transaction:
             return
         self.transaction = None
