@@ -31,6 +31,7 @@ from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.layouts import NOTICE
 from zeolith.protocol.limits import DEFAULT_LIMITS, Limits
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany
 from zeolith.protocol.own import METHODS, OwnCodec
 from zeolith.protocol.peers import ClientPeer, ServerPeer, Violated
 from zeolith.protocol.streamrequests import STREAM_MESSAGES
@@ -53,7 +54,8 @@ def test_round_trip(case: Case) -> None:
 
 def test_every_request_can_be_sent() -> None:
     classes = {form.cls for forms in (SERVER_REQUESTS, CLIENT_REQUESTS) for form in forms.values()}
-    fixed = {m.LoadBefore, m.Vote, m.TpcFinish, m.InvalidateTransaction, *STREAM_MESSAGES}
+    fixed = {m.LoadBefore, m.Vote, m.TpcFinish, m.InvalidateTransaction, LoadMany, LoadedMany}
+    fixed |= STREAM_MESSAGES
     assert set(METHODS.values()) == classes - fixed
 
 
