@@ -17,6 +17,8 @@
         ├── ObjectTooLarge          (also TransactionTooLargeError) it cannot be stored there
         ├── ServerBehindCache       the database is older than what this client has seen
         ├── OtherDatabase           the server has another database than before
+        ├── DatabaseRestored        the database was restored from a backup since
+        ├── HistoryLost             the server cannot tell any more what changed since then
         └── ServerError             the server reported an error this side has no class for
 
 What ZODB callers expect as ZODB's own exceptions (``POSKeyError``,
@@ -208,6 +210,45 @@ class OtherDatabase(ClientStorageError):
         return (
             f"the server's database is {self.found}, but what this client has seen comes from "
             f"database {self.known}"
+        )
+
+
+class DatabaseRestored(ClientStorageError):
+    """The database was restored from a backup: transactions that were reported may be lost.
+
+    :param found: epoch of the server's database.
+    :param known: the epoch in which the transactions were reported.
+    """
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(found, known)
+        self.found = found
+        self.known = known
+
+    def __str__(self) -> str:
+        return (
+            f"the database was restored from a backup: its epoch is {self.found}, and was "
+            f"{self.known}; what was learned of it before has to be learned anew"
+        )
+
+
+class HistoryLost(ClientStorageError):
+    """The server cannot tell which objects changed after a transaction.
+
+    :param since: the transaction (8 bytes).
+    :param floor: the first one after which it can tell (8 bytes).
+    """
+
+    def __init__(self, since: bytes, floor: bytes) -> None:
+        super().__init__(since, floor)
+        self.since = since
+        self.floor = floor
+
+    def __str__(self) -> str:
+        return (
+            f"what changed after transaction {self.since.hex()} is not known: the storage cannot "
+            f"iterate over its transactions, and the server remembers those after "
+            f"{self.floor.hex()} only"
         )
 
 

@@ -77,6 +77,10 @@ class ForeignCache:
                 return
         self._cache.invalidate(oid, tid)
 
+    def current(self) -> None:
+        """Return None: the interface has no such method, and ZEO's cache, which has one, cannot be
+        listed while others read from it."""
+
     def last_tid(self) -> bytes:
         """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""
         return self._last_tid

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from os import pread
 from threading import RLock
 from typing import Any, Final, NamedTuple
@@ -160,6 +161,24 @@ class RingCache:
             except (OSError, LogDamaged) as error:
                 self._degrade(error)
             return None
+
+    def current(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield ``(oid, start)`` of the current revisions; see :class:`.ClientCache`."""
+        for number in list(self._pages):
+            # One page at a time, or those who store would wait for all of it.
+            yield from self._current_of(number)
+
+    def _current_of(self, number: int) -> list[tuple[bytes, bytes]]:
+        with self._lock:
+            items = self._index.items_of(number)
+            try:
+                return [(oid, self._log.read_start(place, oid)) for oid, place in items]
+            except (OSError, LogDamaged) as error:
+                self._degrade(error)
+                # What cannot be named may be out of date.
+                for oid, _ in self._index.items_of(number):
+                    self._forget(oid)
+                return []
 
     # -- changing ------------------------------------------------------------------------------
 

@@ -165,6 +165,11 @@ class Channel:
         """Whether Zeolith's own protocol is spoken."""
         return self._codec.coding is Coding.OWN
 
+    @property
+    def max_payload(self) -> int:
+        """Bytes of the longest message that the server takes, as far as is known."""
+        return self._codec.max_payload
+
     def registered(self) -> None:
         """The server has admitted us: further messages are legal."""
         self._peer.registered()

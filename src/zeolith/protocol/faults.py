@@ -15,7 +15,13 @@ from typing import Any, Final
 
 from ZODB import POSException
 
-from ..errors import MessageTooLarge, ProtocolViolation, ServerError
+from ..errors import (
+    HistoryLost,
+    MessageTooLarge,
+    ProtocolViolation,
+    ServerBehindCache,
+    ServerError,
+)
 from .values import ATOMS, RemoteException, to_plain
 
 # -- sending -----------------------------------------------------------------------------------
@@ -221,6 +227,20 @@ def _too_large(details: Any) -> Exception | None:
     return MessageTooLarge(size, limit) if type(size) is type(limit) is int else None
 
 
+def _two_tids(cls: type[Exception], first: str, second: str) -> _Builder:
+    """Build an exception that is made of two transaction ids."""
+
+    def build(details: Any) -> Exception | None:
+        if type(details) is not dict:
+            return None
+        tids = details.get(first), details.get(second)
+        if any(type(tid) is not bytes or len(tid) != 8 for tid in tids):
+            return None
+        return cls(*tids)
+
+    return build
+
+
 _BUILDERS: Final[Mapping[str, _Builder]] = {
     "builtins.KeyError": _plain(KeyError),
     "builtins.TypeError": _plain(TypeError),
@@ -246,4 +266,6 @@ _BUILDERS: Final[Mapping[str, _Builder]] = {
     "ZODB.POSException.ReadOnlyError": _plain(POSException.ReadOnlyError),
     "ZODB.POSException.Unsupported": _plain(POSException.Unsupported),
     "zeolith.errors.MessageTooLarge": _too_large,
+    "zeolith.errors.HistoryLost": _two_tids(HistoryLost, "since", "floor"),
+    "zeolith.errors.ServerBehindCache": _two_tids(ServerBehindCache, "server_tid", "cache_tid"),
 }

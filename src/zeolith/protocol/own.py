@@ -18,7 +18,7 @@ from typing import Any, Final
 from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import messages as m
 from . import msgpacks
-from .additions import NAMES
+from .additions import NAMES, ChangesSince, VerifyMany
 from .codec import Codec, Loaded
 from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
@@ -87,6 +87,8 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     18: m.IteratorRecordStart,
     19: m.IteratorRecordNext,
     20: m.IteratorGc,
+    21: VerifyMany,
+    22: ChangesSince,
     32: m.CheckCurrentSerial,
     33: m.DeleteObject,
     34: m.Restore,

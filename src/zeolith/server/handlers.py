@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ..protocol import additions as a
 from ..protocol import messages as m
-from . import blobs, committing, iteration, reading
+from . import blobs, changes, committing, iteration, reading, verifying
 
 Handler = Callable[[Any, m.MsgId, Any], None]
 
@@ -50,6 +51,8 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.IteratorRecordStart: iteration.start_records,
     m.IteratorRecordNext: iteration.next_record,
     m.IteratorGc: iteration.close,
+    a.VerifyMany: verifying.verify_many,
+    a.ChangesSince: changes.changes_since,
 }
 """Every request of a client; ``Register`` is told apart by the peer, which admits nothing else
 before and nothing like it afterwards."""

@@ -23,6 +23,7 @@ from .upload import Upload
 from .workers import Job, Lane, WorkerPool
 
 if TYPE_CHECKING:
+    from .history import History
     from .publisher import Publisher
     from .transport import Connection
 
@@ -57,6 +58,7 @@ class Session:
     :ivar upload: the blob that is arriving, or None.
     :ivar uploads: jobs that bring to disk what the next vote needs.
     :ivar reads: jobs that must run in the order of the client's calls.
+    :ivar history: where the client is in reading what changed long ago; None most of the time.
     :ivar is_lost: whether the connection is gone.
     """
 
@@ -66,6 +68,7 @@ class Session:
         "_outstanding",
         "_service",
         "codec",
+        "history",
         "is_lost",
         "iterators",
         "label",
@@ -93,6 +96,7 @@ class Session:
         self.uploads: Lane | None = None
         self.reads: Lane | None = None
         self.iterators: Iterators | None = None
+        self.history: History | None = None
         self.is_lost = False
 
     @property
@@ -292,6 +296,9 @@ class Session:
             self.upload = None
         if self.iterators is not None and self.reads is not None:
             self.reads.submit(self.iterators.close, partial(_discarded, self.name))
+        if self.history is not None:
+            self._service.pools.quick.submit(self.history.close)
+            self.history = None
         if self._blob_sender is not None:
             self._blob_sender.close()
 
