@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.transcripts import read_transcript
-from tests.support.wire_cases import CASES, Case, as_received, as_sent, name_of
+from tests.support.wire_cases import OWN_CASES, Case, as_received, as_sent, name_of
 
 from zeolith.errors import IllegalMessage
 from zeolith.protocol import messages as m
@@ -27,7 +27,7 @@ def text_of(event: Any, asked: type[Any] | None = None, **options: Any) -> str:
 
 @pytest.mark.parametrize("with_data", [False, True])
 @pytest.mark.parametrize("letter", [b"Z", b"M", b"O"])
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", OWN_CASES, ids=name_of)
 def test_every_message_is_one_short_line(case: Case, letter: bytes, with_data: bool) -> None:
     message = as_received(as_sent(case.message, letter), letter)
     text = text_of(message, with_data=with_data)
@@ -121,7 +121,7 @@ def test_long_values_are_cut(value: Any) -> None:
 
 def test_ids_are_recognised_by_what_the_protocol_demands_of_arguments() -> None:
     """An argument that has to be an id is shown as one, of whatever request, also of new ones."""
-    for case in CASES:
+    for case in OWN_CASES:
         if not isinstance(case.message, m.Call | m.Notice):
             continue
         request: Any = case.message[-1]

@@ -1,9 +1,14 @@
-"""One case per message: what it is, and the tuple that ZEO 6.2 writes for it."""
+"""Cases of each message: what it is, and the tuple that ZEO 6.2 writes for it.
+
+``CASES`` are those of ZEO's protocol, ``OWN_CASES`` these and those that only Zeolith's own has.
+``tests/protocol/test_samples.py`` sees to it that no request and no kind is without one.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from zeolith.protocol.additions import ChangesSince, VerifyMany
 from zeolith.protocol.codec import Codec
 from zeolith.protocol.messages import (
     Call,
@@ -174,26 +179,52 @@ _FAULTS: tuple[tuple[Any, str, Any], ...] = (
 )
 
 
-def _cases() -> list[Case]:
+_OWN_CALLS: tuple[tuple[str, Request], ...] = (
+    ("verify_many", VerifyMany(b"")),
+    ("verify_many", VerifyMany((OID + TID) * 3)),
+    ("changes_since", ChangesSince(TID, 100)),
+    ("changes_since", ChangesSince(TID, 100, TID2 + OID)),
+)
+
+_OWN_NOTICES: tuple[tuple[str, Request], ...] = (
+    ("tpc_begin", TpcBegin(TXN, b"user", b"description", b"a pickle", TID, "p")),
+)
+
+_OWN_TO_CLIENT: tuple[tuple[str, Request], ...] = ()
+
+_OWN_REPLIES: tuple[tuple[Any, Any], ...] = ((6, (TID, TID2)), (7, {"tid": TID, "epoch": 1}))
+
+
+def _cases(
+    calls: tuple[tuple[str, Request], ...],
+    notices: tuple[tuple[str, Request], ...],
+    to_client: tuple[tuple[str, Request], ...],
+    replies: tuple[tuple[Any, Any], ...],
+) -> list[Case]:
     cases = []
-    for number, (name, request) in enumerate(_CALLS):
+    for number, (name, request) in enumerate(calls):
         msgid = tuple(request) if isinstance(request, LoadBefore) else number + 250
         wire = (msgid, False, name, tuple(request))
         cases.append(Case("server", Call(msgid, request), wire))
-    for name, request in _NOTICES:
+    for name, request in notices:
         cases.append(Case("server", Notice(request), (0, True, name, tuple(request))))
-    for name, request in _TO_CLIENT:
+    for name, request in to_client:
         cases.append(Case("client", Notice(request), (0, True, name, tuple(request))))
-    for msgid, value in _REPLIES:
+    for msgid, value in replies:
         cases.append(Case("client", Reply(msgid, value), (msgid, 0, ".reply", value)))
-    for msgid, name, details in _FAULTS:
-        fault = (msgid, 2, ".reply", (name, details))
-        cases.append(Case("client", Fault(msgid, name, details), fault))
-    cases.append(Case("server", Heartbeat(), (-1, 0, ".reply", None)))
     return cases
 
 
-CASES = _cases()
+CASES = [
+    *_cases(_CALLS, _NOTICES, _TO_CLIENT, _REPLIES),
+    *(
+        Case("client", Fault(msgid, name, details), (msgid, 2, ".reply", (name, details)))
+        for msgid, name, details in _FAULTS
+    ),
+    Case("server", Heartbeat(), (-1, 0, ".reply", None)),
+]
+
+OWN_CASES = [*CASES, *_cases(_OWN_CALLS, _OWN_NOTICES, _OWN_TO_CLIENT, _OWN_REPLIES)]
 
 
 def as_sent(message: Message, coding_letter: bytes) -> Message:
@@ -203,7 +234,7 @@ def as_sent(message: Message, coding_letter: bytes) -> Message:
     """
     if coding_letter == b"O" and isinstance(message, Notice):
         request = message.request
-        if isinstance(request, TpcBegin):
+        if isinstance(request, TpcBegin) and type(request.extension) is dict:
             # Zeolith's own protocol knows this data as bytes only.
             return Notice(request._replace(extension=b"a pickle"))
     return message
