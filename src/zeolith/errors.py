@@ -13,7 +13,9 @@
     │       └── UnknownVersion      its hello names a version of our own that we do not speak
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
-        │   └── ServerRefused       a server is there, but will not have us as we are
+        │   ├── ServerRefused       a server is there, but will not have us as we are
+        │   └── NotCommitted        it went away in a commit, which certainly did not happen
+        ├── OutcomeUnknown          it went away in a commit, which may have happened
         ├── ObjectTooLarge          (also TransactionTooLargeError) it cannot be stored there
         ├── ServerBehindCache       the database is older than what this client has seen
         ├── OtherDatabase           the server has another database than before
@@ -150,6 +152,46 @@ class ServerRefused(ClientDisconnected):
 
     def __str__(self) -> str:
         return f"{self.server} refuses this client: {self.reason}"
+
+
+class NotCommitted(ClientDisconnected):
+    """The connection was lost in ``tpc_finish``, and the transaction was certainly not committed.
+
+    It may be retried: nothing of it will come later.
+
+    :param cause: what was said of the lost connection.
+    """
+
+    def __init__(self, cause: object) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"the transaction was not committed, and may be repeated: {self.cause}"
+
+
+class OutcomeUnknown(ClientStorageError):
+    """The connection was lost in ``tpc_finish``, and whether it was committed cannot be told.
+
+    Not a transient error: the transaction might be made twice.
+
+    :param cause: what was said of the lost connection.
+    :param reason: why it cannot be told.
+    :param uid: the transaction's unique id (16 bytes); None if it has none.
+    """
+
+    def __init__(self, cause: object, reason: str, uid: bytes | None = None) -> None:
+        super().__init__(cause, reason, uid)
+        self.cause = cause
+        self.reason = reason
+        self.uid = uid
+
+    def __str__(self) -> str:
+        which = "" if self.uid is None else f" {self.uid.hex()}"
+        return (
+            f"it is not known whether transaction{which} was committed ({self.cause}; "
+            f"{self.reason}): look whether the database has its changes before repeating it"
+        )
 
 
 class ObjectTooLarge(ClientStorageError, TransactionTooLargeError):

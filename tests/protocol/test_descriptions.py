@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.support.transcripts import read_transcript
-from tests.support.wire_cases import OWN_CASES, Case, as_received, as_sent, name_of
+from tests.support.wire_cases import ALL_CASES, Case, as_received, as_sent, name_of
 
 from zeolith.errors import IllegalMessage
 from zeolith.protocol import messages as m
@@ -27,7 +27,7 @@ def text_of(event: Any, asked: type[Any] | None = None, **options: Any) -> str:
 
 @pytest.mark.parametrize("with_data", [False, True])
 @pytest.mark.parametrize("letter", [b"Z", b"M", b"O"])
-@pytest.mark.parametrize("case", OWN_CASES, ids=name_of)
+@pytest.mark.parametrize("case", ALL_CASES, ids=name_of)
 def test_every_message_is_one_short_line(case: Case, letter: bytes, with_data: bool) -> None:
     message = as_received(as_sent(case.message, letter), letter)
     text = text_of(message, with_data=with_data)
@@ -62,7 +62,7 @@ def test_every_message_is_one_short_line(case: Case, letter: bytes, with_data: b
         (m.Heartbeat(), None, "heartbeat"),
         (Probe(), None, "inquiry ruok"),
         (Inquired(KickInquiry("app")), None,
-         "inquiry KickInquiry(client='app', storage=None, dry_run=False)"),
+         "inquiry KickInquiry(client='app', dry_run=False)"),
         (Answered({"error": "no"}), None, "answer {'error': 'no'}"),
         (Encrypted(), None, "TLS: encrypted from here on, nothing can be shown"),
         (TooLong(None), None, "message that is too long to be shown"),
@@ -121,7 +121,7 @@ def test_long_values_are_cut(value: Any) -> None:
 
 def test_ids_are_recognised_by_what_the_protocol_demands_of_arguments() -> None:
     """An argument that has to be an id is shown as one, of whatever request, also of new ones."""
-    for case in OWN_CASES:
+    for case in ALL_CASES:
         if not isinstance(case.message, m.Call | m.Notice):
             continue
         request: Any = case.message[-1]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.wire_cases import CASES, OWN_CASES, Case, as_received, as_sent, serialize
+from tests.support.wire_cases import ALL_CASES, CASES, Case, as_received, as_sent, serialize
 
 from zeolith.protocol import messages as m
 from zeolith.protocol.additions import OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
@@ -33,7 +33,7 @@ def requests_of(cases: list[Case]) -> set[type[Any]]:
     ("cases", "tables"),
     [
         (CASES, (SERVER_REQUESTS, CLIENT_REQUESTS)),
-        (OWN_CASES, (OWN_SERVER_REQUESTS, OWN_CLIENT_REQUESTS)),
+        (ALL_CASES, (OWN_SERVER_REQUESTS, OWN_CLIENT_REQUESTS)),
     ],
     ids=["ZEO", "own"],
 )
@@ -42,13 +42,13 @@ def test_every_request_has_a_sample(cases: list[Case], tables: Any) -> None:
 
 
 def test_every_kind_has_a_sample() -> None:
-    kinds = {serialize(CODEC, as_sent(case.message, b"O"))[4] for case in OWN_CASES}
+    kinds = {serialize(CODEC, as_sent(case.message, b"O"))[4] for case in ALL_CASES}
     assert kinds == set(CODEC._readers)
 
 
 # -- two cores back to back ----------------------------------------------------------------------
 
-_LEGAL = [case for case in OWN_CASES if case.wire[2] != "register"]
+_LEGAL = [case for case in ALL_CASES if case.wire[2] != "register"]
 _LETTERS = {coding: coding.value for coding in Coding}
 
 

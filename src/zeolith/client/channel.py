@@ -40,6 +40,7 @@ from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
+from ..protocol.hello import Database
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from .wire import Wire
@@ -52,6 +53,10 @@ PROGRAM = f"zeolith {__version__}"
 SEND_MARK = 64 * 1024
 """Notices are collected up to this many bytes before they are sent: a commit of small objects costs
 one system call per some two hundred of them, and the server starts on them early."""
+
+
+class NotSent(ClientDisconnected):
+    """The connection had ended before anything of a request was sent."""
 
 
 class Receiver(Protocol):
@@ -103,6 +108,8 @@ class Channel:
         self.server_name = server_name
         self.server_program = ""
         """What the server calls itself; empty until it has said so."""
+        self.database: Database | None = None
+        """Which database it is that the server has admitted us to; None if it does not say."""
         self.receiver = receiver
         self._peer = ClientPeer(program=PROGRAM)
         self._slots: dict[MsgId, Slot] = {}
@@ -265,6 +272,15 @@ class Channel:
             message is handled.
         :raises ClientDisconnected: the connection ended before the answer came.
         """
+        slot = self.start(request, on_reply)
+        if not slot.done:
+            self._await(slot)
+        if slot.error is not None:
+            raise slot.error
+        return slot.value
+
+    def start(self, request: Request, on_reply: Callable[[Any], None] | None) -> Slot:
+        """Send *request* as :meth:`call` does; return where its answer will be put."""
         self._refuse_nested()
         number = next(self._numbers)
         slot = Slot()
@@ -272,11 +288,19 @@ class Channel:
         frame = self._codec.call(number, request)
         self._slots[number] = slot
         self._send(frame, slot, number)
+        return slot
+
+    def wait_answer(self, slot: Slot, timeout: float) -> None:
+        """Wait until *slot* is answered, at most *timeout* seconds.
+
+        The calling thread reads nothing, because it could not be stopped in time; the watcher or
+        another caller does.
+        """
+        lock = allocate_lock()
+        lock.acquire()
+        slot.locks.append(lock)
         if not slot.done:
-            self._await(slot)
-        if slot.error is not None:
-            raise slot.error
-        return slot.value
+            lock.acquire(timeout=max(0.0, timeout))
 
     def post(self, request: Request) -> None:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
@@ -349,7 +373,10 @@ class Channel:
             if failure is not None:
                 self._end(failure)
         finally:
-            if slot is not None and not slot.done:
+            if slot is not None and failure is None:
+                # Also if the break has settled it already: its caller may rely on the difference.
+                self._settle(slot, None, self._disconnected(NotSent))
+            elif slot is not None and not slot.done:
                 self._settle(slot, None, self._disconnected())
         if slot is None:
             raise self._disconnected()
@@ -547,8 +574,10 @@ class Channel:
         with self._role, self._sending:
             self.wire.close()
 
-    def _disconnected(self) -> ClientDisconnected:
-        error = ClientDisconnected(f"connection to {self.server_name} lost: {self._cause}")
+    def _disconnected(
+        self, cls: type[ClientDisconnected] = ClientDisconnected
+    ) -> ClientDisconnected:
+        error = cls(f"connection to {self.server_name} lost: {self._cause}")
         error.__cause__ = self._cause
         return error
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import (
@@ -42,8 +43,10 @@ from ..protocol.messages import (
 )
 from .arguments import check_bytes, check_oid, check_record, check_tid, check_tid_or_none
 from .blobs import BlobDirectory
+from .channel import NotSent
 from .iterators import Iterators
 from .link import Link
+from .outcome import LostFinish
 from .transaction import Transaction
 from .turn import Turn
 
@@ -108,10 +111,12 @@ class Committer:
             self._turn.take(transaction)
             transaction.channel = channel = self._link.channel()
             # A ZEO server takes the value only; the bytes arrive as they are.
-            extension = _extension_bytes(txn) if channel.speaks_own else txn.extension
-            channel.post(
-                TpcBegin(transaction.number, txn.user, txn.description, extension, tid, status)
-            )
+            extension = txn.extension
+            if channel.speaks_own:
+                extension = _extension_bytes(txn)
+                transaction.uid = uuid4().bytes
+            number, uid = transaction.number, transaction.uid
+            channel.post(TpcBegin(number, txn.user, txn.description, extension, tid, status, uid))
         except BaseException:
             try:
                 if channel is not None:
@@ -240,18 +245,34 @@ class Committer:
         """Commit; return the transaction's id.
 
         :param visible: called with the id when the transaction becomes visible here.
-        :raises ClientDisconnected: the connection was lost; whether the transaction was committed
+        :raises ClientDisconnected: the connection had been lost before anything was sent.
+        :raises NotCommitted: the connection was lost; the transaction is not committed.
+        :raises OutcomeUnknown: the connection was lost; whether the transaction was committed
             is not known.
         """
         transaction = self._present(txn, "tpc_finish")
+        channel, since = transaction.channel, self._cache.last_tid()
 
         def committed(tid: bytes) -> None:
             # Run by whoever reads the answer, before any later message (rules R2, R3).
             transaction.update(self._cache, tid)
             self._link.committed(tid, visible)
 
+        def committed_before(tid: bytes) -> None:
+            # The cache and the database have been told by now, as of anybody's transaction.
+            transaction.forget(self._cache)
+            self._link.committed(tid, visible)
+
         try:
-            tid: bytes = transaction.channel.call(TpcFinish(transaction.number), committed)
+            try:
+                tid: bytes = channel.call(TpcFinish(transaction.number), committed)
+            except ClientDisconnected as error:
+                if isinstance(error, NotSent) or not channel.is_broken:
+                    raise
+                lost = LostFinish(
+                    self._link, channel, transaction.uid, since, committed_before, error
+                )
+                tid = lost.learn(self._link.options.wait_timeout)
             self._keep_blobs(transaction, tid)
         finally:
             self._end(transaction)

@@ -169,7 +169,7 @@ class Link:
         :raises ServerRefused, ServerBehindCache, OtherDatabase: there is a server, but it cannot be
             used.
         """
-        return self._wait_until(self._deadline(timeout))
+        return self.wait_until(self._deadline(timeout))
 
     def load_before(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
         """Ask the server for a revision; after a break ask again.
@@ -205,7 +205,7 @@ class Link:
         deadline = self._deadline(timeout)
         is_repeated = False
         while True:
-            channel = self._wait_until(deadline)
+            channel = self.wait_until(deadline)
             try:
                 return attempt(channel)
             except ClientDisconnected:
@@ -223,7 +223,8 @@ class Link:
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self.options.wait_timeout if timeout is None else timeout)
 
-    def _wait_until(self, deadline: float) -> Channel:
+    def wait_until(self, deadline: float) -> Channel:
+        """As :meth:`wait`, until the monotonic clock shows *deadline*."""
         channel = self._channel
         if channel is not None:
             return channel
@@ -241,6 +242,10 @@ class Link:
                         return self._channel
                     awaited = self._connector.awaited()
                     raise self._not_connected("timed out waiting for connection", awaited)
+
+    def wait_lost(self, channel: Channel, deadline: float) -> bool:
+        """Wait until *channel* is not the present one, as :meth:`wait_until`; return whether."""
+        return self._is_lost(channel, max(0.0, deadline - time.monotonic()))
 
     def _not_connected(self, what: str, awaited: str = "") -> ClientDisconnected:
         where = ", ".join(map(format_address, self._connector.addresses))

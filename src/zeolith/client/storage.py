@@ -583,8 +583,13 @@ class ClientStorage(ConflictResolvingStorage):
         """Commit; return the transaction's id.
 
         :param f: called with the id when the transaction becomes visible here.
-        :raises ClientDisconnected: the connection was lost; whether the transaction was committed
-            is not known.
+        If the connection is lost meanwhile, waits for a server that can say what became of the
+        transaction, at most ``wait_timeout``.  A ZEO server cannot.
+
+        :raises ClientDisconnected: the connection had been lost before; nothing was committed.
+        :raises NotCommitted: the connection was lost, and the transaction was not committed.
+        :raises OutcomeUnknown: the connection was lost, and nobody can tell whether the
+            transaction was committed.
         """
         return self._committer.finish(txn, f)
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from .greeting import Coding
 from .messages import CLIENT_REQUESTS, SERVER_REQUESTS, Flow, Form
+from .outcome import OUTCOME_SERVER_REQUESTS
 
 PAIR_SIZE: Final = 16
 """Bytes of an object id and a transaction id."""
@@ -61,6 +62,7 @@ def _is_pair_or_none(value: Any) -> bool:
 
 OWN_SERVER_REQUESTS: Final[Mapping[str, Form]] = {
     **SERVER_REQUESTS,
+    **OUTCOME_SERVER_REQUESTS,
     "verify_many": Form("verify_many", VerifyMany, Flow.CALL, (_are_pairs,), 1),
     "changes_since": Form(
         "changes_since", ChangesSince, Flow.CALL, (_is_id, _is_count, _is_pair_or_none), 2

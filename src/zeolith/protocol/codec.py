@@ -34,6 +34,7 @@ from .messages import (
     Reply,
     Request,
     Store,
+    TpcBegin,
     make_tuple,
     parse_request,
 )
@@ -185,7 +186,10 @@ class ZeoCodec(Codec):
         for value in request:
             if value.__class__ is bytes and len(value) > self.max_payload:
                 raise MessageTooLarge(len(value), self.max_payload)
-        payload = self._dumps((msgid, is_notice, WIRE_NAMES[type(request)], tuple(request)))
+        name = WIRE_NAMES[type(request)]
+        if request.__class__ is TpcBegin:
+            request = _without_uid(request)
+        payload = self._dumps((msgid, is_notice, name, tuple(request)))
         return frame(payload, self.max_payload)
 
     def reply(self, msgid: MsgId, value: Any) -> bytes:
@@ -228,6 +232,13 @@ class ZeoCodec(Codec):
                 error.msgid = msgid
             raise
         return Notice(request) if flag else Call(msgid, request)
+
+
+def _without_uid(request: Request) -> Request:
+    *fields, uid = request
+    if uid is not None:
+        raise ValueError("ZEO's protocol has no place for the unique id of a transaction")
+    return tuple(fields)
 
 
 class PickleCodec(ZeoCodec):

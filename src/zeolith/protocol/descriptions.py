@@ -197,6 +197,8 @@ class _Describer:
         parts = (
             f"{field}={self._named(field, value, field in ids)}"
             for field, value in zip(values._fields, values)
+            # What need not be said mostly is not.
+            if value is not None or field not in values._field_defaults
         )
         return f"{name}({', '.join(parts)})"
 

@@ -65,6 +65,7 @@ from .messages import (
     parse_request,
 )
 from .messages import Request as AnyRequest
+from .outcome import Outcome
 
 METHODS: Final[Mapping[int, type[Any]]] = {
     1: m.Register,
@@ -89,6 +90,7 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     20: m.IteratorGc,
     21: VerifyMany,
     22: ChangesSince,
+    23: Outcome,
     32: m.CheckCurrentSerial,
     33: m.DeleteObject,
     34: m.Restore,

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ..protocol import additions as a
 from ..protocol import messages as m
+from ..protocol.outcome import Outcome
 from . import blobs, changes, committing, iteration, reading, verifying
 
 Handler = Callable[[Any, m.MsgId, Any], None]
@@ -41,6 +42,7 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.Vote: committing.vote,
     m.TpcFinish: committing.tpc_finish,
     m.TpcAbort: committing.tpc_abort,
+    Outcome: committing.outcome,
     m.StoreBlobStart: blobs.store_blob_start,
     m.StoreBlobChunk: blobs.store_blob_chunk,
     m.StoreBlobEnd: blobs.store_blob_end,

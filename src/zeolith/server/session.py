@@ -344,6 +344,7 @@ class Session:
     def end(self, transaction: Transaction) -> None:
         """*transaction* is over, one way or the other, and the storage is done with it."""
         transaction.stage = Stage.OVER
+        self.service.outcomes.ended(transaction)
         if self.transaction is not transaction:
             return
         self.transaction = None

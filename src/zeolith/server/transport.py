@@ -8,6 +8,7 @@ import logging
 import socket
 import struct
 import sys
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -432,8 +433,10 @@ class Connection(asyncio.Protocol):
         self._is_closing = True
         sock = self._transport.get_extra_info("socket")
         if sock is not None and sock.family in _INET:
-            # A reset, so that the system forgets what the peer does not read, too.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            # A reset, so that the system forgets what the peer does not read, too.  Unless the
+            # socket is closed, and only its end is still to be reported.
+            with suppress(OSError, ValueError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
 
