@@ -17,6 +17,7 @@
         │   └── NotCommitted        it went away in a commit, which certainly did not happen
         ├── OutcomeUnknown          it went away in a commit, which may have happened
         ├── ObjectTooLarge          (also TransactionTooLargeError) it cannot be stored there
+        ├── NotReached              the server has not come to a transaction in time
         ├── ServerBehindCache       the database is older than what this client has seen
         ├── OtherDatabase           the server has another database than before
         ├── DatabaseRestored        the database was restored from a backup since
@@ -214,6 +215,25 @@ class ObjectTooLarge(ClientStorageError, TransactionTooLargeError):
         return (
             f"object {oid_repr(self.oid)} cannot be stored: its record takes {self.size} bytes, "
             f"and the server accepts messages of up to {self.limit}; keep large data in a blob"
+        )
+
+
+class NotReached(ClientStorageError):
+    """A transaction that was waited for is not known here yet.
+
+    :param tid: the transaction (8 bytes).
+    :param last_tid: the last one that is known (8 bytes).
+    """
+
+    def __init__(self, tid: bytes, last_tid: bytes) -> None:
+        super().__init__(tid, last_tid)
+        self.tid = tid
+        self.last_tid = last_tid
+
+    def __str__(self) -> str:
+        return (
+            f"transaction {self.tid.hex()} was not reached in time: the last one known here is "
+            f"{self.last_tid.hex()}"
         )
 
 

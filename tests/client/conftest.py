@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from zeolith.client.storage import ClientStorage
 from zeolith.client.wire import Address
 from zeolith.protocol.codec import Codec
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.loadrequests import Record
 from zeolith.protocol.messages import Call, Notice, Request
 from zeolith.protocol.peers import Event, ServerPeer
 
@@ -71,6 +72,10 @@ class Recorder:
         if self.on_loaded is not None:
             self.on_loaded()
         self.events.append(("loaded", oid, start, end, data))
+
+    def loaded_many(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self.loaded(*record)
 
     def noticed(self, request: Request) -> None:
         self.events.append(request)

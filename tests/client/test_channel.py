@@ -195,7 +195,7 @@ def test_many_notices_are_sent_without_a_call(line: Any) -> None:
 
 
 def test_prefetched_objects_arrive_without_anybody_waiting(line: Any, background: Any) -> None:
-    line.channel.request_loads([(OID, TID), (OTHER, TID)])
+    line.channel.request_loads([OID, OTHER], TID)
     assert line.wire.sent.qsize() == 1
     calls = [line.server.next_call(), line.server.next_call()]
     joined = background(line.channel.load_before, OTHER, TID)
@@ -236,7 +236,7 @@ def test_the_end_of_the_connection_fails_every_waiting_call(line: Any, backgroun
     with pytest.raises(ClientDisconnected):
         line.channel.post(Store(OID, None, b"", 1))
     with pytest.raises(ClientDisconnected):
-        line.channel.request_loads([(OID, TID)])
+        line.channel.request_loads([OID], TID)
     assert line.receiver.events == [("broken", "gone")]
     line.channel.release()
     assert line.wire.is_closed

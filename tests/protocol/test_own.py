@@ -30,6 +30,7 @@ from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.layouts import NOTICE
 from zeolith.protocol.limits import DEFAULT_LIMITS, Limits
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany
 from zeolith.protocol.own import METHODS, OwnCodec
 from zeolith.protocol.peers import ClientPeer, ServerPeer, Violated
 
@@ -51,7 +52,7 @@ def test_round_trip(case: Case) -> None:
 
 def test_every_request_can_be_sent() -> None:
     classes = {form.cls for forms in (SERVER_REQUESTS, CLIENT_REQUESTS) for form in forms.values()}
-    fixed = {m.LoadBefore, m.Vote, m.TpcFinish, m.InvalidateTransaction}
+    fixed = {m.LoadBefore, m.Vote, m.TpcFinish, m.InvalidateTransaction, LoadMany, LoadedMany}
     assert set(METHODS.values()) == classes - fixed
 
 

@@ -29,7 +29,7 @@ import itertools
 import logging
 import threading
 from _thread import LockType, allocate_lock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
@@ -41,6 +41,7 @@ from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
 from ..protocol.hello import Database
+from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from .wire import Wire
@@ -67,6 +68,9 @@ class Receiver(Protocol):
 
     def loaded(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
         """An object revision has arrived; nobody has been told yet."""
+
+    def loaded_many(self, records: Sequence[Record]) -> None:
+        """Object revisions have arrived together; nobody has been told yet."""
 
     def noticed(self, request: Request) -> None:
         """The server sent a notice.  An exception raised here ends the connection."""
@@ -238,26 +242,31 @@ class Channel:
         answer: tuple[bytes, bytes, bytes | None] | None = slot.value
         return answer
 
-    def request_loads(self, keys: list[tuple[bytes, bytes]]) -> None:
-        """Ask for several revisions in one write; wait for nothing.
+    def request_loads(self, oids: Sequence[bytes], tid: bytes) -> None:
+        """Ask for the revisions of several objects before *tid* in one write; wait for nothing.
 
         Answers go to the receiver; threads that ask for one of them meanwhile wait for it.
+
+        :raises ClientDisconnected: the connection has ended.
+        :raises POSKeyError, TypeError, ValueError: one of the ids is none.
         """
         self._refuse_nested()
-        frames = []
-        for oid, tid in keys:
+        # Before any slot is there for others to share: this may fail.
+        tid.join(oids)
+        for oid in oids:
             if len(oid) != 8 or len(tid) != 8:
                 raise _no_id(oid, tid)
-            frames.append(self._encode_load(oid, tid))
+        slots = self._slots
         wanted = []
         try:
-            for key, frame in zip(keys, frames):
-                if key not in self._slots:
+            for oid in oids:
+                key = (oid, tid)
+                if key not in slots:
                     slot = Slot()
-                    if self._slots.setdefault(key, slot) is slot:
-                        wanted.append(frame)
+                    if slots.setdefault(key, slot) is slot:
+                        wanted.append(oid)
             if wanted:
-                self._send(b"".join(wanted), None, None)
+                self._send(self._codec.load_many(wanted, tid), None, None)
         except BaseException as error:
             # Interrupted in between: nobody else would ever send what others may wait for.
             self._break(error)
@@ -540,7 +549,10 @@ class Channel:
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Notice):
-            self.receiver.noticed(event.request)
+            if isinstance(event.request, LoadedMany):
+                self._take_many(*event.request)
+            else:
+                self.receiver.noticed(event.request)
         elif isinstance(event, Fault):
             slot = self._slots.pop(event.msgid, None)
             if slot is None:
@@ -552,6 +564,24 @@ class Channel:
             raise event.error
         elif isinstance(event, Call):
             raise ProtocolViolation("servers do not call clients")
+
+    def _take_many(self, tid: bytes, records: Sequence[Record]) -> None:
+        slots = self._slots
+        keys = [(record[0], tid) for record in records]
+        for key in keys:
+            if key not in slots:
+                raise ProtocolViolation(f"an answer to no call: {key!r}")
+        self.receiver.loaded_many(records)
+        for key, (_, start, end, data) in zip(keys, records):
+            slot = slots.get(key)
+            if slot is None:
+                raise ProtocolViolation(f"two answers to one call: {key!r}")
+            # Taken out last: whoever interrupts this leaves nobody waiting, see _break.
+            slot.value = data, start, end
+            slot.done = True
+            if slot.locks:
+                _wake(slot)
+            del slots[key]
 
     def _settle(self, slot: Slot, value: Any, error: Exception | None) -> None:
         slot.value = value
@@ -601,7 +631,11 @@ class Channel:
             # Also for the second: an interrupt may have kept the first from it.
             while self._slots:
                 with suppress(KeyError):
-                    self._settle(self._slots.popitem()[1], None, self._disconnected())
+                    slot = self._slots.popitem()[1]
+                    if not slot.done:
+                        self._settle(slot, None, self._disconnected())
+                    elif slot.locks:
+                        _wake(slot)
 
 
 def _owned(lock: Any) -> Callable[[], bool]:

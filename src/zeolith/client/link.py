@@ -25,6 +25,7 @@ from .channel import Channel
 from .connector import Candidate, Connector, Mode, format_address
 from .intake import Intake
 from .states import TRANSITIONS, State
+from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
 from .watcher import watch
 from .wire import Address
@@ -109,6 +110,8 @@ class Link:
         """Whether the present or last server admitted us read-only."""
         self.visibility = threading.RLock()
         """Held while a transaction of ours becomes visible: see :meth:`last_tid`."""
+        self.progress = Progress()
+        """Told whenever there is a new last transaction."""
         # The thread that is in the database's code on our behalf.
         self._teller: int | None = None
         self._changed = threading.Condition()
@@ -125,7 +128,7 @@ class Link:
             ATTEMPT_TIMEOUT,
             options.ssl,
             options.ssl_server_hostname,
-            lambda: Intake(self, cache.store),
+            lambda: Intake(self, cache.store, cache.store_many),
         )
         self._thread = threading.Thread(
             target=self._run, name=f"zeolith client {name}", daemon=True
@@ -143,7 +146,8 @@ class Link:
         return self._state
 
     @property
-    def _is_closed(self) -> bool:
+    def is_closed(self) -> bool:
+        """Whether the connection has ended for good."""
         return self._state is State.CLOSED
 
     @property
@@ -278,6 +282,7 @@ class Link:
         with self._tell():
             self.owner.invalidate(tid, list(oids))
         cache.set_last_tid(tid)
+        self.progress.tell()
 
     def committed(self, tid: bytes, visible: Callable[[bytes], Any]) -> None:
         """A transaction of ours was committed as *tid*, and the cache knows what it changed.
@@ -293,6 +298,7 @@ class Link:
                 self._teller = None
             if tid > self.cache.last_tid():
                 self.cache.set_last_tid(tid)
+        self.progress.tell()
 
     @contextmanager
     def _tell(self) -> Iterator[None]:
@@ -367,6 +373,7 @@ class Link:
             channels = self._channel, self._verifying
             upgrade, self._upgrade = self._upgrade, None
             self._changed.notify_all()
+        self.progress.tell()
         self._connector.stop()
         closed = ClientDisconnected("closed")
         for channel in channels:
@@ -391,7 +398,7 @@ class Link:
 
     def _run(self) -> None:
         backoff = Backoff(self.options.min_poll, self.options.max_poll)
-        while not self._is_closed:
+        while not self.is_closed:
             self._nudge.clear()
             lasted = None
             try:
@@ -405,7 +412,7 @@ class Link:
                     continue
                 # Set by the loss; who closes or upgrades has set something else before it.
                 self._nudge.clear()
-            if not self._is_closed and self._upgrade is None:
+            if not self.is_closed and self._upgrade is None:
                 self._nudge.wait(backoff.next_delay())
 
     def _connect_and_watch(self) -> float | None:
@@ -483,6 +490,7 @@ class Link:
             # directly, or their order could be lost.
             with channel.hold_reading():
                 self.cache.set_last_tid(tid)
+                self.progress.tell()
                 self.database = candidate.database
                 for invalidation in intake.held:
                     if invalidation.tid > tid:
@@ -493,7 +501,7 @@ class Link:
                 self.is_read_only = candidate.is_read_only
                 self.owner.connected(channel, info)
                 with self._changed:
-                    if self._is_closed or channel.is_broken:
+                    if self.is_closed or channel.is_broken:
                         return False
                     is_fallback = self.options.mode is Mode.FALLBACK and candidate.is_read_only
                     self._enter(State.FALLBACK if is_fallback else State.READY)

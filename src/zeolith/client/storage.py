@@ -71,6 +71,7 @@ from .options import (
     refuse_no_text,
     refuse_unusable,
 )
+from .syncing import sync_to
 from .undo import filtered_undo_log
 from .wire import Address
 
@@ -339,6 +340,21 @@ class ClientStorage(ConflictResolvingStorage):
         if self._server_sync:
             self.ping()
 
+    def sync_to(self, tid: bytes, timeout: float | None = None) -> bytes:
+        """Wait until transaction *tid* is known here: what begins then sees it.
+
+        Asks nobody if it is known already.
+
+        :param tid: what ``tpc_finish`` or ``lastTransaction()`` returned to another client of the
+            same database.
+        :param timeout: seconds; *wait_timeout* if None.
+        :returns: :meth:`lastTransaction`.
+        :raises NotReached: the server has not come to it in time.
+        :raises ClientDisconnected: there was no server in time.
+        """
+        wait = self._options.wait_timeout if timeout is None else timeout
+        return sync_to(self._link, check_tid(tid), wait)
+
     def server_status(self, timeout: float | None = None) -> dict[str, Any]:
         """Return the server's counters for this storage.
 
@@ -401,10 +417,11 @@ class ClientStorage(ConflictResolvingStorage):
 
     def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
         """Have objects fetched that will be needed soon; return at once."""
-        wanted = [(oid, tid) for oid in oids if self._cached(oid, tid) is None]
+        cached = self._cached
+        wanted = [oid for oid in oids if cached(oid, tid) is None]
         if wanted:
             try:
-                self._link.channel().request_loads(wanted)
+                self._link.channel().request_loads(wanted, tid)
             except ClientDisconnected as error:
                 # A hint, not a need: loading them will wait for a server.
                 logger.debug("%s: not prefetched: %s", self.__name__, error)

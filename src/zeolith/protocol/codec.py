@@ -12,7 +12,7 @@ Any number of threads may use a codec; only ``max_payload`` changes, once, befor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import Any, TypeAlias
 
@@ -116,6 +116,11 @@ class Codec(ABC):
         """Return the frame of a ``loadBefore`` call whose msgid is ``(oid, tid)``."""
 
     @abstractmethod
+    def load_many(self, oids: Sequence[bytes], tid: bytes) -> bytes:
+        """Return the frames, one behind the other, that ask for all of *oids* as
+        :meth:`load_before` does for one."""
+
+    @abstractmethod
     def loaded(
         self, key: tuple[bytes, bytes], data: bytes, start: bytes, end: bytes | None
     ) -> bytes:
@@ -171,6 +176,9 @@ class ZeoCodec(Codec):
 
     @abstractmethod
     def _parse_loaded(self, payload: bytes) -> Loaded | None: ...
+
+    def load_many(self, oids: Sequence[bytes], tid: bytes) -> bytes:
+        return b"".join([self.load_before(oid, tid) for oid in oids])
 
     def parse_loaded(self, frame: bytes) -> Loaded | None:
         return self._parse_loaded(frame[HEADER_SIZE:])

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+MAX_LOADS: Final = 4096
+"""Objects that one message of Zeolith's own protocol asks for, or has in it.  What is asked takes
+32 KB then, and one step of a server or client is over in milliseconds; who wants more sends more
+messages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ All numbers are big-endian.  ``docs/protocol.md`` has the layouts as a table.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
 from typing import Any, Final
 
@@ -32,8 +32,10 @@ from .layouts import (
     INVALIDATE,
     LOAD,
     LOAD_FAULT,
+    LOAD_MANY,
     LOADED,
     LOADED_EARLIER,
+    LOADED_MANY,
     LOADED_NOTHING,
     LOADED_SIZE,
     NOTICE,
@@ -53,6 +55,14 @@ from .layouts import (
     pack_head,
 )
 from .limits import Limits
+from .loadrequests import LoadedMany, LoadMany, SyncTo
+from .manyloads import (
+    read_load_many,
+    read_loaded_many,
+    write_load_many,
+    write_load_manys,
+    write_loaded_many,
+)
 from .messages import (
     Call,
     Fault,
@@ -91,6 +101,7 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     21: VerifyMany,
     22: ChangesSince,
     23: Outcome,
+    24: SyncTo,
     32: m.CheckCurrentSerial,
     33: m.DeleteObject,
     34: m.Restore,
@@ -110,6 +121,12 @@ METHODS: Final[Mapping[int, type[Any]]] = {
 }
 """The requests that have no kind of their own, and two that have one only as notices, by number; a
 number is never used for another."""
+
+_WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | None]]] = {
+    **NOTICE_WRITERS,
+    LoadMany: write_load_many,
+    LoadedMany: write_loaded_many,
+}
 
 _NUMBERS: Final = {cls: number for number, cls in METHODS.items()}
 _NAMES: Final = {number: NAMES[cls] for number, cls in METHODS.items()}
@@ -157,6 +174,8 @@ class OwnCodec(Codec):
             FAULT: self._read_fault,
             REPLY_IDS: self._read_ids,
             LOAD_FAULT: self._read_load_fault,
+            LOAD_MANY: read_load_many,
+            LOADED_MANY: read_loaded_many,
             INVALIDATE: self._read_invalidate,
         }
 
@@ -164,6 +183,11 @@ class OwnCodec(Codec):
 
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
         return _LOAD_HEAD + oid + tid
+
+    def load_many(self, oids: Sequence[bytes], tid: bytes) -> bytes:
+        if len(oids) == 1:
+            return self.load_before(oids[0], tid)
+        return write_load_manys(oids, tid, self.max_payload)
 
     def loaded(
         self, key: tuple[bytes, bytes], data: bytes, start: bytes, end: bytes | None
@@ -219,7 +243,7 @@ class OwnCodec(Codec):
 
     def notice(self, request: AnyRequest) -> bytes:
         self._check_parts(request)
-        writer = NOTICE_WRITERS.get(request.__class__)
+        writer = _WRITERS.get(request.__class__)
         found = None if writer is None else writer(request, self.max_payload)
         if found is not None:
             return found

@@ -11,13 +11,16 @@ from typing import Any, Final
 
 from ..protocol import additions as a
 from ..protocol import messages as m
+from ..protocol.loadrequests import LoadMany, SyncTo
 from ..protocol.outcome import Outcome
-from . import blobs, changes, committing, iteration, reading, verifying
+from . import blobs, changes, committing, iteration, reading, syncing, verifying
 
 Handler = Callable[[Any, m.MsgId, Any], None]
 
 HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.LoadBefore: reading.load_before,
+    LoadMany: reading.load_many,
+    SyncTo: syncing.sync_to,
     m.Register: reading.register,
     m.GetInfo: reading.get_info,
     m.LastTransaction: reading.last_transaction,
