@@ -13,6 +13,7 @@ from zeolith.protocol import messages as m
 from zeolith.protocol.descriptions import MAX_LINE, describe, kind_of
 from zeolith.protocol.descriptions import name_of as method_of
 from zeolith.protocol.inquiry import KickInquiry
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany
 from zeolith.protocol.peers import Inquired, Probe, Violated
 from zeolith.protocol.transcript import Answered, Encrypted, Entry, TooLong, Transcript
 from zeolith.types import MAX_TID
@@ -57,6 +58,11 @@ def test_every_message_is_one_short_line(case: Case, letter: bytes, with_data: b
           "status=' ')")),
         (m.Notice(m.InvalidateTransaction(TID, [TID] * 100)), None,
          "notice invalidateTransaction(tid=0x3, oids=[0x3, 0x3, 0x3, 0x3, 0x3, 0x3, … 94 more])"),
+        (m.Notice(LoadMany(TID2, [OID, TID])), None, "notice load_many(tid=0x4, oids=[0x2a, 0x3])"),
+        (m.Notice(LoadedMany(TID2, [(OID, TID, None, b"abc"), (TID, TID, TID2, b"")])), None,
+         "notice loaded_many(tid=0x4, 0x2a: 3 bytes, 0x3: 0 bytes)"),
+        (m.Notice(LoadedMany(TID2, [(OID, TID, None, b"")] * 8)), None,
+         f"notice loaded_many(tid=0x4, {'0x2a: 0 bytes, ' * 6}… 2 more)"),
         (m.Fault(5, "builtins.KeyError", ("x\ny",)), m.History,
          "error 5 to history: builtins.KeyError ['x\\ny']"),
         (m.Heartbeat(), None, "heartbeat"),
@@ -91,6 +97,7 @@ SECRET = b"very secret content"
         m.Notice(m.TpcBegin(1, b"", b"", SECRET, None, " ")),
         m.Notice(m.TpcBegin(1, b"", b"", {"k": SECRET}, None, " ")),
         m.Reply(KEY, (SECRET, TID, None)),
+        m.Notice(LoadedMany(TID, [(OID, TID, None, SECRET)])),
         m.Reply(1, ({"oid": OID, "data": SECRET},)),
         m.Fault(1, "x", {"data": SECRET}),
     ],

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from zeolith.protocol.additions import ChangesSince, VerifyMany
 from zeolith.protocol.codec import Codec
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany, SyncTo
 from zeolith.protocol.messages import (
     Call,
     CheckCurrentSerial,
@@ -60,6 +61,7 @@ from zeolith.protocol.messages import (
     Vote,
 )
 from zeolith.protocol.outcome import Outcome
+from zeolith.types import MAX_TID
 
 OID, TID, TID2 = b"\0" * 7 + b"\x2a", b"\x03" * 8, b"\x04" * 8
 TXN = 0x7F54_4A44_C000
@@ -218,6 +220,15 @@ OWN_CASES = [
         ("server", "changes_since", Call(304, ChangesSince(TID, 100))),
         ("server", "changes_since", Call(305, ChangesSince(TID, 100, TID2 + OID))),
         ("client", ".reply", Reply(306, (TID, TID2))),
+        ("server", "sync_to", Call(307, SyncTo(TID, 1.5))),
+        ("server", "load_many", Notice(LoadMany(MAX_TID, [OID]))),
+        ("server", "load_many", Notice(LoadMany(TID, [OID, TID, TID2] * 50))),
+        ("client", "loaded_many", Notice(LoadedMany(MAX_TID, [(OID, TID, None, b"data")]))),
+        (
+            "client",
+            "loaded_many",
+            Notice(LoadedMany(TID, [(OID, TID, TID2, b""), (TID, TID, None, b"x" * 3_000)] * 5)),
+        ),
     )
 ]
 """Messages that only Zeolith's own protocol has; of their wire forms only the name counts."""
@@ -248,7 +259,7 @@ def as_received(value: Any, coding_letter: bytes) -> Any:
 
     :param coding_letter: ``b"Z"`` or ``b"M"``.
     """
-    if coding_letter == b"Z":
+    if coding_letter == b"Z" or isinstance(value, LoadedMany):
         return value
     if type(value) in (list, tuple):
         return tuple(as_received(item, coding_letter) for item in value)
