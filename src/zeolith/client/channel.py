@@ -155,9 +155,11 @@ class Channel:
             data = self.wire.receive()
             if not data:
                 raise ConnectionResetError("the server closed the connection without a greeting")
-            for event in self._peer.receive(data):
-                if isinstance(event, Violated):
-                    raise event.error
+            events = self._peer.receive(data)
+            # Nothing may follow a greeting: what a server sends behind it makes it no server.
+            if events and isinstance(events[-1], Violated):
+                raise events[-1].error
+            for event in events:
                 if isinstance(event, Greeted):
                     self.wire.send(self._answer(event.greeting))
                     codec = self._peer.codec
