@@ -51,7 +51,7 @@ class Pair:
         return events
 
 
-SESSIONS = ("v1-session", "v1-loads", "v1-outcome")
+SESSIONS = ("v1-session", "v1-loads", "v1-outcome", "v1-streams")
 
 
 @pytest.mark.parametrize("name", SESSIONS)

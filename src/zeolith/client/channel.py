@@ -44,6 +44,8 @@ from ..protocol.hello import Database
 from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
+from ..protocol.streamrequests import STREAM_MESSAGES
+from .streams import Streams
 from .wire import Wire
 
 logger = logging.getLogger(__name__)
@@ -116,7 +118,8 @@ class Channel:
         """Which database it is that the server has admitted us to; None if it does not say."""
         self.receiver = receiver
         self._peer = ClientPeer(program=PROGRAM)
-        self._slots: dict[MsgId, Slot] = {}
+        # By the id of the call, or by what somebody waits for: see wait_until.
+        self._slots: dict[Any, Slot] = {}
         self._role = threading.RLock()
         self._is_leader = _owned(self._role)
         # What wakes those who follow.
@@ -134,6 +137,8 @@ class Channel:
         self._encode_load: Callable[[bytes, bytes], bytes]
         self.reads = 0
         """Number of times the socket was read; the watcher tells from it whether calls are made."""
+        self.streams = Streams(self)
+        """What flows beside the calls, in Zeolith's own protocol."""
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -150,9 +155,11 @@ class Channel:
             data = self.wire.receive()
             if not data:
                 raise ConnectionResetError("the server closed the connection without a greeting")
-            for event in self._peer.receive(data):
-                if isinstance(event, Violated):
-                    raise event.error
+            events = self._peer.receive(data)
+            # Nothing may follow a greeting: what a server sends behind it makes it no server.
+            if events and isinstance(events[-1], Violated):
+                raise events[-1].error
+            for event in events:
                 if isinstance(event, Greeted):
                     self.wire.send(self._answer(event.greeting))
                     codec = self._peer.codec
@@ -308,6 +315,36 @@ class Channel:
         slot.locks.append(lock)
         if not slot.done:
             lock.acquire(timeout=max(0.0, timeout))
+
+    def wait_until(self, key: object, is_ready: Callable[[], bool]) -> None:
+        """Wait until *is_ready* returns true; read meanwhile if nobody else does.
+
+        Whoever handles the message that makes it so calls :meth:`wake` after that.
+
+        :param key: whom :meth:`wake` is to wake; one thread at a time waits with it.
+        :raises ClientDisconnected: the connection ended before.
+        """
+        self._refuse_nested()
+        while not is_ready():
+            slot = self._slots[key] = Slot()
+            try:
+                # Looked at after the slot is there: what comes first is seen here, what comes
+                # later sees the slot.
+                if self._cause is not None:
+                    raise self._disconnected()
+                if is_ready():
+                    return
+                self._await(slot)
+            finally:
+                self._slots.pop(key, None)
+            if slot.error is not None:
+                raise slot.error
+
+    def wake(self, key: object) -> None:
+        """Let the thread that waits with *key*, if one does, look again."""
+        slot = self._slots.pop(key, None)
+        if slot is not None:
+            self._settle(slot, None, None)
 
     def post(self, request: Request) -> None:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
@@ -547,7 +584,9 @@ class Channel:
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Notice):
-            if isinstance(event.request, LoadedMany):
+            if event.request.__class__ in STREAM_MESSAGES:
+                self.streams.handle(event.request)
+            elif isinstance(event.request, LoadedMany):
                 self._take_many(*event.request)
             else:
                 self.receiver.noticed(event.request)

@@ -205,9 +205,24 @@ class Link:
         """
         return self._again(lambda channel: channel.call(request), timeout)
 
-    def _again(self, attempt: Callable[[Channel], Any], timeout: float | None) -> Any:
+    def repeat(self, attempt: Callable[[Channel], Any], progress: Callable[[], int]) -> Any:
+        """Make calls that change nothing; after a break make them again.
+
+        :param attempt: makes them on the present channel.
+        :param progress: returns a number that changes whenever something has been achieved, so
+            that the next break counts as the first one.
+        """
+        return self._again(attempt, None, progress)
+
+    def _again(
+        self,
+        attempt: Callable[[Channel], Any],
+        timeout: float | None,
+        progress: Callable[[], int] | None = None,
+    ) -> Any:
         deadline = self._deadline(timeout)
         is_repeated = False
+        achieved = 0 if progress is None else progress()
         while True:
             channel = self.wait_until(deadline)
             try:
@@ -216,6 +231,9 @@ class Link:
                 # Of this connection; anything else the server said goes to the caller.
                 if not channel.is_broken or self._state is State.CLOSED:
                     raise
+                if progress is not None and progress() != achieved:
+                    achieved = progress()
+                    is_repeated = False
                 if not is_repeated:
                     # It was under way, maybe for long: what counts is the time without a server.
                     is_repeated = True

@@ -40,7 +40,6 @@ from ..protocol.messages import (
     ReceiveBlobStop,
     RecordIternext,
     Request,
-    SendBlob,
     ServerStatus,
     SetClientLabel,
     UndoInfo,
@@ -60,6 +59,7 @@ from .blobs import BlobDirectory
 from .channel import Channel
 from .committer import Committer
 from .events import StaleCache
+from .iterations import StreamedTransactions
 from .iterators import Iterators, TransactionIterator
 from .link import Link
 from .options import (
@@ -72,6 +72,7 @@ from .options import (
     refuse_unusable,
 )
 from .syncing import sync_to
+from .transfers import fetch_blob
 from .undo import filtered_undo_log
 from .wire import Address
 
@@ -433,7 +434,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def iterator(
         self, start: bytes | None = None, stop: bytes | None = None
-    ) -> TransactionIterator:
+    ) -> TransactionIterator | StreamedTransactions:
         """Return an iterator over the transactions from *start* to *stop*."""
         return self._iterators.start(check_tid_or_none(start), check_tid_or_none(stop))
 
@@ -473,7 +474,7 @@ class ClientStorage(ConflictResolvingStorage):
         return self._blobs
 
     def _fetch_blob(self, oid: bytes, serial: bytes) -> None:
-        self._link.ask(SendBlob(oid, serial))
+        fetch_blob(self._link, self._blob_directory(), oid, serial)
 
     def loadBlob(self, oid: bytes, serial: bytes) -> str:
         """Return the path of a blob's file, which is fetched if need be.

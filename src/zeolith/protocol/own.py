@@ -76,6 +76,8 @@ from .messages import (
 )
 from .messages import Request as AnyRequest
 from .outcome import Outcome
+from .streamlayouts import STREAM, STREAM_FAULT, STREAM_HEAD
+from .streamrequests import AttachBlob, OpenBlob, OpenIteration, StreamFault
 
 METHODS: Final[Mapping[int, type[Any]]] = {
     1: m.Register,
@@ -114,6 +116,9 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     50: m.StoreBlobEnd,
     51: m.StoreBlobShared,
     52: m.SendBlob,
+    53: OpenBlob,
+    54: AttachBlob,
+    55: OpenIteration,
     64: m.Info,
     65: m.ReceiveBlobStart,
     66: m.ReceiveBlobChunk,
@@ -177,6 +182,7 @@ class OwnCodec(Codec):
             LOAD_MANY: read_load_many,
             LOADED_MANY: read_loaded_many,
             INVALIDATE: self._read_invalidate,
+            STREAM_FAULT: self._read_stream_fault,
         }
 
     # -- loads ---------------------------------------------------------------------------------
@@ -340,6 +346,10 @@ class OwnCodec(Codec):
 
     def _read_load_fault(self, payload: bytes) -> Message:
         return Fault(_unpack_key(payload), *self._error(payload[17:]))
+
+    def _read_stream_fault(self, payload: bytes) -> Message:
+        (number,) = STREAM.unpack_from(payload)
+        return Notice(StreamFault(number, *self._error(payload[STREAM_HEAD:])))
 
     def _error(self, body: bytes) -> tuple[str, Any]:
         error = msgpacks.loads(body, self._limits)

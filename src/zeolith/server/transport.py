@@ -379,6 +379,16 @@ class Connection(asyncio.Protocol):
         if not self._is_closing:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
+    def limit_output(self, mark: int | None) -> None:
+        """Have the peer count as slow when *mark* bytes wait for it, not only at ``output_mark``.
+
+        :param mark: None: as before.
+        """
+        high = self._lobby.options.output_mark
+        if mark is not None:
+            high = min(high, mark - 1)  # asyncio asks for more than that
+        self._transport.set_write_buffer_limits(high=high)
+
     def check_output(self) -> None:
         """Drop the connection if it has not taken too much of what it did not ask for (R8)."""
         if not self.is_paused or self._is_closing:
