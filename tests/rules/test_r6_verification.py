@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from zeolith.client import rechecking
 from zeolith.protocol.additions import VerifyMany
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import GetInfo, GetInvalidations, InvalidateTransaction, Register
-from zeolith.types import MAX_TID
 
 X, Y, Z = oid_of(7), oid_of(8), oid_of(9)
 NOWHERE = ("127.0.0.1", 1)
@@ -160,7 +160,7 @@ def test_what_there_is_no_time_for_is_forgotten(
     again = readmit(fake, tid_of(5))
     again.reply(again.expect(GetInvalidations), None)
     question = again.expect(VerifyMany)
-    monkeypatch.setattr(rechecking.time, "monotonic", lambda: 1e12)
+    monkeypatch.setattr(time, "monotonic", lambda: 1e12)
     again.reply(question, (tid_of(5), b""))
     again.reply(again.expect(GetInfo), INFO)
     wait_until(storage.is_connected)
@@ -390,4 +390,3 @@ def test_the_whole_way(tmp_path: Path, client: Open, caplog: pytest.LogCaptureFi
             "3000 in the cache that were verified 100 were" in r.getMessage()
             for r in caplog.records
         )
-        assert reader.loadBefore(oids[0], MAX_TID)[1] > first

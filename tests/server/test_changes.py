@@ -83,11 +83,12 @@ def own(raw: Connect) -> Connect:
 def follow(client: RawClient, since: bytes = Z64, limit: int = 1000) -> tuple[Listed, list[int]]:
     """Return all changes since a transaction, and how many came with each page."""
     pages = ChangePages(since)
-    found, sizes = [], []
+    found: Listed = []
+    sizes: list[int] = []
     while True:
         question = pages.question()._replace(limit=limit)
         got = pages.take(client.call(question))
-        found += [tuple(change) for change in got]
+        found += [(change.tid, change.oids) for change in got]
         sizes.append(len(got))
         if not pages.has_more:
             return found, sizes
