@@ -325,3 +325,20 @@ def test_what_cannot_be_listed_is_not_held(
             assert to_tid(n) in listed
     assert bool(listed) is can_shrink
     assert len(cache) == len(listed)
+
+
+@pytest.mark.parametrize("limit", [0, 1_000, 20_000])
+def test_a_disk_that_fills_up_under_many(
+    cache: RingCache,
+    monkeypatch: pytest.MonkeyPatch,
+    warnings: Callable[[], list[str]],
+    limit: int,
+) -> None:
+    monkeypatch.setattr(os, "pwrite", full_after(limit))
+    for first in range(0, 400, 20):
+        cache.store_many([(to_tid(n), T1, None, b"%100d" % n) for n in range(first, first + 20)])
+        for n in range(first + 20):
+            found = cache.load_before(to_tid(n), MAX_TID)
+            assert found in (None, (b"%100d" % n, T1, None))
+    assert len(warnings()) == 1
+    assert bool(len(cache)) is (limit == 20_000)

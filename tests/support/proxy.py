@@ -74,7 +74,8 @@ class Passing(NamedTuple):
         return ".fault" if isinstance(message, Fault) else ""
 
 
-Rule: TypeAlias = Callable[[Passing], Action]
+Rule: TypeAlias = Callable[[Passing], Action | int]
+"""A number of bytes means: pass on as many of them, then close both sides."""
 
 
 def pass_all(_passing: Passing) -> Action:
@@ -136,7 +137,9 @@ class Link:
         if action is Action.SWALLOW:
             self._is_swallowing = True
             return True
-        if action is not Action.CUT:
+        if isinstance(action, int):
+            sink.sendall(raw[:action])
+        elif action is not Action.CUT:
             sink.sendall(raw if action is not Action.CUT_WITHIN else raw[: len(raw) // 2])
             with self._proxy.changed:
                 self.frames.append(passing)

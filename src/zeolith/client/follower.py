@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from copy import copy
 
 from ..errors import (
@@ -20,6 +21,7 @@ from ..errors import (
     ServerRefused,
 )
 from ..protocol.hello import Database
+from ..protocol.loadrequests import Record
 from ..protocol.messages import InvalidateTransaction, Request, SetClientLabel
 from ..types import NO_TID
 from .backoff import Backoff
@@ -50,6 +52,9 @@ class Notices:
 
     def loaded(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
         """Never called: nothing is loaded."""
+
+    def loaded_many(self, records: Sequence[Record]) -> None:
+        """Never called either."""
 
     def noticed(self, request: Request) -> None:
         """The server sent a notice."""

@@ -13,6 +13,7 @@ from ..types import MAX_TID
 from . import messages as m
 from .additions import NAMES, OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
 from .greeting import Coding
+from .loadrequests import LoadedMany
 from .peers import Greeted, Hello, Inquired, Probe, Violated, Welcomed
 from .transcript import Answered, Encrypted, Entry, TooLong
 
@@ -191,12 +192,22 @@ class _Describer:
 
     def _request(self, request: m.Request) -> str:
         cls = type(request)
+        if isinstance(request, LoadedMany):
+            tid, records = request
+            loaded = (
+                f"{self._value(oid, True)}: {self._value(data)}"
+                for oid, _, _, data in _first(records)
+            )
+            shown = ", ".join([*loaded, *_rest(records)])
+            return f"{NAMES[cls]}(tid={self._value(tid, True)}, {shown})"
         return self._fields(NAMES[cls], request, _IDS[cls])
 
     def _fields(self, name: str, values: Any, ids: frozenset[str] = frozenset()) -> str:
         parts = (
             f"{field}={self._named(field, value, field in ids)}"
             for field, value in zip(values._fields, values)
+            # What need not be said mostly is not.
+            if value is not None or field not in values._field_defaults
         )
         return f"{name}({', '.join(parts)})"
 

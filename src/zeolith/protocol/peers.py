@@ -41,6 +41,7 @@ from .hello import (
 )
 from .inquiry import PREFIX, Inquiry, parse_inquiry
 from .limits import DEFAULT_LIMITS, Limits
+from .loadrequests import LoadedMany
 from .messages import (
     Call,
     Fault,
@@ -124,7 +125,7 @@ LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
     ("server", Phase.OPEN): (_REQUESTS - {Register}) | {Heartbeat},
     ("client", Phase.GREETING): frozenset({Greeted}),
     ("client", Phase.WELCOMING): frozenset({Welcomed}),
-    ("client", Phase.REGISTERING): frozenset({Reply, Fault}) | _NOTICES,
+    ("client", Phase.REGISTERING): frozenset({Reply, Fault}) | (_NOTICES - {LoadedMany}),
     ("client", Phase.OPEN): frozenset({Reply, Fault}) | _NOTICES,
 }
 """(our role, phase) → the requests and envelopes that the peer may send then.  ``Call`` and
