@@ -156,12 +156,18 @@ class Link:
                     UP: make_codec(coding, requests_to_server(coding), DEFAULT_LIMITS),
                     DOWN: make_codec(coding, requests_to_client(coding), DEFAULT_LIMITS),
                 }
+                for each in self._codecs.values():
+                    each.takes_compressed = True
             return None
         codec = self._codecs.get(direction)
         try:
             return None if codec is None else codec.decode(payload)
         except ProtocolViolation:
             return None
+
+    def swallow(self) -> None:
+        """Pass nothing from now on, and close nothing."""
+        self._is_swallowing = True
 
     def cut(self) -> None:
         """Close both sides."""
@@ -244,6 +250,11 @@ class Proxy:
     def blackhole(self) -> None:
         """From now on pass nothing and close nothing: a cable pulled out."""
         self.rule = lambda passing: Action.SWALLOW
+
+    def strand(self) -> None:
+        """The present connections lead nowhere any more, as :meth:`blackhole`; later ones do."""
+        for link in list(self.links):
+            link.swallow()
 
     def cut(self) -> None:
         """Close all present connections."""

@@ -40,6 +40,7 @@ from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
+from ..protocol.hello import NO_TERMS, Terms
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from .wire import Wire
@@ -96,15 +97,22 @@ class Channel:
     :param wire: connected; the channel owns it from now on.
     :param receiver: gets loaded objects and notices.
     :param server_name: how the server is called in errors.
+    :param terms: what we ask of a server that speaks Zeolith's own protocol.
     """
 
-    def __init__(self, wire: Wire, receiver: Receiver, server_name: str) -> None:
+    def __init__(
+        self, wire: Wire, receiver: Receiver, server_name: str, terms: Terms = NO_TERMS
+    ) -> None:
         self.wire = wire
         self.server_name = server_name
         self.server_program = ""
         """What the server calls itself; empty until it has said so."""
         self.receiver = receiver
-        self._peer = ClientPeer(program=PROGRAM)
+        self.terms = terms
+        self.demand: float | None = None
+        """Seconds of silence after which the server gives us up; None: never, or it does not say.
+        """
+        self._peer = ClientPeer(program=PROGRAM, terms=terms)
         self._slots: dict[MsgId, Slot] = {}
         self._role = threading.RLock()
         self._is_leader = _owned(self._role)
@@ -121,8 +129,12 @@ class Channel:
         self._breaking = threading.RLock()
         self._codec: Codec
         self._encode_load: Callable[[bytes, bytes], bytes]
+        # Of what is sent, except loads, which are short.
+        self._compress: Callable[[bytes], bytes] | None = None
         self.reads = 0
         """Number of times the socket was read; the watcher tells from it whether calls are made."""
+        self.has_spoken = False
+        """Whether anything was sent; for the watcher, who sets it back."""
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -163,9 +175,15 @@ class Channel:
         """Whether Zeolith's own protocol is spoken."""
         return self._codec.coding is Coding.OWN
 
+    @property
+    def compresses(self) -> bool:
+        """Whether large messages are compressed, both ways."""
+        return self._compress is not None
+
     def registered(self) -> None:
         """The server has admitted us: further messages are legal."""
         self._peer.registered()
+        self._compress = self._codec.compress
 
     # -- calling -----------------------------------------------------------------------------------
 
@@ -263,6 +281,8 @@ class Channel:
         slot = Slot()
         slot.on_reply = on_reply
         frame = self._codec.call(number, request)
+        if self._compress is not None:
+            frame = self._compress(frame)
         self._slots[number] = slot
         self._send(frame, slot, number)
         if not slot.done:
@@ -278,6 +298,8 @@ class Channel:
         :raises MessageTooLarge: the server does not take that much at once.
         """
         frame = self._codec.notice(request)
+        if self._compress is not None:
+            frame = self._compress(frame)
         if self._is_sender():
             raise _nested()
         with self._sending:
@@ -354,6 +376,7 @@ class Channel:
                 frame = b"".join((*self._waiting, frame))
                 self._waiting.clear()
                 self._waiting_size = 0
+            self.has_spoken = True
             self.wire.send(frame)
         except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: see _end
             return error
@@ -514,6 +537,7 @@ class Channel:
             self._settle(slot, None, parse_fault(event.name, event.details))
         elif isinstance(event, Welcomed):
             self.server_program = event.introduction.program
+            self.demand = event.introduction.silence
         elif isinstance(event, Violated):
             raise event.error
         elif isinstance(event, Call):
