@@ -139,6 +139,22 @@ def test_every_option_for_looking_is_documented(name: str) -> None:
             assert f"`{option}`" in section, option
 
 
+def test_every_option_of_wire_is_documented() -> None:
+    from zeolith.cli.commands.wire import wire
+
+    text = (ROOT / "docs" / "wire.md").read_text()
+    documented = set(re.findall(r"^\| `(\S+?)[ `]", text, re.M))
+    expected = {option for each in wire.params[1:] for option in each.opts}
+    assert documented == expected | {"ADDRESS"}
+    (example,) = blocks(ROOT / "docs" / "wire.md", "text")
+    first, *lines = example.splitlines()
+    assert first == "127.0.0.1:8200 passes on to 127.0.0.1:8100; Ctrl-C ends it"
+    at = next(number for number, line in enumerate(lines) if line.startswith("method "))
+    for line in lines[:at]:
+        assert re.fullmatch(r"[\d:.]{15}   1 (-- \w+|(->|<-) .* \[\d+\])", line), line
+    assert any("Loaded(oid=0x2a, tid=0x" in line for line in lines[:at])
+
+
 @pytest.mark.parametrize("name", ["backup", "restore", "verify"])
 def test_every_option_for_backups_is_documented(name: str) -> None:
     from zeolith.cli.group import zeolith as group

@@ -13,7 +13,7 @@ import pytest
 
 import zeolith
 
-PUBLIC = {"DB", "ClientStorage", "__version__", "client", "connection", "server"}
+PUBLIC = {"DB", "ClientStorage", "__version__", "changes", "client", "connection", "server"}
 
 
 def in_a_fresh_interpreter(code: str) -> str:

@@ -9,17 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .client.feed import changes
     from .client.storage import ClientStorage
     from .shortcuts import DB, client, connection
     from .standalone import server
 
-__all__ = ["DB", "ClientStorage", "__version__", "client", "connection", "server"]
+__all__ = ["DB", "ClientStorage", "__version__", "changes", "client", "connection", "server"]
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "ClientStorage": "zeolith.client.storage",
     "DB": "zeolith.shortcuts",
+    "changes": "zeolith.client.feed",
     "connection": "zeolith.shortcuts",
 }
 

@@ -9,14 +9,20 @@
     │   ├── FrameTooLarge           it announced more bytes than we accept
     │   ├── UndecodableMessage      the bytes of a message make no sense, or are not admitted
     │   ├── IllegalMessage          a well-formed message that has no place here
+    │   │   └── StreamViolation     of a stream, that is
     │   └── IncompatiblePeer        its greeting names no protocol we speak
     │       └── UnknownVersion      its hello names a version of our own that we do not speak
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
-        │   └── ServerRefused       a server is there, but will not have us as we are
+        │   ├── ServerRefused       a server is there, but will not have us as we are
+        │   └── NotCommitted        it went away in a commit, which certainly did not happen
+        ├── OutcomeUnknown          it went away in a commit, which may have happened
         ├── ObjectTooLarge          (also TransactionTooLargeError) it cannot be stored there
+        ├── NotReached              the server has not come to a transaction in time
         ├── ServerBehindCache       the database is older than what this client has seen
         ├── OtherDatabase           the server has another database than before
+        ├── DatabaseRestored        the database was restored from a backup since
+        ├── HistoryLost             the server cannot tell any more what changed since then
         └── ServerError             the server reported an error this side has no class for
 
 What ZODB callers expect as ZODB's own exceptions (``POSKeyError``,
@@ -102,6 +108,22 @@ class IllegalMessage(ProtocolViolation):
     msgid: object = None
 
 
+class StreamViolation(IllegalMessage):
+    """What the peer says of a stream is not legal in the stream's state, or beyond its credit.
+
+    :param stream: its number.
+    :param problem: what is wrong.
+    """
+
+    def __init__(self, stream: int, problem: str) -> None:
+        super().__init__(stream, problem)
+        self.stream = stream
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"stream {self.stream}: {self.problem}"
+
+
 class IncompatiblePeer(ProtocolViolation):
     """The peer's greeting names no protocol version that this side speaks."""
 
@@ -150,6 +172,46 @@ class ServerRefused(ClientDisconnected):
         return f"{self.server} refuses this client: {self.reason}"
 
 
+class NotCommitted(ClientDisconnected):
+    """The connection was lost in ``tpc_finish``, and the transaction was certainly not committed.
+
+    It may be retried: nothing of it will come later.
+
+    :param cause: what was said of the lost connection.
+    """
+
+    def __init__(self, cause: object) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"the transaction was not committed, and may be repeated: {self.cause}"
+
+
+class OutcomeUnknown(ClientStorageError):
+    """The connection was lost in ``tpc_finish``, and whether it was committed cannot be told.
+
+    Not a transient error: the transaction might be made twice.
+
+    :param cause: what was said of the lost connection.
+    :param reason: why it cannot be told.
+    :param uid: the transaction's unique id (16 bytes); None if it has none.
+    """
+
+    def __init__(self, cause: object, reason: str, uid: bytes | None = None) -> None:
+        super().__init__(cause, reason, uid)
+        self.cause = cause
+        self.reason = reason
+        self.uid = uid
+
+    def __str__(self) -> str:
+        which = "" if self.uid is None else f" {self.uid.hex()}"
+        return (
+            f"it is not known whether transaction{which} was committed ({self.cause}; "
+            f"{self.reason}): look whether the database has its changes before repeating it"
+        )
+
+
 class ObjectTooLarge(ClientStorageError, TransactionTooLargeError):
     """A record is larger than the server accepts.
 
@@ -170,6 +232,25 @@ class ObjectTooLarge(ClientStorageError, TransactionTooLargeError):
         return (
             f"object {oid_repr(self.oid)} cannot be stored: its record takes {self.size} bytes, "
             f"and the server accepts messages of up to {self.limit}; keep large data in a blob"
+        )
+
+
+class NotReached(ClientStorageError):
+    """A transaction that was waited for is not known here yet.
+
+    :param tid: the transaction (8 bytes).
+    :param last_tid: the last one that is known (8 bytes).
+    """
+
+    def __init__(self, tid: bytes, last_tid: bytes) -> None:
+        super().__init__(tid, last_tid)
+        self.tid = tid
+        self.last_tid = last_tid
+
+    def __str__(self) -> str:
+        return (
+            f"transaction {self.tid.hex()} was not reached in time: the last one known here is "
+            f"{self.last_tid.hex()}"
         )
 
 
@@ -208,6 +289,45 @@ class OtherDatabase(ClientStorageError):
         return (
             f"the server's database is {self.found}, but what this client has seen comes from "
             f"database {self.known}"
+        )
+
+
+class DatabaseRestored(ClientStorageError):
+    """The database was restored from a backup: transactions that were reported may be lost.
+
+    :param found: epoch of the server's database.
+    :param known: the epoch in which the transactions were reported.
+    """
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(found, known)
+        self.found = found
+        self.known = known
+
+    def __str__(self) -> str:
+        return (
+            f"the database was restored from a backup: its epoch is {self.found}, and was "
+            f"{self.known}; what was learned of it before has to be learned anew"
+        )
+
+
+class HistoryLost(ClientStorageError):
+    """The server cannot tell which objects changed after a transaction.
+
+    :param since: the transaction (8 bytes).
+    :param floor: the first one after which it can tell (8 bytes).
+    """
+
+    def __init__(self, since: bytes, floor: bytes) -> None:
+        super().__init__(since, floor)
+        self.since = since
+        self.floor = floor
+
+    def __str__(self) -> str:
+        return (
+            f"what changed after transaction {self.since.hex()} is not known: the storage cannot "
+            f"iterate over its transactions, and the server remembers those after "
+            f"{self.floor.hex()} only"
         )
 
 

@@ -299,3 +299,20 @@ def test_the_tests_of_this_room_pass_without_asserts_in_the_code() -> None:
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("limit", [0, 1_000, 20_000])
+def test_a_disk_that_fills_up_under_many(
+    cache: RingCache,
+    monkeypatch: pytest.MonkeyPatch,
+    warnings: Callable[[], list[str]],
+    limit: int,
+) -> None:
+    monkeypatch.setattr(os, "pwrite", full_after(limit))
+    for first in range(0, 400, 20):
+        cache.store_many([(to_tid(n), T1, None, b"%100d" % n) for n in range(first, first + 20)])
+        for n in range(first + 20):
+            found = cache.load_before(to_tid(n), MAX_TID)
+            assert found in (None, (b"%100d" % n, T1, None))
+    assert len(warnings()) == 1
+    assert bool(len(cache)) is (limit == 20_000)

@@ -133,6 +133,23 @@ def test_the_address_is_bound_before(serve_there: Serve, shared: Path) -> None:
 
 
 @needs_root
+def test_the_monitor_s_address_is_bound_before(serve_there: Serve, shared: Path) -> None:
+    """It may be a port or a place that only root can have, too."""
+    (shared / "run").mkdir(mode=0o755)
+    (shared / "zeo.conf").write_text(
+        "<zeo>\naddress 127.0.0.1:0\nmonitor-address run/monitor.sock\n</zeo>\n"
+        "<mappingstorage>\n</mappingstorage>\n"
+    )
+    server = serve_there("-C", "zeo.conf", "-u", NOBODY)
+    path = shared / "run" / "monitor.sock"
+    assert path.stat().st_uid == pwd.getpwnam(NOBODY).pw_uid
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(str(path))
+        assert reader.makefile("rb").read().startswith(b"ZEO monitor server")
+    assert server.stop() == 0
+
+
+@needs_root
 def test_the_pid_file_goes_where_the_user_may_remove_it(serve_there: Serve, shared: Path) -> None:
     server = serve_there("-a", "0", *FILE, "-u", NOBODY, "--pid-file", "zeo.pid")
     assert (shared / "zeo.pid").read_text() == f"{server.pid}\n"
@@ -269,14 +286,28 @@ def test_refused_sockets(
 
 def test_a_signal_while_it_starts_leaves_no_socket(start: Start, tmp_path: Path) -> None:
     """The socket is there before the storages are open; so is the pid file of -u."""
-    (tmp_path / "slow.py").write_text("open('gate').read()\n")
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "component.xml").write_text(
+        '<component><sectiontype name="slow" datatype="slow.Slow" implements="ZODB.storage"/>'
+        "</component>"
+    )
+    (tmp_path / "slow" / "__init__.py").write_text(
+        "from ZODB.config import BaseConfig\n"
+        "class Slow(BaseConfig):\n    def open(self):\n        open('gate').read()\n"
+    )
     os.mkfifo(tmp_path / "gate")
-    process = start("serve", "-U", "zeo.sock", "-S", "main=slow")
+    (tmp_path / "zeo.conf").write_text(
+        "%import slow\n<zeo>\naddress ./zeo.sock\nmonitor-address ./monitor.sock\n</zeo>\n"
+        "<slow>\n</slow>\n"
+    )
+    process = start("serve", "-C", "zeo.conf")
     # Opening our end returns when the file that never ends is being read.
     with (tmp_path / "gate").open("w"):
         assert (tmp_path / "zeo.sock").exists()
+        assert (tmp_path / "monitor.sock").exists()
         assert process.stop() == 0
     assert not (tmp_path / "zeo.sock").exists()
+    assert not (tmp_path / "monitor.sock").exists()
 
 
 def test_an_address_in_use_touches_no_data(
@@ -288,6 +319,19 @@ def test_an_address_in_use_touches_no_data(
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "zeo.sock"))
     assert server.stop() == 0
+
+
+def test_a_monitor_s_address_in_use_touches_no_data(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        (tmp_path / "zeo.conf").write_text(
+            f"<zeo>\naddress 0\nmonitor-address {taken.getsockname()[1]}\n</zeo>\n"
+            "<filestorage>\npath Data.fs\n</filestorage>\n"
+        )
+        assert "monitor-address: " in (said := refused("-C", "zeo.conf"))
+    assert "is in use" in said
+    assert not (tmp_path / "Data.fs").exists()
 
 
 def test_of_servers_started_together_on_a_stale_socket_one_stays(

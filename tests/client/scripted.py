@@ -7,8 +7,9 @@ import socket
 import threading
 from typing import Any
 
-from ZODB.POSException import ReadOnlyError
+from ZODB.POSException import ReadOnlyError, Unsupported
 
+from zeolith.protocol.additions import VerifyMany
 from zeolith.protocol.faults import serialize_fault
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import Admission, Database, serialize_admission
@@ -38,6 +39,8 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.last_tid: bytes | None = tid(10)
         self.missed: tuple[bytes, list[bytes]] | None = None
+        self.stale: list[bytes] | None = None
+        """What a verification finds; None: it cannot be done here."""
         self.database: Database | None = None
         self.is_read_only = False
         self.greets = True
@@ -91,7 +94,7 @@ class ScriptedServer:
         self.requests.put(request)
         try:
             value = self._value(sock, peer, request)
-        except (ReadOnlyError, ValueError) as error:
+        except (ReadOnlyError, Unsupported, ValueError) as error:
             sock.sendall(peer.codec.fault(call.msgid, *serialize_fault(error)))
         else:
             if not (self.holding and isinstance(request, LoadBefore)):
@@ -115,6 +118,10 @@ class ScriptedServer:
             return {"length": 1, "size": 2, "supportsUndo": True, "interfaces": ()}
         if isinstance(request, GetInvalidations):
             return self.missed
+        if isinstance(request, VerifyMany):
+            if self.stale is None:
+                raise Unsupported("verify_many")
+            return self.last_tid, b"".join(self.stale)
         if isinstance(request, LoadBefore):
             return self.objects.get(request.oid)
         assert isinstance(request, (Ping, LastTransaction)), request

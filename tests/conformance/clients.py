@@ -34,16 +34,6 @@ def client_class(kind: Kind) -> Any:
     return zeolith.ClientStorage
 
 
-class ClientHexStorage(HexStorage):
-    """A hexstorage that several clients may use.
-
-    ZODB's passes on invalidations with an argument that its own ``DB`` does not take.
-    """
-
-    def invalidate(self, transaction_id: bytes, oids: Any, version: str = "") -> None:
-        self.db.invalidate(transaction_id, oids)
-
-
 class SilentDatabase:
     """Takes the place of a ``ZODB.DB`` where a suite uses a storage without one."""
 
@@ -57,6 +47,19 @@ class SilentDatabase:
         return data
 
     untransform_record_data = transform_record_data
+
+
+class ClientHexStorage(HexStorage):
+    """A hexstorage that several clients may use.
+
+    ZODB's passes on invalidations with an argument that its own ``DB`` does not take, and has
+    itself told of them before it has anybody to tell.
+    """
+
+    db: Any = SilentDatabase()
+
+    def invalidate(self, transaction_id: bytes, oids: Any, version: str = "") -> None:
+        self.db.invalidate(transaction_id, oids)
 
 
 def open_client(kind: Kind, address: Address, *, is_hex: bool = False, **options: Any) -> Any:

@@ -89,9 +89,11 @@ def test_nothing_is_compressed_twice() -> None:
     assert compress(once) is once
 
 
-def test_several_messages_in_one_piece_are_left_alone() -> None:
-    several = frame(text(2_000)) + frame(text(2_000))
-    assert compress(several) is several
+def test_of_several_messages_in_one_piece_each_is_compressed() -> None:
+    pieces = [frame(text(2_000)), frame(b"short"), frame(text(3_000)), frame(b"")]
+    assert compress(b"".join(pieces)) == b"".join(map(compress, pieces))
+    short = [frame(text(400)), frame(text(400))]
+    assert compress(b"".join(short)) == b"".join(short)
 
 
 def test_the_least_ratio_that_is_refused_is_never_sent() -> None:

@@ -86,6 +86,13 @@ def test_what_is_not_known_is_passed_over() -> None:
     assert parse_introduction(payload, DEFAULT_LIMITS) == Introduction(1, 5_000, "", {"new": {}})
 
 
+def test_who_cannot_log_in_is_told_why() -> None:
+    payload = serialize_introduction(Introduction(1, 5_000, login=("scram-sha-256", "later")))
+    assert parse_introduction(payload, DEFAULT_LIMITS).login == ("scram-sha-256", "later")
+    with pytest.raises(IncompatiblePeer, match=r"log in \(scram-sha-256, later\)"):
+        parse_answer(payload, 1, DEFAULT_LIMITS)
+
+
 def test_names_cannot_feign_lines_of_a_log() -> None:
     found = parse_introduction(hello(program="a\nb" + "x" * 500), DEFAULT_LIMITS)
     assert found.program == "a?b" + "x" * 197
@@ -118,6 +125,8 @@ def test_unknown_versions_are_refused_with_both_sides_named(version: int) -> Non
         ({"capabilities": []}, "capabilities"),
         ({"capabilities": {"x": 1}}, "capability"),
         ({"capabilities": {1: {}}}, "capability"),
+        ({"login": "scram"}, "login"),
+        ({"login": [5]}, "name"),
     ],
 )
 def test_hellos_that_are_not_legal(said: dict[str, Any], problem: str) -> None:

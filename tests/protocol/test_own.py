@@ -9,19 +9,31 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.wire_cases import CASES, Case, as_received, as_sent, name_of, serialize
+from tests.support.wire_cases import (
+    ALL_CASES,
+    UID,
+    Case,
+    as_received,
+    as_sent,
+    name_of,
+    serialize,
+)
 
 from zeolith.errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from zeolith.protocol import messages as m
-from zeolith.protocol import msgpacks
+from zeolith.protocol import msgpacks, pickles
 from zeolith.protocol.additions import OWN_CLIENT_REQUESTS as CLIENT_REQUESTS
 from zeolith.protocol.additions import OWN_SERVER_REQUESTS as SERVER_REQUESTS
+from zeolith.protocol.additions import requests_to_server
+from zeolith.protocol.codecs import make_codec
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.layouts import NOTICE
 from zeolith.protocol.limits import DEFAULT_LIMITS, Limits
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany
 from zeolith.protocol.own import METHODS, OwnCodec
 from zeolith.protocol.peers import ClientPeer, ServerPeer, Violated
+from zeolith.protocol.streamrequests import STREAM_MESSAGES
 
 OID, TID = b"\0" * 7 + b"\x2a", b"\3" * 8
 SERVER, CLIENT = (OwnCodec(forms, DEFAULT_LIMITS) for forms in (SERVER_REQUESTS, CLIENT_REQUESTS))
@@ -31,7 +43,7 @@ def codec_of(receiver: str) -> OwnCodec:
     return SERVER if receiver == "server" else CLIENT
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", ALL_CASES, ids=name_of)
 def test_round_trip(case: Case) -> None:
     message = as_sent(case.message, b"O")
     data = serialize(SERVER, message)
@@ -41,18 +53,19 @@ def test_round_trip(case: Case) -> None:
 
 def test_every_request_can_be_sent() -> None:
     classes = {form.cls for forms in (SERVER_REQUESTS, CLIENT_REQUESTS) for form in forms.values()}
-    fixed = {m.LoadBefore, m.Vote, m.TpcFinish, m.InvalidateTransaction}
+    fixed = {m.LoadBefore, m.Vote, m.TpcFinish, m.InvalidateTransaction, LoadMany, LoadedMany}
+    fixed |= STREAM_MESSAGES
     assert set(METHODS.values()) == classes - fixed
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", ALL_CASES, ids=name_of)
 def test_no_pickle_is_written(case: Case) -> None:
     if len(repr(case.wire)) < 3_000:
         payload = serialize(SERVER, as_sent(case.message, b"O"))[4:]
         assert not payload.startswith(b"\x80")
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", ALL_CASES, ids=name_of)
 def test_what_is_cut_short_is_refused_or_something_shorter(case: Case) -> None:
     payload = serialize(SERVER, as_sent(case.message, b"O"))[4:]
     codec = codec_of(case.receiver)
@@ -64,10 +77,20 @@ def test_what_is_cut_short_is_refused_or_something_shorter(case: Case) -> None:
             pass
 
 
-_FIXED = ["tpc_finish", "vote", "loadBefore", "info", "invalidateTransaction", "register"]
+_FIXED = [
+    "tpc_finish",
+    "outcome",
+    "vote",
+    "loadBefore",
+    "info",
+    "invalidateTransaction",
+    "register",
+]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.wire[2] in _FIXED], ids=name_of)
+@pytest.mark.parametrize(
+    "case", [case for case in ALL_CASES if case.wire[2] in _FIXED], ids=name_of
+)
 def test_bytes_behind_a_message_are_refused(case: Case) -> None:
     payload = serialize(SERVER, as_sent(case.message, b"O"))[4:]
     with pytest.raises(UndecodableMessage):
@@ -80,7 +103,11 @@ def test_bytes_behind_a_message_are_refused(case: Case) -> None:
         b"", b"\0", b"z", b"\x80\x03N.", b"\x94\x01\xc2\xa4ping\x90", b"\x05x",
         b"\x02", b"\x01" + bytes(7), b"\x03" + bytes(8), b"\x08" + bytes(9), b"\x30" + bytes(10),
         b"\x04" + bytes(8) + b"\x91\xa1x", b"\x04" + bytes(8) + b"\x92\x01\x90",
-        b"\x20" + bytes(8) + b"\x02 " + bytes(12),  # an unknown flag
+        b"\x20" + bytes(8) + b"\x04 " + bytes(12),  # an unknown flag
+        b"\x20" + bytes(8) + b"\x02 " + bytes(12),  # the unique id is missing
+        b"\x20" + bytes(8) + b"\x02 " + bytes(12 + 15),  # a part of it
+        b"\x20" + bytes(8) + b"\x03 " + bytes(12 + 16),  # the tid or a part of the unique id
+        b"\x20" + bytes(8) + b"\x02 " + bytes(12 + 17),
         b"\x20" + bytes(8) + b"\x00\x80" + bytes(12),  # a status that is no ASCII
         b"\x20" + bytes(8) + b"\x01 " + bytes(12),  # the tid is missing
         b"\x20" + bytes(8) + b"\x00 " + b"\xff" * 12,
@@ -135,12 +162,42 @@ def test_ids_that_cannot_be_sent(msgid: Any) -> None:
         m.Store(OID, TID, b"", 1 << 63),
         m.InvalidateTransaction(TID, [b"short"]),
         m.TpcBegin(1, b"", b"", b"", None, "xy"),
+        m.TpcBegin(1, b"", b"", b"", None, " ", UID[:15]),
         m.LoadBefore(OID, TID),
     ],
 )
 def test_requests_that_cannot_be_sent(request_: Any) -> None:
-    with pytest.raises(ValueError, match=r"no id|has eight|no number|one character|cannot be sent"):
+    with pytest.raises(
+        ValueError, match=r"no id|no unique id|has eight|no number|one character|cannot be sent"
+    ):
         SERVER.notice(request_)
+
+
+@pytest.mark.parametrize("uid", [UID[:15], UID + b"x", "0123456789abcdef", 16])
+def test_unique_ids_that_are_none_are_refused(uid: Any) -> None:
+    for number, args in (
+        (37, (1, b"", b"", b"", None, " ", uid)),
+        (23, (uid, TID)),
+    ):
+        payload = b"\x01" + bytes(8) + bytes([number]) + msgpacks.dumps(args)
+        with pytest.raises(IllegalMessage, match="uid"):
+            SERVER.decode(payload)
+
+
+@pytest.mark.parametrize("coding", [Coding.PICKLE, Coding.MSGPACK])
+def test_zeo_s_codings_have_no_unique_ids(coding: Coding) -> None:
+    """They neither send nor take one: a ZEO server would end the connection."""
+    codec = make_codec(coding, requests_to_server(coding), DEFAULT_LIMITS)
+    begin = m.TpcBegin(1, b"", b"", {})
+    for write in (codec.notice, lambda request: codec.call(1, request)):
+        assert repr(begin) in repr(codec.decode(write(begin)[4:]))
+        with pytest.raises(ValueError, match="ZEO's protocol has no place for the unique id"):
+            write(begin._replace(uid=UID))
+    for uid in (None, UID):
+        message: Any = (0, True, "tpc_begin", (1, b"", b"", {}, None, " ", uid))
+        payload = pickles.dumps(message) if coding is Coding.PICKLE else msgpacks.dumps(message)
+        with pytest.raises(IllegalMessage, match="takes 6 arguments"):
+            codec.decode(payload)
 
 
 # -- limits ------------------------------------------------------------------------------------
@@ -201,11 +258,11 @@ def test_limits_reach_the_decoder() -> None:
 
 # -- any bytes ---------------------------------------------------------------------------------
 
-_SMALL = [case for case in CASES if len(repr(case.wire)) < 3_000]
+_SMALL = [case for case in ALL_CASES if len(repr(case.wire)) < 3_000]
 
 
 @settings(max_examples=500)
-@given(st.sampled_from([0x01, 0x02, 0x03, 0x04, 0x14, 0x50, *range(0x32)]), st.binary(max_size=120))
+@given(st.sampled_from([0x01, 0x02, 0x03, 0x04, 0x14, 0x50, *range(0x46)]), st.binary(max_size=120))
 def test_any_bytes_are_a_message_or_refused(kind: int, rest: bytes) -> None:
     for codec in (SERVER, CLIENT):
         try:
@@ -215,50 +272,6 @@ def test_any_bytes_are_a_message_or_refused(kind: int, rest: bytes) -> None:
         assert repr(message)
         if isinstance(message, m.Reply):
             hash(message.msgid)
-
-
-@settings(max_examples=100)
-@given(st.lists(st.sampled_from(_SMALL), max_size=8), st.data())
-def test_two_cores_back_to_back(cases: list[Case], data: st.DataObject) -> None:
-    """Whatever the pieces: hello and registration at once, then anything, arrives as it was."""
-    server, client = ServerPeer(Coding.MSGPACK), ClientPeer()
-
-    def pieces(stream: bytes) -> list[bytes]:
-        found = []
-        while stream:
-            size = data.draw(st.sampled_from([1, 3, 20, 200, 5_000]))
-            found.append(stream[:size])
-            stream = stream[size:]
-        return found
-
-    for piece in pieces(server.greeting()):
-        client.receive(piece)
-    register = m.Call(1, m.Register("1", False))
-    hello = client.hello(Coding.OWN)
-    assert client.codec is not None
-    events: list[Any] = []
-    for piece in pieces(hello + client.codec.call(*register)):
-        events += server.receive(piece)
-    assert events[1:] == [register]
-    assert server.codec is not None
-    events = []
-    for piece in pieces(server.welcome() + server.codec.reply(1, {"tid": TID})):
-        events += client.receive(piece)
-    assert events[1:] == [m.Reply(1, {"tid": TID})]
-    server.registered()
-    client.registered()
-    for role, peer in (("server", server), ("client", client)):
-        messages = [
-            as_sent(case.message, b"O")
-            for case in cases
-            if case.receiver == role and case.wire[2] != "register"
-        ]
-        assert peer.codec is not None
-        stream = b"".join(serialize(peer.codec, message) for message in messages)
-        events = []
-        for piece in pieces(stream):
-            events += peer.receive(piece)
-        assert events == [as_received(message, b"O") for message in messages]
 
 
 @settings(max_examples=200)

@@ -53,18 +53,26 @@ class Pair:
         return events
 
 
+SESSIONS = ("v1-session", "v1-loads", "v1-outcome", "v1-streams")
+
+
+@pytest.mark.parametrize("name", SESSIONS)
 @pytest.mark.parametrize("size", [1, 7, 1_000])
-def test_a_session(size: int) -> None:
+def test_a_session(name: str, size: int) -> None:
     """Everything is read as it was meant, and what we write today is the same bytes."""
     pair = Pair()
-    steps = read_transcript("v1-session")
+    steps = read_transcript(name)
     for step in steps:
         assert [repr(event) for event in pair.take(step, size)] == [step.meaning]
     # The server's hello was written when the client's came, before the registration behind it.
     assert sorted(pair.written) == sorted(step.frame for step in steps)
-    # How a message is compressed may change; see below.
-    kinds = {step.frame[4] for step in steps}
-    assert kinds >= set(OwnCodec({}, pair.server._limits)._readers) - {0x02, COMPRESSED}
+
+
+def test_every_kind_is_in_a_session() -> None:
+    kinds = {step.frame[4] for name in SESSIONS for step in read_transcript(name)}
+    assert kinds >= set(OwnCodec({}, ServerPeer(Coding.PICKLE)._limits)._readers) - {
+        *(0x02, COMPRESSED),  # how a message is compressed may change; see below
+    }
 
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])
@@ -121,7 +129,8 @@ def test_servers_without_a_common_version_are_spoken_to_as_before() -> None:
 
 def test_every_transcript_is_replayed() -> None:
     names = {path.stem for path in VECTORS.iterdir()}
-    assert names == {"v1-session", "v1-link", "v1-later-peers", "v1-refusal", "v1-fallback"}
+    others = {"v1-link", "v1-later-peers", "v1-refusal", "v1-fallback", "v1-changes"}
+    assert names == {*SESSIONS, *others}
     assert all(
         step.frame == frame(step.frame[4:]) for name in names for step in read_transcript(name)
     )

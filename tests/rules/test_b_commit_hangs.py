@@ -25,6 +25,7 @@ from tests.support.raw import (
 )
 from tests.support.storages import hook
 from tests.support.waiting import Background, promptly, wait_until
+from transaction.interfaces import TransientError
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
@@ -33,7 +34,8 @@ from ZODB.POSException import ConflictError, ReadOnlyError
 from zeolith import ClientStorage
 from zeolith.client import connector, link
 from zeolith.client.connector import Connector
-from zeolith.errors import ClientDisconnected, ServerRefused
+from zeolith.errors import ClientDisconnected, NotCommitted, OutcomeUnknown, ServerRefused
+from zeolith.protocol.greeting import Greeting
 from zeolith.protocol.messages import (
     LoadBefore,
     SendBlob,
@@ -258,13 +260,30 @@ def commit_with_blob(storage: Any, directory: Path) -> tuple[bytes, bytes]:
     return plain, with_blob
 
 
+@pytest.fixture(params=["own", "M5"])
+def is_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether clients and servers speak Zeolith's own protocol, not ZEO's."""
+    if request.param == "M5":
+        monkeypatch.setattr(Greeting, "version", None)
+    return bool(request.param == "own")
+
+
 @pytest.mark.parametrize("comes_back", [True, False])
 @pytest.mark.parametrize("action", [Action.CUT, Action.CUT_WITHIN, Action.CUT_AFTER])
 def test_b_a_break_at_every_message_of_a_commit(
-    files: FileStorage, tmp_path: Path, serve: Serve, action: Action, comes_back: bool
+    files: FileStorage,
+    tmp_path: Path,
+    serve: Serve,
+    action: Action,
+    comes_back: bool,
+    is_own: bool,
 ) -> None:
     """F: commit() and abort() return at once, whether or not the server comes back, and what was
-    committed is whole."""
+    committed is whole.
+
+    In Zeolith's own protocol a commit of which tpc_finish was sent waits for a server that knows
+    what became of it.
+    """
     server = serve(files)
     places = [
         (UP, name, nth)
@@ -277,13 +296,19 @@ def test_b_a_break_at_every_message_of_a_commit(
             ("storeBlobChunk", 1),
             ("storeBlobEnd", 0),
             ("vote", 0),
-            ("tpc_finish", 0),
         ]
-    ] + [(DOWN, ".reply", 0), (DOWN, "info", 0), (DOWN, ".reply", 1)]
+    ]
+    voted = (DOWN, ".reply", 0)
+    finishing = [(UP, "tpc_finish", 0), (DOWN, "info", 0), (DOWN, ".reply", 1)]
+    # After it the client may have sent tpc_finish before it saw the cut.
+    (finishing if action is Action.CUT_AFTER else places).append(voted)
+    if comes_back or not is_own:
+        places += finishing
     blobs = tmp_path / "client"
     with Proxy(server.address) as proxy, ExitStack() as stack:
         storage = ClientStorage(proxy.address, blob_dir=str(blobs), wait_timeout=20)
         stack.callback(storage.close)
+        commit_with_blob(storage, blobs)
         for direction, name, nth in places:
             # Oids are asked for in batches: that call shall not be one of those counted.
             storage.new_oid(), storage.new_oid()
@@ -291,17 +316,29 @@ def test_b_a_break_at_every_message_of_a_commit(
             rule = Breaker(direction, name, nth, action, proxy, comes_back)
             proxy.rule = rule
             is_acknowledged = False
+            caught: type[BaseException] | None = None
             with promptly(6):
                 try:
                     written = commit_with_blob(storage, blobs)
                     is_acknowledged = True
-                except ClientDisconnected:
-                    pass
+                except (ClientDisconnected, OutcomeUnknown) as error:
+                    caught = type(error)
             assert rule.is_done, f"no {name} passed"
             assert link.is_cut.wait(10)
-            # An acknowledgement needs the last reply to have come through.
-            last = (direction, name, nth) == (DOWN, ".reply", 1)
-            assert is_acknowledged is (last and action is Action.CUT_AFTER), (name, nth)
+            is_finishing = (direction, name, nth) in finishing
+            if is_finishing and (direction, name, nth) == voted:
+                pass
+            elif is_finishing and is_own:
+                is_whole = name != "tpc_finish" or action is Action.CUT_AFTER
+                assert caught is (None if is_whole else NotCommitted), name
+            elif is_finishing:
+                # An acknowledgement needs the last reply to have come through.
+                is_last = name == ".reply" and action is Action.CUT_AFTER
+                assert caught is (None if is_last else OutcomeUnknown), name
+            else:
+                assert caught is not None
+                assert issubclass(caught, ClientDisconnected)
+                assert caught is not NotCommitted
             proxy.is_refusing = False
             proxy.rule = lambda passing: Action.PASS
             # Answered on a new connection: the old one is cut.
@@ -361,9 +398,12 @@ def check_whole(address: Any) -> None:
 
 
 def test_b_transaction_commit_returns_at_once_when_the_server_goes(
-    tmp_path: Path, client: Open
+    tmp_path: Path, client: Open, is_own: bool
 ) -> None:
-    """F: with ZODB on top: commit() raises, abort() works, and later commits succeed."""
+    """F: with ZODB on top: commit() raises, abort() works, and later commits succeed.
+
+    In Zeolith's own protocol as soon as the server is back and can be asked.
+    """
     with ServerProcess(tmp_path / "server") as server, Proxy(server.address) as proxy:
         db = ZODB.DB(client(proxy.address, wait_timeout=25))
         try:
@@ -371,11 +411,14 @@ def test_b_transaction_commit_returns_at_once_when_the_server_goes(
             connection = db.open(manager)
             for name in ("vote", "tpc_finish"):
                 connection.root()[name] = PersistentMapping()
-                proxy.rule = Breaker(UP, name, 0, Action.CUT, proxy, comes_back=False)
+                comes_back = is_own and name == "tpc_finish"
+                proxy.rule = Breaker(UP, name, 0, Action.CUT, proxy, comes_back)
                 with promptly(6):
-                    with pytest.raises(ClientDisconnected):
+                    with pytest.raises((ClientDisconnected, OutcomeUnknown)) as caught:
                         manager.commit()
                     manager.abort()
+                assert isinstance(caught.value, NotCommitted) is comes_back
+                assert isinstance(caught.value, TransientError) is (is_own or name == "vote")
                 proxy.is_refusing = False
                 proxy.rule = lambda passing: Action.PASS
                 wait_until(db.storage.is_connected)

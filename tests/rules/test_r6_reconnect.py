@@ -23,6 +23,7 @@ from ZODB.POSException import POSKeyError
 from zeolith.cache import RingCache
 from zeolith.client.events import StaleCache
 from zeolith.errors import ClientDisconnected, ServerBehindCache
+from zeolith.protocol.additions import VerifyMany
 from zeolith.protocol.messages import (
     Call,
     GetInfo,
@@ -89,6 +90,7 @@ def test_r6_a_server_that_has_forgotten_costs_the_cache(
     server.close()
     again = readmit(fake, tid_of(5))
     again.reply(again.expect(GetInvalidations), None)
+    again.fault(again.expect(VerifyMany), "ZODB.POSException.Unsupported", ("getTid",))
     again.reply(again.expect(GetInfo), INFO)
     wait_until(storage.is_connected)
     assert database.told == ["all"]

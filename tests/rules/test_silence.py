@@ -178,6 +178,8 @@ def test_a_client_that_is_busy_with_its_database_is_neither_dead_nor_blind(
     call = connection.expect(LoadBefore)
     codec = connection.peer.codec
     assert codec is not None
+    # Nothing has come that the watcher could read: it is the thread that loads.
+    wait_until(lambda: storage._link.channel().is_being_read)
     invalidation = codec.notice(InvalidateTransaction(tid_of(2), [oid_of(7)]))
     connection.send(invalidation)
     assert entered.wait(10)

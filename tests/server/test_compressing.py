@@ -126,6 +126,8 @@ def test_records_and_invalidations_travel_compressed_both_ways(
             if found.direction is direction and found.name == name
         ]
 
+    # The proxy notes a frame after it has passed it on.
+    wait_until(lambda: max(sizes(1, DOWN, ".reply")) > 10_000 < max(sizes(2, DOWN, ".reply")))
     assert max(sizes(0, UP, "storea")) < 20_000
     assert max(sizes(1, DOWN, ".reply")) < 20_000 < 30_000 < max(sizes(2, DOWN, ".reply"))
     # 90 objects: 733 bytes.

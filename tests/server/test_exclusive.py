@@ -11,7 +11,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ConflictError, StorageTransactionError
 
-from zeolith.errors import ClientDisconnected
+from zeolith.errors import ClientDisconnected, NotCommitted, OutcomeUnknown
 from zeolith.protocol.messages import Store
 from zeolith.server.access import ConflictFound, StorageAccess
 from zeolith.server.coordinator import Finished
@@ -136,6 +136,7 @@ class Bed:
         self.clock = Clock()
         self.settled: list[bool] = []
         self.failures = 0
+        self.recorded: list[tuple[bytes | None, bytes, int]] = []
         self.coordinator = ExclusiveCoordinator(
             self.access,
             self.publisher,
@@ -146,6 +147,7 @@ class Bed:
             False,
             self._settle,
             self._fail,
+            self._record,
             lambda: self.is_undisturbed,
         )
 
@@ -155,6 +157,10 @@ class Bed:
 
     def _fail(self) -> None:
         self.failures += 1
+
+    def _record(self, uid: bytes | None, tid: bytes) -> None:
+        # And whether it could be seen by then.
+        self.recorded.append((uid, tid, len(self.storage)))
 
     def owner(self, name: str) -> Owner:
         return Owner(name, self)
@@ -400,6 +406,45 @@ def test_a_storage_that_was_disconnected_while_finishing(bed: Bed) -> None:
     assert two.heard == [([], [])]
     two.finish()
     bed.assert_idle()
+
+
+def test_r4_a_commit_is_recorded_before_it_can_be_seen(bed: Bed) -> None:
+    """Whoever asks after a kill is told of all that may be in the database."""
+    uid = bytes(range(16))
+    one, two = bed.owner("one").store(), bed.owner("two").store(bytes(7) + b"\2")
+    one.transaction.uid = uid
+    for owner in (one, two):
+        owner.vote()
+        bed.pool.run()
+        owner.finish()
+        bed.pool.run()
+    first, second = one.heard[1].tid, two.heard[1].tid
+    assert bed.recorded == [(uid, first, 0), (None, second, 1)]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_fatal"),
+    [
+        (ClientDisconnected("gone"), False),
+        (NotCommitted("gone"), False),
+        (OutcomeUnknown("gone", "nobody knows"), False),
+        (OSError("the disk is full"), True),
+    ],
+)
+def test_errors_that_a_storage_survives(bed: Bed, error: Exception, is_fatal: bool) -> None:
+    def fail(meta: Any, callback: Any) -> None:
+        raise error
+
+    finish, bed.storage.tpc_finish = bed.storage.tpc_finish, fail
+    one = bed.owner("one").store()
+    one.vote()
+    bed.pool.run()
+    one.finish()
+    bed.pool.run()
+    bed.storage.tpc_finish = finish
+    assert one.heard[1] is error
+    assert bed.failures == is_fatal
+    assert bed.publisher.is_held == is_fatal
 
 
 def test_a_size_that_cannot_be_told_is_no_failed_commit(

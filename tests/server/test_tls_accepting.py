@@ -8,8 +8,8 @@ import logging
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +196,85 @@ def test_a_handshake_that_fails(
             wait_until(lambda found=acceptor: turn(event_loop) and not found._handshakes)  # type: ignore[misc]
         acceptor.close()
         turn(event_loop)
+
+
+def talk_plainly(address: Any, trusting: ssl.SSLContext) -> None:
+    with closing(connect(address)) as sock:
+        sock.sendall(b"\0\0\0\2Z5")
+        sock.recv(1)
+
+
+def show_no_certificate(address: Any, trusting: ssl.SSLContext) -> None:
+    with (
+        closing(connect(address)) as plain,
+        trusting.wrap_socket(plain, server_hostname="localhost") as sock,
+    ):
+        sock.recv(1)
+
+
+def show_a_stranger_s_certificate(address: Any, trusting: ssl.SSLContext) -> None:
+    trustme.CA().issue_cert("stranger").configure_cert(trusting)
+    show_no_certificate(address, trusting)
+
+
+def trust_nobody(address: Any, trusting: ssl.SSLContext) -> None:
+    show_no_certificate(address, ssl.create_default_context())
+
+
+def say_nothing(address: Any, trusting: ssl.SSLContext) -> None:
+    with closing(connect(address)) as sock:
+        sock.settimeout(20)
+        sock.recv(1)
+
+
+def leave(address: Any, trusting: ssl.SSLContext) -> None:
+    connect(address).close()
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (talk_plainly, "it does not use TLS"),
+        (show_no_certificate, "it shows no certificate"),
+        (show_a_stranger_s_certificate, "its certificate is not admitted: unable to get local"),
+        (trust_nobody, "it does not trust our certificate"),
+        (say_nothing, "handshake is taking longer than 0.2 seconds"),
+        (leave, None),
+    ],
+)
+def test_a_refusal_is_one_line_with_peer_and_reason(
+    mapping: MappingStorage,
+    loop: Any,
+    authority: trustme.CA,
+    context: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    act: Callable[[Any, ssl.SSLContext], None],
+    reason: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from zeolith.server import Server, ServerOptions, start_in_thread
+
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    options = ServerOptions(
+        address=("127.0.0.1", 0),
+        loop=loop,
+        ssl=context,
+        register_timeout=0.2 if act is say_nothing else 30,
+    )
+    caplog.set_level(logging.DEBUG, "zeolith.server")
+    server = Server({"1": mapping}, options)
+    stop = start_in_thread(server)
+    try:
+        with suppress(OSError):
+            act(server.address, trusting)
+        wait_until(lambda: "no TLS connection" in caplog.text)
+    finally:
+        stop()
+    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    if reason is None:
+        assert loud == []  # a probe: see the debug line
+    else:
+        (record,) = loud
+        assert record.getMessage().startswith("(127.0.0.1:")
+        assert reason in record.getMessage()

@@ -16,20 +16,16 @@ from typing import NamedTuple, TypeAlias
 from tests.support.raw import Address, connect
 from tests.support.waiting import DEADLINE
 
-from zeolith.errors import ProtocolViolation
-from zeolith.protocol.additions import NAMES, requests_to_client, requests_to_server
-from zeolith.protocol.codec import Codec
-from zeolith.protocol.codecs import make_codec
-from zeolith.protocol.greeting import Coding, parse_hello
-from zeolith.protocol.hello import MAGIC
-from zeolith.protocol.limits import DEFAULT_LIMITS
+from zeolith.protocol.additions import NAMES
 from zeolith.protocol.messages import (
     Call,
     Fault,
+    Heartbeat,
     Message,
     Notice,
     Reply,
 )
+from zeolith.protocol.transcript import Transcript
 
 
 class Direction(Enum):
@@ -57,7 +53,8 @@ class Passing(NamedTuple):
 
     :ivar direction: which way.
     :ivar number: how many frames went that way on this connection before it.
-    :ivar message: what it means; None for greetings, hellos and what cannot be decoded.
+    :ivar message: what it means; None for greetings, hellos and what cannot be decoded or is
+        not legal.
     :ivar size: bytes, with the length.
     """
 
@@ -77,7 +74,8 @@ class Passing(NamedTuple):
         return ".fault" if isinstance(message, Fault) else ""
 
 
-Rule: TypeAlias = Callable[[Passing], Action]
+Rule: TypeAlias = Callable[[Passing], Action | int]
+"""A number of bytes means: pass on as many of them, then close both sides."""
 
 
 def pass_all(_passing: Passing) -> Action:
@@ -95,7 +93,8 @@ class Link:
         self._proxy = proxy
         self._client, self._server = client, server
         self.frames: list[Passing] = []
-        self._codecs: dict[Direction, Codec] = {}
+        self._transcript = Transcript()
+        self._transcribing = threading.Lock()
         self._is_swallowing = False
         self.is_cut = threading.Event()
         self._pumps = [
@@ -130,7 +129,7 @@ class Link:
 
     def _pass(self, direction: Direction, number: int, raw: bytes, sink: socket.socket) -> bool:
         """Apply the rule to one frame; return whether the pump is to go on."""
-        passing = Passing(direction, number, self._decode(direction, number, raw[4:]), len(raw))
+        passing = Passing(direction, number, self._decode(direction, raw), len(raw))
         self._proxy.gates[direction].wait()
         action = Action.SWALLOW if self._is_swallowing else self._proxy.rule(passing)
         # The gate may have been closed by the rule: "hold this one".
@@ -138,32 +137,20 @@ class Link:
         if action is Action.SWALLOW:
             self._is_swallowing = True
             return True
-        if action is not Action.CUT:
+        if isinstance(action, int):
+            sink.sendall(raw[:action])
+        elif action is not Action.CUT:
             sink.sendall(raw if action is not Action.CUT_WITHIN else raw[: len(raw) // 2])
             with self._proxy.changed:
                 self.frames.append(passing)
                 self._proxy.changed.notify_all()
         return action is Action.PASS
 
-    def _decode(self, direction: Direction, number: int, payload: bytes) -> Message | None:
-        if number == 0:
-            if direction is UP:
-                try:
-                    coding = Coding.OWN if payload.startswith(MAGIC) else parse_hello(payload)
-                except ProtocolViolation:
-                    return None
-                self._codecs = {
-                    UP: make_codec(coding, requests_to_server(coding), DEFAULT_LIMITS),
-                    DOWN: make_codec(coding, requests_to_client(coding), DEFAULT_LIMITS),
-                }
-                for each in self._codecs.values():
-                    each.takes_compressed = True
-            return None
-        codec = self._codecs.get(direction)
-        try:
-            return None if codec is None else codec.decode(payload)
-        except ProtocolViolation:
-            return None
+    def _decode(self, direction: Direction, raw: bytes) -> Message | None:
+        with self._transcribing:
+            entries = self._transcript.feed(direction is UP, raw)
+        event = entries[0].event if entries else None
+        return event if isinstance(event, Call | Notice | Reply | Fault | Heartbeat) else None
 
     def swallow(self) -> None:
         """Pass nothing from now on, and close nothing."""

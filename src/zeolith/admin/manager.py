@@ -1,16 +1,19 @@
 """The daemon manager: the process that starts a server, restarts it and stops it.
 
 zdaemon's, with what a database needs beside: it never rotates the log that it shares with the
-server, and takes the server with it when it is told to end.  ``python -m zeolith.admin.manager``
-takes the arguments of zdaemon's ``zdrun``; ``zeolith ctl start`` gives them.
+server, takes the server with it when it is told to end, and misses the end of no process.
+``python -m zeolith.admin.manager`` takes the arguments of zdaemon's ``zdrun``; ``zeolith ctl
+start`` gives them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import sys
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -54,8 +57,30 @@ class Options(ZDRunOptions):
         return logging.getLogger("zeolith.manager")
 
 
+class ChildExits(dict[int, int]):
+    """Wait status of each process that has ended, by its id.
+
+    :ivar lock: held from a process's end until it is noted here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.RLock()  # a signal handler may interrupt another one
+
+    def fetch(self, pid: int) -> int | None:
+        """Return the status of *pid* and forget it; None if somebody else has waited for it.
+
+        Called by the thread that runs the start-test-program.  When it finds that program gone, the
+        main thread may still be about to note its status; without waiting for that, a test that
+        has failed would be taken for one that has succeeded.
+        """
+        with self.lock:
+            return self.pop(pid, None)
+
+
 class Manager(Daemonizer):
-    """Runs one program.  Single-threaded, but for the thread that copies the transcript."""
+    """Runs one program.  The main thread does all, but for the start-test-program and the copying
+    of the transcript, which have threads of their own."""
 
     def main(self, args: list[str] | None = None) -> None:
         """Take the arguments and run until the program has ended for good.
@@ -66,6 +91,35 @@ class Manager(Daemonizer):
         self.options.realize(args)
         self.logger = self.options.logger
         self.run()
+
+    def setsignals(self) -> None:
+        """Take signals from now on."""
+        self.child_exits = self.proc.child_exits = ChildExits()
+        super().setsignals()
+
+    def sigchild(self, sig: int, frame: object) -> None:
+        """Note who has ended: one signal may stand for several.  Runs as a signal handler."""
+        with self.child_exits.lock:
+            while True:
+                try:
+                    pid, status = os.waitpid(-1, os.WNOHANG)
+                except ChildProcessError:
+                    return
+                if not pid:
+                    return
+                self.child_exits[pid] = status
+
+    @property
+    def waitstatus(self) -> tuple[int, int] | None:
+        """Process id and status of the program if it has ended, be it while it was started."""
+        pid = self.proc.pid
+        return (pid, self.child_exits[pid]) if pid in self.child_exits else None
+
+    @waitstatus.setter
+    def waitstatus(self, value: None) -> None:
+        # What is left are processes that are nobody's, and one of them may have the number that
+        # the program is given when it is started again.
+        self.child_exits.clear()
 
     def sigexit(self, sig: int, frame: object) -> None:
         """Stop the program, then end: a server without its manager could only be killed by hand.

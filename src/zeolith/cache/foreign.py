@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..types import NO_TID
@@ -69,6 +70,11 @@ class ForeignCache:
                 self._cache.invalidate(oid, None)
         self._cache.store(oid, start, end, data)
 
+    def store_many(self, records: Sequence[tuple[bytes, bytes, bytes | None, bytes]]) -> None:
+        """Keep each of *records*, which are the arguments of :meth:`store`, one after the other."""
+        for record in records:
+            self.store(*record)
+
     def invalidate(self, oid: bytes, tid: bytes | None) -> None:
         """*oid* was changed by transaction *tid*: the current revision, if held, ends there."""
         if tid is not None:
@@ -76,6 +82,10 @@ class ForeignCache:
             if held is None or held[1] >= tid:
                 return
         self._cache.invalidate(oid, tid)
+
+    def current(self) -> None:
+        """Return None: the interface has no such method, and ZEO's cache, which has one, cannot be
+        listed while others read from it."""
 
     def last_tid(self) -> bytes:
         """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""

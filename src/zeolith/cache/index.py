@@ -60,6 +60,13 @@ class PlaceIndex:
         if not page:
             del self.pages[number]
 
+    def items_of(self, number: int) -> list[tuple[bytes, int]]:
+        """Return the objects of page *number* with their places; empty if there is no such page."""
+        # The last two bits of the number are the first two of the suffix.
+        head = (number >> (16 - PAGE_BITS)).to_bytes(6, "big")
+        items = self.pages[number].items() if number in self.pages else ()
+        return [(head + suffix, int.from_bytes(place, "big")) for suffix, place in items]
+
     def clear(self) -> None:
         """Remove everything."""
         self.pages.clear()

@@ -7,6 +7,7 @@ any time; it must never hold anything wrong.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 Revision: TypeAlias = tuple[bytes, bytes, bytes | None]
@@ -32,12 +33,19 @@ class ClientCache(Protocol):
         Storing what is held already changes nothing.  Never raises for want of room.
         """
 
+    def store_many(self, records: Sequence[tuple[bytes, bytes, bytes | None, bytes]]) -> None:
+        """Keep each of *records*, which are the arguments of :meth:`store`, one after the other."""
+
     def invalidate(self, oid: bytes, tid: bytes | None) -> None:
         """*oid* was changed by transaction *tid*: the current revision, if held, ends there.
 
         A current revision that *tid* itself wrote stays as it is.  With None (the moment of the
         change is not known) the current revision is forgotten.
         """
+
+    def current(self) -> Iterator[tuple[bytes, bytes]] | None:
+        """Return an iterator over ``(oid, start)`` of the current revisions, or None if the cache
+        cannot list them.  What enters or leaves meanwhile may be left out or named."""
 
     def last_tid(self) -> bytes:
         """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""

@@ -25,12 +25,15 @@ import errno
 import os
 import struct
 import tempfile
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ..errors import ConfigurationError
 
 HEADER: Final = struct.Struct(">8s8sI")
 """oid, start tid, length of the record in bytes, this header included."""
+
+_pack_header = HEADER.pack
 
 _LENGTH: Final = struct.Struct(">I")
 _LENGTH_AT: Final = 16
@@ -142,6 +145,33 @@ class RecordLog:
             position = found
         self._write(record, position, granules)
         return position << LENGTH_BITS | length
+
+    def append_many(self, records: Sequence[tuple[bytes, bytes, bytes]]) -> list[int] | None:
+        """As :meth:`append`, for records of ``(oid, start tid, data)``, in one write.
+
+        Together they take, each rounded up to a granule, no more than a record may.
+
+        :returns: their places, in order; None if they would eat up the gap.
+        """
+        shift, padding = self.shift, self._round
+        size = HEADER.size
+        lengths = [size + len(data) for _, _, data in records]
+        granules = sum([(length + padding) >> shift for length in lengths])
+        position = self._head
+        if position + granules > self._stop:
+            found = self._find(granules, self._gap)
+            if found is None:
+                return None
+            position = found
+        parts: list[bytes] = []
+        places: list[int] = []
+        at = position
+        for (oid, start, data), length in zip(records, lengths):
+            places.append(at << LENGTH_BITS | length)
+            at += (length + padding) >> shift
+            parts += (_pack_header(oid, start, length), data, bytes(-length & padding))
+        self._write(b"".join(parts), position, granules)
+        return places
 
     def copy(self, records: list[bytes]) -> list[int | None]:
         """As :meth:`append`, into the gap: for what is to be kept of the oldest records.

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from os import pread
 from threading import RLock
 from typing import Any, Final, NamedTuple
@@ -161,6 +162,24 @@ class RingCache:
                 self._degrade(error)
             return None
 
+    def current(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield ``(oid, start)`` of the current revisions; see :class:`.ClientCache`."""
+        for number in list(self._pages):
+            # One page at a time, or those who store would wait for all of it.
+            yield from self._current_of(number)
+
+    def _current_of(self, number: int) -> list[tuple[bytes, bytes]]:
+        with self._lock:
+            items = self._index.items_of(number)
+            try:
+                return [(oid, self._log.read_start(place, oid)) for oid, place in items]
+            except (OSError, LogDamaged) as error:
+                self._degrade(error)
+                # What cannot be named may be out of date.
+                for oid, _ in self._index.items_of(number):
+                    self._forget(oid)
+                return []
+
     # -- changing ------------------------------------------------------------------------------
 
     def store(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
@@ -193,6 +212,59 @@ class RingCache:
                     self._count += 1
             except (OSError, LogDamaged) as error:
                 self._degrade(error)
+
+    def store_many(self, records: Sequence[tuple[bytes, bytes, bytes | None, bytes]]) -> None:
+        """Keep each of *records*, which are the arguments of :meth:`store`, one after the other.
+
+        Current revisions of objects of which none is held, as a rule all, are written at once.
+        """
+        with self._lock:
+            if self._is_off:
+                return
+            rows, last_end = self._earlier.rows, self._earlier.last_end
+            held = self._index.get
+            room = largest = self._log.max_record
+            padding = (1 << self._shift) - 1
+            fresh: list[tuple[bytes, bytes, bytes]] = []
+            oids: set[bytes] = set()
+            try:
+                for oid, start, end, data in records:
+                    if (
+                        end is not None
+                        or oid in oids
+                        or held(oid) is not None
+                        or (rows and last_end(oid) > start)
+                    ):
+                        self._append_fresh(fresh)
+                        self.store(oid, start, end, data)
+                        room = largest
+                        continue
+                    length = _DATA_AT + len(data)
+                    if length > largest:
+                        continue
+                    length += -length & padding
+                    if length > room:
+                        self._append_fresh(fresh)
+                        room = largest
+                    room -= length
+                    fresh.append((oid, start, data))
+                    oids.add(oid)
+                self._append_fresh(fresh)
+            except (OSError, LogDamaged) as error:
+                self._degrade(error)
+
+    def _append_fresh(self, fresh: list[tuple[bytes, bytes, bytes]]) -> None:
+        """Write current revisions of objects of which none is held; empty the list."""
+        if not fresh or self._is_off:
+            return
+        while (places := self._log.append_many(fresh)) is None:
+            self._sweep()
+        put = self._index.set
+        for (oid, _, _), place in zip(fresh, places):
+            put(oid, place)
+        self._count += len(fresh)
+        self._stored += len(fresh)
+        fresh.clear()
 
     def _store_earlier(self, oid: bytes, start: bytes, end: bytes, data: bytes) -> None:
         held = self._index.get(oid)

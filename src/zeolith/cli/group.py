@@ -21,6 +21,8 @@ COMMANDS: Final = {
     "shrink-blob-cache": "Bring a client's blob cache down to a size.",
     "pack": "Pack storages of running servers.",
     "status": "Show how a server is.",
+    "watch": "Show the transactions of a storage as they come.",
+    "wire": "Show what clients and a server say to each other, for debugging.",
     "kick": "End the connections of a client.",
     "nagios": "Check a server for Nagios.",
     "backup": "Back up a database with its blobs, also while it is served.",

@@ -19,6 +19,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ..admin.privileges import account_to_become, acting_as, become, check_library
 from ..config.accounts import Account
 from ..config.address import Address, format_address, local_address
 from ..config.logs import logs_to_stdout
@@ -26,7 +27,6 @@ from ..config.pidfile import PidFile
 from ..config.storages import DEFAULT_NAME, describe_storage
 from ..errors import ConfigurationError
 from .notify import Notifier
-from .privileges import account_to_become, acting_as, become
 
 if TYPE_CHECKING:
     from ..config.server import ServerConfig
@@ -106,15 +106,19 @@ def _serve(
     cleanup.callback(notifier.close)
     endpoint = _open_endpoint(config, options.sockets, account)
     cleanup.callback(endpoint.close)
+    monitor = _open_monitor(config, account)
+    if monitor is not None:
+        cleanup.callback(monitor.close)
     pid_file = PidFile(config.pid_file) if config.pid_file else None
     if pid_file is not None:
         cleanup.callback(pid_file.remove)
     if signals is not None:
-        signals.clean_up_by(cleanup_early(endpoint, pid_file))
+        signals.clean_up_by(cleanup_early(pid_file, endpoint, monitor))
     if account is not None:
         if pid_file is not None:
             _claim(pid_file, account)
         become(account)
+        check_library(account)
         logger.info("serving as user %s", account.name)
     warn_of_strangers(config, endpoint.sockets)
     if profile is not None:
@@ -139,16 +143,17 @@ def _serve(
             stop()
 
     with profile or nullcontext():
-        status = server.run(on_listening, endpoint)
+        status = server.run(on_listening, endpoint, monitor)
     notifier.stopping()
     return status or (0 if signals is None else signals.status)
 
 
-def cleanup_early(endpoint: Endpoint, pid_file: PidFile | None) -> Callable[[], None]:
+def cleanup_early(pid_file: PidFile | None, *endpoints: Endpoint | None) -> Callable[[], None]:
     """Return what removes the files that tell others of this server."""
 
     def clean_up() -> None:
-        endpoint.close()
+        for endpoint in filter(None, endpoints):
+            endpoint.close()
         if pid_file is not None:
             pid_file.remove()
 
@@ -174,6 +179,17 @@ def _open_endpoint(
     if config.socket_owner is not None:
         uid, gid = config.socket_owner.uid, config.socket_owner.gid
     return Endpoint.bind(config.address, SocketPermissions(config.socket_mode, uid, gid))
+
+
+def _open_monitor(config: ServerConfig, account: Account | None) -> Endpoint | None:
+    from ..server.endpoint import MONITOR_OPTION, Endpoint
+    from ..server.listening import SocketPermissions
+
+    if config.monitor_address is None:
+        return None
+    uid, gid = (-1, -1) if account is None else (account.uid, account.gid)
+    permissions = SocketPermissions(None, uid, gid)
+    return Endpoint.bind(config.monitor_address, permissions, MONITOR_OPTION)
 
 
 def _claim(pid_file: PidFile, account: Account) -> None:

@@ -29,7 +29,7 @@ import itertools
 import logging
 import threading
 from _thread import LockType, allocate_lock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
@@ -40,9 +40,12 @@ from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
-from ..protocol.hello import NO_TERMS, Terms
+from ..protocol.hello import NO_TERMS, Database, Terms
+from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
+from ..protocol.streamrequests import STREAM_MESSAGES
+from .streams import Streams
 from .wire import Wire
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,10 @@ SEND_MARK = 64 * 1024
 one system call per some two hundred of them, and the server starts on them early."""
 
 
+class NotSent(ClientDisconnected):
+    """The connection had ended before anything of a request was sent."""
+
+
 class Receiver(Protocol):
     """What a channel does with messages that answer no call, and with loaded objects.
 
@@ -63,6 +70,9 @@ class Receiver(Protocol):
 
     def loaded(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
         """An object revision has arrived; nobody has been told yet."""
+
+    def loaded_many(self, records: Sequence[Record]) -> None:
+        """Object revisions have arrived together; nobody has been told yet."""
 
     def noticed(self, request: Request) -> None:
         """The server sent a notice.  An exception raised here ends the connection."""
@@ -107,13 +117,16 @@ class Channel:
         self.server_name = server_name
         self.server_program = ""
         """What the server calls itself; empty until it has said so."""
+        self.database: Database | None = None
+        """Which database it is that the server has admitted us to; None if it does not say."""
         self.receiver = receiver
         self.terms = terms
         self.demand: float | None = None
         """Seconds of silence after which the server gives us up; None: never, or it does not say.
         """
         self._peer = ClientPeer(program=PROGRAM, terms=terms)
-        self._slots: dict[MsgId, Slot] = {}
+        # By the id of the call, or by what somebody waits for: see wait_until.
+        self._slots: dict[Any, Slot] = {}
         self._role = threading.RLock()
         self._is_leader = _owned(self._role)
         # What wakes those who follow.
@@ -135,6 +148,8 @@ class Channel:
         """Number of times the socket was read; the watcher tells from it whether calls are made."""
         self.has_spoken = False
         """Whether anything was sent; for the watcher, who sets it back."""
+        self.streams = Streams(self)
+        """What flows beside the calls, in Zeolith's own protocol."""
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -151,9 +166,11 @@ class Channel:
             data = self.wire.receive()
             if not data:
                 raise ConnectionResetError("the server closed the connection without a greeting")
-            for event in self._peer.receive(data):
-                if isinstance(event, Violated):
-                    raise event.error
+            events = self._peer.receive(data)
+            # Nothing may follow a greeting: what a server sends behind it makes it no server.
+            if events and isinstance(events[-1], Violated):
+                raise events[-1].error
+            for event in events:
                 if isinstance(event, Greeted):
                     self.wire.send(self._answer(event.greeting))
                     codec = self._peer.codec
@@ -179,6 +196,11 @@ class Channel:
     def compresses(self) -> bool:
         """Whether large messages are compressed, both ways."""
         return self._compress is not None
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of the longest message that the server takes, as far as is known."""
+        return self._codec.max_payload
 
     def registered(self) -> None:
         """The server has admitted us: further messages are legal."""
@@ -242,26 +264,31 @@ class Channel:
         answer: tuple[bytes, bytes, bytes | None] | None = slot.value
         return answer
 
-    def request_loads(self, keys: list[tuple[bytes, bytes]]) -> None:
-        """Ask for several revisions in one write; wait for nothing.
+    def request_loads(self, oids: Sequence[bytes], tid: bytes) -> None:
+        """Ask for the revisions of several objects before *tid* in one write; wait for nothing.
 
         Answers go to the receiver; threads that ask for one of them meanwhile wait for it.
+
+        :raises ClientDisconnected: the connection has ended.
+        :raises POSKeyError, TypeError, ValueError: one of the ids is none.
         """
         self._refuse_nested()
-        frames = []
-        for oid, tid in keys:
+        # Before any slot is there for others to share: this may fail.
+        tid.join(oids)
+        for oid in oids:
             if len(oid) != 8 or len(tid) != 8:
                 raise _no_id(oid, tid)
-            frames.append(self._encode_load(oid, tid))
+        slots = self._slots
         wanted = []
         try:
-            for key, frame in zip(keys, frames):
-                if key not in self._slots:
+            for oid in oids:
+                key = (oid, tid)
+                if key not in slots:
                     slot = Slot()
-                    if self._slots.setdefault(key, slot) is slot:
-                        wanted.append(frame)
+                    if slots.setdefault(key, slot) is slot:
+                        wanted.append(oid)
             if wanted:
-                self._send(b"".join(wanted), None, None)
+                self._send(self._codec.load_many(wanted, tid), None, None)
         except BaseException as error:
             # Interrupted in between: nobody else would ever send what others may wait for.
             self._break(error)
@@ -276,6 +303,15 @@ class Channel:
             message is handled.
         :raises ClientDisconnected: the connection ended before the answer came.
         """
+        slot = self.start(request, on_reply)
+        if not slot.done:
+            self._await(slot)
+        if slot.error is not None:
+            raise slot.error
+        return slot.value
+
+    def start(self, request: Request, on_reply: Callable[[Any], None] | None) -> Slot:
+        """Send *request* as :meth:`call` does; return where its answer will be put."""
         self._refuse_nested()
         number = next(self._numbers)
         slot = Slot()
@@ -285,11 +321,49 @@ class Channel:
             frame = self._compress(frame)
         self._slots[number] = slot
         self._send(frame, slot, number)
+        return slot
+
+    def wait_answer(self, slot: Slot, timeout: float) -> None:
+        """Wait until *slot* is answered, at most *timeout* seconds.
+
+        The calling thread reads nothing, because it could not be stopped in time; the watcher or
+        another caller does.
+        """
+        lock = allocate_lock()
+        lock.acquire()
+        slot.locks.append(lock)
         if not slot.done:
-            self._await(slot)
-        if slot.error is not None:
-            raise slot.error
-        return slot.value
+            lock.acquire(timeout=max(0.0, timeout))
+
+    def wait_until(self, key: object, is_ready: Callable[[], bool]) -> None:
+        """Wait until *is_ready* returns true; read meanwhile if nobody else does.
+
+        Whoever handles the message that makes it so calls :meth:`wake` after that.
+
+        :param key: whom :meth:`wake` is to wake; one thread at a time waits with it.
+        :raises ClientDisconnected: the connection ended before.
+        """
+        self._refuse_nested()
+        while not is_ready():
+            slot = self._slots[key] = Slot()
+            try:
+                # Looked at after the slot is there: what comes first is seen here, what comes
+                # later sees the slot.
+                if self._cause is not None:
+                    raise self._disconnected()
+                if is_ready():
+                    return
+                self._await(slot)
+            finally:
+                self._slots.pop(key, None)
+            if slot.error is not None:
+                raise slot.error
+
+    def wake(self, key: object) -> None:
+        """Let the thread that waits with *key*, if one does, look again."""
+        slot = self._slots.pop(key, None)
+        if slot is not None:
+            self._settle(slot, None, None)
 
     def post(self, request: Request) -> None:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
@@ -364,7 +438,10 @@ class Channel:
             if failure is not None:
                 self._end(failure)
         finally:
-            if slot is not None and not slot.done:
+            if slot is not None and failure is None:
+                # Also if the break has settled it already: its caller may rely on the difference.
+                self._settle(slot, None, self._disconnected(NotSent))
+            elif slot is not None and not slot.done:
                 self._settle(slot, None, self._disconnected())
         if slot is None:
             raise self._disconnected()
@@ -529,7 +606,12 @@ class Channel:
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Notice):
-            self.receiver.noticed(event.request)
+            if event.request.__class__ in STREAM_MESSAGES:
+                self.streams.handle(event.request)
+            elif isinstance(event.request, LoadedMany):
+                self._take_many(*event.request)
+            else:
+                self.receiver.noticed(event.request)
         elif isinstance(event, Fault):
             slot = self._slots.pop(event.msgid, None)
             if slot is None:
@@ -542,6 +624,24 @@ class Channel:
             raise event.error
         elif isinstance(event, Call):
             raise ProtocolViolation("servers do not call clients")
+
+    def _take_many(self, tid: bytes, records: Sequence[Record]) -> None:
+        slots = self._slots
+        keys = [(record[0], tid) for record in records]
+        for key in keys:
+            if key not in slots:
+                raise ProtocolViolation(f"an answer to no call: {key!r}")
+        self.receiver.loaded_many(records)
+        for key, (_, start, end, data) in zip(keys, records):
+            slot = slots.get(key)
+            if slot is None:
+                raise ProtocolViolation(f"two answers to one call: {key!r}")
+            # Taken out last: whoever interrupts this leaves nobody waiting, see _break.
+            slot.value = data, start, end
+            slot.done = True
+            if slot.locks:
+                _wake(slot)
+            del slots[key]
 
     def _settle(self, slot: Slot, value: Any, error: Exception | None) -> None:
         slot.value = value
@@ -564,8 +664,10 @@ class Channel:
         with self._role, self._sending:
             self.wire.close()
 
-    def _disconnected(self) -> ClientDisconnected:
-        error = ClientDisconnected(f"connection to {self.server_name} lost: {self._cause}")
+    def _disconnected(
+        self, cls: type[ClientDisconnected] = ClientDisconnected
+    ) -> ClientDisconnected:
+        error = cls(f"connection to {self.server_name} lost: {self._cause}")
         error.__cause__ = self._cause
         return error
 
@@ -589,7 +691,11 @@ class Channel:
             # Also for the second: an interrupt may have kept the first from it.
             while self._slots:
                 with suppress(KeyError):
-                    self._settle(self._slots.popitem()[1], None, self._disconnected())
+                    slot = self._slots.popitem()[1]
+                    if not slot.done:
+                        self._settle(slot, None, self._disconnected())
+                    elif slot.locks:
+                        _wake(slot)
 
 
 def _owned(lock: Any) -> Callable[[], bool]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import (
@@ -30,10 +31,7 @@ from ..protocol.messages import (
     Request,
     Restore,
     Store,
-    StoreBlobChunk,
-    StoreBlobEnd,
     StoreBlobShared,
-    StoreBlobStart,
     TpcAbort,
     TpcBegin,
     TpcFinish,
@@ -42,9 +40,12 @@ from ..protocol.messages import (
 )
 from .arguments import check_bytes, check_oid, check_record, check_tid, check_tid_or_none
 from .blobs import BlobDirectory
+from .channel import NotSent
 from .iterators import Iterators
 from .link import Link
+from .outcome import LostFinish
 from .transaction import Transaction
+from .transfers import send_blob
 from .turn import Turn
 
 logger = logging.getLogger(__name__)
@@ -108,10 +109,12 @@ class Committer:
             self._turn.take(transaction)
             transaction.channel = channel = self._link.channel()
             # A ZEO server takes the value only; the bytes arrive as they are.
-            extension = _extension_bytes(txn) if channel.speaks_own else txn.extension
-            channel.post(
-                TpcBegin(transaction.number, txn.user, txn.description, extension, tid, status)
-            )
+            extension = txn.extension
+            if channel.speaks_own:
+                extension = _extension_bytes(txn)
+                transaction.uid = uuid4().bytes
+            number, uid = transaction.number, transaction.uid
+            channel.post(TpcBegin(number, txn.user, txn.description, extension, tid, status, uid))
         except BaseException:
             try:
                 if channel is not None:
@@ -156,15 +159,13 @@ class Committer:
         # From here on the file is ours, whatever becomes of the transaction.
         transaction.blobs.append((oid, path))
         self.store(oid, serial, data, txn)
-        post, number = transaction.channel.post, transaction.number
+        number = transaction.number
         if blobs.shared:
             name = os.path.basename(path)
             _post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
             return
-        post(StoreBlobStart())
-        for chunk in blobs.chunks(path):
-            post(StoreBlobChunk(chunk))
-        _post(transaction, oid, StoreBlobEnd(oid, serial, data, number))
+        with _told(oid):
+            send_blob(transaction.channel, blobs, path, oid, serial, data, number)
 
     def restore(
         self, oid: bytes, serial: bytes, data: bytes | None, prev_txn: bytes | None, txn: Any
@@ -240,18 +241,34 @@ class Committer:
         """Commit; return the transaction's id.
 
         :param visible: called with the id when the transaction becomes visible here.
-        :raises ClientDisconnected: the connection was lost; whether the transaction was committed
+        :raises ClientDisconnected: the connection had been lost before anything was sent.
+        :raises NotCommitted: the connection was lost; the transaction is not committed.
+        :raises OutcomeUnknown: the connection was lost; whether the transaction was committed
             is not known.
         """
         transaction = self._present(txn, "tpc_finish")
+        channel, since = transaction.channel, self._cache.last_tid()
 
         def committed(tid: bytes) -> None:
             # Run by whoever reads the answer, before any later message (rules R2, R3).
             transaction.update(self._cache, tid)
             self._link.committed(tid, visible)
 
+        def committed_before(tid: bytes) -> None:
+            # The cache and the database have been told by now, as of anybody's transaction.
+            transaction.forget(self._cache)
+            self._link.committed(tid, visible)
+
         try:
-            tid: bytes = transaction.channel.call(TpcFinish(transaction.number), committed)
+            try:
+                tid: bytes = channel.call(TpcFinish(transaction.number), committed)
+            except ClientDisconnected as error:
+                if isinstance(error, NotSent) or not channel.is_broken:
+                    raise
+                lost = LostFinish(
+                    self._link, channel, transaction.uid, since, committed_before, error
+                )
+                tid = lost.learn(self._link.options.wait_timeout)
             self._keep_blobs(transaction, tid)
         finally:
             self._end(transaction)
@@ -310,7 +327,14 @@ def _post(transaction: Transaction, oid: bytes, request: Request) -> None:
 
     :raises ObjectTooLarge: the server does not take that much.
     """
-    try:
+    with _told(oid):
         transaction.channel.post(request)
+
+
+@contextmanager
+def _told(oid: bytes) -> Iterator[None]:
+    """Have it said whose record it is that the server does not take."""
+    try:
+        yield
     except MessageTooLarge as error:
         raise ObjectTooLarge(oid, error.size, error.limit) from None

@@ -26,6 +26,7 @@ from .channel import Channel
 from .connector import Candidate, Connector, Mode, format_address
 from .intake import Intake
 from .states import TRANSITIONS, State
+from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
 from .watcher import watch
 from .wire import Address
@@ -115,6 +116,8 @@ class Link:
         """Whether the present or last server admitted us read-only."""
         self.visibility = threading.RLock()
         """Held while a transaction of ours becomes visible: see :meth:`last_tid`."""
+        self.progress = Progress()
+        """Told whenever there is a new last transaction."""
         # The thread that is in the database's code on our behalf.
         self._teller: int | None = None
         self._changed = threading.Condition()
@@ -131,7 +134,7 @@ class Link:
             ATTEMPT_TIMEOUT,
             options.ssl,
             options.ssl_server_hostname,
-            lambda: Intake(self, cache.store),
+            lambda: Intake(self, cache.store, cache.store_many),
             options.dead_server_timeout,
             options.compression,
         )
@@ -151,7 +154,8 @@ class Link:
         return self._state
 
     @property
-    def _is_closed(self) -> bool:
+    def is_closed(self) -> bool:
+        """Whether the connection has ended for good."""
         return self._state is State.CLOSED
 
     @property
@@ -177,7 +181,7 @@ class Link:
         :raises ServerRefused, ServerBehindCache, OtherDatabase: there is a server, but it cannot be
             used.
         """
-        return self._wait_until(self._deadline(timeout))
+        return self.wait_until(self._deadline(timeout))
 
     def load_before(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, bytes | None] | None:
         """Ask the server for a revision; after a break ask again.
@@ -209,17 +213,35 @@ class Link:
         """
         return self._again(lambda channel: channel.call(request), timeout)
 
-    def _again(self, attempt: Callable[[Channel], Any], timeout: float | None) -> Any:
+    def repeat(self, attempt: Callable[[Channel], Any], progress: Callable[[], int]) -> Any:
+        """Make calls that change nothing; after a break make them again.
+
+        :param attempt: makes them on the present channel.
+        :param progress: returns a number that changes whenever something has been achieved, so
+            that the next break counts as the first one.
+        """
+        return self._again(attempt, None, progress)
+
+    def _again(
+        self,
+        attempt: Callable[[Channel], Any],
+        timeout: float | None,
+        progress: Callable[[], int] | None = None,
+    ) -> Any:
         deadline = self._deadline(timeout)
         is_repeated = False
+        achieved = 0 if progress is None else progress()
         while True:
-            channel = self._wait_until(deadline)
+            channel = self.wait_until(deadline)
             try:
                 return attempt(channel)
             except ClientDisconnected:
                 # Of this connection; anything else the server said goes to the caller.
                 if not channel.is_broken or self._state is State.CLOSED:
                     raise
+                if progress is not None and progress() != achieved:
+                    achieved = progress()
+                    is_repeated = False
                 if not is_repeated:
                     # It was under way, maybe for long: what counts is the time without a server.
                     is_repeated = True
@@ -231,7 +253,8 @@ class Link:
     def _deadline(self, timeout: float | None) -> float:
         return time.monotonic() + (self.options.wait_timeout if timeout is None else timeout)
 
-    def _wait_until(self, deadline: float) -> Channel:
+    def wait_until(self, deadline: float) -> Channel:
+        """As :meth:`wait`, until the monotonic clock shows *deadline*."""
         channel = self._channel
         if channel is not None:
             return channel
@@ -249,6 +272,10 @@ class Link:
                         return self._channel
                     awaited = self._connector.awaited()
                     raise self._not_connected("timed out waiting for connection", awaited)
+
+    def wait_lost(self, channel: Channel, deadline: float) -> bool:
+        """Wait until *channel* is not the present one, as :meth:`wait_until`; return whether."""
+        return self._is_lost(channel, max(0.0, deadline - time.monotonic()))
 
     def _not_connected(self, what: str, awaited: str = "") -> ClientDisconnected:
         where = ", ".join(map(format_address, self._connector.addresses))
@@ -281,6 +308,7 @@ class Link:
         with self._tell():
             self.owner.invalidate(tid, list(oids))
         cache.set_last_tid(tid)
+        self.progress.tell()
 
     def committed(self, tid: bytes, visible: Callable[[bytes], Any]) -> None:
         """A transaction of ours was committed as *tid*, and the cache knows what it changed.
@@ -296,6 +324,7 @@ class Link:
                 self._teller = None
             if tid > self.cache.last_tid():
                 self.cache.set_last_tid(tid)
+        self.progress.tell()
 
     @contextmanager
     def _tell(self) -> Iterator[None]:
@@ -370,6 +399,7 @@ class Link:
             channels = self._channel, self._verifying
             upgrade, self._upgrade = self._upgrade, None
             self._changed.notify_all()
+        self.progress.tell()
         self._connector.stop()
         closed = ClientDisconnected("closed")
         for channel in channels:
@@ -394,7 +424,7 @@ class Link:
 
     def _run(self) -> None:
         backoff = Backoff(self.options.min_poll, self.options.max_poll)
-        while not self._is_closed:
+        while not self.is_closed:
             self._nudge.clear()
             lasted = None
             try:
@@ -408,7 +438,7 @@ class Link:
                     continue
                 # Set by the loss; who closes or upgrades has set something else before it.
                 self._nudge.clear()
-            if not self._is_closed and self._upgrade is None:
+            if not self.is_closed and self._upgrade is None:
                 self._nudge.wait(backoff.next_delay())
 
     def _connect_and_watch(self) -> float | None:
@@ -486,6 +516,7 @@ class Link:
             # directly, or their order could be lost.
             with channel.hold_reading():
                 self.cache.set_last_tid(tid)
+                self.progress.tell()
                 self.database = candidate.database
                 for invalidation in intake.held:
                     if invalidation.tid > tid:
@@ -496,7 +527,7 @@ class Link:
                 self.is_read_only = candidate.is_read_only
                 self.owner.connected(channel, info)
                 with self._changed:
-                    if self._is_closed or channel.is_broken:
+                    if self.is_closed or channel.is_broken:
                         return False
                     is_fallback = self.options.mode is Mode.FALLBACK and candidate.is_read_only
                     self._enter(State.FALLBACK if is_fallback else State.READY)

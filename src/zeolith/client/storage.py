@@ -40,7 +40,6 @@ from ..protocol.messages import (
     ReceiveBlobStop,
     RecordIternext,
     Request,
-    SendBlob,
     ServerStatus,
     SetClientLabel,
     UndoInfo,
@@ -60,6 +59,7 @@ from .blobs import BlobDirectory
 from .channel import Channel
 from .committer import Committer
 from .events import StaleCache
+from .iterations import StreamedTransactions
 from .iterators import Iterators, TransactionIterator
 from .link import Link
 from .options import (
@@ -71,6 +71,8 @@ from .options import (
     refuse_no_text,
     refuse_unusable,
 )
+from .syncing import sync_to
+from .transfers import fetch_blob
 from .undo import filtered_undo_log
 from .wire import Address
 
@@ -347,6 +349,21 @@ class ClientStorage(ConflictResolvingStorage):
         if self._server_sync:
             self.ping()
 
+    def sync_to(self, tid: bytes, timeout: float | None = None) -> bytes:
+        """Wait until transaction *tid* is known here: what begins then sees it.
+
+        Asks nobody if it is known already.
+
+        :param tid: what ``tpc_finish`` or ``lastTransaction()`` returned to another client of the
+            same database.
+        :param timeout: seconds; *wait_timeout* if None.
+        :returns: :meth:`lastTransaction`.
+        :raises NotReached: the server has not come to it in time.
+        :raises ClientDisconnected: there was no server in time.
+        """
+        wait = self._options.wait_timeout if timeout is None else timeout
+        return sync_to(self._link, check_tid(tid), wait)
+
     def server_status(self, timeout: float | None = None) -> dict[str, Any]:
         """Return the server's counters for this storage.
 
@@ -409,10 +426,11 @@ class ClientStorage(ConflictResolvingStorage):
 
     def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
         """Have objects fetched that will be needed soon; return at once."""
-        wanted = [(oid, tid) for oid in oids if self._cached(oid, tid) is None]
+        cached = self._cached
+        wanted = [oid for oid in oids if cached(oid, tid) is None]
         if wanted:
             try:
-                self._link.channel().request_loads(wanted)
+                self._link.channel().request_loads(wanted, tid)
             except ClientDisconnected as error:
                 # A hint, not a need: loading them will wait for a server.
                 logger.debug("%s: not prefetched: %s", self.__name__, error)
@@ -424,7 +442,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def iterator(
         self, start: bytes | None = None, stop: bytes | None = None
-    ) -> TransactionIterator:
+    ) -> TransactionIterator | StreamedTransactions:
         """Return an iterator over the transactions from *start* to *stop*."""
         return self._iterators.start(check_tid_or_none(start), check_tid_or_none(stop))
 
@@ -464,7 +482,7 @@ class ClientStorage(ConflictResolvingStorage):
         return self._blobs
 
     def _fetch_blob(self, oid: bytes, serial: bytes) -> None:
-        self._link.ask(SendBlob(oid, serial))
+        fetch_blob(self._link, self._blob_directory(), oid, serial)
 
     def loadBlob(self, oid: bytes, serial: bytes) -> str:
         """Return the path of a blob's file, which is fetched if need be.
@@ -591,8 +609,13 @@ class ClientStorage(ConflictResolvingStorage):
         """Commit; return the transaction's id.
 
         :param f: called with the id when the transaction becomes visible here.
-        :raises ClientDisconnected: the connection was lost; whether the transaction was committed
-            is not known.
+        If the connection is lost meanwhile, waits for a server that can say what became of the
+        transaction, at most ``wait_timeout``.  A ZEO server cannot.
+
+        :raises ClientDisconnected: the connection had been lost before; nothing was committed.
+        :raises NotCommitted: the connection was lost, and the transaction was not committed.
+        :raises OutcomeUnknown: the connection was lost, and nobody can tell whether the
+            transaction was committed.
         """
         return self._committer.finish(txn, f)
 

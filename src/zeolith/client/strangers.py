@@ -10,14 +10,10 @@ import ssl
 from typing import Final
 
 from ..errors import FrameTooLarge, ProtocolViolation
+from ..protocol.greeting import is_tls
 
 _PLAIN_GREETING: Final = (b"\0\0\0", b"ZM")
 """A ZEO server's: a short length, then the letter of a coding."""
-
-_TLS_RECORDS: Final = range(0x14, 0x18)
-"""First byte of what a TLS peer sends: change of cipher, alert, hand-shake, data."""
-
-_TLS_MAJOR_VERSION: Final = 3
 
 _PROTOCOLS: Final = {b"HTTP": "HTTP", b"SSH-": "SSH"}
 
@@ -40,14 +36,14 @@ def describe_violation(error: ProtocolViolation) -> str:
         return f"it is not a ZEO server: {error}"
     # What was taken for a length is the beginning of something else.
     begin = error.announced.to_bytes(4, "big")
-    if _is_tls(begin):
+    if is_tls(begin):
         return "it speaks TLS, and this client plain text: give ssl"
     return f"it is not a ZEO server: {_describe(begin)}"
 
 
 def describe_plain(data: bytes) -> str | None:
     """Return what is at an address from which *data* came when TLS was to begin; None if TLS."""
-    if _is_tls(data):
+    if is_tls(data):
         return None
     length, letters = _PLAIN_GREETING
     if data.startswith(length) and data[4:5] and data[4:5] in letters:
@@ -76,10 +72,6 @@ def describe_tls(error: ssl.SSLError) -> str:
     if "ALERT" in (error.reason or ""):
         return f"{error}; does it want a certificate, or another one?"
     return str(error)
-
-
-def _is_tls(data: bytes) -> bool:
-    return data[0] in _TLS_RECORDS and data[1:2] in (b"", bytes([_TLS_MAJOR_VERSION]))
 
 
 def _describe(begin: bytes) -> str:

@@ -20,13 +20,15 @@ class Transaction:
 
     :param txn: ZODB's object for it.
     :param number: its id on its connection.
+    :ivar uid: 16 bytes by which a server can be asked what became of it; None if it cannot.
     """
 
-    __slots__ = ("_kept", "_records", "blobs", "channel", "number", "resolved", "txn")
+    __slots__ = ("_kept", "_records", "blobs", "channel", "number", "resolved", "txn", "uid")
 
     def __init__(self, txn: Any, number: int) -> None:
         self.txn = txn
         self.number = number
+        self.uid: bytes | None = None
         self.channel: Channel
         """The connection it was begun on, once it is; it is void on any other."""
         self.resolved: list[bytes] = []
@@ -59,13 +61,20 @@ class Transaction:
         blobs, self.blobs = self.blobs, []
         return blobs
 
+    def forget(self, cache: ClientCache) -> None:
+        """The transaction was committed, some time ago: have *cache* forget what it changed.
+
+        What it stored may have been replaced since.
+        """
+        for oid in self._records:
+            cache.invalidate(oid, None)
+
     def update(self, cache: ClientCache, tid: bytes) -> None:
         """The transaction was committed as *tid*: tell the cache."""
         if tid <= cache.last_tid():
             # No server of ours answers so late.  Whether a later transaction, which the cache
             # knows already, has changed these objects again is not clear.
-            for oid in self._records:
-                cache.invalidate(oid, None)
+            self.forget(cache)
             return
         for oid, data in self._records.items():
             cache.invalidate(oid, tid)

@@ -13,6 +13,7 @@ from ..protocol.hello import Database
 from ..protocol.messages import GetInvalidations, LastTransaction
 from ..types import NO_TID
 from .channel import Channel
+from .rechecking import forget_stale
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ def verify(
         return server_tid
     missed = None if drop_rather_than_verify else channel.call(GetInvalidations(cache_tid))
     if missed is None:
+        if not drop_rather_than_verify and _recheck(channel, cache, owner, server_tid, visibility):
+            return server_tid
         owner.cache_is_stale()
         logger.warning(
             "%s: which objects changed between transaction %s and %s is not known; dropping the "
@@ -139,6 +142,35 @@ def verify(
     owner.invalidate(tid, list(oids))
     verified: bytes = tid
     return verified
+
+
+def _recheck(
+    channel: Channel,
+    cache: ClientCache,
+    owner: CacheOwner,
+    server_tid: bytes,
+    visibility: AbstractContextManager[object],
+) -> bool:
+    """Have the server say which objects are out of date; return whether it could."""
+    cache_tid = cache.last_tid()
+    found = forget_stale(channel, cache, server_tid)
+    if found is None:
+        return False
+    logger.info(
+        "%s: which objects changed between transaction %s and %s is not known; of %d in the cache "
+        "that were verified %d were stale%s",
+        channel.server_name,
+        cache_tid.hex(),
+        server_tid.hex(),
+        found.checked,
+        found.stale,
+        f", and there was no time for {found.unchecked}" if found.unchecked else "",
+    )
+    with visibility:
+        # ZODB's connections may hold objects that the cache does not.
+        owner.invalidate_all()
+        cache.set_last_tid(server_tid)
+    return True
 
 
 def _drop(

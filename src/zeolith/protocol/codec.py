@@ -13,7 +13,7 @@ once, before much is sent.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
 from typing import Any, TypeAlias
 
@@ -35,6 +35,7 @@ from .messages import (
     Reply,
     Request,
     Store,
+    TpcBegin,
     make_tuple,
     parse_request,
 )
@@ -124,6 +125,11 @@ class Codec(ABC):
         """Return the frame of a ``loadBefore`` call whose msgid is ``(oid, tid)``."""
 
     @abstractmethod
+    def load_many(self, oids: Sequence[bytes], tid: bytes) -> bytes:
+        """Return the frames, one behind the other, that ask for all of *oids* as
+        :meth:`load_before` does for one."""
+
+    @abstractmethod
     def loaded(
         self, key: tuple[bytes, bytes], data: bytes, start: bytes, end: bytes | None
     ) -> bytes:
@@ -180,6 +186,9 @@ class ZeoCodec(Codec):
     @abstractmethod
     def _parse_loaded(self, payload: bytes) -> Loaded | None: ...
 
+    def load_many(self, oids: Sequence[bytes], tid: bytes) -> bytes:
+        return b"".join([self.load_before(oid, tid) for oid in oids])
+
     def parse_loaded(self, frame: bytes) -> Loaded | None:
         return self._parse_loaded(frame[HEADER_SIZE:])
 
@@ -194,7 +203,10 @@ class ZeoCodec(Codec):
         for value in request:
             if value.__class__ is bytes and len(value) > self.max_payload:
                 raise MessageTooLarge(len(value), self.max_payload)
-        payload = self._dumps((msgid, is_notice, WIRE_NAMES[type(request)], tuple(request)))
+        name = WIRE_NAMES[type(request)]
+        if request.__class__ is TpcBegin:
+            request = _without_uid(request)
+        payload = self._dumps((msgid, is_notice, name, tuple(request)))
         return frame(payload, self.max_payload)
 
     def reply(self, msgid: MsgId, value: Any) -> bytes:
@@ -237,6 +249,13 @@ class ZeoCodec(Codec):
                 error.msgid = msgid
             raise
         return Notice(request) if flag else Call(msgid, request)
+
+
+def _without_uid(request: Request) -> Request:
+    *fields, uid = request
+    if uid is not None:
+        raise ValueError("ZEO's protocol has no place for the unique id of a transaction")
+    return tuple(fields)
 
 
 class PickleCodec(ZeoCodec):

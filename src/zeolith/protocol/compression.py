@@ -9,7 +9,7 @@ Any number of threads may compress and decompress at the same time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from struct import Struct
@@ -86,11 +86,14 @@ def _take(spare: deque[_T], make: Callable[[], _T]) -> _T:
 
 def compress(frame: bytes) -> bytes:
     """Return *frame*, a whole message, with its payload compressed; or as it is, if that is too
-    short, too long, compressed already or not worth it, or if there are several messages."""
+    short, too long, compressed already or not worth it.  Of several messages in one piece each is
+    compressed by itself."""
     size = len(frame) - HEADER_SIZE
-    if not MIN_SIZE <= size <= MAX_SIZE or frame[HEADER_SIZE] == COMPRESSED:
+    if size < MIN_SIZE:
         return frame
     if unpack_length(frame)[0] != size:
+        return b"".join(map(compress, _split(frame)))
+    if size > MAX_SIZE or frame[HEADER_SIZE] == COMPRESSED:
         return frame
     import zstandard
 
@@ -101,6 +104,14 @@ def compress(frame: bytes) -> bytes:
     if length + HEAD_SIZE > size - size // _WORTH or size > MAX_RATIO * length:
         return frame
     return _HEAD.pack(HEAD_SIZE + length, COMPRESSED, size) + packed
+
+
+def _split(frames: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(frames):
+        end = at + HEADER_SIZE + unpack_length(frames, at)[0]
+        yield frames[at:end]
+        at = end
 
 
 def original_size(payload: bytes) -> int:

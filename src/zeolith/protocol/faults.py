@@ -15,7 +15,15 @@ from typing import Any, Final
 
 from ZODB import POSException
 
-from ..errors import MessageTooLarge, ProtocolViolation, ServerError
+from ..errors import (
+    HistoryLost,
+    MessageTooLarge,
+    NotCommitted,
+    OutcomeUnknown,
+    ProtocolViolation,
+    ServerBehindCache,
+    ServerError,
+)
 from .values import ATOMS, RemoteException, to_plain
 
 # -- sending -----------------------------------------------------------------------------------
@@ -221,6 +229,34 @@ def _too_large(details: Any) -> Exception | None:
     return MessageTooLarge(size, limit) if type(size) is type(limit) is int else None
 
 
+def _not_committed(details: Any) -> Exception | None:
+    cause = details.get("cause") if type(details) is dict else None
+    return NotCommitted(cause) if type(cause) is str else None
+
+
+def _outcome_unknown(details: Any) -> Exception | None:
+    if type(details) is not dict:
+        return None
+    cause, reason, uid = details.get("cause"), details.get("reason"), details.get("uid")
+    if type(cause) is not str or type(reason) is not str or type(uid) not in (bytes, type(None)):
+        return None
+    return OutcomeUnknown(cause, reason, uid)
+
+
+def _two_tids(cls: type[Exception], first: str, second: str) -> _Builder:
+    """Build an exception that is made of two transaction ids."""
+
+    def build(details: Any) -> Exception | None:
+        if type(details) is not dict:
+            return None
+        tids = details.get(first), details.get(second)
+        if any(type(tid) is not bytes or len(tid) != 8 for tid in tids):
+            return None
+        return cls(*tids)
+
+    return build
+
+
 _BUILDERS: Final[Mapping[str, _Builder]] = {
     "builtins.KeyError": _plain(KeyError),
     "builtins.TypeError": _plain(TypeError),
@@ -246,4 +282,8 @@ _BUILDERS: Final[Mapping[str, _Builder]] = {
     "ZODB.POSException.ReadOnlyError": _plain(POSException.ReadOnlyError),
     "ZODB.POSException.Unsupported": _plain(POSException.Unsupported),
     "zeolith.errors.MessageTooLarge": _too_large,
+    "zeolith.errors.NotCommitted": _not_committed,
+    "zeolith.errors.OutcomeUnknown": _outcome_unknown,
+    "zeolith.errors.HistoryLost": _two_tids(HistoryLost, "since", "floor"),
+    "zeolith.errors.ServerBehindCache": _two_tids(ServerBehindCache, "server_tid", "cache_tid"),
 }

@@ -112,3 +112,14 @@ def parse_hello(payload: bytes) -> Coding:
             f"hello {payload[:20]!r} is not that of a client speaking ZEO protocol 5"
         )
     return Coding(payload[:1])
+
+
+_TLS_RECORDS: Final = range(0x14, 0x18)
+"""First byte of what a TLS peer sends: change of cipher, alert, hand-shake, data."""
+
+_TLS_MAJOR_VERSION: Final = 3
+
+
+def is_tls(begin: bytes) -> bool:
+    """Tell whether a peer whose first bytes are *begin*, one or more, speaks TLS."""
+    return begin[0] in _TLS_RECORDS and begin[1:2] in (b"", bytes([_TLS_MAJOR_VERSION]))

@@ -45,6 +45,8 @@ class Introduction(NamedTuple):
     :ivar max_message: bytes of the longest payload that it accepts.
     :ivar program: name and version of the program, for logs.
     :ivar capabilities: what it can do beyond the version, by name, with parameters.
+    :ivar login: of a server: the mechanisms by one of which a client has to log in before it
+        registers; none if nobody has to.  A client that knows none of them cannot go on.
     :ivar silence: seconds after which it gives up a peer that it has not heard of; None: never.
     """
 
@@ -52,6 +54,7 @@ class Introduction(NamedTuple):
     max_message: int
     program: str = ""
     capabilities: Mapping[str, Mapping[str, Any]] = _NO_CAPABILITIES
+    login: tuple[str, ...] = ()
     silence: float | None = None
 
 
@@ -76,17 +79,18 @@ NO_TERMS: Final = Terms()
 
 def serialize_introduction(introduction: Introduction) -> bytes:
     """Return the payload of a hello."""
-    version, max_message, program, capabilities, silence = introduction
+    version, max_message, program, capabilities, login, silence = introduction
     limits: dict[str, Any] = {"message": max_message}
     if silence is not None:
         limits["silence"] = silence
-    return _head(version) + msgpacks.dumps(
-        {
-            "program": program,
-            "limits": limits,
-            "capabilities": {name: dict(parts) for name, parts in capabilities.items()},
-        }
-    )
+    said: dict[str, Any] = {
+        "program": program,
+        "limits": limits,
+        "capabilities": {name: dict(parts) for name, parts in capabilities.items()},
+    }
+    if login:
+        said["login"] = login
+    return _head(version) + msgpacks.dumps(said)
 
 
 def parse_introduction(payload: bytes, limits: Limits) -> Introduction:
@@ -114,14 +118,24 @@ def parse_introduction(payload: bytes, limits: Limits) -> Introduction:
         if type(name) is not str:
             raise IllegalMessage("hello: the name of a capability is no text")
         _map_of(parts, "a capability")
-    program = _name_of(said.get("program", ""))
-    return Introduction(version, limit, program, capabilities, silence)
+    login = said.get("login", ())
+    if type(login) is not tuple:
+        raise IllegalMessage("hello: login is no list")
+    return Introduction(
+        version,
+        limit,
+        _name_of(said.get("program", "")),
+        capabilities,
+        tuple(map(_name_of, login)),
+        silence,
+    )
 
 
 def parse_answer(payload: bytes, version: int, limits: Limits) -> Introduction:
     """Return what the first frame of a server says that got our hello of *version*.
 
-    :raises IncompatiblePeer: it is a refusal, or the hello of another version.
+    :raises IncompatiblePeer: it is a refusal, the hello of another version, or it wants us to log
+        in by a mechanism that we do not know.
     :raises UndecodableMessage, IllegalMessage: as :func:`parse_introduction`.
     """
     found, body = _split(payload)
@@ -130,7 +144,13 @@ def parse_answer(payload: bytes, version: int, limits: Limits) -> Introduction:
         raise IncompatiblePeer(f"the server refuses: {_name_of(reason)}")
     if found != version:
         raise IncompatiblePeer(f"asked for version {version}, the server answers in {found}")
-    return parse_introduction(payload, limits)
+    introduction = parse_introduction(payload, limits)
+    if introduction.login:
+        raise IncompatiblePeer(
+            f"the server wants its clients to log in ({', '.join(introduction.login)}), which "
+            f"this client cannot"
+        )
+    return introduction
 
 
 def serialize_refusal(error: UnknownVersion) -> bytes:

@@ -12,8 +12,9 @@ from typing import Any, Final
 from ..errors import MessageTooLarge, UndecodableMessage
 from . import messages as m
 from .framing import MAX_PAYLOAD
-from .messages import Call, Heartbeat, Message, Notice, Reply, make_tuple
+from .messages import UID_SIZE, Call, Heartbeat, Message, Notice, Reply, make_tuple
 from .messages import Request as AnyRequest
+from .streamlayouts import STREAM_READERS, STREAM_WRITERS
 
 # -- kinds -------------------------------------------------------------------------------------
 
@@ -30,6 +31,8 @@ LOADED: Final = 0x11
 LOADED_EARLIER: Final = 0x12
 LOADED_NOTHING: Final = 0x13
 LOAD_FAULT: Final = 0x14
+LOAD_MANY: Final = 0x15
+LOADED_MANY: Final = 0x16
 BEGIN: Final = 0x20
 STORE: Final = 0x21
 STORE_NEW: Final = 0x22
@@ -48,7 +51,10 @@ EARLIER_SIZE: Final = 33
 """Bytes before the data of a revision."""
 
 _HAS_TID: Final = 1
-"""Flag of a BEGIN that ends with the id which the transaction is to have."""
+"""Flag of a BEGIN behind whose texts there is the id which the transaction is to have."""
+
+_HAS_UID: Final = 2
+"""Flag of a BEGIN that ends with the unique id of the transaction."""
 
 # With the length of the frame, for writing.
 pack_head = Struct(">IB").pack
@@ -72,6 +78,12 @@ _unpack_earlier = Struct(">x8s8s8s8s").unpack_from
 def check_id(value: bytes) -> bytes:
     if value.__class__ is not bytes or len(value) != 8:
         raise ValueError(f"{value!r:.60} is no id of eight bytes")
+    return value
+
+
+def check_uid(value: bytes) -> bytes:
+    if value.__class__ is not bytes or len(value) != UID_SIZE:
+        raise ValueError(f"{value!r:.60} is no unique id of sixteen bytes")
     return value
 
 
@@ -107,12 +119,15 @@ def _write_store(request: AnyRequest, limit: int) -> bytes:
 
 
 def _write_begin(request: AnyRequest, limit: int) -> bytes:
-    txn, user, description, extension, tid, status = normalized(request)
+    txn, user, description, extension, tid, status, uid = normalized(request)
     mark = status.encode("ascii")
     if len(mark) != 1:
         raise ValueError(f"the status of a transaction is one character, not {status!r:.20}")
     tail = b"" if tid is None else check_id(tid)
     flags = 0 if tid is None else _HAS_TID
+    if uid is not None:
+        tail += check_uid(uid)
+        flags |= _HAS_UID
     sizes = len(user), len(description), len(extension)
     size = fit(_BEGIN.size + sum(sizes) + len(tail), limit)
     head = _pack_begin(size, BEGIN, check_txn(txn), flags, mark[0], *sizes)
@@ -121,12 +136,13 @@ def _write_begin(request: AnyRequest, limit: int) -> bytes:
 
 def normalized(request: AnyRequest) -> AnyRequest:
     """Return a TpcBegin that has bytes for texts and extension data."""
-    txn, user, description, extension, tid, status = request
+    txn, user, description, extension, tid, status, uid = request
     if not extension:
         extension = b""
     elif extension.__class__ is not bytes:
         raise TypeError("extension data is sent as the bytes that storages keep")
-    return m.TpcBegin(txn, _bytes_of(user), _bytes_of(description), extension, tid, status)
+    texts = _bytes_of(user), _bytes_of(description)
+    return m.TpcBegin(txn, *texts, extension, tid, status, uid)
 
 
 def _bytes_of(text: str | bytes) -> bytes:
@@ -163,6 +179,7 @@ NOTICE_WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | Non
     m.TpcBegin: _write_begin,
     m.InvalidateTransaction: _write_invalidate,
     m.Info: _write_info,
+    **STREAM_WRITERS,
 }
 
 
@@ -204,18 +221,20 @@ def _read_load_nothing(payload: bytes) -> Message:
 
 def _read_begin(payload: bytes) -> Message:
     txn, flags, mark, *sizes = _BEGIN.unpack_from(payload)
-    if flags > _HAS_TID or mark > 127:
+    if flags > _HAS_TID | _HAS_UID or mark > 127:
         raise UndecodableMessage("the beginning of a transaction with unknown flags")
     texts = []
     at = _BEGIN.size
-    for size in (*sizes, 8 * flags):
+    tid_size = 8 if flags & _HAS_TID else 0
+    uid_size = UID_SIZE if flags & _HAS_UID else 0
+    for size in (*sizes, tid_size, uid_size):
         texts.append(payload[at : at + size])
         at += size
     if at != len(payload):
         raise UndecodableMessage("the beginning of a transaction has not its length")
-    user, description, extension, tail = texts
-    tid = tail if flags else None
-    request = make_tuple(m.TpcBegin, (txn, user, description, extension, tid, chr(mark)))
+    user, description, extension, tid, uid = texts
+    fields = txn, user, description, extension, tid or None, chr(mark), uid or None
+    request = make_tuple(m.TpcBegin, fields)
     return make_tuple(Notice, (request,))
 
 
@@ -258,5 +277,6 @@ FIXED_READERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     VOTE: _read_vote,
     FINISH: _read_finish,
     INFO: _read_info,
+    **STREAM_READERS,
 }
 """Kind → what reads it.  They raise struct.error if the length does not fit."""

@@ -44,6 +44,7 @@ from .hello import (
 )
 from .inquiry import PREFIX, Inquiry, parse_inquiry
 from .limits import DEFAULT_LIMITS, Limits
+from .loadrequests import LoadedMany
 from .messages import (
     Call,
     Fault,
@@ -127,7 +128,7 @@ LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
     ("server", Phase.OPEN): (_REQUESTS - {Register}) | {Heartbeat},
     ("client", Phase.GREETING): frozenset({Greeted}),
     ("client", Phase.WELCOMING): frozenset({Welcomed}),
-    ("client", Phase.REGISTERING): frozenset({Reply, Fault, Heartbeat}) | _NOTICES,
+    ("client", Phase.REGISTERING): frozenset({Reply, Fault, Heartbeat}) | (_NOTICES - {LoadedMany}),
     ("client", Phase.OPEN): frozenset({Reply, Fault, Heartbeat}) | _NOTICES,
 }
 """(our role, phase) → the requests and envelopes that the peer may send then.  ``Call`` and
@@ -180,6 +181,11 @@ class _Peer:
     def pending(self) -> int:
         """Bytes received that do not yet make a message."""
         return self._frames.pending
+
+    @property
+    def max_size(self) -> int:
+        """Bytes of the longest payload that is accepted at present."""
+        return self._frames.max_size
 
     def forget(self) -> None:
         """The connection is given up: drop what is pending, and ignore what still comes."""
@@ -250,7 +256,7 @@ class _Peer:
             self._limits.max_message_size,
             self._program,
             self._terms.capabilities,
-            self._terms.silence,
+            silence=self._terms.silence,
         )
         return frame(serialize_introduction(said))
 

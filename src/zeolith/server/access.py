@@ -46,6 +46,11 @@ def _wrapped(storage: Any) -> Any:
     return getattr(storage, "__dict__", {}).get("_BlobStorage__storage")
 
 
+def wrapped_by_blobs(storage: Any) -> Any:
+    """Return the storage inside a BlobStorage; any other one as it is."""
+    return _wrapped(storage) if type(storage) is ZODB.blob.BlobStorage else storage
+
+
 def layers_of(storage: Any) -> Iterator[Any]:
     """Yield *storage* and the storages to which it passes on what it is told to write."""
     while storage is not None:

@@ -19,6 +19,7 @@ from ZODB.POSException import (
 )
 
 from ..protocol import messages as m
+from ..protocol.outcome import Outcome, Verdict, serialize_verdict
 from .coordinator import Finished
 from .log import Operation
 from .replay import Vote
@@ -55,6 +56,8 @@ def tpc_begin(session: Session, msgid: m.MsgId, request: m.TpcBegin) -> None:
     try:
         _check_writable(session)
         transaction = begin_transaction(request, options.commit_memory, options.limits)
+        if transaction.uid is not None:
+            session.service.outcomes.begin(session, transaction)
     except (ReadOnlyError, ValueError, TypeError) as error:
         if msgid is not NOTICE:
             raise
@@ -207,8 +210,9 @@ def _finished(
     error: Exception | None,
 ) -> None:
     if finished is None:
-        session.end(transaction)
         assert error is not None
+        session.service.outcomes.failed(transaction, error)
+        session.end(transaction)
         session.fault(msgid, error)
         return
     session.stats.commits += 1
@@ -221,6 +225,21 @@ def _finished(
             session.send(frame)
     finally:
         session.end(transaction)
+
+
+def outcome(session: Session, msgid: m.MsgId, request: Outcome) -> None:
+    uid, since = request
+    session.began()
+
+    def answer(verdict: Verdict) -> None:
+        logger.info(
+            "(%s) asks for transaction %s, whose end it has not seen: %s",
+            session.name, uid.hex(), verdict.state.value,
+        )  # fmt: skip
+        session.reply(msgid, serialize_verdict(verdict))
+        session.ended()
+
+    session.service.outcomes.ask(session, uid, since, answer)
 
 
 def tpc_abort(session: Session, msgid: m.MsgId, request: m.TpcAbort) -> None:

@@ -10,6 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from transaction.interfaces import TransientError
+
+from ..errors import OutcomeUnknown
 from .publisher import Subscriber
 from .replay import Vote
 from .transactions import Transaction
@@ -50,6 +53,15 @@ class Turn(NamedTuple):
     owner: Owner
     phase: str
     since: float
+
+
+def is_survived(error: Exception) -> bool:
+    """Return whether a storage that raises *error* when it is to commit can still be trusted.
+
+    Only one that is itself a client of another server, and lost that: it has nothing on disk, and
+    will verify.
+    """
+    return isinstance(error, TransientError | OutcomeUnknown)
 
 
 class CommitCoordinator(ABC):

@@ -9,9 +9,19 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from typing import Final
 
-from .listening import SocketPermissions, bind_sockets, bound_address, listen, remove_socket
+from .listening import (
+    OPTION,
+    SocketPermissions,
+    bind_sockets,
+    bound_address,
+    listen,
+    remove_socket,
+)
 from .options import Address
+
+MONITOR_OPTION: Final = "monitor-address"
 
 
 class Endpoint:
@@ -20,24 +30,38 @@ class Endpoint:
     :param sockets: at least one; they belong to the endpoint.
     :param address: where they can be reached.
     :param is_ours: whether the file of a Unix socket is to be removed at the end.
+    :param option: what the setting of the address is called, for errors.
     :ivar sockets: the sockets.
     :ivar address: where clients find them, with the real port: the first if there are several.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], address: Address, is_ours: bool) -> None:
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        address: Address,
+        is_ours: bool,
+        option: str = OPTION,
+    ) -> None:
         self.sockets = list(sockets)
         self.address = address
+        self._option = option
         self._inode = os.stat(address).st_ino if is_ours and isinstance(address, str) else 0
 
     @classmethod
-    def bind(cls, address: Address, permissions: SocketPermissions | None = None) -> Endpoint:
+    def bind(
+        cls,
+        address: Address,
+        permissions: SocketPermissions | None = None,
+        option: str = OPTION,
+    ) -> Endpoint:
         """Return an endpoint at *address*, which is taken from now on.
 
         :param permissions: of a Unix socket.
+        :param option: what the setting is called, for errors.
         :raises ConfigurationError: the address is in use, unknown or not allowed.
         """
-        sockets = bind_sockets(address, permissions=permissions or SocketPermissions())
-        return cls(sockets, bound_address(address, sockets), is_ours=True)
+        sockets = bind_sockets(address, option, permissions or SocketPermissions())
+        return cls(sockets, bound_address(address, sockets), is_ours=True, option=option)
 
     @classmethod
     def adopt(cls, sockets: Sequence[socket.socket]) -> Endpoint:
@@ -51,7 +75,7 @@ class Endpoint:
 
         :raises ConfigurationError: another server has come first.
         """
-        listen(self.sockets)
+        listen(self.sockets, self._option)
 
     def close(self) -> None:
         """Give the address up.  May be called several times."""

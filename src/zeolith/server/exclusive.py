@@ -9,12 +9,20 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final, Protocol
 
-import transaction.interfaces as transaction_errors
 from ZODB.POSException import StorageTransactionError
 
 from .access import StorageAccess
 from .commit import Action, CommitQueue, Deed, IllegalStep, Input, Phase
-from .coordinator import CommitCoordinator, EndDone, FinishDone, Finished, Owner, Turn, VoteDone
+from .coordinator import (
+    CommitCoordinator,
+    EndDone,
+    FinishDone,
+    Finished,
+    Owner,
+    Turn,
+    VoteDone,
+    is_survived,
+)
 from .publisher import Publication, Publisher
 from .quickvote import vote_quickly
 from .replay import Replay, Vote, abort
@@ -65,6 +73,8 @@ class ExclusiveCoordinator(CommitCoordinator):
     :param settled: called after each finish, when the publisher is no longer held.
     :param failed: called when the storage can no longer be trusted: the publisher stays held, and
         no transaction gets the lock any more.
+    :param record: called on the commit thread with a transaction's unique id, None if it has none,
+        and its tid, before it can be on disk or visible.
     :param is_undisturbed: returns whether no other thread uses the storage, so that a small vote
         may be taken on the loop.
     """
@@ -80,6 +90,7 @@ class ExclusiveCoordinator(CommitCoordinator):
         collect_conflicts: bool,
         settled: Callable[[], None],
         failed: Callable[[], None],
+        record: Callable[[bytes | None, bytes], None],
         is_undisturbed: Callable[[], bool],
     ) -> None:
         self._access = access
@@ -91,6 +102,7 @@ class ExclusiveCoordinator(CommitCoordinator):
         self._collect_conflicts = collect_conflicts
         self._settled = settled
         self._failed = failed
+        self._record = record
         self._is_undisturbed = is_undisturbed
         self._queue: CommitQueue[Transaction] = CommitQueue(timeout)
         self._entries: dict[Transaction, _Entry] = {}
@@ -267,15 +279,16 @@ class ExclusiveCoordinator(CommitCoordinator):
         """Runs on the commit thread."""
 
         def publish(tid: bytes) -> None:
+            self._record(transaction.uid, tid)
             entry.publication = self._publisher.publish(tid, transaction.changed, entry.owner)
 
         storage = self._access.storage
         try:
             tid = storage.tpc_finish(transaction.meta, publish)
-        except transaction_errors.TransientError:
-            # A storage that is a client of another server lost its connection.  It will learn
-            # from that server what became of the transaction; here it is forgotten.
-            abort(self._access, transaction)
+        except Exception as error:
+            if is_survived(error):
+                # It will learn from its server what changed; here the transaction is forgotten.
+                abort(self._access, transaction)
             raise
         if entry.publication is None:
             publish(tid)
@@ -294,7 +307,7 @@ class ExclusiveCoordinator(CommitCoordinator):
         entry = self._entries[transaction]
         done = entry.finish_done
         assert done is not None
-        is_fatal = error is not None and not isinstance(error, transaction_errors.TransientError)
+        is_fatal = error is not None and not is_survived(error)
         if error is not None and entry.publication is not None:
             self._publisher.retract(entry.publication)
         self._publisher.is_held = False

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable
 from os import pread
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ZODB.FileStorage import FileStorage
 
@@ -50,6 +50,45 @@ def can_read_directly(storage: Any) -> bool:
         and hasattr(getattr(storage, "_files", None), "get")
         and isinstance(getattr(storage, "_file_name", None), str)
     )
+
+
+class OpenFile(NamedTuple):
+    """A FileStorage's file with the index that belongs to it.
+
+    :ivar fd: a descriptor of our own for it.
+    :ivar index: object id → position of the current record.
+    :ivar file: the storage's own file object.
+    :ivar end: where the last transaction ends.
+    """
+
+    fd: int
+    index: Any
+    file: Any
+    end: int
+
+
+def open_file(storage: Any) -> OpenFile | None:
+    """Open the file of *storage* and take the index that belongs to it; None if that fails.
+
+    A pack or a commit from then on changes nothing about what these two say of the past: together
+    they stay a state of the database.  Any thread.
+
+    :param storage: a storage for which :func:`can_read_directly` is true.
+    """
+    # Taking part in the pool keeps a pack from replacing anything for the moment.
+    with storage._files.get():
+        index, file, end = storage._index, storage._file, storage._pos
+        try:
+            fd = os.open(storage._file_name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            # Out of descriptors, most likely: the storage has one open already.
+            logger.warning("cannot open %s for reading: %s", storage._file_name, error)
+            return None
+        if not os.path.samestat(os.fstat(fd), os.fstat(file.fileno())):
+            # Somebody moved the file away under the running server.
+            os.close(fd)
+            return None
+    return OpenFile(fd, index, file, end)
 
 
 class FileReader:
@@ -95,23 +134,12 @@ class FileReader:
 
     def _bind(self) -> bool:
         """Take the storage's present pair; return whether that succeeded."""
-        storage = self._storage
         self.close()
-        # Taking part in the pool keeps a pack from replacing anything for the moment.
-        with storage._files.get():
-            index, file = storage._index, storage._file
-            try:
-                fd = os.open(storage._file_name, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                # Out of descriptors, most likely: the storage has one open already.
-                logger.warning("cannot open %s for reading: %s", storage._file_name, error)
-                return False
-            if not os.path.samestat(os.fstat(fd), os.fstat(file.fileno())):
-                # Somebody moved the file away under the running server.
-                os.close(fd)
-                return False
-        self._fd, self._index, self._file = fd, index, file
-        self._position = index.get
+        found = open_file(self._storage)
+        if found is None:
+            return False
+        self._fd, self._index, self._file, _ = found
+        self._position = found.index.get
         return True
 
     def close(self) -> None:
@@ -120,3 +148,39 @@ class FileReader:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class FileTids:
+    """Which transaction wrote the current record of an object, from a FileStorage's file.
+
+    To be used by one thread at a time; as of some moment after it was made.
+
+    :param storage: a storage for which :func:`can_read_directly` is true.
+    """
+
+    def __init__(self, storage: Any) -> None:
+        self._get_tid: Callable[[bytes], bytes] = storage.getTid
+        self._file = open_file(storage)
+
+    def get_tid(self, oid: bytes) -> bytes:
+        """Return the tid of the current record of *oid*.
+
+        :raises POSKeyError: there is none.
+        """
+        if self._file is None:
+            return self._get_tid(oid)
+        position = self._file.index.get(oid)
+        if position is not None:
+            block = pread(self._file.fd, _HEADER_SIZE, position)
+            if len(block) == _HEADER_SIZE:
+                found, tid, _, _, _, size = _HEADER.unpack(block)
+                if found == oid and size:
+                    return bytes(tid)
+        # No such object, one whose record points to another one, or damage.
+        return self._get_tid(oid)
+
+    def close(self) -> None:
+        """Release the descriptor; may be called any number of times."""
+        if self._file is not None:
+            os.close(self._file.fd)
+            self._file = None

@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ..protocol import additions as a
 from ..protocol import messages as m
-from . import blobs, committing, iteration, reading
+from ..protocol import streamrequests as s
+from ..protocol.loadrequests import LoadMany, SyncTo
+from ..protocol.outcome import Outcome
+from . import blobs, changes, committing, iteration, reading, streaming, syncing, verifying
 
 Handler = Callable[[Any, m.MsgId, Any], None]
 
 HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.LoadBefore: reading.load_before,
+    LoadMany: reading.load_many,
+    SyncTo: syncing.sync_to,
     m.Register: reading.register,
     m.GetInfo: reading.get_info,
     m.LastTransaction: reading.last_transaction,
@@ -40,6 +46,7 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.Vote: committing.vote,
     m.TpcFinish: committing.tpc_finish,
     m.TpcAbort: committing.tpc_abort,
+    Outcome: committing.outcome,
     m.StoreBlobStart: blobs.store_blob_start,
     m.StoreBlobChunk: blobs.store_blob_chunk,
     m.StoreBlobEnd: blobs.store_blob_end,
@@ -50,6 +57,16 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.IteratorRecordStart: iteration.start_records,
     m.IteratorRecordNext: iteration.next_record,
     m.IteratorGc: iteration.close,
+    s.OpenBlob: streaming.open_blob,
+    s.AttachBlob: streaming.attach_blob,
+    s.OpenIteration: streaming.open_iteration,
+    s.StreamData: streaming.data,
+    s.StreamEnd: streaming.end,
+    s.StreamFault: streaming.fault,
+    s.StreamCredit: streaming.credit,
+    s.StreamCancel: streaming.cancel,
+    a.VerifyMany: verifying.verify_many,
+    a.ChangesSince: changes.changes_since,
 }
 """Every request of a client; ``Register`` is told apart by the peer, which admits nothing else
 before and nothing like it afterwards."""

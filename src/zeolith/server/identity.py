@@ -56,6 +56,13 @@ class DatabaseIdentity:
         """Whether :meth:`note` writes something."""
         return self._path is not None
 
+    def path_of(self, suffix: str) -> str | None:
+        """Return the path of another file beside the storage's; None if nothing is kept there.
+
+        :param suffix: of the file's name, after that of the FileStorage's.
+        """
+        return None if self._path is None else self._path.removesuffix(SUFFIX) + suffix
+
     def note(self, tid: bytes) -> None:
         """Record that the database goes as far as *tid*, which is on disk.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
 from ..types import NO_TID
 
@@ -70,6 +71,19 @@ class InvalidationLog:
                 break
             changed.update(dict.fromkeys(oids))
         return self.last_tid, list(changed)
+
+    def after(self, tid: bytes, count: int) -> list[tuple[bytes, tuple[bytes, ...]]] | None:
+        """Return the first *count* transactions after *tid* with their oids, oldest first; None if
+        that is not known."""
+        if tid < self.floor:
+            return None
+        newer = 0
+        for entry_tid, _ in reversed(self._entries):
+            if entry_tid <= tid:
+                break
+            newer += 1
+        first = len(self._entries) - newer
+        return list(islice(self._entries, first, first + count))
 
     def has_changed(self, oid: bytes, tid: bytes) -> bool:
         """Return whether *oid* may have changed in a transaction after *tid*."""

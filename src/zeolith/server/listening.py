@@ -21,7 +21,7 @@ from .tlsaccepting import TlsAcceptor
 logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 512
-_OPTION: Final = "address"
+OPTION: Final = "address"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ _UNCHANGED: Final = SocketPermissions()
 
 def bind_sockets(
     address: Address,
-    option: str = _OPTION,
+    option: str = OPTION,
     permissions: SocketPermissions = _UNCHANGED,
 ) -> list[socket.socket]:
     """Return sockets bound to *address*: several where a host name means several addresses.
@@ -65,7 +65,7 @@ def bind_sockets(
         raise
 
 
-def listen(sockets: list[socket.socket], option: str = _OPTION) -> None:
+def listen(sockets: list[socket.socket], option: str = OPTION) -> None:
     """Have *sockets* accept connections; those that do already go on.
 
     :raises ConfigurationError: another server listens at the same address since they were bound.
@@ -77,21 +77,6 @@ def listen(sockets: list[socket.socket], option: str = _OPTION) -> None:
             error_of_ours = _translate(_format(sock), error)
             error_of_ours.option = option
             raise error_of_ours from error
-
-
-def open_listeners(address: Address, option: str = _OPTION) -> list[socket.socket]:
-    """Return listening sockets for *address*.
-
-    :raises ConfigurationError: see :func:`bind_sockets`.
-    """
-    sockets = bind_sockets(address, option)
-    try:
-        listen(sockets, option)
-    except ConfigurationError:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets
 
 
 def _format(sock: socket.socket) -> str:
@@ -113,7 +98,7 @@ def _bind_tcp(host: str, port: int) -> list[socket.socket]:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
-        raise ConfigurationError(_OPTION, f"{host!r} is not a known host: {error}") from error
+        raise ConfigurationError(OPTION, f"{host!r} is not a known host: {error}") from error
     # IPv4 first: it is what bound_address names, and what every client can reach.
     found.sort(key=lambda item: item[0] is not socket.AF_INET)
     listeners: list[socket.socket] = []
@@ -131,7 +116,7 @@ def _bind_tcp(host: str, port: int) -> list[socket.socket]:
                     continue
                 raise _translate(f"{host or '*'}:{port}", error) from error
         if not listeners:
-            raise ConfigurationError(_OPTION, f"no address of {host!r} belongs to this machine")
+            raise ConfigurationError(OPTION, f"no address of {host!r} belongs to this machine")
     except ConfigurationError:
         for listener in listeners:
             listener.close()
@@ -188,7 +173,7 @@ def _bind_unix(listener: socket.socket, path: str, permissions: SocketPermission
     except OSError as error:
         os.remove(path)
         raise ConfigurationError(
-            _OPTION,
+            OPTION,
             f"{path}: owner or mode cannot be set: {error.strerror}",
             "start the server as root, or leave out what only root may set",
         ) from error
@@ -221,7 +206,7 @@ def _remove_stale(path: str) -> None:
     except OSError:
         return  # nothing there; or bind() will say what is wrong
     if not stat.S_ISSOCK(mode):
-        raise ConfigurationError(_OPTION, f"{path} exists and is not a socket")
+        raise ConfigurationError(OPTION, f"{path} exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2.0)
         try:
@@ -234,7 +219,7 @@ def _remove_stale(path: str) -> None:
         except OSError as error:
             raise _translate(path, error) from error
     raise ConfigurationError(
-        _OPTION, f"{path} is in use by another server", "stop it, or choose another address"
+        OPTION, f"{path} is in use by another server", "stop it, or choose another address"
     )
 
 
@@ -278,10 +263,10 @@ def remove_socket(path: str, inode: int) -> None:
 def _translate(where: str, error: OSError) -> ConfigurationError:
     if error.errno == errno.EADDRINUSE:
         return ConfigurationError(
-            _OPTION, f"{where} is in use", "stop the server that uses it, or choose another"
+            OPTION, f"{where} is in use", "stop the server that uses it, or choose another"
         )
     if error.errno == errno.EACCES:
-        return ConfigurationError(_OPTION, f"{where}: permission denied", "choose another address")
+        return ConfigurationError(OPTION, f"{where}: permission denied", "choose another address")
     if error.errno == errno.EADDRNOTAVAIL:
-        return ConfigurationError(_OPTION, f"{where} is no address of this machine")
-    return ConfigurationError(_OPTION, f"cannot listen on {where}: {error}")
+        return ConfigurationError(OPTION, f"{where} is no address of this machine")
+    return ConfigurationError(OPTION, f"cannot listen on {where}: {error}")

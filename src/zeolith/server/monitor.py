@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 import time
 from typing import Any, Final
 
 from .. import __version__
-from .listening import Acceptor, bound_address, open_listeners, remove_socket, start_accepting
+from .endpoint import MONITOR_OPTION, Endpoint
+from .listening import Acceptor, start_accepting
 from .lobby import Lobby
 from .service import StorageService
 
@@ -99,14 +98,14 @@ class Monitor:
     """Listens at the monitor's address, if there is one.  Belongs to the loop's thread.
 
     :param lobby: the server; learns the address.
+    :param endpoint: the address if it is bound already; belongs to the monitor.
     """
 
-    def __init__(self, lobby: Lobby) -> None:
+    def __init__(self, lobby: Lobby, endpoint: Endpoint | None = None) -> None:
         self._lobby = lobby
-        self._listeners: list[socket.socket] = []
+        self._endpoint = endpoint
         self._servers: list[Acceptor] = []
         self._readers: dict[MonitorConnection, None] = {}
-        self._inode = 0
 
     async def open(self) -> None:
         """Serve readers from now on.
@@ -114,13 +113,13 @@ class Monitor:
         :raises ConfigurationError: the address cannot be listened on.
         """
         lobby, address = self._lobby, self._lobby.options.monitor_address
-        if address is None:
-            return
-        self._listeners = open_listeners(address, "monitor-address")
-        lobby.monitor_address = bound = bound_address(address, self._listeners)
-        if isinstance(bound, str):
-            self._inode = os.stat(bound).st_ino
-        for listener in self._listeners:
+        if self._endpoint is None:
+            if address is None:
+                return
+            self._endpoint = Endpoint.bind(address, option=MONITOR_OPTION)
+        self._endpoint.listen()
+        lobby.monitor_address = self._endpoint.address
+        for listener in self._endpoint.sockets:
             self._servers.append(
                 await start_accepting(
                     lobby.loop,
@@ -129,21 +128,19 @@ class Monitor:
                     lobby.options,
                 )
             )
-        logger.info("listening on %s for readers of the monitor's report", bound)
+        logger.info("listening on %s for readers of the monitor's report", lobby.monitor_address)
 
     def pause(self) -> None:
         """Accept nobody any more; :meth:`close` is to follow some turns of the loop later."""
-        for listener in self._listeners:
-            self._lobby.loop.remove_reader(listener.fileno())
+        if self._endpoint is not None:
+            for listener in self._endpoint.sockets:
+                self._lobby.loop.remove_reader(listener.fileno())
 
     def close(self) -> None:
         """Listen no more, and end what is being read."""
         for server in self._servers:
             server.close()
-        for listener in self._listeners:
-            listener.close()
-        bound = self._lobby.monitor_address
-        if isinstance(bound, str):
-            remove_socket(bound, self._inode)
+        if self._endpoint is not None:
+            self._endpoint.close()
         for reader in list(self._readers):
             reader.abort()

@@ -12,6 +12,7 @@ from ..errors import MessageTooLarge
 from ..protocol import messages as m
 from ..protocol.greeting import Coding
 from ..protocol.hello import Admission, serialize_admission
+from ..protocol.loadrequests import LoadMany
 from .iterators import Iterators
 from .service import StorageService
 from .session import Session
@@ -66,6 +67,10 @@ def _loaded(
         else:
             session.send_checked(frame)
     session.ended()
+
+
+def load_many(session: Session, msgid: m.MsgId, request: LoadMany) -> None:
+    session.bulk.add(request)
 
 
 def _as_bytes(found: Any) -> Any:

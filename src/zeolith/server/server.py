@@ -109,6 +109,7 @@ class Server:
         self,
         on_listening: Callable[[Address], None] | None = None,
         endpoint: Endpoint | None = None,
+        monitor_endpoint: Endpoint | None = None,
     ) -> int:
         """Serve until stopped; close the storages; return the exit status.
 
@@ -116,6 +117,7 @@ class Server:
             of the event loop.
         :param endpoint: where to listen if that is bound already; belongs to the server from now
             on.  Otherwise the options' address is bound here.
+        :param monitor_endpoint: the same for the options' ``monitor_address``.
         :returns: 0, or 1 if a storage failed for good.
         :raises ConfigurationError: the server cannot listen; the storages are closed.
         :raises RuntimeError: it has run before.
@@ -128,10 +130,11 @@ class Server:
         try:
             loop = new_event_loop(self._options.loop)
             loop.set_exception_handler(handle_loop_error)
-            loop.run_until_complete(self._serve(loop, on_listening, endpoint))
+            loop.run_until_complete(self._serve(loop, on_listening, endpoint, monitor_endpoint))
         finally:
-            if endpoint is not None:
-                endpoint.close()
+            for given in (endpoint, monitor_endpoint):
+                if given is not None:
+                    given.close()
             if loop is not None:
                 loop.run_until_complete(_cancel_tasks())
             self._inbox.close()
@@ -145,6 +148,7 @@ class Server:
         loop: asyncio.AbstractEventLoop,
         on_listening: Callable[[Address], None] | None,
         endpoint: Endpoint | None,
+        monitor_endpoint: Endpoint | None,
     ) -> None:
         self._stopped = asyncio.Event()
         for service in self._services.values():
@@ -157,7 +161,7 @@ class Server:
         listeners = list(endpoint.sockets)
         self._address = endpoint.address
         servers: list[Acceptor] = []
-        monitor = Monitor(lobby)
+        monitor = Monitor(lobby, monitor_endpoint)
         try:
             endpoint.listen()
             for listener in listeners:

@@ -22,6 +22,8 @@ from .identity import DatabaseIdentity, identify
 from .inbox import Inbox
 from .invalidations import InvalidationLog
 from .options import ServerOptions
+from .outcomelog import SUFFIX, OutcomeLog
+from .outcomes import Outcomes
 from .packing import Packing, is_fatal
 from .publisher import Publisher
 from .statistics import Statistics
@@ -76,6 +78,7 @@ class StorageService:
     :param failed: called when the storage has failed; :meth:`withdraw` is to follow.
     :ivar packing: packs the storage.
     :ivar verifying: clients that wait to be told what they missed.
+    :ivar outcomes: what became of transactions; from :meth:`prepare` on.
     :ivar start_tid: the storage's last transaction when it was prepared.
     :ivar outage: why the storage is not served any more; empty while it is.
     """
@@ -109,6 +112,7 @@ class StorageService:
         self._is_open = False
         self._note_timer: asyncio.TimerHandle | None = None
         self.coordinator: CommitCoordinator
+        self.outcomes: Outcomes
 
     def prepare(self) -> None:
         """Find out what the storage's last transactions changed.  Any thread may do this, once.
@@ -131,7 +135,14 @@ class StorageService:
             # A FileStorage that has cut off an incomplete transaction takes it for its last all the
             # same.  Clients would have to drop their caches for something that is not there.
             self.start_tid = min(self.start_tid, self._entries[-1][0])
-        self._identity = identify(self.access.storage, self.start_tid)
+        identity = self._identity = identify(self.access.storage, self.start_tid)
+        # A storage without an identity may be one of many servers'.
+        path = None if identity is None else identity.path_of(SUFFIX)
+        name = "" if identity is None else identity.database.identity
+        self.outcomes = Outcomes(
+            OutcomeLog(path, name, self.start_tid),
+            is_alone=identity is not None and not self.is_read_only,
+        )
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve, after :meth:`prepare`."""
@@ -149,6 +160,7 @@ class StorageService:
             options.client_conflict_resolution,
             self._settle,
             self._failed,
+            self.outcomes.log.committed,
             self._is_undisturbed,
         )
         self._is_open = True
@@ -168,10 +180,16 @@ class StorageService:
         last_tid = self.log.last_tid
         if last_tid > identity.tid:
             self.pools.quick.submit(
-                partial(identity.note, last_tid), lambda result, error: self._note_later(loop)
+                partial(self._write_notes, identity, last_tid),
+                lambda result, error: self._note_later(loop),
             )
         else:
             self._note_later(loop)
+
+    def _write_notes(self, identity: DatabaseIdentity, last_tid: bytes) -> None:
+        """Runs on a worker thread."""
+        self.outcomes.log.maintain()
+        identity.note(last_tid)
 
     @property
     def is_read_only(self) -> bool:
@@ -195,6 +213,10 @@ class StorageService:
 
     def _settle(self) -> None:
         self.publisher.drain()
+        log = self.outcomes.log
+        if log.is_due:
+            log.is_due = False
+            self.pools.quick.submit(log.maintain)
         held, self._held = self._held, []
         for number, callback in enumerate(held):
             if self.publisher.is_held:
@@ -381,6 +403,8 @@ class StorageService:
             logger.critical("storage %r: a commit in progress does not end", self.name)
         self._held.clear()
         self._stop_noting()
+        if "outcomes" in self.__dict__:
+            self.outcomes.log.close()
         if self._is_open and self._identity is not None:
             # What was announced is on disk; while the storage is open nobody else has its file.
             self._identity.note(self.log.last_tid)

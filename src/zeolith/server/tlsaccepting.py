@@ -13,7 +13,9 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+from .refusals import Refusals
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class TlsAcceptor:
         self._patience = patience
         self._handshakes: dict[asyncio.Task[None], socket.socket | None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._refusals = Refusals(loop)
         self._resume()
 
     def close(self) -> None:
@@ -59,6 +62,7 @@ class TlsAcceptor:
         self._loop.remove_reader(self._listener.fileno())
         for task in self._handshakes:
             task.cancel()
+        self._refusals.close()
 
     def _resume(self) -> None:
         self._timer = None
@@ -67,7 +71,7 @@ class TlsAcceptor:
     def _accept(self) -> None:
         for _ in range(_AT_ONCE):
             try:
-                sock, _ = self._listener.accept()
+                sock, peername = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -78,7 +82,7 @@ class TlsAcceptor:
                 self._timer = self._loop.call_later(_PAUSE, self._resume)
                 return
             sock.setblocking(False)
-            task = self._loop.create_task(self._shake_hands(sock))
+            task = self._loop.create_task(self._shake_hands(sock, peername))
             self._handshakes[task] = sock
             task.add_done_callback(self._ended)
 
@@ -87,7 +91,7 @@ class TlsAcceptor:
         if sock is not None:
             sock.close()  # it was cancelled before its first step
 
-    async def _shake_hands(self, sock: socket.socket) -> None:
+    async def _shake_hands(self, sock: socket.socket, peername: Any) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._handshakes[task] = None  # from now on it belongs to the loop
@@ -98,9 +102,11 @@ class TlsAcceptor:
                 ssl=self._context,
                 ssl_handshake_timeout=self._patience,
             )
-        except OSError as error:
-            # What should be known of it the loop has said.
+        except ConnectionResetError as error:
+            # It has left by itself, as whoever only looks whether somebody listens.
             logger.debug("no TLS connection: %s", error)
+        except OSError as error:
+            self._refusals.note(peername, error)
         except Exception:
             logger.exception("error while a connection was accepted")
             sock.close()  # asyncio leaves it to us if it has not come to make a transport

@@ -71,6 +71,7 @@ class Transaction:
     :ivar meta: what the storage gets to see; its identity is the storage's handle.
     :ivar tid: the transaction id to be used, if the client copies transactions.
     :ivar status: its status, likewise.
+    :ivar uid: by which its client may ask what became of it; None if the client gave none.
     :ivar log: the operations.
     :ivar blobs: uploaded blobs.
     :ivar replaced: for objects whose conflict the client resolved: the number of the operation
@@ -95,6 +96,7 @@ class Transaction:
         "status",
         "tid",
         "txn_id",
+        "uid",
     )
 
     def __init__(self, txn_id: int, meta: Any, commit_memory: int) -> None:
@@ -102,6 +104,7 @@ class Transaction:
         self.meta = meta
         self.tid: bytes | None = None
         self.status = " "
+        self.uid: bytes | None = None
         self.log = CommitLog(commit_memory)
         self.blobs: list[UploadedBlob] = []
         self._blob_records = 0
@@ -227,4 +230,5 @@ def begin_transaction(request: TpcBegin, commit_memory: int, limits: Limits) -> 
     transaction = Transaction(request.txn, meta, commit_memory)
     transaction.tid = request.tid
     transaction.status = request.status
+    transaction.uid = request.uid
     return transaction

@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -398,6 +399,16 @@ class Connection(asyncio.Protocol):
         if not self._is_closing:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
+    def limit_output(self, mark: int | None) -> None:
+        """Have the peer count as slow when *mark* bytes wait for it, not only at ``output_mark``.
+
+        :param mark: None: as before.
+        """
+        high = self._lobby.options.output_mark
+        if mark is not None:
+            high = min(high, mark - 1)  # asyncio asks for more than that
+        self._transport.set_write_buffer_limits(high=high)
+
     def check_output(self) -> None:
         """Drop the connection if it has not taken too much of what it did not ask for (R8)."""
         if not self.is_paused or self._is_closing:
@@ -475,8 +486,10 @@ class Connection(asyncio.Protocol):
         self._is_closing = True
         sock = self._transport.get_extra_info("socket")
         if sock is not None and sock.family in _INET:
-            # A reset, so that the system forgets what the peer does not read, too.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            # A reset, so that the system forgets what the peer does not read, too.  Unless the
+            # socket is closed, and only its end is still to be reported.
+            with suppress(OSError, ValueError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
 
