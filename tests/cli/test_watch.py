@@ -84,6 +84,12 @@ def commit(address: Any, *numbers: int, storage: str = "1") -> bytes:
         return client.commit({oid_of(number): (bytes(8), b"x") for number in numbers})
 
 
+def wait_watched(server: Any) -> None:
+    """Wait until the command has told the server its name, which is for the server's log."""
+    publisher = server._services["1"].publisher
+    wait_until(lambda: "zeolith watch" in [found.label for found in publisher.subscribers])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_lines_as_they_come_until_a_signal(server: Any, watch: Any, number: int) -> None:
     first = commit(server.address, 7)
@@ -112,25 +118,15 @@ def test_json(server: Any, watch: Any) -> None:
 def test_now(server: Any, watch: Any) -> None:
     commit(server.address, 1)
     watching = watch(format_address(server.address))
-    wait_until(lambda: len(server._services["1"].publisher) == 1)
+    wait_watched(server)
     tid = commit(server.address, 2)
     assert watching.lines.readline().split()[1] == tid.hex()
-
-
-def test_the_server_s_log_knows_who_it_is(server: Any, watch: Any) -> None:
-    watch(format_address(server.address))
-    wait_until(
-        lambda: any(
-            subscriber.label == "zeolith watch"
-            for subscriber in server._services["1"].publisher.subscribers
-        )
-    )
 
 
 def test_a_break_is_said_once_and_it_goes_on(server: Any, stack: ExitStack, watch: Any) -> None:
     proxy = stack.enter_context(Proxy(server.address))
     watching = watch(format_address(proxy.address), "--timeout", "0.3")
-    wait_until(lambda: len(server._services["1"].publisher) == 1)
+    wait_watched(server)
     proxy.target = ("127.0.0.1", 1)
     proxy.cut()
     errors = watching.process.stderr
@@ -164,7 +160,7 @@ def test_tls(stack: ExitStack, tmp_path: Path, watch: Any) -> None:
     server = stack.enter_context(running_server(MappingStorage(), ssl=context))
     address = f"localhost:{server.address[1]}"
     watching = watch(address, "--certificate", str(files["client"]), "--authenticate", str(trusted))
-    wait_until(lambda: len(server._services["1"].publisher) == 1)
+    wait_watched(server)
     assert watching.end() == (0, "")
 
 
