@@ -145,7 +145,7 @@ def test_r7_one_that_was_not_finished_is_given_up(
         assert verdict(two) == NOT_COMMITTED
     # What is still on its way comes too late.
     try:
-        with pytest.raises((Closed, ConnectionError, RemoteFault)):
+        with pytest.raises((Closed, ConnectionError)):
             one.call(TpcFinish(1))
     finally:
         one.close()
