@@ -37,6 +37,15 @@ def is_listening(address: Address) -> bool:
     return True
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, other than a dead one that nobody has waited for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
 @contextmanager
 def running_server(storages: dict[str, Any] | Any, **options: Any) -> Iterator[Any]:
     """Run a server in a thread of this process; closing it closes the storages.

@@ -211,6 +211,7 @@ UID = bytes(range(16))
 OWN_CASES = [
     Case(receiver, message, (0, 0, name, ()))
     for receiver, name, message in (
+        ("client", ".reply", Heartbeat()),
         ("server", "outcome", Call(300, Outcome(UID, TID))),
         ("server", "tpc_begin", Notice(TpcBegin(TXN, b"u", b"d", b"pickle", None, " ", UID))),
         ("server", "tpc_begin", Notice(TpcBegin(TXN, b"u", b"d", b"", TID, "p", UID))),
