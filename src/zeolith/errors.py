@@ -9,6 +9,7 @@
     │   ├── FrameTooLarge           it announced more bytes than we accept
     │   ├── UndecodableMessage      the bytes of a message make no sense, or are not admitted
     │   ├── IllegalMessage          a well-formed message that has no place here
+    │   │   └── StreamViolation     of a stream, that is
     │   └── IncompatiblePeer        its greeting names no protocol we speak
     │       └── UnknownVersion      its hello names a version of our own that we do not speak
     └── ClientStorageError          (also ZODB.POSException.StorageError)
@@ -105,6 +106,22 @@ class IllegalMessage(ProtocolViolation):
     """
 
     msgid: object = None
+
+
+class StreamViolation(IllegalMessage):
+    """What the peer says of a stream is not legal in the stream's state, or beyond its credit.
+
+    :param stream: its number.
+    :param problem: what is wrong.
+    """
+
+    def __init__(self, stream: int, problem: str) -> None:
+        super().__init__(stream, problem)
+        self.stream = stream
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"stream {self.stream}: {self.problem}"
 
 
 class IncompatiblePeer(ProtocolViolation):

@@ -199,10 +199,12 @@ def client(stack: ExitStack) -> Open:
 def attach(fake: FakeServer, client: Open) -> Attach:
     """Connect a storage to the fake server, whose last transaction is 1."""
 
-    def attach_client(**keywords: Any) -> tuple[ClientStorage, FakeConnection]:
+    def attach_client(
+        *, is_zeo: bool = False, **keywords: Any
+    ) -> tuple[ClientStorage, FakeConnection]:
         opening = waiting.Background(lambda: client(fake.address, **keywords))
         connection = fake.accept()
-        connection.admit(bytes([0] * 7 + [1]))
+        connection.admit(bytes([0] * 7 + [1]), is_zeo=is_zeo)
         storage = opening.result()
         assert isinstance(storage, ClientStorage)
         return storage, connection

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from ZODB.POSException import POSKeyError
 
-from zeolith.errors import ClientDisconnected
+from zeolith.client.channel import Channel
+from zeolith.errors import ClientDisconnected, ProtocolViolation
+from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import (
     Call,
     GetInfo,
@@ -18,8 +20,20 @@ from zeolith.protocol.messages import (
     Store,
     TpcFinish,
 )
+from zeolith.protocol.peers import ServerPeer
+
+from .conftest import MemoryWire, Recorder
 
 OID, OTHER, TID, START = (bytes([0] * 7 + [n]) for n in (1, 2, 200, 100))
+
+
+@pytest.mark.parametrize("rest", [b"x", b"\0\0\0\1\x05", b"\xff" * 4, b"\0\0\0\2M5"])
+def test_bytes_behind_a_greeting_are_refused_before_anything_is_said(rest: bytes) -> None:
+    wire = MemoryWire()
+    wire.arriving.put(ServerPeer(Coding.MSGPACK).greeting() + rest)
+    with pytest.raises(ProtocolViolation, match=r"bytes after the first message|exceeds"):
+        Channel(wire, Recorder(), "memory").greet()
+    assert wire.sent.empty()
 
 
 def test_a_load_returns_what_the_server_says_and_tells_the_receiver_first(

@@ -40,10 +40,12 @@ from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
-from ..protocol.hello import Database
+from ..protocol.hello import NO_TERMS, Database, Terms
 from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
+from ..protocol.streamrequests import STREAM_MESSAGES
+from .streams import Streams
 from .wire import Wire
 
 logger = logging.getLogger(__name__)
@@ -105,9 +107,12 @@ class Channel:
     :param wire: connected; the channel owns it from now on.
     :param receiver: gets loaded objects and notices.
     :param server_name: how the server is called in errors.
+    :param terms: what we ask of a server that speaks Zeolith's own protocol.
     """
 
-    def __init__(self, wire: Wire, receiver: Receiver, server_name: str) -> None:
+    def __init__(
+        self, wire: Wire, receiver: Receiver, server_name: str, terms: Terms = NO_TERMS
+    ) -> None:
         self.wire = wire
         self.server_name = server_name
         self.server_program = ""
@@ -115,8 +120,13 @@ class Channel:
         self.database: Database | None = None
         """Which database it is that the server has admitted us to; None if it does not say."""
         self.receiver = receiver
-        self._peer = ClientPeer(program=PROGRAM)
-        self._slots: dict[MsgId, Slot] = {}
+        self.terms = terms
+        self.demand: float | None = None
+        """Seconds of silence after which the server gives us up; None: never, or it does not say.
+        """
+        self._peer = ClientPeer(program=PROGRAM, terms=terms)
+        # By the id of the call, or by what somebody waits for: see wait_until.
+        self._slots: dict[Any, Slot] = {}
         self._role = threading.RLock()
         self._is_leader = _owned(self._role)
         # What wakes those who follow.
@@ -132,8 +142,14 @@ class Channel:
         self._breaking = threading.RLock()
         self._codec: Codec
         self._encode_load: Callable[[bytes, bytes], bytes]
+        # Of what is sent, except loads, which are short.
+        self._compress: Callable[[bytes], bytes] | None = None
         self.reads = 0
         """Number of times the socket was read; the watcher tells from it whether calls are made."""
+        self.has_spoken = False
+        """Whether anything was sent; for the watcher, who sets it back."""
+        self.streams = Streams(self)
+        """What flows beside the calls, in Zeolith's own protocol."""
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -150,9 +166,11 @@ class Channel:
             data = self.wire.receive()
             if not data:
                 raise ConnectionResetError("the server closed the connection without a greeting")
-            for event in self._peer.receive(data):
-                if isinstance(event, Violated):
-                    raise event.error
+            events = self._peer.receive(data)
+            # Nothing may follow a greeting: what a server sends behind it makes it no server.
+            if events and isinstance(events[-1], Violated):
+                raise events[-1].error
+            for event in events:
                 if isinstance(event, Greeted):
                     self.wire.send(self._answer(event.greeting))
                     codec = self._peer.codec
@@ -175,6 +193,11 @@ class Channel:
         return self._codec.coding is Coding.OWN
 
     @property
+    def compresses(self) -> bool:
+        """Whether large messages are compressed, both ways."""
+        return self._compress is not None
+
+    @property
     def max_payload(self) -> int:
         """Bytes of the longest message that the server takes, as far as is known."""
         return self._codec.max_payload
@@ -182,6 +205,7 @@ class Channel:
     def registered(self) -> None:
         """The server has admitted us: further messages are legal."""
         self._peer.registered()
+        self._compress = self._codec.compress
 
     # -- calling -----------------------------------------------------------------------------------
 
@@ -293,6 +317,8 @@ class Channel:
         slot = Slot()
         slot.on_reply = on_reply
         frame = self._codec.call(number, request)
+        if self._compress is not None:
+            frame = self._compress(frame)
         self._slots[number] = slot
         self._send(frame, slot, number)
         return slot
@@ -309,6 +335,36 @@ class Channel:
         if not slot.done:
             lock.acquire(timeout=max(0.0, timeout))
 
+    def wait_until(self, key: object, is_ready: Callable[[], bool]) -> None:
+        """Wait until *is_ready* returns true; read meanwhile if nobody else does.
+
+        Whoever handles the message that makes it so calls :meth:`wake` after that.
+
+        :param key: whom :meth:`wake` is to wake; one thread at a time waits with it.
+        :raises ClientDisconnected: the connection ended before.
+        """
+        self._refuse_nested()
+        while not is_ready():
+            slot = self._slots[key] = Slot()
+            try:
+                # Looked at after the slot is there: what comes first is seen here, what comes
+                # later sees the slot.
+                if self._cause is not None:
+                    raise self._disconnected()
+                if is_ready():
+                    return
+                self._await(slot)
+            finally:
+                self._slots.pop(key, None)
+            if slot.error is not None:
+                raise slot.error
+
+    def wake(self, key: object) -> None:
+        """Let the thread that waits with *key*, if one does, look again."""
+        slot = self._slots.pop(key, None)
+        if slot is not None:
+            self._settle(slot, None, None)
+
     def post(self, request: Request) -> None:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
 
@@ -316,6 +372,8 @@ class Channel:
         :raises MessageTooLarge: the server does not take that much at once.
         """
         frame = self._codec.notice(request)
+        if self._compress is not None:
+            frame = self._compress(frame)
         if self._is_sender():
             raise _nested()
         with self._sending:
@@ -395,6 +453,7 @@ class Channel:
                 frame = b"".join((*self._waiting, frame))
                 self._waiting.clear()
                 self._waiting_size = 0
+            self.has_spoken = True
             self.wire.send(frame)
         except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: see _end
             return error
@@ -547,7 +606,9 @@ class Channel:
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Notice):
-            if isinstance(event.request, LoadedMany):
+            if event.request.__class__ in STREAM_MESSAGES:
+                self.streams.handle(event.request)
+            elif isinstance(event.request, LoadedMany):
                 self._take_many(*event.request)
             else:
                 self.receiver.noticed(event.request)
@@ -558,6 +619,7 @@ class Channel:
             self._settle(slot, None, parse_fault(event.name, event.details))
         elif isinstance(event, Welcomed):
             self.server_program = event.introduction.program
+            self.demand = event.introduction.silence
         elif isinstance(event, Violated):
             raise event.error
         elif isinstance(event, Call):

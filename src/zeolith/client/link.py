@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected, OtherDatabase, ServerBehindCache, ServerRefused
+from ..protocol.compression import EXTRA
 from ..protocol.hello import Database
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
 from .backoff import Backoff
@@ -69,6 +70,9 @@ class LinkOptions:
     """How to connect.
 
     :ivar wait_timeout: seconds that a call waits for a connection.
+    :ivar dead_server_timeout: seconds after which a server is given up that has not been heard of;
+        None: never.
+    :ivar compression: whether to compress if the server does; None: where that is usual.
     """
 
     addresses: Sequence[Address]
@@ -81,6 +85,8 @@ class LinkOptions:
     ssl_server_hostname: str | None = None
     when_behind: WhenBehind = WhenBehind.DROP_CACHE
     drop_rather_than_verify: bool = False
+    dead_server_timeout: float | None = None
+    compression: bool | None = False
 
 
 class Link:
@@ -129,6 +135,8 @@ class Link:
             options.ssl,
             options.ssl_server_hostname,
             lambda: Intake(self, cache.store, cache.store_many),
+            options.dead_server_timeout,
+            options.compression,
         )
         self._thread = threading.Thread(
             target=self._run, name=f"zeolith client {name}", daemon=True
@@ -205,9 +213,24 @@ class Link:
         """
         return self._again(lambda channel: channel.call(request), timeout)
 
-    def _again(self, attempt: Callable[[Channel], Any], timeout: float | None) -> Any:
+    def repeat(self, attempt: Callable[[Channel], Any], progress: Callable[[], int]) -> Any:
+        """Make calls that change nothing; after a break make them again.
+
+        :param attempt: makes them on the present channel.
+        :param progress: returns a number that changes whenever something has been achieved, so
+            that the next break counts as the first one.
+        """
+        return self._again(attempt, None, progress)
+
+    def _again(
+        self,
+        attempt: Callable[[Channel], Any],
+        timeout: float | None,
+        progress: Callable[[], int] | None = None,
+    ) -> Any:
         deadline = self._deadline(timeout)
         is_repeated = False
+        achieved = 0 if progress is None else progress()
         while True:
             channel = self.wait_until(deadline)
             try:
@@ -216,6 +239,9 @@ class Link:
                 # Of this connection; anything else the server said goes to the caller.
                 if not channel.is_broken or self._state is State.CLOSED:
                     raise
+                if progress is not None and progress() != achieved:
+                    achieved = progress()
+                    is_repeated = False
                 if not is_repeated:
                     # It was under way, maybe for long: what counts is the time without a server.
                     is_repeated = True
@@ -515,11 +541,20 @@ class Link:
         finally:
             self._verifying = None
         logger.info(
-            "%s: connected to %s%s",
+            "%s: connected to %s%s%s",
             self.name,
             channel.server_name,
             f", {channel.server_program}" if channel.server_program else "",
+            ", with compression" if channel.compresses else "",
         )
+        if self.options.compression and not channel.compresses:
+            logger.warning(
+                "%s: %s does not compress, although this client wants it: it is no Zeolith "
+                "server, lacks the library (%s), or its option 'compression' is off",
+                self.name,
+                channel.server_name,
+                EXTRA,
+            )
         if is_fallback:
             threading.Thread(
                 target=self._seek_writable,

@@ -40,7 +40,6 @@ from ..protocol.messages import (
     ReceiveBlobStop,
     RecordIternext,
     Request,
-    SendBlob,
     ServerStatus,
     SetClientLabel,
     UndoInfo,
@@ -60,6 +59,7 @@ from .blobs import BlobDirectory
 from .channel import Channel
 from .committer import Committer
 from .events import StaleCache
+from .iterations import StreamedTransactions
 from .iterators import Iterators, TransactionIterator
 from .link import Link
 from .options import (
@@ -72,6 +72,7 @@ from .options import (
     refuse_unusable,
 )
 from .syncing import sync_to
+from .transfers import fetch_blob
 from .undo import filtered_undo_log
 from .wire import Address
 
@@ -137,6 +138,10 @@ class ClientStorage(ConflictResolvingStorage):
     :param wait_for_server_on_startup: older name of *wait*, which wins.
     :param database_behind: what to do if the server's database is older than what this client has
         seen, or another one: ``'drop-cache'`` or ``'refuse'``.
+    :param dead_server_timeout: seconds after which a server that has not been heard of is given up
+        (60; 1 to 86400), and 0 to wait for ever.
+    :param compression: compress large messages, if the server does, too; None: only where it
+        usually pays, which is not within one host, and not over TLS.
     :raises ConfigurationError: a keyword cannot be used; it names the keyword and the way out.
     :raises ClientDisconnected: with *wait*: no server within *wait_timeout*.
     """
@@ -174,6 +179,8 @@ class ClientStorage(ConflictResolvingStorage):
         debug: bool = False,
         wait_for_server_on_startup: bool | None = None,
         database_behind: str = "drop-cache",
+        dead_server_timeout: float | None = None,
+        compression: bool | None = None,
     ) -> None:
         refuse_unusable(
             disconnect_poll=disconnect_poll,
@@ -197,6 +204,8 @@ class ClientStorage(ConflictResolvingStorage):
             ssl_server_hostname=ssl_server_hostname,
             drop_cache_rather_verify=drop_cache_rather_verify,
             database_behind=database_behind,
+            dead_server_timeout=dead_server_timeout,
+            compression=compression,
         )
         self.__name__ = name or str(addr)
         self._label = client_label
@@ -433,7 +442,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def iterator(
         self, start: bytes | None = None, stop: bytes | None = None
-    ) -> TransactionIterator:
+    ) -> TransactionIterator | StreamedTransactions:
         """Return an iterator over the transactions from *start* to *stop*."""
         return self._iterators.start(check_tid_or_none(start), check_tid_or_none(stop))
 
@@ -473,7 +482,7 @@ class ClientStorage(ConflictResolvingStorage):
         return self._blobs
 
     def _fetch_blob(self, oid: bytes, serial: bytes) -> None:
-        self._link.ask(SendBlob(oid, serial))
+        fetch_blob(self._link, self._blob_directory(), oid, serial)
 
     def loadBlob(self, oid: bytes, serial: bytes) -> str:
         """Return the path of a blob's file, which is fetched if need be.

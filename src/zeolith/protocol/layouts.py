@@ -14,6 +14,7 @@ from . import messages as m
 from .framing import MAX_PAYLOAD
 from .messages import UID_SIZE, Call, Heartbeat, Message, Notice, Reply, make_tuple
 from .messages import Request as AnyRequest
+from .streamlayouts import STREAM_READERS, STREAM_WRITERS
 
 # -- kinds -------------------------------------------------------------------------------------
 
@@ -178,6 +179,7 @@ NOTICE_WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | Non
     m.TpcBegin: _write_begin,
     m.InvalidateTransaction: _write_invalidate,
     m.Info: _write_info,
+    **STREAM_WRITERS,
 }
 
 
@@ -275,5 +277,6 @@ FIXED_READERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     VOTE: _read_vote,
     FINISH: _read_finish,
     INFO: _read_info,
+    **STREAM_READERS,
 }
 """Kind → what reads it.  They raise struct.error if the length does not fit."""

@@ -20,6 +20,7 @@ from . import messages as m
 from . import msgpacks
 from .additions import NAMES, ChangesSince, VerifyMany
 from .codec import Codec, Loaded
+from .compression import COMPRESSED, decompress, original_size
 from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
 from .layouts import (
@@ -76,6 +77,8 @@ from .messages import (
 )
 from .messages import Request as AnyRequest
 from .outcome import Outcome
+from .streamlayouts import STREAM, STREAM_FAULT, STREAM_HEAD
+from .streamrequests import AttachBlob, OpenBlob, OpenIteration, StreamFault
 
 METHODS: Final[Mapping[int, type[Any]]] = {
     1: m.Register,
@@ -114,6 +117,9 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     50: m.StoreBlobEnd,
     51: m.StoreBlobShared,
     52: m.SendBlob,
+    53: OpenBlob,
+    54: AttachBlob,
+    55: OpenIteration,
     64: m.Info,
     65: m.ReceiveBlobStart,
     66: m.ReceiveBlobChunk,
@@ -177,7 +183,17 @@ class OwnCodec(Codec):
             LOAD_MANY: read_load_many,
             LOADED_MANY: read_loaded_many,
             INVALIDATE: self._read_invalidate,
+            COMPRESSED: self._read_compressed,
+            STREAM_FAULT: self._read_stream_fault,
         }
+
+    def check(self, frame: bytes) -> bytes:
+        if frame[HEADER_SIZE] == COMPRESSED:
+            size = original_size(frame[HEADER_SIZE:])
+            if size > self.max_payload:
+                raise MessageTooLarge(size, self.max_payload)
+            return frame
+        return super().check(frame)
 
     # -- loads ---------------------------------------------------------------------------------
 
@@ -341,6 +357,10 @@ class OwnCodec(Codec):
     def _read_load_fault(self, payload: bytes) -> Message:
         return Fault(_unpack_key(payload), *self._error(payload[17:]))
 
+    def _read_stream_fault(self, payload: bytes) -> Message:
+        (number,) = STREAM.unpack_from(payload)
+        return Notice(StreamFault(number, *self._error(payload[STREAM_HEAD:])))
+
     def _error(self, body: bytes) -> tuple[str, Any]:
         error = msgpacks.loads(body, self._limits)
         if type(error) is not tuple or len(error) != 2 or type(error[0]) is not str:
@@ -350,6 +370,13 @@ class OwnCodec(Codec):
     def _read_ids(self, payload: bytes) -> Message:
         (msgid,) = TAG.unpack_from(payload)
         return Reply(msgid, self._ids(payload))
+
+    def _read_compressed(self, payload: bytes) -> Message:
+        if not self.takes_compressed:
+            raise IllegalMessage("a compressed message, which has not been agreed upon")
+        content = decompress(payload, self._limits.max_message_size)
+        self.expanded += len(content) - len(payload)
+        return self.decode(content)
 
     def _read_invalidate(self, payload: bytes) -> Message:
         (tid,) = struct.unpack_from(">x8s", payload)

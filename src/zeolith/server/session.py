@@ -19,8 +19,10 @@ from .iterators import Iterators
 from .lobby import Lobby
 from .service import StorageService
 from .statistics import Statistics
+from .streams import Streams
 from .transactions import Stage, Transaction
 from .upload import Upload
+from .uploads import Uploads
 from .workers import Job, Lane, WorkerPool
 
 if TYPE_CHECKING:
@@ -67,8 +69,10 @@ class Session:
         "_blob_sender",
         "_bulk",
         "_connection",
+        "_incoming",
         "_outstanding",
         "_service",
+        "_streams",
         "codec",
         "history",
         "is_lost",
@@ -88,6 +92,8 @@ class Session:
         self._service: StorageService | None = None
         self._outstanding = 0
         self._blob_sender: BlobSender | None = None
+        self._streams: Streams | None = None
+        self._incoming: Uploads | None = None
         self._bulk: BulkLoads | None = None
         self.codec = codec
         self.lobby = lobby
@@ -124,6 +130,11 @@ class Session:
     def stats(self) -> Statistics:
         """The counters of that storage."""
         return self.service.stats
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the client has been admitted to a storage."""
+        return self._service is not None
 
     def register(self, service: StorageService, read_only: bool) -> bytes:
         """Admit the client to *service*; return the last transaction it will not be told of."""
@@ -242,6 +253,8 @@ class Session:
         """The client takes data again."""
         if self._blob_sender is not None:
             self._blob_sender.resume()
+        if self._streams is not None:
+            self._streams.resume()
         if self._bulk is not None:
             self._bulk.resume()
 
@@ -279,6 +292,20 @@ class Session:
         if self._blob_sender is None:
             self._blob_sender = BlobSender(self)
         return self._blob_sender
+
+    @property
+    def streams(self) -> Streams:
+        """Sends blobs and iterations to the client, several at once."""
+        if self._streams is None:
+            self._streams = Streams(self)
+        return self._streams
+
+    @property
+    def incoming(self) -> Uploads:
+        """Takes blobs from the client, several at once."""
+        if self._incoming is None:
+            self._incoming = Uploads(self)
+        return self._incoming
 
     @property
     def bulk(self) -> BulkLoads:
@@ -321,6 +348,10 @@ class Session:
             self.history = None
         if self._blob_sender is not None:
             self._blob_sender.close()
+        if self._streams is not None:
+            self._streams.close()
+        if self._incoming is not None:
+            self._incoming.close()
         if self._bulk is not None:
             self._bulk.close()
 
@@ -371,6 +402,8 @@ class Session:
             return
         self.transaction = None
         self.stats.active_txns -= 1
+        if self._incoming is not None:
+            self._incoming.forget_complete()
         if transaction.has_files:
             assert self.uploads is not None
             self.uploads.submit(transaction.discard, partial(_discarded, self.name))
