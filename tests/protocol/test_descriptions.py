@@ -55,7 +55,7 @@ def test_every_message_is_one_short_line(case: Case, letter: bytes, with_data: b
         (m.Reply(4, b"8 bytes!"), None, "reply 4 to no call: 8 bytes"),
         (m.Notice(m.TpcBegin(1, b"\xc3\xbc", b"", b"ab", TID)), None,
          ("notice tpc_begin(txn=1, user='ü', description='', extension=2 bytes, tid=0x3, "
-          "status=' ', uid=None)")),
+          "status=' ')")),
         (m.Notice(m.InvalidateTransaction(TID, [TID] * 100)), None,
          "notice invalidateTransaction(tid=0x3, oids=[0x3, 0x3, 0x3, 0x3, 0x3, 0x3, … 94 more])"),
         (m.Notice(LoadMany(TID2, [OID, TID])), None, "notice load_many(tid=0x4, oids=[0x2a, 0x3])"),
