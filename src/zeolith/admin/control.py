@@ -20,7 +20,6 @@ from .signalnames import signal_named
 from .supervised import Supervised
 
 OK: Final = 0
-FAILED: Final = 1
 NOT_RUNNING: Final = 3
 NOT_ANSWERING: Final = 4
 MANAGER_ONLY: Final = 5
