@@ -128,6 +128,7 @@ _PIECES: Sequence[bytes] = (
     *(b"\xdc\0\x10", b"\xdd\0\0\xff\xff", b"\xde\0\1", b"\xc4\x08", b"\xd9\xff"),
     *(b'{"ask": "kick", ', b'"client": "x"', b"[", b"]", b"}", b", ", b'"', b"1e999", b"\\ud800"),
     *(bytes([kind]) for kind in range(0x52)),
+    *(b"\x50\0\0\0", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\x20\x01\x09\0\0\x05"),
     *(MAGIC, MAGIC + b"\0\1", MAGIC + b"\0\0", b"\xa6limits", b"\xa7message"),
     *(b"\xc7\x0c\xff", b"\xd6\xff", b"\0\0\0\x05", b"\xff\xff\xff\xff"),
 )
@@ -241,6 +242,7 @@ def _check_message(coding: Coding, data: bytes, is_server: bool) -> None:
     codec = make_codec(
         coding, (requests_to_server if is_server else requests_to_client)(coding), LIMITS
     )
+    codec.takes_compressed = is_available()
     try:
         message = codec.decode(data)
     except PERMITTED:
@@ -264,12 +266,9 @@ def _peers(coding: Coding) -> tuple[ServerPeer, ClientPeer]:
 
 def _check_stream(data: bytes) -> None:
     coding = tuple(Coding)[len(data) % len(Coding)]
-    server, client = ServerPeer(Coding.PICKLE, LIMITS), ClientPeer(LIMITS)
-    client.receive(server.greeting())
-    server.receive(client.hello(coding))
-    if coding is Coding.OWN:
-        client.receive(server.welcome())
+    server, client = _peers(coding)
     server.registered()
+    client.registered()
     for peer in (server, client):
         events = []
         step = 1 + len(data) % 17
