@@ -449,9 +449,11 @@ def test_an_interrupt_at_any_step_costs_no_more_than_the_change_at_hand(
         step += 1
         with promptly(20), zeolith.changes(server.address, bytes(8), wait=False) as feed:
             found: list[bytes] = []
-            is_reached = interrupted_at(
-                step, lambda feed=feed, found=found: found.append(next(feed).tid), modules
-            )
+
+            def take(feed: ChangeFeed = feed, found: list[bytes] = found) -> None:
+                found.append(next(feed).tid)
+
+            is_reached = interrupted_at(step, take, modules)
             found += [change.tid for change in feed]
             lost = [tid for tid in tids if tid not in found]
             assert found == [tid for tid in tids if tid not in lost]
