@@ -37,6 +37,7 @@ from zeolith.protocol.hello import (
     MAGIC,
     MIN_MESSAGE,
     Introduction,
+    Terms,
     parse_admission,
     serialize_introduction,
 )
@@ -102,7 +103,8 @@ _PIECES: Sequence[bytes] = (
     *(b"cZopeUndo.Prefix\nPrefix\n", b"cZODB.POSException\n_recon\n", b"c_codecs\nencode\n"),
     *(b"\xdc\0\x10", b"\xdd\0\0\xff\xff", b"\xde\0\1", b"\xc4\x08", b"\xd9\xff"),
     *(b'{"ask": "kick", ', b'"client": "x"', b"[", b"]", b"}", b", ", b'"', b"1e999", b"\\ud800"),
-    *(bytes([kind]) for kind in range(0x32)),
+    *(bytes([kind]) for kind in range(0x51)),
+    *(b"\x50\0\0\0", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\x20\x01\x09\0\0\x05"),
     *(MAGIC, MAGIC + b"\0\1", MAGIC + b"\0\0", b"\xa6limits", b"\xa7message"),
     *(b"\xc7\x0c\xff", b"\xd6\xff", b"\0\0\0\x05", b"\xff\xff\xff\xff"),
 )
@@ -158,6 +160,7 @@ def _check_message(coding: Coding, data: bytes, is_server: bool) -> None:
     codec = make_codec(
         coding, (requests_to_server if is_server else requests_to_client)(coding), LIMITS
     )
+    codec.takes_compressed = True
     try:
         message = codec.decode(data)
     except PERMITTED:
@@ -170,7 +173,9 @@ def _check_message(coding: Coding, data: bytes, is_server: bool) -> None:
 
 def _check_stream(data: bytes) -> None:
     coding = tuple(Coding)[len(data) % len(Coding)]
-    server, client = ServerPeer(Coding.PICKLE, LIMITS), ClientPeer(LIMITS)
+    terms = Terms(60, True)
+    server = ServerPeer(Coding.PICKLE, LIMITS, terms=terms)
+    client = ClientPeer(LIMITS, terms=terms)
     client.receive(server.greeting())
     server.receive(client.hello(coding))
     if coding is Coding.OWN:

@@ -262,7 +262,7 @@ _SMALL = [case for case in ALL_CASES if len(repr(case.wire)) < 3_000]
 
 
 @settings(max_examples=500)
-@given(st.sampled_from([0x01, 0x02, 0x03, 0x04, 0x14, *range(0x46)]), st.binary(max_size=120))
+@given(st.sampled_from([0x01, 0x02, 0x03, 0x04, 0x14, 0x50, *range(0x46)]), st.binary(max_size=120))
 def test_any_bytes_are_a_message_or_refused(kind: int, rest: bytes) -> None:
     for codec in (SERVER, CLIENT):
         try:

@@ -40,7 +40,7 @@ from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
-from ..protocol.hello import Database
+from ..protocol.hello import NO_TERMS, Database, Terms
 from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
@@ -107,9 +107,12 @@ class Channel:
     :param wire: connected; the channel owns it from now on.
     :param receiver: gets loaded objects and notices.
     :param server_name: how the server is called in errors.
+    :param terms: what we ask of a server that speaks Zeolith's own protocol.
     """
 
-    def __init__(self, wire: Wire, receiver: Receiver, server_name: str) -> None:
+    def __init__(
+        self, wire: Wire, receiver: Receiver, server_name: str, terms: Terms = NO_TERMS
+    ) -> None:
         self.wire = wire
         self.server_name = server_name
         self.server_program = ""
@@ -117,7 +120,11 @@ class Channel:
         self.database: Database | None = None
         """Which database it is that the server has admitted us to; None if it does not say."""
         self.receiver = receiver
-        self._peer = ClientPeer(program=PROGRAM)
+        self.terms = terms
+        self.demand: float | None = None
+        """Seconds of silence after which the server gives us up; None: never, or it does not say.
+        """
+        self._peer = ClientPeer(program=PROGRAM, terms=terms)
         # By the id of the call, or by what somebody waits for: see wait_until.
         self._slots: dict[Any, Slot] = {}
         self._role = threading.RLock()
@@ -135,8 +142,12 @@ class Channel:
         self._breaking = threading.RLock()
         self._codec: Codec
         self._encode_load: Callable[[bytes, bytes], bytes]
+        # Of what is sent, except loads, which are short.
+        self._compress: Callable[[bytes], bytes] | None = None
         self.reads = 0
         """Number of times the socket was read; the watcher tells from it whether calls are made."""
+        self.has_spoken = False
+        """Whether anything was sent; for the watcher, who sets it back."""
         self.streams = Streams(self)
         """What flows beside the calls, in Zeolith's own protocol."""
 
@@ -182,6 +193,11 @@ class Channel:
         return self._codec.coding is Coding.OWN
 
     @property
+    def compresses(self) -> bool:
+        """Whether large messages are compressed, both ways."""
+        return self._compress is not None
+
+    @property
     def max_payload(self) -> int:
         """Bytes of the longest message that the server takes, as far as is known."""
         return self._codec.max_payload
@@ -189,6 +205,7 @@ class Channel:
     def registered(self) -> None:
         """The server has admitted us: further messages are legal."""
         self._peer.registered()
+        self._compress = self._codec.compress
 
     # -- calling -----------------------------------------------------------------------------------
 
@@ -300,6 +317,8 @@ class Channel:
         slot = Slot()
         slot.on_reply = on_reply
         frame = self._codec.call(number, request)
+        if self._compress is not None:
+            frame = self._compress(frame)
         self._slots[number] = slot
         self._send(frame, slot, number)
         return slot
@@ -353,6 +372,8 @@ class Channel:
         :raises MessageTooLarge: the server does not take that much at once.
         """
         frame = self._codec.notice(request)
+        if self._compress is not None:
+            frame = self._compress(frame)
         if self._is_sender():
             raise _nested()
         with self._sending:
@@ -432,6 +453,7 @@ class Channel:
                 frame = b"".join((*self._waiting, frame))
                 self._waiting.clear()
                 self._waiting_size = 0
+            self.has_spoken = True
             self.wire.send(frame)
         except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: see _end
             return error
@@ -597,6 +619,7 @@ class Channel:
             self._settle(slot, None, parse_fault(event.name, event.details))
         elif isinstance(event, Welcomed):
             self.server_program = event.introduction.program
+            self.demand = event.introduction.silence
         elif isinstance(event, Violated):
             raise event.error
         elif isinstance(event, Call):

@@ -106,6 +106,8 @@ class Follower:
             options.ssl,
             options.ssl_server_hostname,
             lambda: Notices(self),
+            options.dead_server_timeout,
+            options.compression,
         )
         self._thread = threading.Thread(target=self._run, name="zeolith changes", daemon=True)
         self._thread.start()

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected, OtherDatabase, ServerBehindCache, ServerRefused
+from ..protocol.compression import EXTRA
 from ..protocol.hello import Database
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
 from .backoff import Backoff
@@ -69,6 +70,9 @@ class LinkOptions:
     """How to connect.
 
     :ivar wait_timeout: seconds that a call waits for a connection.
+    :ivar dead_server_timeout: seconds after which a server is given up that has not been heard of;
+        None: never.
+    :ivar compression: whether to compress if the server does; None: where that is usual.
     """
 
     addresses: Sequence[Address]
@@ -81,6 +85,8 @@ class LinkOptions:
     ssl_server_hostname: str | None = None
     when_behind: WhenBehind = WhenBehind.DROP_CACHE
     drop_rather_than_verify: bool = False
+    dead_server_timeout: float | None = None
+    compression: bool | None = False
 
 
 class Link:
@@ -129,6 +135,8 @@ class Link:
             options.ssl,
             options.ssl_server_hostname,
             lambda: Intake(self, cache.store, cache.store_many),
+            options.dead_server_timeout,
+            options.compression,
         )
         self._thread = threading.Thread(
             target=self._run, name=f"zeolith client {name}", daemon=True
@@ -533,11 +541,20 @@ class Link:
         finally:
             self._verifying = None
         logger.info(
-            "%s: connected to %s%s",
+            "%s: connected to %s%s%s",
             self.name,
             channel.server_name,
             f", {channel.server_program}" if channel.server_program else "",
+            ", with compression" if channel.compresses else "",
         )
+        if self.options.compression and not channel.compresses:
+            logger.warning(
+                "%s: %s does not compress, although this client wants it: it is no Zeolith "
+                "server, lacks the library (%s), or its option 'compression' is off",
+                self.name,
+                channel.server_name,
+                EXTRA,
+            )
         if is_fallback:
             threading.Thread(
                 target=self._seek_writable,

@@ -138,6 +138,10 @@ class ClientStorage(ConflictResolvingStorage):
     :param wait_for_server_on_startup: older name of *wait*, which wins.
     :param database_behind: what to do if the server's database is older than what this client has
         seen, or another one: ``'drop-cache'`` or ``'refuse'``.
+    :param dead_server_timeout: seconds after which a server that has not been heard of is given up
+        (60; 1 to 86400), and 0 to wait for ever.
+    :param compression: compress large messages, if the server does, too; None: only where it
+        usually pays, which is not within one host, and not over TLS.
     :raises ConfigurationError: a keyword cannot be used; it names the keyword and the way out.
     :raises ClientDisconnected: with *wait*: no server within *wait_timeout*.
     """
@@ -175,6 +179,8 @@ class ClientStorage(ConflictResolvingStorage):
         debug: bool = False,
         wait_for_server_on_startup: bool | None = None,
         database_behind: str = "drop-cache",
+        dead_server_timeout: float | None = None,
+        compression: bool | None = None,
     ) -> None:
         refuse_unusable(
             disconnect_poll=disconnect_poll,
@@ -198,6 +204,8 @@ class ClientStorage(ConflictResolvingStorage):
             ssl_server_hostname=ssl_server_hostname,
             drop_cache_rather_verify=drop_cache_rather_verify,
             database_behind=database_behind,
+            dead_server_timeout=dead_server_timeout,
+            compression=compression,
         )
         self.__name__ = name or str(addr)
         self._label = client_label

@@ -12,6 +12,7 @@ from typing import Any, Final
 from ..types import MAX_TID
 from . import messages as m
 from .additions import NAMES, OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
+from .compression import COMPRESSED, EXTRA, is_available
 from .greeting import Coding
 from .loadrequests import LoadedMany
 from .peers import Greeted, Hello, Inquired, Probe, Violated, Welcomed
@@ -161,6 +162,8 @@ class _Describer:
                 yield f"violation by the {side}: {str(error)[: 2 * MAX_TEXT]}"
             case Encrypted():
                 yield "TLS: encrypted from here on, nothing can be shown"
+            case TooLong(kind) if kind == COMPRESSED and not is_available():
+                yield f"message that is compressed: to be shown it takes {EXTRA}"
             case TooLong(kind):
                 yield "message that is too long to be shown"
                 yield "" if kind is None else f", of kind {kind:#04x}"

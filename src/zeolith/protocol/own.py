@@ -20,6 +20,7 @@ from . import messages as m
 from . import msgpacks
 from .additions import NAMES, ChangesSince, VerifyMany
 from .codec import Codec, Loaded
+from .compression import COMPRESSED, decompress, original_size
 from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
 from .layouts import (
@@ -182,8 +183,17 @@ class OwnCodec(Codec):
             LOAD_MANY: read_load_many,
             LOADED_MANY: read_loaded_many,
             INVALIDATE: self._read_invalidate,
+            COMPRESSED: self._read_compressed,
             STREAM_FAULT: self._read_stream_fault,
         }
+
+    def check(self, frame: bytes) -> bytes:
+        if frame[HEADER_SIZE] == COMPRESSED:
+            size = original_size(frame[HEADER_SIZE:])
+            if size > self.max_payload:
+                raise MessageTooLarge(size, self.max_payload)
+            return frame
+        return super().check(frame)
 
     # -- loads ---------------------------------------------------------------------------------
 
@@ -360,6 +370,13 @@ class OwnCodec(Codec):
     def _read_ids(self, payload: bytes) -> Message:
         (msgid,) = TAG.unpack_from(payload)
         return Reply(msgid, self._ids(payload))
+
+    def _read_compressed(self, payload: bytes) -> Message:
+        if not self.takes_compressed:
+            raise IllegalMessage("a compressed message, which has not been agreed upon")
+        content = decompress(payload, self._limits.max_message_size)
+        self.expanded += len(content) - len(payload)
+        return self.decode(content)
 
     def _read_invalidate(self, payload: bytes) -> Message:
         (tid,) = struct.unpack_from(">x8s", payload)

@@ -170,7 +170,8 @@ class Publisher:
         self.waiters.release(self.log.last_tid)
 
     def send_all(self, make_frame: Callable[[Codec], bytes]) -> None:
-        """Push a frame to everybody; *make_frame* is called once per coding."""
+        """Push a frame to everybody; *make_frame* is called once per coding, and once more
+        for those clients that take compressed messages."""
         self.drain()
         self._push(make_frame, None)
 
@@ -179,15 +180,18 @@ class Publisher:
         self._push(lambda codec: codec.notice(message), publication.origin)
 
     def _push(self, make_frame: Callable[[Codec], bytes], origin: Subscriber | None) -> None:
-        frames: dict[Coding, bytes] = {}
+        frames: dict[tuple[Coding, bool], bytes] = {}
         # A copy, because a push may drop its subscriber.
         for subscriber in list(self._subscribers):
             if subscriber is origin:
                 continue
             codec = subscriber.codec
-            frame = frames.get(codec.coding)
+            compress = codec.compress
+            kind = codec.coding, compress is not None
+            frame = frames.get(kind)
             if frame is None:
-                frame = frames[codec.coding] = make_frame(codec)
+                frame = make_frame(codec)
+                frames[kind] = frame = frame if compress is None else compress(frame)
             subscriber.push(frame)
 
     def _start_anew(

@@ -131,6 +131,11 @@ class Session:
         """The counters of that storage."""
         return self.service.stats
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether the client has been admitted to a storage."""
+        return self._service is not None
+
     def register(self, service: StorageService, read_only: bool) -> bytes:
         """Admit the client to *service*; return the last transaction it will not be told of."""
         self._service = service
