@@ -17,10 +17,14 @@ import zeolith
 from tests.client.conftest import Background
 from tests.client.scripted import ScriptedServer
 from tests.support.histories import Z64, commit, fill, listed
+from tests.support.interrupts import interrupted_at
 from tests.support.processes import free_port, running_server
 from tests.support.proxy import DOWN, Action, Passing, Proxy
 from tests.support.raw import RawClient, oid_of
 from tests.support.waiting import promptly, wait_until
+from zeolith.client import changes as changes_module
+from zeolith.client import feed as feed_module
+from zeolith.client import follower as follower_module
 from zeolith.client.changes import PAGE, Change
 from zeolith.client.feed import ChangeFeed
 from zeolith.errors import (
@@ -432,6 +436,31 @@ def test_a_feed_that_is_forgotten_lets_go_of_its_connection(server: Any) -> None
     gc.collect()
     wait_until(lambda: not len(server._services["1"].publisher))
     wait_until(lambda: (found := thread()) is None or not found.is_alive())
+
+
+def test_an_interrupt_at_any_step_costs_no_more_than_the_change_at_hand(
+    server: Any, writer: RawClient
+) -> None:
+    """Ctrl-C within ``next``: pages are not lost, nobody waits for ever, and it can be closed."""
+    modules = [feed_module, follower_module, changes_module]
+    tids = [writer.commit({oid_of(number): (Z64, b"x")}) for number in range(6)]
+    step, is_reached = 0, True
+    while is_reached:
+        step += 1
+        with promptly(20), zeolith.changes(server.address, bytes(8), wait=False) as feed:
+            found: list[bytes] = []
+
+            def take(feed: ChangeFeed = feed, found: list[bytes] = found) -> None:
+                found.append(next(feed).tid)
+
+            is_reached = interrupted_at(step, take, modules)
+            found += [change.tid for change in feed]
+            lost = [tid for tid in tids if tid not in found]
+            assert found == [tid for tid in tids if tid not in lost]
+            # It was on its way to the caller.
+            assert lost in ([], tids[:1])
+            assert lost == [] or is_reached
+    assert step > 30
 
 
 def test_many_threads_may_share_one(server: Any, writer: RawClient, follow: Follow) -> None:

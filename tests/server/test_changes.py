@@ -87,7 +87,7 @@ def follow(client: RawClient, since: bytes = Z64, limit: int = 1000) -> tuple[Li
     sizes: list[int] = []
     while True:
         question = pages.question()._replace(limit=limit)
-        got = pages.take(client.call(question))
+        got, pages = pages.take(client.call(question))
         found += [(change.tid, change.oids) for change in got]
         sizes.append(len(got))
         if not pages.has_more:
@@ -119,7 +119,8 @@ def test_server_and_client_back_to_back(
             "changes": page.changes, "last": page.last, "cut": page.is_cut,
             "more": page.last < stop,
         }  # fmt: skip
-        found += pages.take(answer)
+        got, pages = pages.take(answer)
+        found += got
         if not objects or after == stop:
             break
     assert [tuple(change) for change in found] == [
@@ -275,7 +276,7 @@ def test_a_pack_between_two_pages(serve: Serve, own: Connect, tmp_path: Path) ->
     fill(storage, 40, objects=5)
     client = own(serve(storage, invalidation_queue_size=0).address)
     pages = ChangePages(Z64)
-    first = pages.take(client.call(pages.question()._replace(limit=10)))
+    first, pages = pages.take(client.call(pages.question()._replace(limit=10)))
     storage.pack(time.time(), referencesf)
     rest, _ = follow(client, pages.position)
     assert len(first) == 10
