@@ -27,6 +27,7 @@ from zeolith.client import feed as feed_module
 from zeolith.client import follower as follower_module
 from zeolith.client.changes import PAGE, Change
 from zeolith.client.feed import ChangeFeed
+from zeolith.client.watcher import watch
 from zeolith.errors import (
     ClientDisconnected,
     ClientStorageError,
@@ -244,7 +245,7 @@ def test_a_defect_does_not_end_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its thread says so, and looks for a server again."""
-    watch, failures = follower_module.watch, [RuntimeError("a defect")]
+    failures = [RuntimeError("a defect")]
 
     def watch_or_fail(*arguments: Any) -> None:
         if failures:
