@@ -199,6 +199,9 @@ class Session:
             return
         self._log_fault(error)
         if not self.is_lost:
+            if isinstance(error, ProtocolViolation):
+                self.close(f"protocol violated: {error}")
+                return
             self.close(f"a request failed that has no answer: {type(error).__name__}: {error}")
 
     def fault_frame(self, msgid: MsgId, error: Exception) -> bytes:
