@@ -108,8 +108,21 @@ BENCHMARKS: Final = (
         "prefetch",
         "prefetch",
         6_000,
-        (Metric("prefetch 100, then load each", "µs", _MICRO),),
+        (Metric("prefetch 100, then load each", "µs", _MICRO, 2.0),),
         floor=BARE,
+    ),
+    Benchmark(
+        "load-many",
+        "load_many",
+        6_000,
+        (Metric("the same, beside ZEO's single loads", "µs", _MICRO, 12.0),),
+    ),
+    Benchmark(
+        "load-many-one-core",
+        "load_many",
+        6_000,
+        (Metric("the same, both on one core", "µs", _MICRO, 12.0),),
+        ONE_CORE,
     ),
     Benchmark(
         "commit-1-writer",

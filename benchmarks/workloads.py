@@ -110,6 +110,11 @@ def prefetch(session: Session) -> None:
         session.finish(len(oids))
 
 
+def load_many(session: Session) -> None:
+    """Load cold objects that are known beforehand: ZEO's client one by one, ours by the hundred."""
+    (cold_load if session.job.client == "zeo" else prefetch)(session)
+
+
 def _commit(storage: Any, records: list[tuple[bytes, bytes, bytes]]) -> bytes:
     """Store ``(oid, serial, data)`` records in one transaction; return its tid."""
     meta = TransactionMetaData()
@@ -307,6 +312,7 @@ WORKLOADS: Final[dict[str, Callable[[Session], None]]] = {
         cold_load_threads,
         cache_hit,
         prefetch,
+        load_many,
         small_commits,
         large_commit,
         scan,

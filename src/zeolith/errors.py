@@ -9,6 +9,7 @@
     │   ├── FrameTooLarge           it announced more bytes than we accept
     │   ├── UndecodableMessage      the bytes of a message make no sense, or are not admitted
     │   ├── IllegalMessage          a well-formed message that has no place here
+    │   │   └── StreamViolation     of a stream, that is
     │   └── IncompatiblePeer        its greeting names no protocol we speak
     │       └── UnknownVersion      its hello names a version of our own that we do not speak
     └── ClientStorageError          (also ZODB.POSException.StorageError)
@@ -17,6 +18,7 @@
         │   └── NotCommitted        it went away in a commit, which certainly did not happen
         ├── OutcomeUnknown          it went away in a commit, which may have happened
         ├── ObjectTooLarge          (also TransactionTooLargeError) it cannot be stored there
+        ├── NotReached              the server has not come to a transaction in time
         ├── ServerBehindCache       the database is older than what this client has seen
         ├── OtherDatabase           the server has another database than before
         ├── DatabaseRestored        the database was restored from a backup since
@@ -104,6 +106,22 @@ class IllegalMessage(ProtocolViolation):
     """
 
     msgid: object = None
+
+
+class StreamViolation(IllegalMessage):
+    """What the peer says of a stream is not legal in the stream's state, or beyond its credit.
+
+    :param stream: its number.
+    :param problem: what is wrong.
+    """
+
+    def __init__(self, stream: int, problem: str) -> None:
+        super().__init__(stream, problem)
+        self.stream = stream
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"stream {self.stream}: {self.problem}"
 
 
 class IncompatiblePeer(ProtocolViolation):
@@ -214,6 +232,25 @@ class ObjectTooLarge(ClientStorageError, TransactionTooLargeError):
         return (
             f"object {oid_repr(self.oid)} cannot be stored: its record takes {self.size} bytes, "
             f"and the server accepts messages of up to {self.limit}; keep large data in a blob"
+        )
+
+
+class NotReached(ClientStorageError):
+    """A transaction that was waited for is not known here yet.
+
+    :param tid: the transaction (8 bytes).
+    :param last_tid: the last one that is known (8 bytes).
+    """
+
+    def __init__(self, tid: bytes, last_tid: bytes) -> None:
+        super().__init__(tid, last_tid)
+        self.tid = tid
+        self.last_tid = last_tid
+
+    def __str__(self) -> str:
+        return (
+            f"transaction {self.tid.hex()} was not reached in time: the last one known here is "
+            f"{self.last_tid.hex()}"
         )
 
 

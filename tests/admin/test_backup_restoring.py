@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.backups import Site, blob_files, content_of, listing, read_blobs
+from tests.support.backups import Silence, Site, blob_files, content_of, listing, read_blobs
 from zc.lockfile import LockFile
 from ZODB.FileStorage import FileStorage
 from ZODB.fsIndex import fsIndex
@@ -18,7 +18,6 @@ from ZODB.fsIndex import fsIndex
 from zeolith.admin.backup import choosing, restoring
 from zeolith.admin.backup.choosing import Choice
 from zeolith.admin.backup.failures import BackupError
-from zeolith.admin.backup.report import Silence
 from zeolith.admin.backup.restoring import Restored, Target, restore
 from zeolith.errors import ConfigurationError
 from zeolith.types import Tid

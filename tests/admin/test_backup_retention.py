@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support.backups import Notes, Site, blob_files, listing, read_blobs
+from tests.support.backups import Notes, Silence, Site, blob_files, listing, read_blobs
 
 from zeolith.admin.backup import retention
 from zeolith.admin.backup.choosing import choose_newest
-from zeolith.admin.backup.report import Silence
 from zeolith.admin.backup.restoring import Target, restore
 from zeolith.admin.backup.retention import Retention, apply_retention, made_at
 from zeolith.admin.backup.verifying import verify

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.backups import Site, listing
+from tests.support.backups import Silence, Site, listing
 from zc.lockfile import LockFile
 
 from zeolith.admin.backup.choosing import choose_newest
 from zeolith.admin.backup.failures import BackupError, Damage
-from zeolith.admin.backup.report import Silence
 from zeolith.admin.backup.repository import open_repository
 from zeolith.admin.backup.verifying import verify
 from zeolith.errors import ConfigurationError

@@ -18,13 +18,14 @@ from ZODB.MappingStorage import MappingStorage
 
 from zeolith.admin.actions import ACTIONS, help_text
 from zeolith.admin.asking import NotAnswering
-from zeolith.admin.identity import find_user, identity_to_assume
 from zeolith.admin.liveness import check_alive
 from zeolith.admin.logtail import follow, last_lines
 from zeolith.admin.managersocket import ManagerTrouble, ask_status, tell_manager
+from zeolith.admin.privileges import account_to_become
 from zeolith.admin.signalnames import signal_named
 from zeolith.admin.supervised import Supervised
 from zeolith.cli.main import main
+from zeolith.config.accounts import find_account
 from zeolith.config.tls import ServerTls, server_context
 from zeolith.errors import ConfigurationError
 
@@ -92,7 +93,18 @@ def test_another_manager_is_run_by_another_python(conf: Callable[..., str], tmp_
 
 def test_a_socket_path_that_is_too_long_is_refused(conf: Callable[..., str]) -> None:
     with pytest.raises(ConfigurationError, match="too long for a socket"):
-        Supervised.load(conf(), {"socket_name": "/tmp/" + "x" * 100})
+        Supervised.load(conf(), {"socket_name": "/tmp/" + "x" * 95})
+
+
+def test_a_relative_transcript_is_found_in_the_server_s_directory(
+    conf: Callable[..., str], tmp_path: Path
+) -> None:
+    """The daemon manager opens it when it has gone there."""
+    path = conf(rest=f"<runner>\ndirectory {tmp_path}/run\ntranscript out.log\n</runner>")
+    assert Supervised.load(path).runner.transcript == f"{tmp_path}/run/out.log"
+    changed = Supervised.load(path, {"transcript": "../other.log"})
+    command = changed.manager_command(())
+    assert command[command.index("-t") + 1] == f"{tmp_path}/other.log"
 
 
 def test_a_relative_unix_address_is_found_in_the_server_s_directory(
@@ -306,23 +318,72 @@ def test_what_is_no_signal(text: str) -> None:
 
 
 def test_users_have_names_and_numbers() -> None:
-    assert find_user("root", "user").uid == 0
-    assert find_user("0", "user").name == "root"
+    assert find_account("root", "user").uid == 0
+    assert find_account("0", "user").name == "root"
     with pytest.raises(ConfigurationError, match="user: there is no user 'nobody-here'"):
-        find_user("nobody-here", "user")
+        find_account("nobody-here", "user")
 
 
 def test_only_root_becomes_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert identity_to_assume(None, "user") is None
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert account_to_become(None, "user") is None
+
+    def be(uid: int) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: uid)
+        monkeypatch.setattr(os, "getresuid", lambda: (uid, uid, uid))
+
+    be(12345)
+    with pytest.raises(ConfigurationError, match="user: only root can serve as root"):
+        account_to_become("root", "user")
+    be(0)
+    assert account_to_become("root", "user") is None
+    account = account_to_become("nobody", "user")
+    assert account is not None
+    assert account.name == "nobody"
+    assert account.gid in account.groups
+    be(account.uid)
+    assert account_to_become("nobody", "user") is None
+    # Whoever could take root's rights back is not that user.
+    monkeypatch.setattr(os, "getresuid", lambda: (account.uid, account.uid, 0))
     with pytest.raises(ConfigurationError, match="only root"):
-        identity_to_assume("root", "user")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert identity_to_assume("root", "user") is None
-    identity = identity_to_assume("nobody", "user")
-    assert identity is not None
-    assert identity.name == "nobody"
-    assert identity.gid in identity.groups
+        account_to_become("nobody", "user")
+
+
+@pytest.mark.parametrize(
+    ("action", "program"), [("fg", "zeolith"), ("start", "zeolith.admin.manager")]
+)
+def test_what_takes_the_place_of_the_command_is_the_user_s(
+    action: str, program: str, conf: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's rights are given up first; after that nothing of ours runs any more."""
+    found = find_account("nobody", "user")
+    events: list[object] = []
+
+    def execute(path: str, command: list[str], environment: dict[str, str]) -> None:
+        events.append(command[command.index("-m") + 1])
+        raise OSError(13, "far enough")
+
+    monkeypatch.setattr("zeolith.admin.supervised.account_to_become", lambda *args: found)
+    monkeypatch.setattr("zeolith.admin.launching.become", events.append)
+    monkeypatch.setattr(os, "execvpe", execute)
+    monkeypatch.setattr(os, "umask", lambda mode: 0)
+    path = conf(rest="<runner>\nuser nobody\ndaemon false\n</runner>")
+    assert main(["ctl", "-C", path, action]) == 1
+    assert events == [found, program]
+
+
+def test_a_directory_that_cannot_be_entered_is_named(
+    conf: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "chdir", refuse)
+    path = conf(rest=f"<runner>\ndirectory {tmp_path}\n</runner>")
+    assert main(["ctl", "-C", path, "fg"]) == 2
+    assert f"directory: {tmp_path} cannot be entered: Permission denied" in capsys.readouterr().err
 
 
 # -- the command ---------------------------------------------------------------------------------

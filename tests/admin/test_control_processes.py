@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import transaction
 from persistent.mapping import PersistentMapping
-from tests.support.controlled import Controlled, is_running
-from tests.support.processes import child_environment, is_listening
+from tests.support.controlled import Controlled
+from tests.support.processes import child_environment, is_listening, is_running
 from tests.support.waiting import wait_until
 from ZODB import DB
 from ZODB.FileStorage import FileStorage

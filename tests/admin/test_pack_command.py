@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import trustme
-from tests.support.packing import GATED_CHILD, Contents, debris, resume
+from tests.support.packing import Contents, debris, resume, stop_at
 from tests.support.processes import child_environment, free_port, is_listening, running_server
 from tests.support.storages import gate
 from tests.support.waiting import wait_until
@@ -28,7 +28,6 @@ from zeolith.cli.main import ZEOPACK, main
 from zeolith.cli.packdisplay import PackDisplay
 from zeolith.config.address import format_address
 from zeolith.config.tls import server_context
-from zeolith.server import packprocess
 
 
 class Served:
@@ -176,7 +175,7 @@ def test_a_pack_that_runs_already(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mark = tmp_path / "mark"
-    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", GATED_CHILD, "copy", str(mark)))
+    stop_at(monkeypatch, "copy", mark)
     with zeolith_process("pack", f"{served.address}:main") as first:
         wait_until(mark.exists)
         assert main(["pack", f"{served.address}:main"]) == 1
@@ -314,7 +313,7 @@ def test_a_server_that_ends_meanwhile(
     stack: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "mark"
-    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", GATED_CHILD, "copy", str(mark)))
+    stop_at(monkeypatch, "copy", mark)
     with ExitStack() as inner:
         served = Served(inner, tmp_path)
         process = stack.enter_context(zeolith_process("pack", f"{served.address}:main"))
@@ -333,7 +332,7 @@ def test_an_interrupted_command_leaves_the_server_packing(
     served: Served, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "mark"
-    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", GATED_CHILD, "copy", str(mark)))
+    stop_at(monkeypatch, "copy", mark)
     before = served.size
     with zeolith_process("pack", f"{served.address}:main", f"{served.address}:other") as process:
         wait_until(mark.exists)
@@ -380,7 +379,7 @@ def test_a_terminal_shows_a_bar(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "mark"
-    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", GATED_CHILD, "record", str(mark)))
+    stop_at(monkeypatch, "record", mark)
     resumed = threading.Event()
 
     def go_on(shown: str) -> bool:

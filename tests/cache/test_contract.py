@@ -203,6 +203,24 @@ def test_closed_it_answers_nothing_and_closes_again(cache: ClientCache) -> None:
     cache.close()
 
 
+def test_it_lists_its_current_revisions_or_says_that_it_cannot(cache: ClientCache) -> None:
+    assert list(cache.current() or ()) == []
+    cache.store(OID, T2, None, b"data")
+    cache.store(OTHER, T1, T2, b"earlier")
+    listed = cache.current()
+    if isinstance(cache, ForeignCache):
+        assert listed is None
+        return
+    assert listed is not None
+    assert list(listed) == [(OID, T2)]
+    cache.store(OTHER, T2, None, b"data")
+    cache.invalidate(OID, T3)
+    cache.store(OID, T3, None, b"data")
+    assert sorted(cache.current() or ()) == [(OID, T3), (OTHER, T2)]
+    cache.close()
+    assert list(cache.current() or ()) == []
+
+
 def test_it_keeps_to_its_size(cache: ClientCache) -> None:
     for n in range(3_000):
         cache.store(to_tid(n), T1, None, b"x" * 100)
@@ -231,3 +249,32 @@ def test_a_foreign_cache_that_knows_a_tid_is_asked_for_it() -> None:
         assert zeo_cache.getLastTid() == T4
     finally:
         cache.close()
+
+
+def test_many_are_kept_as_one_after_the_other(cache: ClientCache) -> None:
+    third = b"\0" * 7 + b"\3"
+    cache.store(OTHER, T1, None, b"older")
+    cache.store_many(
+        [
+            (OID, T2, None, b"current"),
+            (third, T1, T3, b"earlier"),
+            (OTHER, T3, None, b"newer"),
+            (OID, T2, None, b"again"),
+            (third, T3, None, b"current, too"),
+        ]
+    )
+    assert cache.load_before(OID, MAX_TID) == (b"current", T2, None)
+    assert cache.load_before(third, T3) == (b"earlier", T1, T3)
+    assert cache.load_before(third, MAX_TID) == (b"current, too", T3, None)
+    assert cache.load_before(OTHER, MAX_TID) == (b"newer", T3, None)
+    cache.store_many([])
+    cache.store_many([(OID, T3, None, b"newer"), (third, T2, None, b"late")])
+    assert cache.load_before(OID, MAX_TID) == (b"newer", T3, None)
+    assert cache.load_before(third, MAX_TID) == (b"current, too", T3, None)
+
+
+def test_many_are_dropped_when_closed(cache: ClientCache) -> None:
+    if isinstance(cache, RingCache):
+        cache.close()
+        cache.store_many([(OID, T2, None, b"data")])
+        assert cache.load_before(OID, MAX_TID) is None

@@ -270,3 +270,49 @@ def test_an_object_takes_little_memory(step: int) -> None:
         [sys.executable, "-c", MEASURE, str(step)], check=True, capture_output=True, text=True
     )
     assert float(run.stdout) < 35
+
+
+@pytest.mark.parametrize("count", [3, 40, 500])
+def test_many_records_go_round_in_a_small_file(count: int) -> None:
+    cache = RingCache(MINIMUM_SIZE)
+    try:
+        for turn in range(20):
+            first = turn * count
+            cache.store_many([(to_tid(first + n), T1, None, b"%100d" % n) for n in range(count)])
+            assert os.fstat(cache._fd).st_size <= MINIMUM_SIZE
+            last = to_tid(first + count - 1)
+            assert cache.load_before(last, MAX_TID) == (b"%100d" % (count - 1), T1, None)
+        assert 10 < len(cache) == held(cache, 0, 20 * count)
+    finally:
+        cache.close()
+
+
+def test_what_is_too_large_is_left_out_of_many(cache: RingCache) -> None:
+    large = b"x" * 30_000
+    cache.store_many([(T1, T1, None, b"a"), (T2, T1, None, large), (T3, T1, None, b"c")])
+    assert cache.load_before(T2, MAX_TID) is None
+    assert cache.load_before(T1, MAX_TID) == (b"a", T1, None)
+    assert cache.load_before(T3, MAX_TID) == (b"c", T1, None)
+
+
+def test_many_records_take_one_write(cache: RingCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[int] = []
+    pwrite = os.pwrite
+
+    def counted(fd: int, data: bytes, at: int) -> int:
+        writes.append(len(data))
+        return pwrite(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    cache.store_many([(to_tid(n), T1, None, b"%100d" % n) for n in range(100)])
+    assert len(writes) == 1
+    assert held(cache, 0, 100) == 100
+
+
+def test_many_do_not_bring_back_what_was_invalidated(cache: RingCache) -> None:
+    cache.store_many([(OID, T2, None, b"old")])
+    cache.invalidate(OID, T4)
+    cache.store_many([(OID, T2, None, b"late"), (T1, T1, None, b"other")])
+    assert cache.load_before(OID, MAX_TID) is None
+    assert cache.load_before(OID, T4) == (b"old", T2, T4)
+    assert cache.load_before(T1, MAX_TID) == (b"other", T1, None)

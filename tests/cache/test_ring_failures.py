@@ -316,3 +316,46 @@ def test_a_temporary_file_has_no_name(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
     finally:
         cache.close()
+
+
+@pytest.mark.parametrize("can_shrink", [True, False])
+def test_what_cannot_be_listed_is_not_held(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch, can_shrink: bool
+) -> None:
+    """R6: who verifies the cache takes what is not listed for not held."""
+    fill(cache, 0, 300)
+    fill(cache, 20_000, 20_300)
+    number = errno.ENOSPC if can_shrink else errno.EIO
+    pread, broken = os.pread, [3]
+
+    def read(fd: int, size: int, at: int) -> bytes:
+        broken[0] -= 1
+        if broken[0] == 0:
+            raise OSError(number, os.strerror(number))
+        return pread(fd, size, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zeolith.cache.log.os.pread", read)
+        listed = {oid for oid, _ in cache.current()}
+    for n in (*range(300), *range(20_000, 20_300)):
+        if cache.load_before(to_tid(n), MAX_TID) is not None:
+            assert to_tid(n) in listed
+    assert bool(listed) is can_shrink
+    assert len(cache) == len(listed)
+
+
+@pytest.mark.parametrize("limit", [0, 1_000, 20_000])
+def test_a_disk_that_fills_up_under_many(
+    cache: RingCache,
+    monkeypatch: pytest.MonkeyPatch,
+    warnings: Callable[[], list[str]],
+    limit: int,
+) -> None:
+    monkeypatch.setattr(os, "pwrite", full_after(limit))
+    for first in range(0, 400, 20):
+        cache.store_many([(to_tid(n), T1, None, b"%100d" % n) for n in range(first, first + 20)])
+        for n in range(first + 20):
+            found = cache.load_before(to_tid(n), MAX_TID)
+            assert found in (None, (b"%100d" % n, T1, None))
+    assert len(warnings()) == 1
+    assert bool(len(cache)) is (limit == 20_000)

@@ -72,6 +72,29 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.set_last_tid(to_tid(tid))
         self.told = tid
 
+    @rule()
+    def it_was_away_and_is_verified(self) -> None:
+        """What the cache lists as current is compared with the server; nothing else is."""
+        for oid, start in list(self.cache.current()):
+            if self.histories[oid][-1:] != [int.from_bytes(start, "big")]:
+                self.cache.invalidate(oid, None)
+        self.untold.clear()
+        self.cache.set_last_tid(to_tid(self.clock))
+        self.told = self.clock
+
+    @rule(
+        wanted=st.lists(st.tuples(oids, st.integers(0, 5)), min_size=1, max_size=12),
+    )
+    def answers_arrive_together(self, wanted: list[tuple[bytes, int]]) -> None:
+        records = []
+        for oid, back in wanted:
+            found = self.revision_before(oid, self.clock + 1 - back)
+            if found is not None:
+                start, end = found
+                ended = None if end is None else to_tid(end)
+                records.append((oid, to_tid(start), ended, record_of(oid, start)))
+        self.cache.store_many(records)
+
     @precondition(lambda self: not self.untold)
     @rule(written=st.lists(oids, min_size=1, max_size=4, unique=True))
     def we_commit(self, written: list[bytes]) -> None:

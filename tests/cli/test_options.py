@@ -80,7 +80,7 @@ def test_every_option(served: Served) -> None:
         served,
         *("--address", "[::1]:8100", "--filename", "a.fs", "--blob-dir", "blobs"),
         *("--timeout", "2.5", "--pid-file", "zeo.pid", "--read-only", "--msgpack"),
-        *("--loop", "asyncio"),
+        *("--loop", "asyncio", "--compression", "off"),
     )
     assert config == ServerConfig(
         address=("::1", 8100),
@@ -90,6 +90,7 @@ def test_every_option(served: Served) -> None:
         read_only=True,
         msgpack=True,
         loop="asyncio",
+        compression="off",
     )
 
 
@@ -135,7 +136,7 @@ def test_options_override_the_file(served: Served, zeo_conf: str) -> None:
     config = parse(
         served,
         *("-C", zeo_conf, "-a", "1", "-t", "0", "--pid-file", "x.pid"),
-        *("--read-only", "--msgpack", "--loop", "uvloop"),
+        *("--read-only", "--msgpack", "--loop", "uvloop", "--compression", "on"),
     )
     assert config.address == ("127.0.0.1", 1)
     assert config.transaction_timeout is None
@@ -143,6 +144,7 @@ def test_options_override_the_file(served: Served, zeo_conf: str) -> None:
     assert config.read_only
     assert config.msgpack
     assert config.loop == "uvloop"
+    assert config.compression == "on"
 
 
 def test_a_configuration_on_standard_input(
@@ -168,6 +170,7 @@ def test_a_configuration_on_standard_input(
         (["-a", "1", "-f", "a", "-t", "-1"], "--timeout"),
         (["-a", "1", "-f", "a", "-t", "soon"], "--timeout"),
         (["-a", "1", "-f", "a", "--loop", "trio"], "--loop"),
+        (["-a", "1", "-f", "a", "--compression", "gzip"], "--compression"),
         (["-a", "1", "-f", "a", "--unknown"], "--unknown"),
         (["-a", "1", "-f", "a", "stray"], "stray"),
         (["-a", "localhost", "-f", "a"], "--address: 'localhost' has no port"),

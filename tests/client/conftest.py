@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from zeolith.client.storage import ClientStorage
 from zeolith.client.wire import Address
 from zeolith.protocol.codec import Codec
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.loadrequests import Record
 from zeolith.protocol.messages import Call, Notice, Request
 from zeolith.protocol.peers import Event, ServerPeer
 
@@ -71,6 +72,10 @@ class Recorder:
         if self.on_loaded is not None:
             self.on_loaded()
         self.events.append(("loaded", oid, start, end, data))
+
+    def loaded_many(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self.loaded(*record)
 
     def noticed(self, request: Request) -> None:
         self.events.append(request)
@@ -194,10 +199,12 @@ def client(stack: ExitStack) -> Open:
 def attach(fake: FakeServer, client: Open) -> Attach:
     """Connect a storage to the fake server, whose last transaction is 1."""
 
-    def attach_client(**keywords: Any) -> tuple[ClientStorage, FakeConnection]:
+    def attach_client(
+        *, is_zeo: bool = False, **keywords: Any
+    ) -> tuple[ClientStorage, FakeConnection]:
         opening = waiting.Background(lambda: client(fake.address, **keywords))
         connection = fake.accept()
-        connection.admit(bytes([0] * 7 + [1]))
+        connection.admit(bytes([0] * 7 + [1]), is_zeo=is_zeo)
         storage = opening.result()
         assert isinstance(storage, ClientStorage)
         return storage, connection

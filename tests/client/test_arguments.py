@@ -19,6 +19,7 @@ from tests.support.waiting import promptly
 from zeolith.client.storage import ClientStorage
 from zeolith.errors import MessageTooLarge, ObjectTooLarge
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import Terms
 from zeolith.protocol.limits import Limits
 from zeolith.protocol.peers import ServerPeer
 from zeolith.server import transport
@@ -233,8 +234,8 @@ def small_messages(monkeypatch: pytest.MonkeyPatch) -> int:
     """Servers accept messages of so many bytes, and say so."""
     limit = 10_000
 
-    def make(coding: Coding, limits: Limits, program: str) -> ServerPeer:
-        return ServerPeer(coding, replace(limits, max_message_size=limit), program)
+    def make(coding: Coding, limits: Limits, program: str, terms: Terms) -> ServerPeer:
+        return ServerPeer(coding, replace(limits, max_message_size=limit), program, terms)
 
     monkeypatch.setattr(transport, "ServerPeer", make)
     return limit

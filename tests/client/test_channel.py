@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from ZODB.POSException import POSKeyError
 
-from zeolith.errors import ClientDisconnected
+from zeolith.client.channel import Channel
+from zeolith.errors import ClientDisconnected, ProtocolViolation
+from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import (
     Call,
     GetInfo,
@@ -18,8 +20,20 @@ from zeolith.protocol.messages import (
     Store,
     TpcFinish,
 )
+from zeolith.protocol.peers import ServerPeer
+
+from .conftest import MemoryWire, Recorder
 
 OID, OTHER, TID, START = (bytes([0] * 7 + [n]) for n in (1, 2, 200, 100))
+
+
+@pytest.mark.parametrize("rest", [b"x", b"\0\0\0\1\x05", b"\xff" * 4, b"\0\0\0\2M5"])
+def test_bytes_behind_a_greeting_are_refused_before_anything_is_said(rest: bytes) -> None:
+    wire = MemoryWire()
+    wire.arriving.put(ServerPeer(Coding.MSGPACK).greeting() + rest)
+    with pytest.raises(ProtocolViolation, match=r"bytes after the first message|exceeds"):
+        Channel(wire, Recorder(), "memory").greet()
+    assert wire.sent.empty()
 
 
 def test_a_load_returns_what_the_server_says_and_tells_the_receiver_first(
@@ -181,7 +195,7 @@ def test_many_notices_are_sent_without_a_call(line: Any) -> None:
 
 
 def test_prefetched_objects_arrive_without_anybody_waiting(line: Any, background: Any) -> None:
-    line.channel.request_loads([(OID, TID), (OTHER, TID)])
+    line.channel.request_loads([OID, OTHER], TID)
     assert line.wire.sent.qsize() == 1
     calls = [line.server.next_call(), line.server.next_call()]
     joined = background(line.channel.load_before, OTHER, TID)
@@ -222,7 +236,7 @@ def test_the_end_of_the_connection_fails_every_waiting_call(line: Any, backgroun
     with pytest.raises(ClientDisconnected):
         line.channel.post(Store(OID, None, b"", 1))
     with pytest.raises(ClientDisconnected):
-        line.channel.request_loads([(OID, TID)])
+        line.channel.request_loads([OID], TID)
     assert line.receiver.events == [("broken", "gone")]
     line.channel.release()
     assert line.wire.is_closed

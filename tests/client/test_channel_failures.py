@@ -79,7 +79,7 @@ def test_an_interrupted_prefetch_fails_those_who_share_its_loads(
 ) -> None:
     go_on = threading.Event()
     line.channel._sending = turn = NoTurn(go_on)
-    prefetch = background(line.channel.request_loads, [(OID, TID), (OTHER, TID)])
+    prefetch = background(line.channel.request_loads, [OID, OTHER], TID)
     assert turn.is_waited_for.wait(10)
     load = background(line.channel.load_before, OTHER, TID)
     while not line.channel.is_being_read:
@@ -115,7 +115,7 @@ def test_what_is_no_id_fails_its_caller_and_nobody_else(
         with pytest.raises(error):
             line.channel.load_before(oid, tid)
         with pytest.raises(error):
-            line.channel.request_loads([(OTHER, TID), (oid, tid)])
+            line.channel.request_loads([OTHER, oid], tid)
     assert line.wire.sent.empty()
     load = background(line.channel.load_before, OTHER, TID)
     line.server.say(line.server.codec.loaded(line.server.next_call().request, b"x", START, None))

@@ -84,7 +84,7 @@ def call(channel: Channel) -> None:
 
 
 def prefetch(channel: Channel) -> None:
-    channel.request_loads([(OID, TID), (OTHER, TID)])
+    channel.request_loads([OID, OTHER], TID)
 
 
 def post(channel: Channel) -> None:

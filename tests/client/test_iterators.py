@@ -1,4 +1,4 @@
-"""Iterators live and die with their connection."""
+"""Iterators as ZEO's servers have them live and die with their connection."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fetch(iterator: Any, server: Any, iid: int, *values: Any) -> Any:
 
 
 def test_transactions_and_their_records(attach: Attach) -> None:
-    storage, server = attach()
+    storage, server = attach(is_zeo=True)
     iterator = start(storage, server, 5)
     found = fetch(iterator, server, 5, (tid(2), " ", b"joe", b"text", {"k": 1}))
     assert (found.tid, found.user, found.description, found.extension) == (
@@ -66,23 +66,23 @@ def test_transactions_and_their_records(attach: Attach) -> None:
 def test_an_iterator_begun_without_a_server_belongs_to_the_next_one(
     fake: FakeServer, attach: Attach
 ) -> None:
-    storage, server = attach()
+    storage, server = attach(is_zeo=True)
     server.close()
     wait_until(lambda: not storage.is_connected())
     starting = Background(storage.iterator)
     again = fake.accept()
-    again.admit(tid(1))
+    again.admit(tid(1), is_zeo=True)
     again.reply(again.expect(IteratorStart), 5)
     assert fetch(starting.result(), again, 5, None) is None
 
 
 def test_an_iterator_is_never_used_on_another_connection(fake: FakeServer, attach: Attach) -> None:
-    storage, server = attach()
+    storage, server = attach(is_zeo=True)
     iterator = start(storage, server, 5)
     found = fetch(iterator, server, 5, (tid(2), " ", b"", b"", {}))
     server.close()
     again = fake.accept()
-    again.admit(tid(1))
+    again.admit(tid(1), is_zeo=True)
     wait_until(storage.is_connected)
     for use in (lambda: next(iterator), lambda: iter(found)):
         with pytest.raises(ClientDisconnected):
@@ -92,7 +92,7 @@ def test_an_iterator_is_never_used_on_another_connection(fake: FakeServer, attac
 def test_abandoned_iterators_are_given_back_with_the_next_one(
     fake: FakeServer, attach: Attach
 ) -> None:
-    storage, server = attach()
+    storage, server = attach(is_zeo=True)
     abandoned = [start(storage, server, iid) for iid in (5, 6)]
     abandoned.clear()
     gc.collect()
@@ -106,7 +106,7 @@ def test_abandoned_iterators_are_given_back_with_the_next_one(
     # What one connection knows means nothing to the next one.
     server.close()
     again = fake.accept()
-    again.admit(tid(1))
+    again.admit(tid(1), is_zeo=True)
     wait_until(storage.is_connected)
     abandoned.clear()
     gc.collect()

@@ -100,15 +100,27 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     *(
         ({option: value}, option, "number of seconds")
-        for option in ("wait_timeout", "min_disconnect_poll", "max_disconnect_poll")
+        for option in (
+            *("wait_timeout", "min_disconnect_poll", "max_disconnect_poll", "dead_server_timeout"),
+        )
         for value in ("abc", "5", True, b"5")
     ),
     *(
         ({option: value}, option, "not a time to wait")
-        for option in ("wait_timeout", "min_disconnect_poll", "max_disconnect_poll")
+        for option in (
+            *("wait_timeout", "min_disconnect_poll", "max_disconnect_poll", "dead_server_timeout"),
+        )
         for value in (math.nan, math.inf, -1, -0.5, threading.TIMEOUT_MAX * 2)
     ),
     ({"min_disconnect_poll": 0}, "min_disconnect_poll", "not above 0"),
+    *(
+        ({"dead_server_timeout": value}, "dead_server_timeout", "agreed upon .* 0 to wait for ever")
+        for value in (0.5, 86_401)
+    ),
+    *(
+        ({"compression": value}, "compression", "not true, false or None")
+        for value in ("on", 1, 0, "zstd")
+    ),
     ({"min_disconnect_poll": 3, "max_disconnect_poll": 2}, "min_disconnect_poll", "at most"),
     ({"client_label": 5}, "client_label", "not a text"),
     (
@@ -148,6 +160,8 @@ def test_what_cannot_be_used_is_refused_at_once_rule_r9(
         {"cache": OwnCache(), "cache_size": 20 << 20},
         {"cache_size": 0},
         {"wait_timeout": 0},
+        *({"dead_server_timeout": value} for value in (None, 60, 0, 1, 86_400)),
+        *({"compression": value} for value in (None, True, False)),
         {"wait_timeout": 7, "min_disconnect_poll": 20},
         {"client_label": "", "client": "", "name": ""},
     ],

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
 import pytest
 
 from zeolith.client import watcher
-from zeolith.client.watcher import HEARTBEAT, watch
+from zeolith.client.watcher import ROUTINE, watch
+from zeolith.errors import ClientDisconnected
+from zeolith.protocol.hello import Terms
+
+PAUSE = ROUTINE / 12
 
 
 class Clock:
@@ -31,32 +36,120 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 class Idle:
     """A channel that nobody uses; time passes only while it is waited for."""
 
-    def __init__(self, clock: Clock, rounds: int) -> None:
+    speaks_own = False
+    demand: float | None = None
+
+    def __init__(self, clock: Clock, rounds: int, silence: float | None = None) -> None:
         self.wire = self
+        self.terms = Terms(silence)
         self.reads = 0
+        self.has_spoken = False
         self.heartbeats: list[float] = []
         self.waits: list[float] = []
+        self.cause: BaseException | None = None
         self._clock = clock
         self._rounds = rounds
 
     @property
     def is_broken(self) -> bool:
-        return len(self.waits) >= self._rounds
+        return self.cause is not None or len(self.waits) >= self._rounds
 
     def is_readable(self, timeout: float) -> bool:
-        self.waits.append(timeout)
-        self._clock.now += timeout
+        if timeout:
+            self.waits.append(timeout)
+            self._clock.now += timeout
         return False
 
     def heartbeat(self) -> None:
         self.heartbeats.append(self._clock.now)
+        self.has_spoken = True
+
+    def close(self, cause: BaseException) -> None:
+        self.cause = cause
 
 
-def test_an_idle_connection_costs_a_heartbeat_a_minute_and_nothing_else(clock: Clock) -> None:
-    channel: Any = Idle(clock, 3)
+def intervals(times: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+def test_an_idle_connection_costs_a_heartbeat_a_minute_and_little_else(clock: Clock) -> None:
+    channel: Any = Idle(clock, 60)
     watch(channel, threading.Event())
-    assert channel.waits == [HEARTBEAT] * 3
-    assert channel.heartbeats == [1000.0 + HEARTBEAT * n for n in (1, 2, 3)]
+    assert channel.waits == [PAUSE] * 60
+    assert set(intervals(channel.heartbeats)) == {60.0}
+
+
+def test_a_server_gets_heartbeats_as_often_as_it_asks(clock: Clock) -> None:
+    channel: Any = Idle(clock, 400)
+    channel.demand = 30.0
+    channel.speaks_own = True
+    watch(channel, threading.Event())
+    assert set(intervals(channel.heartbeats)) == {10.0}
+    assert channel.cause is None  # nothing was said about how long the server may be silent
+
+
+def test_who_talks_sends_no_heartbeats(clock: Clock) -> None:
+    class Talking(Idle):
+        def is_readable(self, timeout: float) -> bool:
+            self.has_spoken = True
+            return super().is_readable(timeout)
+
+    channel: Any = Talking(clock, 60)
+    watch(channel, threading.Event())
+    assert channel.heartbeats == []
+
+
+def test_a_silent_server_is_given_up(clock: Clock) -> None:
+    channel: Any = Idle(clock, 1000, silence=60.0)
+    channel.speaks_own = True
+    watch(channel, threading.Event())
+    assert isinstance(channel.cause, ClientDisconnected)
+    assert str(channel.cause) == "the server has not been heard of for 60 seconds"
+    assert 50.0 <= clock.now - 1000.0 <= 60.0
+
+
+def test_a_process_that_was_stopped_has_heard_nobody_and_gives_nobody_up(clock: Clock) -> None:
+    class Stopped(Idle):
+        speaks_own = True
+
+        def is_readable(self, timeout: float) -> bool:
+            if timeout and len(self.waits) == 3:
+                clock.now += 10_000
+            return super().is_readable(timeout)
+
+    channel: Any = Stopped(clock, 1000, silence=60.0)
+    watch(channel, threading.Event())
+    assert channel.cause is not None
+    assert 50.0 <= clock.now - 11_000.0 <= 60.0
+
+
+def test_a_silent_server_of_zeo_s_is_not(clock: Clock) -> None:
+    """It has nothing to say, and sends no heartbeats."""
+    channel: Any = Idle(clock, 100, silence=60.0)
+    watch(channel, threading.Event())
+    assert channel.cause is None
+    assert clock.now > 2000
+
+
+def test_what_waits_to_be_read_was_sent_by_somebody(clock: Clock) -> None:
+    """The thread that reads is in the database's code, for minutes."""
+
+    class Unread(Idle):
+        speaks_own = True
+
+        def is_readable(self, timeout: float) -> bool:
+            if clock.now > 1600:
+                self.waits += [0.0] * 9
+            return True
+
+        def read_if_ready(self) -> bool:
+            return False
+
+    channel: Any = Unread(clock, 9, silence=60.0)
+    nudge: Any = Nudge(clock)
+    watch(channel, nudge)
+    assert channel.cause is None
+    assert clock.now > 1600
 
 
 class Nudge:
@@ -79,12 +172,13 @@ class Nudge:
 class Busy(Idle):
     """A channel on which calls are made: whenever the watcher looks, somebody else reads."""
 
-    def __init__(self, clock: Clock, calls: int) -> None:
-        super().__init__(clock, calls)
+    def __init__(self, clock: Clock, calls: int, silence: float | None = None) -> None:
+        super().__init__(clock, calls, silence)
         self._calls = calls
 
     def is_readable(self, timeout: float) -> bool:
-        self.waits.append(timeout)
+        if timeout:
+            self.waits.append(timeout)
         return True
 
     def read_if_ready(self) -> bool:
@@ -100,13 +194,17 @@ def test_a_busy_connection_is_looked_at_once_a_tick(clock: Clock) -> None:
     assert channel.heartbeats == []
 
 
-def test_a_busy_connection_has_its_heartbeats_too(clock: Clock) -> None:
-    channel: Any = Busy(clock, 2)
+@pytest.mark.parametrize("silence", [None, 60.0])
+def test_a_busy_connection_has_its_heartbeats_too(clock: Clock, silence: float | None) -> None:
+    """One on which much arrives, and nothing is sent."""
+    channel: Any = Busy(clock, 2, silence)
+    channel.speaks_own = True
+    channel.demand = 90.0
 
     class Reading(Nudge):
         def wait(self, timeout: float) -> bool:
             # During all of the first ticks somebody reads.
-            if self.ticks < 3.5 * HEARTBEAT / timeout:
+            if self.ticks < 100 / timeout:
                 channel.reads += 1
             return super().wait(timeout)
 
@@ -114,6 +212,7 @@ def test_a_busy_connection_has_its_heartbeats_too(clock: Clock) -> None:
     watch(channel, nudge)
     assert len(channel.heartbeats) == 3
     assert len(channel.waits) == 2
+    assert channel.cause is None
 
 
 def test_a_nudge_is_taken_note_of(clock: Clock) -> None:

@@ -218,11 +218,27 @@ def test_a_unix_socket(tmp_path: Path) -> None:
 def test_a_socket_over_tcp_sends_at_once_and_notices_a_dead_peer() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
-        open_socket(("", listener.getsockname()[1]), 5, lambda sock: None) as sock,
+        open_socket(("", listener.getsockname()[1]), 5, lambda sock: None, 40.0) as sock,
     ):
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        for name, value in (
+            ("TCP_KEEPIDLE", 20),
+            ("TCP_KEEPINTVL", 5),
+            ("TCP_KEEPCNT", 4),
+            ("TCP_USER_TIMEOUT", 40_000),
+        ):
+            if hasattr(socket, name):
+                assert sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value
         assert PlainWire(sock).peer_name == listener.getsockname()
+
+
+def test_a_client_that_waits_for_ever_leaves_it_to_the_system() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        open_socket(("", listener.getsockname()[1]), 5, lambda sock: None) as sock,
+    ):
+        assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 def test_the_failure_of_the_last_address_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

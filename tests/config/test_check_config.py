@@ -226,8 +226,8 @@ def test_a_disk_without_room_for_a_pack(var: Path) -> None:
         ),
         ("<runner>\nprompt x\n</runner>", "warning: zeo.conf, line 8, prompt: has no effect"),
         (
-            f"<runner>\nsocket-name /tmp/{'x' * 100}\n</runner>",
-            "error: zeo.conf, line 8, socket-name: the path is longer than the 103 bytes",
+            f"<runner>\nsocket-name /tmp/{'x' * 95}\n</runner>",
+            "error: zeo.conf, line 8, socket-name: the path is longer than the 99 bytes",
         ),
         (
             "<runner>\ntranscript $var/no/transcript\n</runner>",

@@ -109,6 +109,8 @@ def test_every_key_reaches_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path:
           server-sync on
           drop-cache-rather-verify on
           database-behind refuse
+          dead-server-timeout 2m
+          compression on
           client-label web1
         </zeolith>
         """
@@ -136,6 +138,8 @@ def test_every_key_reaches_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path:
             "drop_cache_rather_verify": True,
             "server_sync": True,
             "database_behind": "refuse",
+            "dead_server_timeout": 120.0,
+            "compression": True,
         }
     ]
 
@@ -189,6 +193,11 @@ def test_zodbs_own_section_opens_our_client(
             "contradicts",
         ),
         ("<zeolith>\nserver 1\ndatabase-behind no\n</zeolith>", "database-behind", "is unknown"),
+        (
+            "<zeolith>\nserver 1\ndead-server-timeout 0.5\n</zeolith>",
+            "dead-server-timeout",
+            "cannot be agreed upon",
+        ),
         (
             "<zeolith>\nserver 1\nblob-cache-size 1MB\n</zeolith>",
             "blob-cache-size",

@@ -103,6 +103,7 @@ def test_limits_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
             "output-limit 5000000",
             "register-timeout 5s",
             "dead-peer-timeout 1.5m",
+            "compression OFF",
             "shutdown-grace 0",
         )
     ).make_server()
@@ -118,6 +119,7 @@ def test_limits_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.output_limit == 5_000_000
     assert options.register_timeout == 5
     assert options.dead_peer_timeout == 90
+    assert options.compression == "off"
     assert options.shutdown_grace == 0
 
 
@@ -276,6 +278,9 @@ def test_a_file_with_definitions_and_an_include(tmp_path: Path) -> None:
         (["output-limit 1"], "line 3, output-limit", "too small", "at least 1MB"),
         (["commit-memory -4MB"], "line 3, commit-memory", "not a size", "64KB"),
         (["commit-memory 0"], "line 3, commit-memory", "not a size", "64KB"),
+        (["dead-peer-timeout 0"], "line 3, dead-peer-timeout", "cannot be agreed", "1 to 86400 s"),
+        (["dead-peer-timeout 2d"], "line 3, dead-peer-timeout", "cannot be agreed", "1 to 86400 s"),
+        (["compression yes"], "line 3, compression", "'yes' is unknown", "auto, on, off"),
         (["register-timeout 0"], "line 3, register-timeout", "greater than 0", "5m"),
         (
             ["incoming-limit 2MB", "read-only true"],

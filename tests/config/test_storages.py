@@ -15,9 +15,9 @@ import zc.lockfile
 from ZODB.FileStorage import FileStorage
 from ZODB.interfaces import IBlobStorage
 
+from zeolith.config.server import parse_server_config
 from zeolith.config.storages import (
     File,
-    Memory,
     describe_storage,
     name_storages,
     open_storages,
@@ -104,17 +104,12 @@ def test_a_file_without_blobs(tmp_path: Path) -> None:
         storages["1"].close()
 
 
-def test_memory_with_and_without_blobs(tmp_path: Path) -> None:
-    plain, blobs = open_storages([Memory("a"), Memory("b", str(tmp_path / "blobs"))]).values()
-    assert not IBlobStorage.providedBy(plain)
-    assert IBlobStorage.providedBy(blobs)
-    plain.close()
-    blobs.close()
-
-
 def test_what_is_served_in_a_few_words(tmp_path: Path) -> None:
     assert describe_storage(File("1", "var/Data.fs")) == "var/Data.fs"
-    assert describe_storage(Memory("1")) == "Memory"
+    (opener,) = parse_server_config(
+        "<zeo>\naddress 1\n</zeo>\n<mappingstorage>\n</mappingstorage>\n"
+    ).storages
+    assert describe_storage(opener) == "MappingStorage"
 
 
 def test_storages_already_open_are_closed_again() -> None:

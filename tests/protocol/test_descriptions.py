@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from tests.support.transcripts import read_transcript
-from tests.support.wire_cases import CASES, Case, as_received, as_sent, name_of
+from tests.support.wire_cases import ALL_CASES, Case, as_received, as_sent, name_of
 
 from zeolith.errors import IllegalMessage
 from zeolith.protocol import messages as m
 from zeolith.protocol.descriptions import MAX_LINE, describe, kind_of
 from zeolith.protocol.descriptions import name_of as method_of
 from zeolith.protocol.inquiry import KickInquiry
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany
 from zeolith.protocol.peers import Inquired, Probe, Violated
 from zeolith.protocol.transcript import Answered, Encrypted, Entry, TooLong, Transcript
 from zeolith.types import MAX_TID
@@ -27,7 +28,7 @@ def text_of(event: Any, asked: type[Any] | None = None, **options: Any) -> str:
 
 @pytest.mark.parametrize("with_data", [False, True])
 @pytest.mark.parametrize("letter", [b"Z", b"M", b"O"])
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", ALL_CASES, ids=name_of)
 def test_every_message_is_one_short_line(case: Case, letter: bytes, with_data: bool) -> None:
     message = as_received(as_sent(case.message, letter), letter)
     text = text_of(message, with_data=with_data)
@@ -57,12 +58,17 @@ def test_every_message_is_one_short_line(case: Case, letter: bytes, with_data: b
           "status=' ')")),
         (m.Notice(m.InvalidateTransaction(TID, [TID] * 100)), None,
          "notice invalidateTransaction(tid=0x3, oids=[0x3, 0x3, 0x3, 0x3, 0x3, 0x3, … 94 more])"),
+        (m.Notice(LoadMany(TID2, [OID, TID])), None, "notice load_many(tid=0x4, oids=[0x2a, 0x3])"),
+        (m.Notice(LoadedMany(TID2, [(OID, TID, None, b"abc"), (TID, TID, TID2, b"")])), None,
+         "notice loaded_many(tid=0x4, 0x2a: 3 bytes, 0x3: 0 bytes)"),
+        (m.Notice(LoadedMany(TID2, [(OID, TID, None, b"")] * 8)), None,
+         f"notice loaded_many(tid=0x4, {'0x2a: 0 bytes, ' * 6}… 2 more)"),
         (m.Fault(5, "builtins.KeyError", ("x\ny",)), m.History,
          "error 5 to history: builtins.KeyError ['x\\ny']"),
         (m.Heartbeat(), None, "heartbeat"),
         (Probe(), None, "inquiry ruok"),
         (Inquired(KickInquiry("app")), None,
-         "inquiry KickInquiry(client='app', storage=None, dry_run=False)"),
+         "inquiry KickInquiry(client='app', dry_run=False)"),
         (Answered({"error": "no"}), None, "answer {'error': 'no'}"),
         (Encrypted(), None, "TLS: encrypted from here on, nothing can be shown"),
         (TooLong(None), None, "message that is too long to be shown"),
@@ -91,6 +97,7 @@ SECRET = b"very secret content"
         m.Notice(m.TpcBegin(1, b"", b"", SECRET, None, " ")),
         m.Notice(m.TpcBegin(1, b"", b"", {"k": SECRET}, None, " ")),
         m.Reply(KEY, (SECRET, TID, None)),
+        m.Notice(LoadedMany(TID, [(OID, TID, None, SECRET)])),
         m.Reply(1, ({"oid": OID, "data": SECRET},)),
         m.Fault(1, "x", {"data": SECRET}),
     ],
@@ -121,7 +128,7 @@ def test_long_values_are_cut(value: Any) -> None:
 
 def test_ids_are_recognised_by_what_the_protocol_demands_of_arguments() -> None:
     """An argument that has to be an id is shown as one, of whatever request, also of new ones."""
-    for case in CASES:
+    for case in ALL_CASES:
         if not isinstance(case.message, m.Call | m.Notice):
             continue
         request: Any = case.message[-1]

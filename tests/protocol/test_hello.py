@@ -22,6 +22,7 @@ from zeolith.protocol.hello import (
     Admission,
     Database,
     Introduction,
+    Terms,
     parse_admission,
     parse_answer,
     parse_introduction,
@@ -31,9 +32,18 @@ from zeolith.protocol.hello import (
 )
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import Call, Ping, Register
-from zeolith.protocol.peers import ClientPeer, Phase, ServerPeer, Violated
+from zeolith.protocol.peers import (
+    ClientPeer,
+    Hello,
+    Phase,
+    ServerPeer,
+    Violated,
+    Welcomed,
+)
 
 TID = b"\3" * 8
+
+_NO_SILENCE: tuple[Any, ...] = (0, 0.9, -1, 86_401, 1e9, True, "60", b"", [], float("nan"))
 
 
 def hello(version: int = 1, **said: Any) -> bytes:
@@ -45,6 +55,28 @@ def test_round_trip() -> None:
     said = Introduction(1, 70_000, "zeolith 0.1", {"load-many": {"most": 5}, "x": {}})
     assert parse_introduction(serialize_introduction(said), DEFAULT_LIMITS) == said
     assert parse_answer(serialize_introduction(said), 1, DEFAULT_LIMITS) == said
+
+
+@pytest.mark.parametrize("silence", [None, 1, 60.5, 86_400])
+def test_how_long_a_peer_may_be_silent(silence: float | None) -> None:
+    said = Introduction(1, 5_000, silence=silence)
+    payload = serialize_introduction(said)
+    assert parse_introduction(payload, DEFAULT_LIMITS) == said
+    assert (b"silence" in payload) is (silence is not None)
+
+
+def test_terms_are_what_the_hello_says() -> None:
+    terms = Terms(60, True)
+    server, client = ServerPeer(Coding.PICKLE, terms=terms), ClientPeer(terms=Terms())
+    client.receive(server.greeting())
+    (hello,) = server.receive(client.hello(Coding.OWN))
+    assert isinstance(hello, Hello)
+    assert hello.introduction is not None
+    assert (hello.introduction.silence, hello.introduction.capabilities) == (None, {})
+    (welcomed,) = client.receive(server.welcome())
+    assert isinstance(welcomed, Welcomed)
+    found = welcomed.introduction
+    assert (found.silence, found.capabilities) == (60, {"zstd": {}})
 
 
 def test_what_is_not_known_is_passed_over() -> None:
@@ -85,6 +117,10 @@ def test_unknown_versions_are_refused_with_both_sides_named(version: int) -> Non
         ({"limits": {"message": MIN_MESSAGE - 1}}, "below"),
         ({"limits": {"message": 1e9}}, "limit"),
         ({"limits": {"message": True}}, "limit"),
+        *(
+            ({"limits": {"message": 5_000, "silence": value}}, "1 to 86400 seconds")
+            for value in _NO_SILENCE
+        ),
         ({"program": 5}, "name"),
         ({"capabilities": []}, "capabilities"),
         ({"capabilities": {"x": 1}}, "capability"),

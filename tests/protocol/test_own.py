@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.wire_cases import (
-    CASES,
-    OWN_CASES,
+    ALL_CASES,
     UID,
     Case,
     as_received,
@@ -31,8 +30,10 @@ from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.layouts import NOTICE
 from zeolith.protocol.limits import DEFAULT_LIMITS, Limits
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany
 from zeolith.protocol.own import METHODS, OwnCodec
 from zeolith.protocol.peers import ClientPeer, ServerPeer, Violated
+from zeolith.protocol.streamrequests import STREAM_MESSAGES
 
 OID, TID = b"\0" * 7 + b"\x2a", b"\3" * 8
 SERVER, CLIENT = (OwnCodec(forms, DEFAULT_LIMITS) for forms in (SERVER_REQUESTS, CLIENT_REQUESTS))
@@ -42,7 +43,7 @@ def codec_of(receiver: str) -> OwnCodec:
     return SERVER if receiver == "server" else CLIENT
 
 
-@pytest.mark.parametrize("case", [*CASES, *OWN_CASES], ids=name_of)
+@pytest.mark.parametrize("case", ALL_CASES, ids=name_of)
 def test_round_trip(case: Case) -> None:
     message = as_sent(case.message, b"O")
     data = serialize(SERVER, message)
@@ -52,18 +53,19 @@ def test_round_trip(case: Case) -> None:
 
 def test_every_request_can_be_sent() -> None:
     classes = {form.cls for forms in (SERVER_REQUESTS, CLIENT_REQUESTS) for form in forms.values()}
-    fixed = {m.LoadBefore, m.Vote, m.TpcFinish, m.InvalidateTransaction}
+    fixed = {m.LoadBefore, m.Vote, m.TpcFinish, m.InvalidateTransaction, LoadMany, LoadedMany}
+    fixed |= STREAM_MESSAGES
     assert set(METHODS.values()) == classes - fixed
 
 
-@pytest.mark.parametrize("case", [*CASES, *OWN_CASES], ids=name_of)
+@pytest.mark.parametrize("case", ALL_CASES, ids=name_of)
 def test_no_pickle_is_written(case: Case) -> None:
     if len(repr(case.wire)) < 3_000:
         payload = serialize(SERVER, as_sent(case.message, b"O"))[4:]
         assert not payload.startswith(b"\x80")
 
 
-@pytest.mark.parametrize("case", [*CASES, *OWN_CASES], ids=name_of)
+@pytest.mark.parametrize("case", ALL_CASES, ids=name_of)
 def test_what_is_cut_short_is_refused_or_something_shorter(case: Case) -> None:
     payload = serialize(SERVER, as_sent(case.message, b"O"))[4:]
     codec = codec_of(case.receiver)
@@ -87,7 +89,7 @@ _FIXED = [
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in [*CASES, *OWN_CASES] if case.wire[2] in _FIXED], ids=name_of
+    "case", [case for case in ALL_CASES if case.wire[2] in _FIXED], ids=name_of
 )
 def test_bytes_behind_a_message_are_refused(case: Case) -> None:
     payload = serialize(SERVER, as_sent(case.message, b"O"))[4:]
@@ -256,11 +258,11 @@ def test_limits_reach_the_decoder() -> None:
 
 # -- any bytes ---------------------------------------------------------------------------------
 
-_SMALL = [case for case in [*CASES, *OWN_CASES] if len(repr(case.wire)) < 3_000]
+_SMALL = [case for case in ALL_CASES if len(repr(case.wire)) < 3_000]
 
 
 @settings(max_examples=500)
-@given(st.sampled_from([0x01, 0x02, 0x03, 0x04, 0x14, *range(0x32)]), st.binary(max_size=120))
+@given(st.sampled_from([0x01, 0x02, 0x03, 0x04, 0x14, 0x50, *range(0x46)]), st.binary(max_size=120))
 def test_any_bytes_are_a_message_or_refused(kind: int, rest: bytes) -> None:
     for codec in (SERVER, CLIENT):
         try:
@@ -270,50 +272,6 @@ def test_any_bytes_are_a_message_or_refused(kind: int, rest: bytes) -> None:
         assert repr(message)
         if isinstance(message, m.Reply):
             hash(message.msgid)
-
-
-@settings(max_examples=100)
-@given(st.lists(st.sampled_from(_SMALL), max_size=8), st.data())
-def test_two_cores_back_to_back(cases: list[Case], data: st.DataObject) -> None:
-    """Whatever the pieces: hello and registration at once, then anything, arrives as it was."""
-    server, client = ServerPeer(Coding.MSGPACK), ClientPeer()
-
-    def pieces(stream: bytes) -> list[bytes]:
-        found = []
-        while stream:
-            size = data.draw(st.sampled_from([1, 3, 20, 200, 5_000]))
-            found.append(stream[:size])
-            stream = stream[size:]
-        return found
-
-    for piece in pieces(server.greeting()):
-        client.receive(piece)
-    register = m.Call(1, m.Register("1", False))
-    hello = client.hello(Coding.OWN)
-    assert client.codec is not None
-    events: list[Any] = []
-    for piece in pieces(hello + client.codec.call(*register)):
-        events += server.receive(piece)
-    assert events[1:] == [register]
-    assert server.codec is not None
-    events = []
-    for piece in pieces(server.welcome() + server.codec.reply(1, {"tid": TID})):
-        events += client.receive(piece)
-    assert events[1:] == [m.Reply(1, {"tid": TID})]
-    server.registered()
-    client.registered()
-    for role, peer in (("server", server), ("client", client)):
-        messages = [
-            as_sent(case.message, b"O")
-            for case in cases
-            if case.receiver == role and case.wire[2] != "register"
-        ]
-        assert peer.codec is not None
-        stream = b"".join(serialize(peer.codec, message) for message in messages)
-        events = []
-        for piece in pieces(stream):
-            events += peer.receive(piece)
-        assert events == [as_received(message, b"O") for message in messages]
 
 
 @settings(max_examples=200)

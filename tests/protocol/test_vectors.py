@@ -10,8 +10,10 @@ import pytest
 from tests.support.transcripts import VECTORS, Step, read_transcript
 from tests.support.wire_cases import serialize
 
+from zeolith.protocol.compression import COMPRESSED, compress, decompress
 from zeolith.protocol.framing import MAX_PAYLOAD, frame
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import NO_TERMS, Terms
 from zeolith.protocol.messages import Call, Fault, Heartbeat, Notice, Register, Reply
 from zeolith.protocol.own import METHODS, OwnCodec
 from zeolith.protocol.peers import ClientPeer, Greeted, Hello, ServerPeer, Violated, Welcomed
@@ -24,9 +26,9 @@ MESSAGES = (Call, Notice, Reply, Fault, Heartbeat)
 class Pair:
     """Two peers, of which each is fed what the other is recorded to have sent."""
 
-    def __init__(self) -> None:
-        self.server = ServerPeer(Coding.MSGPACK, program=PROGRAM)
-        self.client = ClientPeer(program=PROGRAM)
+    def __init__(self, server_terms: Terms = NO_TERMS, client_terms: Terms = NO_TERMS) -> None:
+        self.server = ServerPeer(Coding.MSGPACK, program=PROGRAM, terms=server_terms)
+        self.client = ClientPeer(program=PROGRAM, terms=client_terms)
         self.written: list[bytes] = [self.server.greeting()]
 
     def take(self, step: Step, size: int) -> list[Any]:
@@ -51,7 +53,7 @@ class Pair:
         return events
 
 
-SESSIONS = ("v1-session", "v1-outcome")
+SESSIONS = ("v1-session", "v1-loads", "v1-outcome", "v1-streams")
 
 
 @pytest.mark.parametrize("name", SESSIONS)
@@ -68,7 +70,28 @@ def test_a_session(name: str, size: int) -> None:
 
 def test_every_kind_is_in_a_session() -> None:
     kinds = {step.frame[4] for name in SESSIONS for step in read_transcript(name)}
-    assert kinds >= set(OwnCodec({}, ServerPeer(Coding.PICKLE)._limits)._readers) - {0x02}
+    assert kinds >= set(OwnCodec({}, ServerPeer(Coding.PICKLE)._limits)._readers) - {
+        *(0x02, COMPRESSED),  # how a message is compressed may change; see below
+    }
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_heartbeats_and_compression(size: int) -> None:
+    """What is compressed need not be the same bytes for ever, but is read for ever."""
+    pair = Pair(Terms(120, True), Terms(60, True))
+    steps = read_transcript("v1-link")
+    for step in steps:
+        assert [repr(event) for event in pair.take(step, size)] == [step.meaning]
+    assert sorted(pair.written) == sorted(opened(step.frame) for step in steps)
+    for step in steps:
+        if step.frame[4] == COMPRESSED:
+            assert opened(compress(opened(step.frame))) == opened(step.frame)
+
+
+def opened(frame_: bytes) -> bytes:
+    """Return *frame_* as it was before it was compressed."""
+    payload = frame_[4:]
+    return frame(decompress(payload, MAX_PAYLOAD)) if payload[0] == COMPRESSED else frame_
 
 
 def test_programs_that_know_more() -> None:
@@ -106,7 +129,8 @@ def test_servers_without_a_common_version_are_spoken_to_as_before() -> None:
 
 def test_every_transcript_is_replayed() -> None:
     names = {path.stem for path in VECTORS.iterdir()}
-    assert names == {*SESSIONS, "v1-later-peers", "v1-refusal", "v1-fallback", "v1-changes"}
+    others = {"v1-link", "v1-later-peers", "v1-refusal", "v1-fallback", "v1-changes"}
+    assert names == {*SESSIONS, *others}
     assert all(
         step.frame == frame(step.frame[4:]) for name in names for step in read_transcript(name)
     )

@@ -12,6 +12,7 @@ from tests.support.waiting import Background, wait_until
 from ZODB.Connection import TransactionMetaData
 
 from zeolith.cache import RingCache
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany
 from zeolith.protocol.messages import Call, InvalidateTransaction, LoadBefore, Ping, TpcFinish, Vote
 from zeolith.types import MAX_TID
 
@@ -110,20 +111,57 @@ def test_r2_the_reader_fills_the_cache_not_the_thread_that_waits(
     assert served_from_cache(storage, X) is None
 
 
-def test_r2_prefetched_objects_keep_the_order_too(attach: Attach) -> None:
+@pytest.mark.parametrize("is_split", [False, True])
+def test_r2_prefetched_objects_keep_the_order_too(attach: Attach, is_split: bool) -> None:
+    """An invalidation between two parts of an answer: each part is right at its own place."""
     storage, server = attach()
     oids = [oid_of(number) for number in (1, 2, 3)]
     storage.prefetch(oids, tid_of(9))
-    calls = [server.expect(LoadBefore) for _ in oids]
+    assert server.expect(LoadMany).request == LoadMany(tid_of(9), tuple(oids))
+    one, two, three = zip(oids, (tid_of(1), tid_of(2), tid_of(1)), (None,) * 3, (b"1", b"2", b"3"))
+    parts = [[one], [two, three]] if is_split else [[one, three], [two]]
     server.send(
-        server.reply_bytes(calls[0], (b"1", tid_of(1), None)),
+        server.notice_bytes(LoadedMany(tid_of(9), parts[0])),
         server.notice_bytes(InvalidateTransaction(tid_of(2), oids[:2])),
-        server.reply_bytes(calls[1], (b"2", tid_of(2), None)),
-        server.reply_bytes(calls[2], (b"3", tid_of(1), None)),
+        server.notice_bytes(LoadedMany(tid_of(9), parts[1])),
     )
+    wait_until(lambda: storage.lastTransaction() == tid_of(2))
     wait_until(lambda: served_from_cache(storage, oids[2]))
     assert served_from_cache(storage, oids[0]) is None
     assert served_from_cache(storage, oids[1]) == (b"2", tid_of(2), None)
+
+
+def test_r2_many_answers_are_in_the_cache_before_anybody_learns_of_one(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stores them is stopped until the invalidation behind them has been applied, or until
+    it is clear that it cannot be."""
+    applied = threading.Event()
+    store_many, invalidate = RingCache.store_many, RingCache.invalidate
+
+    def late_store(cache: RingCache, records: Any) -> None:
+        applied.wait(0.3)
+        store_many(cache, records)
+
+    def noted_invalidate(cache: RingCache, oid: bytes, tid: bytes | None) -> None:
+        invalidate(cache, oid, tid)
+        applied.set()
+
+    monkeypatch.setattr(RingCache, "store_many", late_store)
+    monkeypatch.setattr(RingCache, "invalidate", noted_invalidate)
+    storage, server = attach()
+    storage.prefetch([X, oid_of(8)], MAX_TID)
+    server.expect(LoadMany)
+    loads = [Background(lambda: storage.loadBefore(X, MAX_TID)) for _ in range(2)]
+    records = [(X, tid_of(1), None, b"old"), (oid_of(8), tid_of(1), None, b"other")]
+    server.send(
+        server.notice_bytes(LoadedMany(MAX_TID, records)),
+        server.notice_bytes(InvalidateTransaction(tid_of(2), [X])),
+    )
+    assert [load.result() for load in loads] == [(b"old", tid_of(1), None)] * 2
+    wait_until(lambda: storage.lastTransaction() == tid_of(2))
+    assert served_from_cache(storage, X) is None
+    assert served_from_cache(storage, oid_of(8)) == (b"other", tid_of(1), None)
 
 
 def test_r2_our_own_commit_takes_its_place_among_the_others(attach: Attach) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.packing import Contents
 from tests.support.processes import running_server
 from tests.support.raw import RawClient
 from ZODB.FileStorage import FileStorage
@@ -62,3 +64,19 @@ def mapping() -> MappingStorage:
 def files(tmp_path: Path) -> FileStorage:
     """A FileStorage with blobs; whoever serves it closes it."""
     return FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contents, Path]:
+    """A database with something to pack, and its directory; not to be changed."""
+    directory = tmp_path_factory.mktemp("contents")
+    return Contents(directory), directory
+
+
+@pytest.fixture
+def database(contents: tuple[Contents, Path], tmp_path: Path) -> tuple[Contents, Path]:
+    """A copy of it."""
+    found, directory = contents
+    copy = tmp_path / "db"
+    shutil.copytree(directory, copy)
+    return found, copy

@@ -9,6 +9,7 @@ import pytest
 
 from zeolith.protocol.codec import Codec
 from zeolith.protocol.codecs import make_codec
+from zeolith.protocol.compression import compress
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import (
@@ -31,7 +32,7 @@ class Listener:
 
     def __init__(self, coding: Coding = Coding.PICKLE) -> None:
         self.codec: Codec = make_codec(coding, SERVER_REQUESTS, DEFAULT_LIMITS)
-        self._reader = make_codec(coding, CLIENT_REQUESTS, DEFAULT_LIMITS)
+        self.reader = make_codec(coding, CLIENT_REQUESTS, DEFAULT_LIMITS)
         self.frames: list[bytes] = []
         self.reasons: list[str] = []
 
@@ -48,7 +49,7 @@ class Listener:
     def heard(self) -> list[Any]:
         found = []
         for frame in self.frames:
-            message = self._reader.decode(frame[4:])
+            message = self.reader.decode(frame[4:])
             assert isinstance(message, Notice)
             request = message.request
             if isinstance(request, InvalidateTransaction):
@@ -94,6 +95,22 @@ def test_encoded_once_per_coding(bed: Bed) -> None:
     bed.publisher.publish(num(11), [num(1)])
     bed.publisher.drain()
     assert len({id(listener.frames[0]) for listener in listeners}) == len(Coding)
+
+
+def test_compressed_once_for_all_who_take_that(bed: Bed) -> None:
+    listeners = [Listener(Coding.OWN) for _ in range(6)]
+    for listener in listeners[:3]:
+        listener.codec.compress = compress
+        listener.reader.takes_compressed = True
+    for listener in listeners:
+        bed.publisher.subscribe(listener)
+    oids = [num(n) for n in range(500)]
+    bed.publisher.publish(num(11), oids)
+    bed.publisher.drain()
+    frames = [listener.frames[0] for listener in listeners]
+    assert len({id(frame) for frame in frames}) == 2
+    assert len(frames[0]) < len(frames[5]) / 2
+    assert all(listener.heard == [(num(11), oids)] for listener in listeners)
 
 
 def test_subscribing_names_the_last_transaction_not_announced(bed: Bed) -> None:

@@ -359,3 +359,53 @@ def test_r4_nothing_is_said_for_a_storage_out_of_service(bed: Bed) -> None:
     (fault,) = newcomer.take()
     assert isinstance(fault, m.Fault)
     assert "it failed" in str(fault.details)
+
+
+# -- silence -----------------------------------------------------------------------------------
+
+
+def test_signs_are_those_since_the_last_look(bed: Bed) -> None:
+    wire = bed.connect(Coding.OWN)
+    connection = wire.connection
+    connection.take_signs()
+    assert connection.take_signs() == (False, False)
+    wire.feed((1, m.Ping()))
+    assert connection.take_signs() == (True, True)
+    wire.connection.data_received(b"\0")  # a part of a message is one, too
+    assert connection.take_signs() == (True, False)
+    wire.take()
+    connection.beat()
+    assert wire.take() == [m.Heartbeat()]
+    assert connection.take_signs() == (False, True)
+
+
+def test_who_does_not_read_has_enough_to_and_whom_we_do_not_read_from_is_not_silent(
+    bed: Bed,
+) -> None:
+    wire = bed.connect(Coding.OWN)
+    connection = wire.connection
+    connection.take_signs()
+    connection.pause_writing()
+    assert connection.take_signs() == (False, True)
+    wire.feed((1, m.Ping()))
+    assert not wire.is_reading
+    assert connection.take_signs() == (True, True)
+    assert connection.take_signs() == (True, True)
+    connection.resume_writing()
+    connection.take_signs()
+    assert connection.take_signs() == (False, False)
+
+
+@pytest.mark.parametrize("register", [True, False])
+def test_the_end_of_a_silent_client(
+    bed: Bed, register: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = bed.connect(Coding.OWN, register)
+    wire.connection.fall_silent(120.0)
+    assert wire.is_closed
+    wire.connection.fall_silent(120.0)
+    (record,) = caplog.records
+    assert "nothing has been heard of it for 120 s" in record.getMessage()
+    assert bed.service.stats.silent_clients == register
+    assert wire.connection.liveness is not None
+    assert bed.connect(Coding.MSGPACK).connection.liveness is None

@@ -122,8 +122,9 @@ def event_loop(loop: Any) -> Iterator[asyncio.AbstractEventLoop]:
     found.close()
 
 
-def turn(event_loop: asyncio.AbstractEventLoop, seconds: float = 0.01) -> bool:
-    event_loop.run_until_complete(asyncio.sleep(seconds))
+def turn(event_loop: asyncio.AbstractEventLoop) -> bool:
+    """Let the loop see to what is there, and to what comes in a moment."""
+    event_loop.run_until_complete(asyncio.sleep(0.01))
     return True
 
 
@@ -167,8 +168,11 @@ def test_a_system_without_room_is_tried_again(
     assert listener.tries < 10
     listener.failures = [OSError(number, "no room")]
     acceptor._accept()
+    pause = acceptor._timer
+    assert pause is not None
     acceptor.close()  # in the middle of the pause
-    turn(event_loop, 0.1)
+    assert pause.cancelled()
+    turn(event_loop)
     assert listener.failures == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,23 @@ from ZODB.FileStorage import FileStorage
 
 from zeolith.admin.backup.making import Wishes, make_backup
 from zeolith.admin.backup.manifest import Manifest
-from zeolith.admin.backup.report import Silence
 from zeolith.admin.backup.repository import Repository, create_repository
 from zeolith.admin.backup.source import Source, find_source
+
+
+class Silence:
+    """A report that nobody reads."""
+
+    def line(self, text: str) -> None:
+        """Nothing."""
+
+    def detail(self, text: str) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Nothing."""
+        yield lambda count: None
 
 
 class Notes(Silence):

@@ -12,7 +12,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from tests.support.processes import child_environment, free_port
+from tests.support.processes import child_environment, free_port, is_running
 from tests.support.waiting import wait_until
 
 LONG = 60.0
@@ -138,12 +138,3 @@ class Controlled:
 
 def _wait_for_end(pid: int) -> None:
     wait_until(lambda: not is_running(pid), "the process ends")
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process, other than a dead one that nobody has waited for."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"

@@ -8,18 +8,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import transaction
 import ZODB
 from persistent.mapping import PersistentMapping
-from tests.support.processes import ServerProcess, child_environment, is_listening
+from tests.support.processes import (
+    ServerProcess,
+    child_environment,
+    is_listening,
+    is_running,
+)
 from tests.support.waiting import DEADLINE, wait_until
 from ZODB.blob import Blob
+from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
-from ZODB.utils import z64
+from ZODB.utils import maxtid, z64
+
+from zeolith.server import packprocess
+from zeolith.server.filepacker import FilePacker
 
 _GATE = """
 import os, signal, sys
@@ -131,15 +142,6 @@ class GatedServer(ServerProcess):
         return int(self.mark.read_text())
 
 
-def is_running(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
 def debris(directory: Path) -> list[str]:
     """Return the names of what an orderly pack does not leave."""
     names = {"Data.fs.pack", "blobs/.removed"}
@@ -245,6 +247,47 @@ def check_database(directory: Path) -> dict[bytes, tuple[bytes, bytes]]:
     return found
 
 
+def open_storage(directory: Path, **options: Any) -> Any:
+    if (directory / "blobs").exists():
+        options.setdefault("blob_dir", str(directory / "blobs"))
+    return FileStorage(str(directory / "Data.fs"), **options)
+
+
+@contextmanager
+def packed_aside(directory: Path, **options: Any) -> Iterator[tuple[Any, FilePacker]]:
+    with closing(open_storage(directory, **options)) as storage:
+        yield storage, FilePacker(storage, lambda phase, done, total: None)
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Return what is in every file, but for those that belong to a process."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.suffix not in (".lock", ".tmp", ".index")
+    }
+
+
+def commit(storage: Any, oid: bytes, data: bytes) -> bytes:
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    tid = storage.loadBefore(oid, maxtid)[1] if oid in storage._index else z64
+    storage.store(oid, tid, data, "", meta)
+    storage.tpc_vote(meta)
+    found: bytes = storage.tpc_finish(meta)
+    return found
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: str, mark: Path) -> None:
+    """Have the packing process stop itself at *step*."""
+    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", GATED_CHILD, step, str(mark)))
+
+
+def wait_stopped(mark: Path) -> int:
+    wait_until(mark.exists, "the packing process stops")
+    return int(mark.read_text())
+
+
 def resume(pid: int) -> None:
     """Let a process that has stopped itself go on."""
     os.kill(pid, signal.SIGCONT)
@@ -253,6 +296,3 @@ def resume(pid: int) -> None:
 def wait_gone(pid: int) -> None:
     """Wait until the process has ended."""
     wait_until(lambda: not is_running(pid), f"process {pid} ends", DEADLINE)
-
-
-Action = Callable[[], object]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +23,31 @@ def child_environment() -> dict[str, str]:
     return dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
 
 
+_MOST_RESERVED = 200
+_reserved: deque[socket.socket] = deque()
+
+
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a loopback port at which nobody listens, and which the system gives to nobody else.
+
+    A socket that does not listen stays bound to it.  Whoever sets ``SO_REUSEADDR``, as servers do,
+    can listen there nevertheless; but no other process gets the port by chance before a server is
+    started, or between two of its lives.
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    _reserved.append(sock)
+    if len(_reserved) > _MOST_RESERVED:
+        _reserved.popleft().close()
+    port: int = sock.getsockname()[1]
+    return port
+
+
+@atexit.register
+def _release_ports() -> None:
+    while _reserved:
+        _reserved.pop().close()
 
 
 def is_listening(address: Address) -> bool:
@@ -35,6 +57,15 @@ def is_listening(address: Address) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, other than a dead one that nobody has waited for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 @contextmanager

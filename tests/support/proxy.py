@@ -152,6 +152,10 @@ class Link:
         event = entries[0].event if entries else None
         return event if isinstance(event, Call | Notice | Reply | Fault | Heartbeat) else None
 
+    def swallow(self) -> None:
+        """Pass nothing from now on, and close nothing."""
+        self._is_swallowing = True
+
     def cut(self) -> None:
         """Close both sides."""
         for sock in (self._client, self._server):
@@ -233,6 +237,11 @@ class Proxy:
     def blackhole(self) -> None:
         """From now on pass nothing and close nothing: a cable pulled out."""
         self.rule = lambda passing: Action.SWALLOW
+
+    def strand(self) -> None:
+        """The present connections lead nowhere any more, as :meth:`blackhole`; later ones do."""
+        for link in list(self.links):
+            link.swallow()
 
     def cut(self) -> None:
         """Close all present connections."""

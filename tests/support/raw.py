@@ -18,6 +18,7 @@ from tests.support.waiting import DEADLINE
 
 from zeolith.errors import ProtocolViolation
 from zeolith.protocol.additions import NAMES
+from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import (
     Admission,
@@ -321,9 +322,9 @@ class FakeConnection:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.socket.close()
 
-    def greet(self) -> None:
-        """Send the greeting and receive the client's choice."""
-        self.socket.sendall(self.peer.greeting())
+    def greet(self, is_zeo: bool = False) -> None:
+        """Send the greeting, of ZEO's server or of ours, and receive the client's choice."""
+        self.socket.sendall(frame(b"Z5") if is_zeo else self.peer.greeting())
         while self.peer.codec is None:
             self._receive()
 
@@ -415,12 +416,15 @@ class FakeConnection:
         """Send frames in one write."""
         self.socket.sendall(b"".join(frames))
 
-    def admit(self, tid: bytes, info: dict[str, Any] | None = None) -> None:
+    def admit(
+        self, tid: bytes, info: dict[str, Any] | None = None, *, is_zeo: bool = False
+    ) -> None:
         """Play the server's part until the client is ready.
 
         :param tid: the database's last transaction.
+        :param is_zeo: greet as ZEO's server does.
         """
-        self.greet()
+        self.greet(is_zeo)
         self.admit_registered(tid, info)
 
     def admit_registered(self, tid: bytes, info: dict[str, Any] | None = None) -> None:

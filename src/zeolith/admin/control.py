@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from ..config.address import format_address
-from ..errors import ConfigurationError, ZeolithError
+from ..errors import ConfigurationError
 from .asking import NotAnswering
+from .launching import CommandFailed, become_server, start_manager
 from .liveness import Alive, check_alive
 from .logtail import follow, last_lines
 from .managersocket import ManagerStatus, ask_status, tell_manager
+from .settingstext import show_options, show_python
 from .signalnames import signal_named
 from .supervised import Supervised
 
 OK: Final = 0
-FAILED: Final = 1
 NOT_RUNNING: Final = 3
 NOT_ANSWERING: Final = 4
 MANAGER_ONLY: Final = 5
@@ -31,10 +29,6 @@ _INTERVAL: Final = 0.1
 _TAIL_INTERVAL: Final = 0.25
 _GRACE: Final = 30.0
 """Seconds beyond stop-timeout that a killed server and its manager get for ending."""
-
-
-class CommandFailed(ZeolithError):
-    """A command could not be carried out; its text says why."""
 
 
 class Control:
@@ -119,7 +113,7 @@ class Control:
             tell_manager(self._supervised.socket, "start")
         else:
             self._refuse_other_server()
-            self._spawn(arguments)
+            start_manager(self._supervised, arguments)
         return self._wait_until_up(0, "started", mark)
 
     def restart(self, arguments: Sequence[str] = ()) -> int:
@@ -142,80 +136,7 @@ class Control:
                 f"the server runs already, pid {manager.pid}: stop it first to run it in the "
                 "foreground"
             )
-        runner, program = self._supervised.runner, [*self._supervised.program, *arguments]
-        environment = self._supervised.environment
-        self._create_directories()
-        identity = self._supervised.identity
-        if identity is not None:
-            identity.assume()
-        if runner.directory:
-            os.chdir(runner.directory)
-        os.umask(runner.umask)
-        self._become(program, environment)
-
-    def _spawn(self, arguments: Sequence[str]) -> None:
-        supervised = self._supervised
-        command = supervised.manager_command(tuple(arguments))
-        identity = supervised.identity
-        self._create_directories()
-        self._check_transcript()
-        if not supervised.runner.daemon:
-            environment = supervised.environment
-            if identity is not None:
-                identity.assume()
-            self._become(command, environment)
-        try:
-            with _nothing_blocked():
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    env=supervised.environment,
-                    user=None if identity is None else identity.uid,
-                    group=None if identity is None else identity.gid,
-                    extra_groups=None if identity is None else identity.groups,
-                    umask=supervised.runner.umask,
-                )
-        except OSError as error:
-            raise CommandFailed(f"{command[0]} cannot be run: {error.strerror}") from error
-        process.wait()
-        if process.returncode == 2:
-            raise ConfigurationError(
-                "daemon manager", "it cannot work with these settings", "it has said why above"
-            )
-        if process.returncode:
-            raise CommandFailed(f"the daemon manager ended with status {process.returncode}")
-
-    def _become(self, command: Sequence[str], environment: dict[str, str]) -> NoReturn:
-        sys.stdout.flush()
-        try:
-            with _nothing_blocked():
-                os.execvpe(command[0], list(command), environment)
-        except OSError as error:
-            raise CommandFailed(f"{command[0]} cannot be run: {error.strerror}") from error
-
-    def _create_directories(self) -> None:
-        try:
-            self._supervised.create_directories()
-        except OSError as error:
-            raise ConfigurationError(
-                str(error.filename), f"cannot be created: {error.strerror}", "create it yourself"
-            ) from error
-
-    def _check_transcript(self) -> None:
-        # The manager opens it when it has left the terminal and can no longer say what is wrong.
-        transcript = self._supervised.runner.transcript
-        if transcript is None:
-            return
-        directory = os.path.dirname(os.path.abspath(transcript))
-        if not os.path.isdir(directory):
-            raise ConfigurationError(
-                "transcript", f"there is no directory {directory}", "create it, or correct the path"
-            )
-        path = transcript if os.path.exists(transcript) else directory
-        if self._supervised.identity is None and not os.access(path, os.W_OK):
-            raise ConfigurationError(
-                "transcript", f"{path} cannot be written", "correct the path or its permissions"
-            )
+        become_server(self._supervised, arguments)
 
     def _refuse_other_server(self) -> None:
         try:
@@ -375,66 +296,16 @@ class Control:
 
         :raises ConfigurationError: *what* is none of these.
         """
-        shows = {"options": self._show_options, "python": self._show_python}
-        if what == "all":
-            self._show_options()
-            self._say("")
-            self._show_python()
-        elif what in shows:
-            shows[what]()
-        else:
-            raise ConfigurationError("show", f"there is no {what!r}", "use options, python or all")
-        return OK
-
-    def _show_options(self) -> None:
-        supervised, runner = self._supervised, self._supervised.runner
-        values: dict[str, object] = {
-            "configuration": supervised.configuration,
-            "address": format_address(supervised.address),
-            "program": " ".join(supervised.program),
-            "socket-name": supervised.socket,
-            "logfile": supervised.logfile,
-            "transcript": runner.transcript,
-            "python": runner.python or sys.executable,
-            "zdrun": runner.zdrun,
-            "daemon": runner.daemon,
-            "directory": runner.directory,
-            "backoff-limit": runner.backoff_limit,
-            "forever": runner.forever,
-            "exit-codes": ",".join(map(str, runner.exit_codes)),
-            "start-test-program": runner.start_test_program,
-            "start-timeout": runner.start_timeout,
-            "stop-timeout": runner.stop_timeout,
-            "user": runner.user,
-            "umask": f"{runner.umask:03o}",
-            "hang-around": runner.hang_around,
+        texts = {
+            "options": [show_options],
+            "python": [show_python],
+            "all": [show_options, show_python],
         }
-        for name, value in values.items():
-            self._say(f"{name + ':':20}{'-' if value is None else value}")
-
-    def _show_python(self) -> None:
-        self._say(f"{'version:':20}{' '.join(sys.version.split())}")
-        self._say(f"{'platform:':20}{sys.platform}")
-        self._say(f"{'executable:':20}{sys.executable}")
-        self._say(f"{'directory:':20}{os.getcwd()}")
-        self._say("path:")
-        for entry in sys.path:
-            self._say(f"    {entry}")
+        if what not in texts:
+            raise ConfigurationError("show", f"there is no {what!r}", "use options, python or all")
+        self._say("\n\n".join(text(self._supervised) for text in texts[what]))
+        return OK
 
     def _pause(self) -> None:
         if self._wait(_INTERVAL):
             raise CommandFailed("interrupted; what was asked for goes on")
-
-
-@contextmanager
-def _nothing_blocked() -> Iterator[None]:
-    """Have what the block starts receive all signals.
-
-    A command takes signals in a thread of its own and blocks them in all others; what a thread
-    starts inherits that, and would never hear of a SIGTERM.
-    """
-    before = signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -12,9 +12,11 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
+from ..config.accounts import Account, find_account
 from ..config.address import parse_address
+from ..config.runner import LONGEST_SOCKET_PATH
 from ..errors import ConfigurationError
-from .identity import Identity, find_user, identity_to_assume
+from .privileges import account_to_become
 
 _PRIVATE: Final = 0o750
 
@@ -35,9 +37,7 @@ FILES: Final = ("zeo.conf", "zeolith.service", "logrotate.conf")
 _PLAIN_PATH: Final = re.compile(r"[\w/.,:=+-]+")
 _STORAGE_NAME: Final = re.compile(r"[a-z0-9_.-]+")
 
-# sockaddr_un, less the longest name below var and the process id that a manager appends for a
-# moment.
-_LONGEST_DIRECTORY: Final = 107 - len("/var/zeo.zdsock.4194304")
+_LONGEST_DIRECTORY: Final = LONGEST_SOCKET_PATH - len("/var/zeo.zdsock")
 
 
 class _Template(Template):
@@ -62,7 +62,7 @@ class Instance:
     storage: str = "1"
     user: str | None = None
 
-    def check(self) -> Identity | None:
+    def check(self) -> Account | None:
         """Return the user that the directories are to be given to, or None.
 
         :raises ConfigurationError: something cannot be used.
@@ -92,14 +92,14 @@ class Instance:
                 f"{len(os.fsencode(path)) - _LONGEST_DIRECTORY} bytes",
                 "choose a shorter path",
             )
-        return identity_to_assume(self.user, "--user")
+        return account_to_become(self.user, "--user")
 
-    def runner(self) -> Identity | None:
+    def runner(self) -> Account | None:
         """Return who will run the server; None if that is root."""
         uid = os.geteuid()
         if self.user is not None:
-            return find_user(self.user, "--user")
-        return find_user(str(uid), "--user") if uid != 0 else None
+            return find_account(self.user, "--user")
+        return find_account(str(uid), "--user") if uid != 0 else None
 
     def texts(self) -> dict[str, str]:
         """Return the content of each of :data:`FILES`."""
@@ -163,7 +163,7 @@ def make_instance(instance: Instance, add_to_existing: bool = False) -> Made:
     return made
 
 
-def _make_directory(path: Path, mode: int, owner: Identity | None, made: Made) -> None:
+def _make_directory(path: Path, mode: int, owner: Account | None, made: Made) -> None:
     if path.is_dir():
         made.kept.append(path)
         return

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ..config.accounts import Account
 from ..config.address import Address
 from ..config.logs import log_files
-from ..config.runner import Runner
+from ..config.runner import LONGEST_SOCKET_PATH, Runner
 from ..config.server import ServerConfig, load_server_config
 from ..config.tls import ServerTls
 from ..errors import ConfigurationError
-from .identity import Identity, identity_to_assume
+from .privileges import account_to_become
 
 SOCKET_NAME: Final = "zeo.zdsock"
 """File name of the manager's socket unless one is given."""
-
-# The manager binds its socket under a temporary name, which has its process id at the end.
-_LONGEST_SOCKET_PATH: Final = 107 - len(".4194304")
 
 _SCHEMA: Final = Path(__file__).parents[1] / "config" / "schema.xml"
 
@@ -59,6 +57,10 @@ class Supervised:
         """
         config = load_server_config(configuration)
         runner = dataclasses.replace(config.runner, **(changes or {}))
+        if runner.transcript and runner.directory:
+            # The manager opens it when it is there.
+            transcript = os.path.abspath(os.path.join(runner.directory, runner.transcript))
+            runner = dataclasses.replace(runner, transcript=transcript)
         path = os.path.abspath(configuration)
         server = (sys.executable, "-P", "-m", "zeolith", "serve", "-C", path)
         return cls(
@@ -87,12 +89,12 @@ class Supervised:
         return environment
 
     @property
-    def identity(self) -> Identity | None:
+    def account(self) -> Account | None:
         """Whom to become before starting anything; None to stay the same.
 
         :raises ConfigurationError: there is no such user, or this process cannot become it.
         """
-        return identity_to_assume(self.runner.user, "user")
+        return account_to_become(self.runner.user, "user")
 
     def manager_command(self, arguments: tuple[str, ...]) -> list[str]:
         """Return the command of the manager.
@@ -128,8 +130,8 @@ class Supervised:
         for path in (self.runner.directory, os.path.dirname(self.socket)):
             if path and not os.path.isdir(path):
                 os.mkdir(path)
-                if self.identity is not None:
-                    os.chown(path, self.identity.uid, self.identity.gid)
+                if self.account is not None:
+                    os.chown(path, self.account.uid, self.account.gid)
 
 
 def _under(runner: Runner, address: Address) -> Address:
@@ -144,10 +146,10 @@ def _socket(runner: Runner, config: ServerConfig, configuration: str) -> str:
     if path is None:
         path = os.path.join(os.path.dirname(config.pid_file or configuration), SOCKET_NAME)
     path = os.path.abspath(path)
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
         raise ConfigurationError(
             "socket-name",
-            f"{path} is too long for a socket, the system allows {_LONGEST_SOCKET_PATH} bytes here",
+            f"{path} is too long for a socket, the system allows {LONGEST_SOCKET_PATH} bytes here",
             "use a shorter path",
         )
     return path

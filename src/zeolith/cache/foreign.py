@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ..protocol.hello import Database
@@ -71,6 +72,11 @@ class ForeignCache:
             elif held_start < end:
                 self._cache.invalidate(oid, None)
         self._cache.store(oid, start, end, data)
+
+    def store_many(self, records: Sequence[tuple[bytes, bytes, bytes | None, bytes]]) -> None:
+        """Keep each of *records*, which are the arguments of :meth:`store`, one after the other."""
+        for record in records:
+            self.store(*record)
 
     def invalidate(self, oid: bytes, tid: bytes | None) -> None:
         """*oid* was changed by transaction *tid*: the current revision, if held, ends there."""

@@ -7,7 +7,7 @@ any time; it must never hold anything wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 from ..protocol.hello import Database
@@ -34,6 +34,9 @@ class ClientCache(Protocol):
 
         Storing what is held already changes nothing.  Never raises for want of room.
         """
+
+    def store_many(self, records: Sequence[tuple[bytes, bytes, bytes | None, bytes]]) -> None:
+        """Keep each of *records*, which are the arguments of :meth:`store`, one after the other."""
 
     def invalidate(self, oid: bytes, tid: bytes | None) -> None:
         """*oid* was changed by transaction *tid*: the current revision, if held, ends there.

@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import pread
 from threading import Lock, RLock
 from typing import IO, Final, NamedTuple
@@ -301,6 +301,39 @@ class RingCache:
         except LogDamaged as error:
             self._forget_damaged(oid, error)
             return None
+
+    def store_many(self, records: Sequence[tuple[bytes, bytes, bytes | None, bytes]]) -> None:
+        """Keep each of *records*, which are the arguments of :meth:`store`, one after the other.
+
+        Current revisions of objects of which none is held, as a rule all, are written at once.
+        """
+        with self._lock:
+            if self._is_off:
+                return
+            rows, last_end = self._earlier.rows, self._earlier.last_end
+            held, seed = self._index.get, self._seed
+            fresh: dict[bytes, bytes] = {}
+            try:
+                for oid, start, end, data in records:
+                    if (
+                        end is not None
+                        or oid in fresh
+                        or held(oid) is not None
+                        or (rows and last_end(oid) > start)
+                    ):
+                        self._append_fresh(fresh)
+                        self.store(oid, start, end, data)
+                    else:
+                        fresh[oid] = pack_record(oid, start, data, seed)
+                self._append_fresh(fresh)
+            except OSError as error:
+                self._degrade(error)
+
+    def _append_fresh(self, fresh: dict[bytes, bytes]) -> None:
+        """Write the records of objects of which none is held; empty the dictionary."""
+        if not self._is_off:
+            self._rings.add_many(fresh)
+        fresh.clear()
 
     def _store_earlier(self, oid: bytes, start: bytes, end: bytes, data: bytes) -> None:
         held = self._index.get(oid)

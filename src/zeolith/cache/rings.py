@@ -16,6 +16,7 @@ Whoever calls holds the cache's lock; only ``marks`` is written, and ``sweeps`` 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import IO, Final, NamedTuple
 
 from .earlier import EarlierRevisions
@@ -164,6 +165,44 @@ class Rings:
             place = found
         self.stored += 1
         return place
+
+    def add_many(self, records: Mapping[bytes, bytes]) -> None:
+        """Write the current revisions of objects of which none is held, and put them into the
+        index, in as few steps as may be.
+
+        :param records: by object id.  Those that are too large to be kept are left out.
+        :raises OSError: some could not be written.
+        """
+        limit, padding = self._small.max_record, (1 << self.shift) - 1
+        batch: dict[bytes, bytes] = {}
+        # There is room for so much after some sweeps, wherever the head is.
+        largest = room = self._small.capacity // 2
+        for oid, record in records.items():
+            size = len(record) + (-len(record) & padding)
+            if size <= limit and not (self._has_main and self._ghosts.take(oid)):
+                if size > room:
+                    self._add_small(batch)
+                    room = largest
+                room -= size
+                batch[oid] = record
+            elif self._has_main and len(record) <= self.max_record:
+                self._index.set(oid, self._append_main(record))
+                self.count += 1
+                self.stored += 1
+        self._add_small(batch)
+
+    def _add_small(self, records: dict[bytes, bytes]) -> None:
+        """As :meth:`add_many`, to the small ring; empty the dictionary."""
+        if not records:
+            return
+        while (places := self._small.extend(list(records.values()))) is None:
+            self._sweep_small()
+        put = self._index.set
+        for oid, place in zip(records, places):
+            put(oid, place)
+        self.count += len(records)
+        self.stored += len(records)
+        records.clear()
 
     def _append_main(self, record: bytes) -> int:
         while (place := self._main.append(record)) is None:

@@ -19,6 +19,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ..admin.privileges import account_to_become, acting_as, become, check_library
 from ..config.accounts import Account
 from ..config.address import Address, format_address, local_address
 from ..config.logs import logs_to_stdout
@@ -26,7 +27,6 @@ from ..config.pidfile import PidFile
 from ..config.storages import DEFAULT_NAME, describe_storage
 from ..errors import ConfigurationError
 from .notify import Notifier
-from .privileges import account_to_become, acting_as, become
 
 if TYPE_CHECKING:
     from ..config.server import ServerConfig
@@ -118,6 +118,7 @@ def _serve(
         if pid_file is not None:
             _claim(pid_file, account)
         become(account)
+        check_library(account)
         logger.info("serving as user %s", account.name)
     warn_of_strangers(config, endpoint.sockets)
     if profile is not None:

@@ -47,6 +47,7 @@ class Settings:
     :ivar read_only: ``--read-only``.
     :ivar msgpack: ``--msgpack``.
     :ivar loop: ``--loop``.
+    :ivar compression: ``--compression``.
     :ivar sockets: those that were passed to this process.
     """
 
@@ -65,6 +66,7 @@ class Settings:
     read_only: bool = False
     msgpack: bool = False
     loop: Literal["auto", "uvloop", "asyncio"] | None = None
+    compression: Literal["auto", "on", "off"] | None = None
     sockets: Sequence[socket.socket] = ()
 
 
@@ -92,6 +94,8 @@ def read_config(settings: Settings) -> ServerConfig:
         changes["transaction_timeout"] = settings.timeout or None
     if settings.loop is not None:
         changes["loop"] = settings.loop
+    if settings.compression is not None:
+        changes["compression"] = settings.compression
     if settings.read_only:
         changes["read_only"] = True
     if settings.msgpack:

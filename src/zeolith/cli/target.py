@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..config.address import local_address, parse_address
+from ..config.address import Address, local_address, parse_address
 
 if TYPE_CHECKING:
+    import ssl
+
     from ..admin.asking import Target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -52,6 +54,33 @@ def timeout_option(command: Command) -> Command:
     )(command)
 
 
+def make_context(
+    addresses: Iterable[Address],
+    *,
+    certificate: str | None = None,
+    key: str | None = None,
+    authenticate: str | None = None,
+    server_hostname: str | None = None,
+) -> ssl.SSLContext | None:
+    """Return the TLS context that the options of :func:`tls_options` mean; None without TLS.
+
+    :param addresses: of the servers.
+    :raises click.UsageError: an option would have no effect, or one is missing.
+    :raises ConfigurationError: a value cannot be used.
+    """
+    if certificate is None and authenticate is None:
+        if key is not None or server_hostname is not None:
+            raise click.UsageError(
+                "--key and --server-hostname have no effect without --certificate or --authenticate"
+            )
+        return None
+    if server_hostname is None and any(isinstance(address, str) for address in addresses):
+        raise click.UsageError("TLS over a Unix socket needs --server-hostname")
+    from ..config.tls import client_context
+
+    return client_context(certificate, authenticate, key=key)
+
+
 def make_target(
     address: str | None,
     *,
@@ -69,13 +98,7 @@ def make_target(
     :raises ConfigurationError: a value cannot be used.
     """
     from ..admin.asking import Target
-    from ..config.tls import client_context
 
-    wants_tls = certificate is not None or authenticate is not None
-    if not wants_tls and (key is not None or server_hostname is not None):
-        raise click.UsageError(
-            "--key and --server-hostname have no effect without --certificate or --authenticate"
-        )
     needs_tls = False
     if configure is not None:
         if address is not None:
@@ -87,13 +110,15 @@ def make_target(
     else:
         where = parse_address(DEFAULT_ADDRESS if address is None else address, "ADDRESS")
         where = local_address(where)
-    if needs_tls and not wants_tls:
+    context = make_context(
+        [where],
+        certificate=certificate,
+        key=key,
+        authenticate=authenticate,
+        server_hostname=server_hostname,
+    )
+    if needs_tls and context is None:
         raise click.UsageError(
             f"the server of {configure} demands TLS: give --certificate and --authenticate"
         )
-    context = None
-    if wants_tls:
-        if isinstance(where, str) and server_hostname is None:
-            raise click.UsageError("TLS over a Unix socket needs --server-hostname")
-        context = client_context(certificate, authenticate, key=key)
     return Target(where, context, server_hostname, timeout)

@@ -207,8 +207,16 @@ class BlobDirectory:
         """The connection is lost: streams that have not ended never will."""
         with self._mutex:
             for download in self._downloads.values():
-                if download.file is not None:
+                if download.file is not None and not download.is_resumable:
                     download.drop()
+
+    def download(self, oid: bytes, serial: bytes) -> Download:
+        """Return the download that :meth:`load` or :meth:`open` waits for, for its *fetch* to fill.
+
+        :raises KeyError: nobody waits for that.
+        """
+        with self._mutex:
+            return self._downloads[oid, serial]
 
     def _deliver(self, key: Key, act: Callable[[Download], None]) -> None:
         with self._mutex:
@@ -248,10 +256,10 @@ class BlobDirectory:
             # Another user's file, renamed by us: protection is a courtesy, not a need.
             pass
 
-    def chunks(self, path: str) -> Iterator[bytes]:
-        """Return the contents of a file in parts of :data:`CHUNK_SIZE` bytes."""
+    def chunks(self, path: str, size: int = CHUNK_SIZE) -> Iterator[bytes]:
+        """Return the contents of a file in parts of *size* bytes."""
         with open(path, "rb", buffering=0) as file:
-            while chunk := file.read(CHUNK_SIZE):
+            while chunk := file.read(size):
                 yield chunk
 
     def committed(self, oid: bytes, tid: bytes, path: str) -> None:

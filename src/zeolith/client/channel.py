@@ -29,7 +29,7 @@ import itertools
 import logging
 import threading
 from _thread import LockType, allocate_lock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
@@ -40,9 +40,12 @@ from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
-from ..protocol.hello import Database
+from ..protocol.hello import NO_TERMS, Database, Terms
+from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
+from ..protocol.streamrequests import STREAM_MESSAGES
+from .streams import Streams
 from .wire import Wire
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,9 @@ class Receiver(Protocol):
 
     def loaded(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
         """An object revision has arrived; nobody has been told yet."""
+
+    def loaded_many(self, records: Sequence[Record]) -> None:
+        """Object revisions have arrived together; nobody has been told yet."""
 
     def noticed(self, request: Request) -> None:
         """The server sent a notice.  An exception raised here ends the connection."""
@@ -101,9 +107,12 @@ class Channel:
     :param wire: connected; the channel owns it from now on.
     :param receiver: gets loaded objects and notices.
     :param server_name: how the server is called in errors.
+    :param terms: what we ask of a server that speaks Zeolith's own protocol.
     """
 
-    def __init__(self, wire: Wire, receiver: Receiver, server_name: str) -> None:
+    def __init__(
+        self, wire: Wire, receiver: Receiver, server_name: str, terms: Terms = NO_TERMS
+    ) -> None:
         self.wire = wire
         self.server_name = server_name
         self.server_program = ""
@@ -111,8 +120,13 @@ class Channel:
         self.database: Database | None = None
         """Which database it is that the server has admitted us to; None if it does not say."""
         self.receiver = receiver
-        self._peer = ClientPeer(program=PROGRAM)
-        self._slots: dict[MsgId, Slot] = {}
+        self.terms = terms
+        self.demand: float | None = None
+        """Seconds of silence after which the server gives us up; None: never, or it does not say.
+        """
+        self._peer = ClientPeer(program=PROGRAM, terms=terms)
+        # By the id of the call, or by what somebody waits for: see wait_until.
+        self._slots: dict[Any, Slot] = {}
         self._role = threading.RLock()
         self._is_leader = _owned(self._role)
         # What wakes those who follow.
@@ -128,8 +142,14 @@ class Channel:
         self._breaking = threading.RLock()
         self._codec: Codec
         self._encode_load: Callable[[bytes, bytes], bytes]
+        # Of what is sent, except loads, which are short.
+        self._compress: Callable[[bytes], bytes] | None = None
         self.reads = 0
         """Number of times the socket was read; the watcher tells from it whether calls are made."""
+        self.has_spoken = False
+        """Whether anything was sent; for the watcher, who sets it back."""
+        self.streams = Streams(self)
+        """What flows beside the calls, in Zeolith's own protocol."""
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -146,9 +166,11 @@ class Channel:
             data = self.wire.receive()
             if not data:
                 raise ConnectionResetError("the server closed the connection without a greeting")
-            for event in self._peer.receive(data):
-                if isinstance(event, Violated):
-                    raise event.error
+            events = self._peer.receive(data)
+            # Nothing may follow a greeting: what a server sends behind it makes it no server.
+            if events and isinstance(events[-1], Violated):
+                raise events[-1].error
+            for event in events:
                 if isinstance(event, Greeted):
                     self.wire.send(self._answer(event.greeting))
                     codec = self._peer.codec
@@ -171,6 +193,11 @@ class Channel:
         return self._codec.coding is Coding.OWN
 
     @property
+    def compresses(self) -> bool:
+        """Whether large messages are compressed, both ways."""
+        return self._compress is not None
+
+    @property
     def max_payload(self) -> int:
         """Bytes of the longest message that the server takes, as far as is known."""
         return self._codec.max_payload
@@ -178,6 +205,7 @@ class Channel:
     def registered(self) -> None:
         """The server has admitted us: further messages are legal."""
         self._peer.registered()
+        self._compress = self._codec.compress
 
     # -- calling -----------------------------------------------------------------------------------
 
@@ -236,26 +264,31 @@ class Channel:
         answer: tuple[bytes, bytes, bytes | None] | None = slot.value
         return answer
 
-    def request_loads(self, keys: list[tuple[bytes, bytes]]) -> None:
-        """Ask for several revisions in one write; wait for nothing.
+    def request_loads(self, oids: Sequence[bytes], tid: bytes) -> None:
+        """Ask for the revisions of several objects before *tid* in one write; wait for nothing.
 
         Answers go to the receiver; threads that ask for one of them meanwhile wait for it.
+
+        :raises ClientDisconnected: the connection has ended.
+        :raises POSKeyError, TypeError, ValueError: one of the ids is none.
         """
         self._refuse_nested()
-        frames = []
-        for oid, tid in keys:
+        # Before any slot is there for others to share: this may fail.
+        tid.join(oids)
+        for oid in oids:
             if len(oid) != 8 or len(tid) != 8:
                 raise _no_id(oid, tid)
-            frames.append(self._encode_load(oid, tid))
+        slots = self._slots
         wanted = []
         try:
-            for key, frame in zip(keys, frames):
-                if key not in self._slots:
+            for oid in oids:
+                key = (oid, tid)
+                if key not in slots:
                     slot = Slot()
-                    if self._slots.setdefault(key, slot) is slot:
-                        wanted.append(frame)
+                    if slots.setdefault(key, slot) is slot:
+                        wanted.append(oid)
             if wanted:
-                self._send(b"".join(wanted), None, None)
+                self._send(self._codec.load_many(wanted, tid), None, None)
         except BaseException as error:
             # Interrupted in between: nobody else would ever send what others may wait for.
             self._break(error)
@@ -284,6 +317,8 @@ class Channel:
         slot = Slot()
         slot.on_reply = on_reply
         frame = self._codec.call(number, request)
+        if self._compress is not None:
+            frame = self._compress(frame)
         self._slots[number] = slot
         self._send(frame, slot, number)
         return slot
@@ -300,6 +335,36 @@ class Channel:
         if not slot.done:
             lock.acquire(timeout=max(0.0, timeout))
 
+    def wait_until(self, key: object, is_ready: Callable[[], bool]) -> None:
+        """Wait until *is_ready* returns true; read meanwhile if nobody else does.
+
+        Whoever handles the message that makes it so calls :meth:`wake` after that.
+
+        :param key: whom :meth:`wake` is to wake; one thread at a time waits with it.
+        :raises ClientDisconnected: the connection ended before.
+        """
+        self._refuse_nested()
+        while not is_ready():
+            slot = self._slots[key] = Slot()
+            try:
+                # Looked at after the slot is there: what comes first is seen here, what comes
+                # later sees the slot.
+                if self._cause is not None:
+                    raise self._disconnected()
+                if is_ready():
+                    return
+                self._await(slot)
+            finally:
+                self._slots.pop(key, None)
+            if slot.error is not None:
+                raise slot.error
+
+    def wake(self, key: object) -> None:
+        """Let the thread that waits with *key*, if one does, look again."""
+        slot = self._slots.pop(key, None)
+        if slot is not None:
+            self._settle(slot, None, None)
+
     def post(self, request: Request) -> None:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
 
@@ -307,6 +372,8 @@ class Channel:
         :raises MessageTooLarge: the server does not take that much at once.
         """
         frame = self._codec.notice(request)
+        if self._compress is not None:
+            frame = self._compress(frame)
         if self._is_sender():
             raise _nested()
         with self._sending:
@@ -386,6 +453,7 @@ class Channel:
                 frame = b"".join((*self._waiting, frame))
                 self._waiting.clear()
                 self._waiting_size = 0
+            self.has_spoken = True
             self.wire.send(frame)
         except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: see _end
             return error
@@ -538,7 +606,12 @@ class Channel:
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Notice):
-            self.receiver.noticed(event.request)
+            if event.request.__class__ in STREAM_MESSAGES:
+                self.streams.handle(event.request)
+            elif isinstance(event.request, LoadedMany):
+                self._take_many(*event.request)
+            else:
+                self.receiver.noticed(event.request)
         elif isinstance(event, Fault):
             slot = self._slots.pop(event.msgid, None)
             if slot is None:
@@ -546,10 +619,29 @@ class Channel:
             self._settle(slot, None, parse_fault(event.name, event.details))
         elif isinstance(event, Welcomed):
             self.server_program = event.introduction.program
+            self.demand = event.introduction.silence
         elif isinstance(event, Violated):
             raise event.error
         elif isinstance(event, Call):
             raise ProtocolViolation("servers do not call clients")
+
+    def _take_many(self, tid: bytes, records: Sequence[Record]) -> None:
+        slots = self._slots
+        keys = [(record[0], tid) for record in records]
+        for key in keys:
+            if key not in slots:
+                raise ProtocolViolation(f"an answer to no call: {key!r}")
+        self.receiver.loaded_many(records)
+        for key, (_, start, end, data) in zip(keys, records):
+            slot = slots.get(key)
+            if slot is None:
+                raise ProtocolViolation(f"two answers to one call: {key!r}")
+            # Taken out last: whoever interrupts this leaves nobody waiting, see _break.
+            slot.value = data, start, end
+            slot.done = True
+            if slot.locks:
+                _wake(slot)
+            del slots[key]
 
     def _settle(self, slot: Slot, value: Any, error: Exception | None) -> None:
         slot.value = value
@@ -599,7 +691,11 @@ class Channel:
             # Also for the second: an interrupt may have kept the first from it.
             while self._slots:
                 with suppress(KeyError):
-                    self._settle(self._slots.popitem()[1], None, self._disconnected())
+                    slot = self._slots.popitem()[1]
+                    if not slot.done:
+                        self._settle(slot, None, self._disconnected())
+                    elif slot.locks:
+                        _wake(slot)
 
 
 def _owned(lock: Any) -> Callable[[], bool]:

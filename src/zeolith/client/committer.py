@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -31,10 +31,7 @@ from ..protocol.messages import (
     Request,
     Restore,
     Store,
-    StoreBlobChunk,
-    StoreBlobEnd,
     StoreBlobShared,
-    StoreBlobStart,
     TpcAbort,
     TpcBegin,
     TpcFinish,
@@ -48,6 +45,7 @@ from .iterators import Iterators
 from .link import Link
 from .outcome import LostFinish
 from .transaction import Transaction
+from .transfers import send_blob
 from .turn import Turn
 
 logger = logging.getLogger(__name__)
@@ -161,15 +159,13 @@ class Committer:
         # From here on the file is ours, whatever becomes of the transaction.
         transaction.blobs.append((oid, path))
         self.store(oid, serial, data, txn)
-        post, number = transaction.channel.post, transaction.number
+        number = transaction.number
         if blobs.shared:
             name = os.path.basename(path)
             _post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
             return
-        post(StoreBlobStart())
-        for chunk in blobs.chunks(path):
-            post(StoreBlobChunk(chunk))
-        _post(transaction, oid, StoreBlobEnd(oid, serial, data, number))
+        with _told(oid):
+            send_blob(transaction.channel, blobs, path, oid, serial, data, number)
 
     def restore(
         self, oid: bytes, serial: bytes, data: bytes | None, prev_txn: bytes | None, txn: Any
@@ -331,7 +327,14 @@ def _post(transaction: Transaction, oid: bytes, request: Request) -> None:
 
     :raises ObjectTooLarge: the server does not take that much.
     """
-    try:
+    with _told(oid):
         transaction.channel.post(request)
+
+
+@contextmanager
+def _told(oid: bytes) -> Iterator[None]:
+    """Have it said whose record it is that the server does not take."""
+    try:
+        yield
     except MessageTooLarge as error:
         raise ObjectTooLarge(oid, error.size, error.limit) from None

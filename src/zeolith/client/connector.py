@@ -18,9 +18,10 @@ from enum import Enum
 from ZODB.POSException import ReadOnlyError
 
 from ..errors import ClientDisconnected, IncompatiblePeer, ProtocolViolation, ServerRefused
-from ..protocol.hello import Admission, Database, parse_admission
+from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
 from .channel import Channel, Receiver
+from .economy import prefers_compression
 from .strangers import describe_tls, describe_violation, is_lasting
 from .wire import Address, PlainWire, TlsWire, Wire, open_socket
 
@@ -65,6 +66,10 @@ class Connector:
     :param storage: name of the storage.
     :param mode: what kind of server is wanted.
     :param timeout: seconds to wait for each answer once the server has greeted.
+    :param silence: seconds after which a server is given up that has not been heard of; None:
+        never.
+    :param compression: whether to compress if the server does; None: if :func:`prefers_compression`
+        says so.
     :param make_receiver: called for each attempt: what its channel reports to.
     """
 
@@ -77,6 +82,8 @@ class Connector:
         context: ssl.SSLContext | None,
         server_hostname: str | None,
         make_receiver: Callable[[], Receiver],
+        silence: float | None = None,
+        compression: bool | None = False,
     ) -> None:
         self.addresses = list(addresses)
         self.mode = mode
@@ -85,6 +92,8 @@ class Connector:
         self._context = context
         self._server_hostname = server_hostname
         self._make_receiver = make_receiver
+        self._silence = silence
+        self._compression = compression
         self._lock = threading.Lock()
         # Sockets of attempts under way, to be shut down if the client is closed meanwhile.
         self._sockets: set[socket.socket] = set()
@@ -169,7 +178,8 @@ class Connector:
             self._awaited[attempt] = f"{name} {state}"
 
         try:
-            channel = Channel(self._open(address, sockets, reached), self._make_receiver(), name)
+            wire = self._open(address, sockets, reached)
+            channel = Channel(wire, self._make_receiver(), name, self._terms(wire))
             try:
                 return self._register(channel, mode, reached)
             except BaseException as error:
@@ -186,6 +196,12 @@ class Connector:
             self._awaited.pop(attempt, None)
             with self._lock:
                 self._sockets.difference_update(sockets)
+
+    def _terms(self, wire: Wire) -> Terms:
+        compresses = self._compression
+        if compresses is None:
+            compresses = prefers_compression(wire.peer_name, self._context is not None)
+        return Terms(self._silence, compresses)
 
     def _register(self, channel: Channel, mode: Mode, reached: Callable[[str], None]) -> Candidate:
         channel.wire.set_timeout(GREETING_TIMEOUT)
@@ -244,7 +260,7 @@ class Connector:
             sockets.append(sock)
 
         try:
-            sock = open_socket(address, CONNECT_TIMEOUT, note)
+            sock = open_socket(address, CONNECT_TIMEOUT, note, self._silence)
             try:
                 if self._context is None:
                     return PlainWire(sock)

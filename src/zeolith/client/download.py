@@ -19,15 +19,19 @@ class Download:
     :ivar file: open while its stream runs.
     :ivar is_complete: the whole stream has been written to the partial file.
     :ivar error: why it could not be written.
+    :ivar received: bytes of the stream so far.
+    :ivar is_resumable: the end of the connection is not the end of it.
     """
 
-    __slots__ = ("error", "file", "is_complete", "path")
+    __slots__ = ("error", "file", "is_complete", "is_resumable", "path", "received")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.file: FileIO | None = None
         self.is_complete = False
         self.error: OSError | None = None
+        self.received = 0
+        self.is_resumable = False
 
     def start(self) -> None:
         """Begin anew, whatever has been received before."""
@@ -35,11 +39,18 @@ class Download:
         self.drop()
         self._attempt(self._open)
 
+    def resume(self) -> int:
+        """Begin, or go on after what has been received before; return how many bytes that is."""
+        if self.file is None:
+            self.start()
+        return self.received
+
     def write(self, chunk: bytes) -> None:
         """Add the next part, unless the stream has failed."""
         file = self.file
         if file is not None:
             self._attempt(lambda: _write_all(file, chunk))
+            self.received += len(chunk)
 
     def end(self) -> None:
         """The stream is complete, unless it has failed."""
@@ -51,6 +62,7 @@ class Download:
     def drop(self) -> None:
         """Forget what has been received."""
         self.is_complete = False
+        self.received = 0
         file, self.file = self.file, None
         try:
             if file is not None:

@@ -10,16 +10,19 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from copy import copy
 
 from ..errors import (
     ClientDisconnected,
+    ClientStorageError,
     DatabaseRestored,
     OtherDatabase,
     ServerBehindCache,
     ServerRefused,
 )
 from ..protocol.hello import Database
+from ..protocol.loadrequests import Record
 from ..protocol.messages import InvalidateTransaction, Request, SetClientLabel
 from ..types import NO_TID
 from .backoff import Backoff
@@ -50,6 +53,9 @@ class Notices:
 
     def loaded(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
         """Never called: nothing is loaded."""
+
+    def loaded_many(self, records: Sequence[Record]) -> None:
+        """Never called either."""
 
     def noticed(self, request: Request) -> None:
         """The server sent a notice."""
@@ -101,6 +107,8 @@ class Follower:
             options.ssl,
             options.ssl_server_hostname,
             lambda: Notices(self),
+            options.dead_server_timeout,
+            options.compression,
         )
         self._thread = threading.Thread(target=self._run, name="zeolith changes", daemon=True)
         self._thread.start()
@@ -172,7 +180,7 @@ class Follower:
                 self._changed.notify_all()
         self._nudge.set()
         if was_ready and not self._is_closed:
-            logger.info("disconnected from %s: %s", channel.server_name, cause)
+            logger.info("changes: disconnected from %s: %s", channel.server_name, cause)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -206,8 +214,9 @@ class Follower:
             try:
                 if self._connect_and_watch():
                     backoff.reset()
-            except Exception as error:  # noqa: BLE001 - kept for those who wait, and logged
-                self._failed(error)
+            except Exception:
+                # A defect.  Who follows must not be left without anybody who looks for a server.
+                logger.exception("changes: looking for a server again after an error")
             # Set by the loss of the connection; who closes has said so before.
             self._nudge.clear()
             if not self._is_closed:
@@ -215,7 +224,11 @@ class Follower:
 
     def _connect_and_watch(self) -> bool:
         """Find a server and watch its connection until it ends; return whether it was one."""
-        candidate = self._connector.connect()
+        try:
+            candidate = self._connector.connect()
+        except Exception as error:  # noqa: BLE001 - kept for those who wait, and logged
+            self._failed(error)
+            return False
         channel = candidate.channel
         try:
             self._check(candidate)
@@ -225,9 +238,12 @@ class Follower:
             channel.wire.set_timeout(None)
             if not self._adopt(candidate):
                 return False
-            logger.info("connected to %s", channel.server_name)
+            logger.info("changes: connected to %s", channel.server_name)
             watch(channel, self._nudge)
             return True
+        except ClientStorageError as error:
+            self._failed(error)
+            return False
         finally:
             channel.close(ClientDisconnected("closed"))
             channel.release()
@@ -281,7 +297,7 @@ class Follower:
         # Said once, not at each attempt: a server may be away for hours.
         logger.log(
             logging.WARNING if is_news else logging.DEBUG,
-            "no connection to %s: %s",
+            "changes: no connection to %s: %s",
             where,
             failure,
         )

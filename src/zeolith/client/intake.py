@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import ProtocolViolation
+from ..protocol.loadrequests import Record
 from ..protocol.messages import InvalidateTransaction, Request
 from .channel import Channel
 
@@ -26,12 +27,14 @@ class Intake:
 
     :ivar link: whose channel it is.
     :ivar loaded: takes object revisions: the cache's ``store``.
+    :ivar loaded_many: takes several at once: the cache's ``store_many``.
     :ivar is_verified: whether invalidations are applied as they come.
     :ivar held: those that wait, in the order of arrival.
     """
 
     link: Link
     loaded: Callable[[bytes, bytes, bytes | None, bytes], None]
+    loaded_many: Callable[[Sequence[Record]], None]
     is_verified: bool = False
     held: list[InvalidateTransaction] = field(default_factory=list)
     held_objects: int = 0

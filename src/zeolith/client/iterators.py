@@ -1,5 +1,6 @@
 """Iterating over the transactions of a remote storage (ZODB's IStorageIteration).
 
+In Zeolith's own protocol they come on a stream, see :mod:`.iterations`; what follows is for ZEO's.
 The state is the server's; here are ids for it, which mean something on one connection only.  Ids
 of iterators that nobody holds any more are given back with the next iterator or at the end of the
 next transaction, because a finaliser may run in any thread at any moment and must not touch the
@@ -8,7 +9,6 @@ connection.
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,9 +16,6 @@ from typing import Any
 
 from ZODB.BaseStorage import DataRecord, TransactionRecord
 
-from ..errors import UndecodableMessage
-from ..protocol import pickles
-from ..protocol.limits import DEFAULT_LIMITS
 from ..protocol.messages import (
     IteratorGc,
     IteratorNext,
@@ -28,8 +25,9 @@ from ..protocol.messages import (
     Request,
 )
 from .channel import Channel
-
-logger = logging.getLogger(__name__)
+from .iterations import StreamedTransactions
+from .plainextension import plain_extension
+from .streams import Incoming
 
 
 class Iterators:
@@ -41,19 +39,25 @@ class Iterators:
 
     def __init__(self, wait: Callable[[], Channel]) -> None:
         self._wait = wait
-        self._abandoned: deque[tuple[Channel, int]] = deque()
+        self._abandoned: deque[tuple[Channel, int | Incoming]] = deque()
 
-    def start(self, start: bytes | None, stop: bytes | None) -> TransactionIterator:
+    def start(
+        self, start: bytes | None, stop: bytes | None
+    ) -> TransactionIterator | StreamedTransactions:
         """Return an iterator over the transactions from *start* to *stop*.
 
         Its methods raise ClientDisconnected when the present connection has been lost.
         """
         channel = self._wait()
         self.give_back(channel)
+        if channel.speaks_own:
+            return StreamedTransactions(self, channel, start, stop)
         return TransactionIterator(self, channel, channel.call(IteratorStart(start, stop)))
 
-    def abandon(self, channel: Channel, iid: int) -> None:
+    def abandon(self, channel: Channel, iid: int | Incoming) -> None:
         """Nobody holds the iterator any more.  May be called by a finaliser."""
+        if isinstance(iid, Incoming):
+            iid.abandon()
         # Takes no lock: its own thread may be holding it.
         self._abandoned.append((channel, iid))
 
@@ -62,18 +66,23 @@ class Iterators:
 
         :raises ClientDisconnected: *channel* has ended, and its iterators with it.
         """
-        iids = []
+        iids, streams = [], []
         for _ in range(len(self._abandoned)):
             try:
                 owner, iid = self._abandoned.popleft()
             except IndexError:
                 break  # another thread took the rest
             if owner is channel:
-                iids.append(iid)
+                if isinstance(iid, Incoming):
+                    streams.append(iid)
+                else:
+                    iids.append(iid)
             elif not owner.is_broken:
                 self._abandoned.append((owner, iid))
         if iids:
             channel.post(IteratorGc(iids))
+        for stream in streams:
+            stream.cancel()
 
 
 class _Remote:
@@ -141,7 +150,7 @@ class RemoteTransaction(TransactionRecord):
         super().__init__(tid, status, user, description, extension)
         if isinstance(extension, bytes) and extension:
             # ZODB's class would unpickle it, whatever it names; what the network brings may not.
-            self.extension = _plain_extension(tid, extension)
+            self.extension = plain_extension(tid, extension)
         self._iterators = iterators
         # Held, because the server starts record iterators off the transaction iterator.
         self._parent = parent
@@ -151,12 +160,3 @@ class RemoteTransaction(TransactionRecord):
         self._iterators.give_back(channel)
         iid = channel.call(IteratorRecordStart(self._parent.iid, self.tid))
         return RecordIterator(self._iterators, channel, iid)
-
-
-def _plain_extension(tid: bytes, extension: bytes) -> dict[Any, Any]:
-    try:
-        value = pickles.loads(extension, DEFAULT_LIMITS)
-    except UndecodableMessage as error:
-        logger.warning("extension data of transaction %s is not shown: %s", tid.hex(), error)
-        return {}
-    return value if type(value) is dict else {}

@@ -18,12 +18,14 @@ from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected, OtherDatabase, ServerBehindCache, ServerRefused
+from ..protocol.compression import EXTRA
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
 from .backoff import Backoff
 from .channel import Channel
 from .connector import Candidate, Connector, Mode, format_address
 from .intake import Intake
 from .states import TRANSITIONS, State
+from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
 from .watcher import watch
 from .wire import Address
@@ -67,6 +69,9 @@ class LinkOptions:
     """How to connect.
 
     :ivar wait_timeout: seconds that a call waits for a connection.
+    :ivar dead_server_timeout: seconds after which a server is given up that has not been heard of;
+        None: never.
+    :ivar compression: whether to compress if the server does; None: where that is usual.
     """
 
     addresses: Sequence[Address]
@@ -79,6 +84,8 @@ class LinkOptions:
     ssl_server_hostname: str | None = None
     when_behind: WhenBehind = WhenBehind.DROP_CACHE
     drop_rather_than_verify: bool = False
+    dead_server_timeout: float | None = None
+    compression: bool | None = False
 
 
 class Link:
@@ -104,6 +111,8 @@ class Link:
         """Whether the present or last server admitted us read-only."""
         self.visibility = threading.RLock()
         """Held while a transaction of ours becomes visible: see :meth:`last_tid`."""
+        self.progress = Progress()
+        """Told whenever there is a new last transaction."""
         # The thread that is in the database's code on our behalf.
         self._teller: int | None = None
         self._changed = threading.Condition()
@@ -120,7 +129,9 @@ class Link:
             ATTEMPT_TIMEOUT,
             options.ssl,
             options.ssl_server_hostname,
-            lambda: Intake(self, cache.store),
+            lambda: Intake(self, cache.store, cache.store_many),
+            options.dead_server_timeout,
+            options.compression,
         )
         self._thread = threading.Thread(
             target=self._run, name=f"zeolith client {name}", daemon=True
@@ -138,7 +149,8 @@ class Link:
         return self._state
 
     @property
-    def _is_closed(self) -> bool:
+    def is_closed(self) -> bool:
+        """Whether the connection has ended for good."""
         return self._state is State.CLOSED
 
     @property
@@ -196,9 +208,24 @@ class Link:
         """
         return self._again(lambda channel: channel.call(request), timeout)
 
-    def _again(self, attempt: Callable[[Channel], Any], timeout: float | None) -> Any:
+    def repeat(self, attempt: Callable[[Channel], Any], progress: Callable[[], int]) -> Any:
+        """Make calls that change nothing; after a break make them again.
+
+        :param attempt: makes them on the present channel.
+        :param progress: returns a number that changes whenever something has been achieved, so
+            that the next break counts as the first one.
+        """
+        return self._again(attempt, None, progress)
+
+    def _again(
+        self,
+        attempt: Callable[[Channel], Any],
+        timeout: float | None,
+        progress: Callable[[], int] | None = None,
+    ) -> Any:
         deadline = self._deadline(timeout)
         is_repeated = False
+        achieved = 0 if progress is None else progress()
         while True:
             channel = self.wait_until(deadline)
             try:
@@ -207,6 +234,9 @@ class Link:
                 # Of this connection; anything else the server said goes to the caller.
                 if not channel.is_broken or self._state is State.CLOSED:
                     raise
+                if progress is not None and progress() != achieved:
+                    achieved = progress()
+                    is_repeated = False
                 if not is_repeated:
                     # It was under way, maybe for long: what counts is the time without a server.
                     is_repeated = True
@@ -273,6 +303,7 @@ class Link:
         with self._tell():
             self.owner.invalidate(tid, list(oids))
         cache.set_last_tid(tid)
+        self.progress.tell()
 
     def committed(self, tid: bytes, visible: Callable[[bytes], Any]) -> None:
         """A transaction of ours was committed as *tid*, and the cache knows what it changed.
@@ -288,6 +319,7 @@ class Link:
                 self._teller = None
             if tid > self.cache.last_tid():
                 self.cache.set_last_tid(tid)
+        self.progress.tell()
 
     @contextmanager
     def _tell(self) -> Iterator[None]:
@@ -362,6 +394,7 @@ class Link:
             channels = self._channel, self._verifying
             upgrade, self._upgrade = self._upgrade, None
             self._changed.notify_all()
+        self.progress.tell()
         self._connector.stop()
         closed = ClientDisconnected("closed")
         for channel in channels:
@@ -386,7 +419,7 @@ class Link:
 
     def _run(self) -> None:
         backoff = Backoff(self.options.min_poll, self.options.max_poll)
-        while not self._is_closed:
+        while not self.is_closed:
             self._nudge.clear()
             lasted = None
             try:
@@ -400,7 +433,7 @@ class Link:
                     continue
                 # Set by the loss; who closes or upgrades has set something else before it.
                 self._nudge.clear()
-            if not self._is_closed and self._upgrade is None:
+            if not self.is_closed and self._upgrade is None:
                 self._nudge.wait(backoff.next_delay())
 
     def _connect_and_watch(self) -> float | None:
@@ -479,6 +512,7 @@ class Link:
             with channel.hold_reading():
                 self.cache.set_last_tid(tid)
                 self.cache.set_database(candidate.database)
+                self.progress.tell()
                 for invalidation in intake.held:
                     if invalidation.tid > tid:
                         self.apply(invalidation)
@@ -488,7 +522,7 @@ class Link:
                 self.is_read_only = candidate.is_read_only
                 self.owner.connected(channel, info)
                 with self._changed:
-                    if self._is_closed or channel.is_broken:
+                    if self.is_closed or channel.is_broken:
                         return False
                     is_fallback = self.options.mode is Mode.FALLBACK and candidate.is_read_only
                     self._enter(State.FALLBACK if is_fallback else State.READY)
@@ -502,11 +536,20 @@ class Link:
         finally:
             self._verifying = None
         logger.info(
-            "%s: connected to %s%s",
+            "%s: connected to %s%s%s",
             self.name,
             channel.server_name,
             f", {channel.server_program}" if channel.server_program else "",
+            ", with compression" if channel.compresses else "",
         )
+        if self.options.compression and not channel.compresses:
+            logger.warning(
+                "%s: %s does not compress, although this client wants it: it is no Zeolith "
+                "server, lacks the library (%s), or its option 'compression' is off",
+                self.name,
+                channel.server_name,
+                EXTRA,
+            )
         if is_fallback:
             threading.Thread(
                 target=self._seek_writable,

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..errors import ConfigurationError
+from ..protocol.liveness import MAX_SILENCE, MIN_SILENCE, is_silence
 from .blobs import BlobDirectory
 from .cacheplace import find_path
 from .connector import Mode
+from .economy import check_compression
 from .link import LinkOptions
 from .verification import WhenBehind
 from .wire import Address
@@ -25,6 +27,11 @@ MIN_POLL = 0.05
 
 MAX_POLL = 5.0
 """Longest pause between attempts in seconds."""
+
+DEAD_SERVER_TIMEOUT: Final = 60.0
+"""Seconds after which a server is given up that has not been heard of, if nothing else is asked
+for: a server that is restarted, or a network that pauses, is back sooner; and users do not wait
+for longer."""
 
 CACHE_SIZE: Final = 20 * 1024 * 1024
 """Bytes of the client cache, if nothing else is asked for."""
@@ -113,6 +120,23 @@ def _seconds(option: str, value: Any) -> float:
     return float(value)
 
 
+def _dead_server_timeout(value: Any) -> float | None:
+    """Return the seconds after which a silent server is given up; None: never.
+
+    :raises ConfigurationError: *value* is none of these.
+    """
+    if value is None:
+        return DEAD_SERVER_TIMEOUT
+    seconds = _seconds("dead_server_timeout", value)
+    if seconds and not is_silence(seconds):
+        raise ConfigurationError(
+            "dead_server_timeout",
+            f"{value!r} s cannot be agreed upon with a server",
+            f"give {MIN_SILENCE} to {MAX_SILENCE} s, or 0 to wait for ever",
+        )
+    return seconds or None
+
+
 def _refuse_size(option: str, value: Any) -> None:
     if not _is_integer(value) or value < 0:
         raise ConfigurationError(option, f"{value!r} is not a number of bytes")
@@ -140,6 +164,8 @@ def make_link_options(
     ssl_server_hostname: str | None,
     drop_cache_rather_verify: bool,
     database_behind: str,
+    dead_server_timeout: float | None = None,
+    compression: bool | None = None,
 ) -> LinkOptions:
     """Return how to connect.
 
@@ -195,6 +221,8 @@ def make_link_options(
         ssl_server_hostname=ssl_server_hostname,
         when_behind=when_behind,
         drop_rather_than_verify=bool(drop_cache_rather_verify),
+        dead_server_timeout=_dead_server_timeout(dead_server_timeout),
+        compression=check_compression(compression),
     )
 
 

@@ -17,7 +17,6 @@ from ..errors import (
     ClientStorageError,
     NotCommitted,
     OutcomeUnknown,
-    ProtocolViolation,
 )
 from ..protocol.outcome import Outcome, State, Verdict, parse_verdict
 from .channel import Channel
@@ -92,7 +91,10 @@ class LostFinish:
                 if not channel.is_broken or time.monotonic() >= deadline:
                     raise self._unknown(error) from error
                 continue
-            except (ClientStorageError, ProtocolViolation) as error:
+            except Exception as error:
+                if question.is_answered:
+                    raise  # the database did not take it
+                # Whatever the server says instead of an answer.
                 raise self._unknown(error) from error
             if verdict is None:
                 raise self._unknown(f"{channel.server_name} did not answer in time")
@@ -125,11 +127,17 @@ class _Question:
         self._verdict: Verdict | None = None
         self._is_over = False
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether there was an answer while somebody waited for it."""
+        return self._verdict is not None
+
     def put(self, channel: Channel, request: Outcome, deadline: float) -> Verdict | None:
         """Ask, and return the answer; None if there is none before *deadline*.
 
         :raises ClientDisconnected: the connection ended.
-        :raises ProtocolViolation: the answer is none.
+        :raises Exception: the server has raised it, the answer was none or, if it
+            :attr:`is_answered`, it could not be passed on.
         """
         try:
             slot = channel.start(request, self._answered)
@@ -146,6 +154,6 @@ class _Question:
         with self._lock:
             if self._is_over:
                 return
+            self._verdict = verdict
             if verdict.tid is not None:
                 self._committed(verdict.tid)
-            self._verdict = verdict

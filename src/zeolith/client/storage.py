@@ -39,7 +39,6 @@ from ..protocol.messages import (
     ReceiveBlobStop,
     RecordIternext,
     Request,
-    SendBlob,
     ServerStatus,
     SetClientLabel,
     UndoInfo,
@@ -60,6 +59,7 @@ from .cacheplace import make_cache, open_cache
 from .channel import Channel
 from .committer import Committer
 from .events import StaleCache
+from .iterations import StreamedTransactions
 from .iterators import Iterators, TransactionIterator
 from .link import Link
 from .options import (
@@ -71,6 +71,8 @@ from .options import (
     refuse_no_text,
     refuse_unusable,
 )
+from .syncing import sync_to
+from .transfers import fetch_blob
 from .undo import filtered_undo_log
 from .wire import Address
 
@@ -136,6 +138,10 @@ class ClientStorage(ConflictResolvingStorage):
     :param wait_for_server_on_startup: older name of *wait*, which wins.
     :param database_behind: what to do if the server's database is older than what this client has
         seen, or another one: ``'drop-cache'`` or ``'refuse'``.
+    :param dead_server_timeout: seconds after which a server that has not been heard of is given up
+        (60; 1 to 86400), and 0 to wait for ever.
+    :param compression: compress large messages, if the server does, too; None: only where it
+        usually pays, which is not within one host, and not over TLS.
     :raises ConfigurationError: a keyword cannot be used; it names the keyword and the way out.
     :raises ClientDisconnected: with *wait*: no server within *wait_timeout*.
     """
@@ -173,6 +179,8 @@ class ClientStorage(ConflictResolvingStorage):
         debug: bool = False,
         wait_for_server_on_startup: bool | None = None,
         database_behind: str = "drop-cache",
+        dead_server_timeout: float | None = None,
+        compression: bool | None = None,
     ) -> None:
         refuse_unusable(
             disconnect_poll=disconnect_poll,
@@ -196,6 +204,8 @@ class ClientStorage(ConflictResolvingStorage):
             ssl_server_hostname=ssl_server_hostname,
             drop_cache_rather_verify=drop_cache_rather_verify,
             database_behind=database_behind,
+            dead_server_timeout=dead_server_timeout,
+            compression=compression,
         )
         self.__name__ = name or str(addr)
         self._label = client_label
@@ -338,6 +348,21 @@ class ClientStorage(ConflictResolvingStorage):
         if self._server_sync:
             self.ping()
 
+    def sync_to(self, tid: bytes, timeout: float | None = None) -> bytes:
+        """Wait until transaction *tid* is known here: what begins then sees it.
+
+        Asks nobody if it is known already.
+
+        :param tid: what ``tpc_finish`` or ``lastTransaction()`` returned to another client of the
+            same database.
+        :param timeout: seconds; *wait_timeout* if None.
+        :returns: :meth:`lastTransaction`.
+        :raises NotReached: the server has not come to it in time.
+        :raises ClientDisconnected: there was no server in time.
+        """
+        wait = self._options.wait_timeout if timeout is None else timeout
+        return sync_to(self._link, check_tid(tid), wait)
+
     def server_status(self, timeout: float | None = None) -> dict[str, Any]:
         """Return the server's counters for this storage.
 
@@ -400,10 +425,11 @@ class ClientStorage(ConflictResolvingStorage):
 
     def prefetch(self, oids: Iterable[bytes], tid: bytes) -> None:
         """Have objects fetched that will be needed soon; return at once."""
-        wanted = [(oid, tid) for oid in oids if self._cached(oid, tid) is None]
+        cached = self._cached
+        wanted = [oid for oid in oids if cached(oid, tid) is None]
         if wanted:
             try:
-                self._link.channel().request_loads(wanted)
+                self._link.channel().request_loads(wanted, tid)
             except ClientDisconnected as error:
                 # A hint, not a need: loading them will wait for a server.
                 logger.debug("%s: not prefetched: %s", self.__name__, error)
@@ -415,7 +441,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def iterator(
         self, start: bytes | None = None, stop: bytes | None = None
-    ) -> TransactionIterator:
+    ) -> TransactionIterator | StreamedTransactions:
         """Return an iterator over the transactions from *start* to *stop*."""
         return self._iterators.start(check_tid_or_none(start), check_tid_or_none(stop))
 
@@ -455,7 +481,7 @@ class ClientStorage(ConflictResolvingStorage):
         return self._blobs
 
     def _fetch_blob(self, oid: bytes, serial: bytes) -> None:
-        self._link.ask(SendBlob(oid, serial))
+        fetch_blob(self._link, self._blob_directory(), oid, serial)
 
     def loadBlob(self, oid: bytes, serial: bytes) -> str:
         """Return the path of a blob's file, which is fetched if need be.

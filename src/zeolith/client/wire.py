@@ -26,12 +26,9 @@ RECEIVE_SIZE = 64 * 1024
 comes from the allocator's pool; from 128 KB on the C library would map and unmap pages for each
 read, which takes longer than reading."""
 
-KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 60, 15, 4
-"""A silent peer is probed after a minute and given up after another: no call times out by itself
-(a pack may take hours), so only the network can tell that a server has vanished."""
-
-UNACKNOWLEDGED_MS = 120_000
-"""Data that the peer's kernel does not acknowledge for this long ends the connection."""
+KEEPALIVE_PROBES = 4
+"""A silent peer is probed after half of the time after which it is given up, and then so many times
+in the other half."""
 
 
 class Wire(Protocol):
@@ -226,25 +223,31 @@ def _poll(fileno: int, timeout: float | None) -> bool:
 
 
 def open_socket(
-    address: Address, timeout: float, made: Callable[[socket.socket], None]
+    address: Address,
+    timeout: float,
+    made: Callable[[socket.socket], None],
+    dead_server_timeout: float | None = None,
 ) -> socket.socket:
     """Return a socket connected to *address*, with *timeout* (seconds) set on it.
 
     An empty host means this host.
+
+    :param dead_server_timeout: seconds after which the system gives up a peer that the network
+        does not reach any more; None: it decides by itself, after hours.
 
     :param made: called with each socket before it is connected, so that somebody else may end the
         attempt by shutting the socket down.
     :raises OSError: nobody listens there, or not in time.
     """
     if isinstance(address, str):
-        return _connect(socket.AF_UNIX, socket.SOCK_STREAM, 0, address, timeout, made)
+        return _connect(socket.AF_UNIX, socket.SOCK_STREAM, 0, address, timeout, made, None)
     host, port = address
     failure = OSError(f"{host} has no address")
     for family, kind, protocol, _, where in socket.getaddrinfo(
         host or "127.0.0.1", port, type=socket.SOCK_STREAM
     ):
         try:
-            return _connect(family, kind, protocol, where, timeout, made)
+            return _connect(family, kind, protocol, where, timeout, made, dead_server_timeout)
         except OSError as error:
             failure = error
     raise failure
@@ -257,12 +260,13 @@ def _connect(
     where: Any,
     timeout: float,
     made: Callable[[socket.socket], None],
+    dead_server_timeout: float | None,
 ) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         made(sock)
         if family != socket.AF_UNIX:
-            _set_options(sock)
+            _set_options(sock, dead_server_timeout)
         sock.settimeout(timeout)
         sock.connect(where)
     except BaseException:
@@ -271,14 +275,17 @@ def _connect(
     return sock
 
 
-def _set_options(sock: socket.socket) -> None:
+def _set_options(sock: socket.socket, dead_server_timeout: float | None) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if dead_server_timeout is None:
+        return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPIDLE", max(int(dead_server_timeout / 2), 1)),
+        ("TCP_KEEPINTVL", max(int(dead_server_timeout / 2 / KEEPALIVE_PROBES), 1)),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS),
+        # What the peer's kernel does not acknowledge hides its end from keep-alive.
+        ("TCP_USER_TIMEOUT", int(dead_server_timeout * 1000)),
     ):
         option = getattr(socket, name, None)  # not every platform has all of them
         if option is not None:

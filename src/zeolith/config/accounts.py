@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ..errors import ConfigurationError
@@ -21,6 +22,21 @@ class Account:
     name: str
     uid: int
     gid: int
+
+    @property
+    def group(self) -> str:
+        """The name of the group; its number if it has none."""
+        import grp
+
+        try:
+            return grp.getgrgid(self.gid).gr_name
+        except KeyError:
+            return str(self.gid)
+
+    @property
+    def groups(self) -> list[int]:
+        """The ids of all groups that the user is in."""
+        return os.getgrouplist(self.name, self.gid)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def _keywords(section: Any) -> dict[str, Any]:
         "storage", "cache_size", "name", "wait_timeout", "read_only", "read_only_fallback",
         "blob_dir", "shared_blob_dir", "blob_cache_size", "blob_cache_size_check", "client_label",
         "client", "var", "min_disconnect_poll", "max_disconnect_poll", "wait",
-        "drop_cache_rather_verify", "server_sync", "database_behind",
+        "drop_cache_rather_verify", "server_sync", "database_behind", "dead_server_timeout",
+        "compression",
     ):  # fmt: skip
         if hasattr(section, keyword):
             keywords[keyword] = getattr(section, keyword)
@@ -128,6 +129,8 @@ def _check(keywords: dict[str, Any]) -> None:
         ssl_server_hostname=given("ssl_server_hostname"),
         drop_cache_rather_verify=given("drop_cache_rather_verify", False),
         database_behind=given("database_behind", "drop-cache"),
+        dead_server_timeout=given("dead_server_timeout"),
+        compression=given("compression"),
     )
 
 

@@ -91,6 +91,18 @@ def positive_seconds(text: str) -> float:
     return value
 
 
+def silence(text: str) -> float:
+    """A duration as in :func:`seconds` that can be agreed upon with clients."""
+    from ..server.options import check_dead_peer_timeout
+
+    value = seconds(text)
+    try:
+        check_dead_peer_timeout(value)
+    except ConfigurationError as error:
+        raise Refused(error.problem, error.remedy) from error
+    return value
+
+
 def count(text: str) -> int:
     """A whole number, at least 0."""
     if not (text.isascii() and text.isdecimal()):
@@ -141,6 +153,18 @@ def event_loop(text: str) -> str:
 def loads(text: str) -> str:
     """``auto``, ``loop`` or ``workers``."""
     return _one_of(text, ("auto", "loop", "workers"))
+
+
+def compression(text: str) -> str:
+    """``auto``, ``on`` or ``off``."""
+    from ..server.options import check_compression
+
+    value = _one_of(text, ("auto", "on", "off"))
+    try:
+        check_compression(value)
+    except ConfigurationError as error:
+        raise Refused(error.problem, error.remedy) from error
+    return value
 
 
 def _one_of(text: str, choices: tuple[str, ...]) -> str:

@@ -11,6 +11,10 @@ from .datatypes import Refused
 
 _MOST_PERMISSIONS: Final = 0o777
 
+LONGEST_SOCKET_PATH: Final = 107 - len(".4194304")
+"""Bytes: what fits into the system's structure, less what the manager appends while it binds the
+socket, the greatest process id."""
+
 
 def words(text: str) -> list[str]:
     """A command line: words between blanks; quotes and backslashes mean what they do in a shell."""
@@ -86,7 +90,8 @@ class Runner:
     :ivar program: what to run in place of this server, or None.
     :ivar python: interpreter for the daemon manager; None: the one that runs this.
     :ivar zdrun: script to run as the daemon manager in place of ours, or None.
-    :ivar socket_name: where the manager listens; None: see :func:`zeolith.admin.supervision`.
+    :ivar socket_name: where the manager listens; None: beside the pid file, or
+        else the configuration.
     :ivar daemon: whether the manager detaches itself from the terminal.
     :ivar directory: where the server runs, or None.
     :ivar backoff_limit: longest delay between restarts, in seconds; a server that stayed up for

@@ -62,6 +62,7 @@ class ServerConfig:
     :ivar ssl: TLS context, or None.
     :ivar pid_file: path, or None.
     :ivar loop: ``"auto"``, ``"uvloop"`` or ``"asyncio"``.
+    :ivar compression: ``"auto"``, ``"on"`` or ``"off"``.
     :ivar tuning: further :class:`~zeolith.server.ServerOptions` by name.
     :ivar max_message_size: bytes of the largest message accepted.
     :ivar eventlog: ZConfig's factory of the logging described in the file: calling it sets the
@@ -85,6 +86,7 @@ class ServerConfig:
     ssl: ssl.SSLContext | None = None
     pid_file: str | None = None
     loop: Literal["auto", "uvloop", "asyncio"] = "auto"
+    compression: Literal["auto", "on", "off"] = "auto"
     tuning: Mapping[str, Any] = field(default_factory=dict)
     max_message_size: int = DEFAULT_LIMITS.max_message_size
     eventlog: Any = None
@@ -115,6 +117,7 @@ class ServerConfig:
             msgpack=self.msgpack,
             ssl=self.ssl,
             loop=self.loop,
+            compression=self.compression,
             limits=replace(DEFAULT_LIMITS, max_message_size=self.max_message_size),
             **self.tuning,
         )
@@ -197,6 +200,7 @@ def to_config(values: Any, source: str) -> ServerConfig:
         ssl=None if zeo.ssl is None else zeo.ssl.context,
         pid_file=zeo.pid_filename,
         loop=zeo.event_loop,
+        compression=zeo.compression,
         tuning={name: getattr(zeo, name) for name in TUNING},
         max_message_size=zeo.max_message_size,
         eventlog=values.eventlog,

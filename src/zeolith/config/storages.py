@@ -51,25 +51,6 @@ class File:
         return FileStorage(self.path, blob_dir=self.blob_dir)
 
 
-@dataclass
-class Memory:
-    """Opens a MappingStorage, which forgets everything when it is closed.
-
-    :param name: name of the storage on the server.
-    :param blob_dir: directory for blobs, or None.
-    """
-
-    name: str | None
-    blob_dir: str | None = None
-
-    def open(self) -> Any:
-        from ZODB.blob import BlobStorage
-        from ZODB.MappingStorage import MappingStorage
-
-        storage = MappingStorage()
-        return storage if self.blob_dir is None else BlobStorage(self.blob_dir, storage)
-
-
 def name_storages(openers: Sequence[StorageOpener], option: str) -> tuple[StorageOpener, ...]:
     """Return *openers* with the unnamed one called ``1``.
 

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from .greeting import Coding
+from .loadrequests import LOAD_CLIENT_REQUESTS, LOAD_SERVER_REQUESTS
 from .messages import CLIENT_REQUESTS, SERVER_REQUESTS, Flow, Form
 from .outcome import OUTCOME_SERVER_REQUESTS
+from .streamrequests import STREAM_CLIENT_REQUESTS, STREAM_SERVER_REQUESTS
 
 PAIR_SIZE: Final = 16
 """Bytes of an object id and a transaction id."""
@@ -62,7 +64,9 @@ def _is_pair_or_none(value: Any) -> bool:
 
 OWN_SERVER_REQUESTS: Final[Mapping[str, Form]] = {
     **SERVER_REQUESTS,
+    **LOAD_SERVER_REQUESTS,
     **OUTCOME_SERVER_REQUESTS,
+    **STREAM_SERVER_REQUESTS,
     "verify_many": Form("verify_many", VerifyMany, Flow.CALL, (_are_pairs,), 1),
     "changes_since": Form(
         "changes_since", ChangesSince, Flow.CALL, (_is_id, _is_count, _is_pair_or_none), 2
@@ -72,6 +76,8 @@ OWN_SERVER_REQUESTS: Final[Mapping[str, Form]] = {
 
 OWN_CLIENT_REQUESTS: Final[Mapping[str, Form]] = {
     **CLIENT_REQUESTS,
+    **STREAM_CLIENT_REQUESTS,
+    **LOAD_CLIENT_REQUESTS,
 }
 """What a server may tell a client in Zeolith's own protocol, by name."""
 

@@ -6,13 +6,14 @@ write them in one way only, byte for byte, and comparing with that layout is bot
 decoder and a complete check.  Storing an object has its own in :mod:`.stores`.  Anything that
 differs takes the general path.  The codec of Zeolith's own protocol is in :mod:`.own`.
 
-Any number of threads may use a codec; only ``max_payload`` changes, once, before much is sent.
+Any number of threads may use a codec, and one of them decodes.  What concerns the peer changes
+once, before much is sent.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
 from typing import Any, TypeAlias
 
@@ -88,6 +89,11 @@ class Codec(ABC):
     :ivar max_payload: bytes of the longest payload that the peer takes, as far as is known.  In
         Zeolith's own protocol :meth:`notice` does not look at it for invalidations, which go to
         many clients: that is for :meth:`check`.
+    :ivar compress: returns the frame to send in place of one that any method has returned; None if
+        the peer takes no compressed messages.
+    :ivar takes_compressed: whether the peer may send compressed messages.
+    :ivar expanded: bytes by which the messages decoded so far were longer than they arrived; who
+        counts them sets it back.
     """
 
     coding: Coding
@@ -100,6 +106,9 @@ class Codec(ABC):
         self._incoming = incoming
         self._limits = limits
         self.max_payload = max_payload
+        self.compress: Callable[[bytes], bytes] | None = None
+        self.takes_compressed = False
+        self.expanded = 0
 
     def check(self, frame: bytes) -> bytes:
         """Return *frame*.
@@ -114,6 +123,11 @@ class Codec(ABC):
     @abstractmethod
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
         """Return the frame of a ``loadBefore`` call whose msgid is ``(oid, tid)``."""
+
+    @abstractmethod
+    def load_many(self, oids: Sequence[bytes], tid: bytes) -> bytes:
+        """Return the frames, one behind the other, that ask for all of *oids* as
+        :meth:`load_before` does for one."""
 
     @abstractmethod
     def loaded(
@@ -171,6 +185,9 @@ class ZeoCodec(Codec):
 
     @abstractmethod
     def _parse_loaded(self, payload: bytes) -> Loaded | None: ...
+
+    def load_many(self, oids: Sequence[bytes], tid: bytes) -> bytes:
+        return b"".join([self.load_before(oid, tid) for oid in oids])
 
     def parse_loaded(self, frame: bytes) -> Loaded | None:
         return self._parse_loaded(frame[HEADER_SIZE:])

@@ -12,7 +12,9 @@ from typing import Any, Final
 from ..types import MAX_TID
 from . import messages as m
 from .additions import NAMES, OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
+from .compression import COMPRESSED, EXTRA, is_available
 from .greeting import Coding
+from .loadrequests import LoadedMany
 from .peers import Greeted, Hello, Inquired, Probe, Violated, Welcomed
 from .transcript import Answered, Encrypted, Entry, TooLong
 
@@ -160,6 +162,8 @@ class _Describer:
                 yield f"violation by the {side}: {str(error)[: 2 * MAX_TEXT]}"
             case Encrypted():
                 yield "TLS: encrypted from here on, nothing can be shown"
+            case TooLong(kind) if kind == COMPRESSED and not is_available():
+                yield f"message that is compressed: to be shown it takes {EXTRA}"
             case TooLong(kind):
                 yield "message that is too long to be shown"
                 yield "" if kind is None else f", of kind {kind:#04x}"
@@ -191,12 +195,22 @@ class _Describer:
 
     def _request(self, request: m.Request) -> str:
         cls = type(request)
+        if isinstance(request, LoadedMany):
+            tid, records = request
+            loaded = (
+                f"{self._value(oid, True)}: {self._value(data)}"
+                for oid, _, _, data in _first(records)
+            )
+            shown = ", ".join([*loaded, *_rest(records)])
+            return f"{NAMES[cls]}(tid={self._value(tid, True)}, {shown})"
         return self._fields(NAMES[cls], request, _IDS[cls])
 
     def _fields(self, name: str, values: Any, ids: frozenset[str] = frozenset()) -> str:
         parts = (
             f"{field}={self._named(field, value, field in ids)}"
             for field, value in zip(values._fields, values)
+            # What need not be said mostly is not.
+            if value is not None or field not in values._field_defaults
         )
         return f"{name}({', '.join(parts)})"
 

@@ -16,8 +16,10 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import IllegalMessage, IncompatiblePeer, UnknownVersion
 from . import msgpacks
+from .compression import CAPABILITY
 from .greeting import OWN_VERSIONS
 from .limits import Limits
+from .liveness import MAX_SILENCE, MIN_SILENCE, is_silence
 
 MAGIC: Final = b"zhello"
 """First bytes of each hello; of no inquiry, no probe, and no hello of ZEO's protocol."""
@@ -45,6 +47,7 @@ class Introduction(NamedTuple):
     :ivar capabilities: what it can do beyond the version, by name, with parameters.
     :ivar login: of a server: the mechanisms by one of which a client has to log in before it
         registers; none if nobody has to.  A client that knows none of them cannot go on.
+    :ivar silence: seconds after which it gives up a peer that it has not heard of; None: never.
     """
 
     version: int
@@ -52,14 +55,37 @@ class Introduction(NamedTuple):
     program: str = ""
     capabilities: Mapping[str, Mapping[str, Any]] = _NO_CAPABILITIES
     login: tuple[str, ...] = ()
+    silence: float | None = None
+
+
+class Terms(NamedTuple):
+    """What one side asks for in its hello of Zeolith's own protocol.
+
+    :ivar silence: seconds after which it gives up a peer that it has not heard of; None: never.
+    :ivar compresses: whether it takes compressed messages, and sends them to a peer that does.
+    """
+
+    silence: float | None = None
+    compresses: bool = False
+
+    @property
+    def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
+        """What it can do beyond the version."""
+        return {CAPABILITY: {}} if self.compresses else {}
+
+
+NO_TERMS: Final = Terms()
 
 
 def serialize_introduction(introduction: Introduction) -> bytes:
     """Return the payload of a hello."""
-    version, max_message, program, capabilities, login = introduction
+    version, max_message, program, capabilities, login, silence = introduction
+    limits: dict[str, Any] = {"message": max_message}
+    if silence is not None:
+        limits["silence"] = silence
     said: dict[str, Any] = {
         "program": program,
-        "limits": {"message": max_message},
+        "limits": limits,
         "capabilities": {name: dict(parts) for name, parts in capabilities.items()},
     }
     if login:
@@ -78,9 +104,15 @@ def parse_introduction(payload: bytes, limits: Limits) -> Introduction:
     if version not in OWN_VERSIONS:
         raise UnknownVersion(version, OWN_VERSIONS)
     said = _map_of(msgpacks.loads(body, limits), "a hello")
-    limit = _map_of(said.get("limits"), "limits").get("message")
+    said_limits = _map_of(said.get("limits"), "limits")
+    limit, silence = said_limits.get("message"), said_limits.get("silence")
     if type(limit) is not int or limit < MIN_MESSAGE:
         raise IllegalMessage(f"hello: a message limit below {MIN_MESSAGE} bytes is not legal")
+    if silence is not None and not is_silence(silence):
+        raise IllegalMessage(
+            f"hello: a limit of silence is {MIN_SILENCE} to {MAX_SILENCE} seconds, not "
+            f"{silence!r:.40}"
+        )
     capabilities = _map_of(said.get("capabilities", {}), "capabilities")
     for name, parts in capabilities.items():
         if type(name) is not str:
@@ -95,6 +127,7 @@ def parse_introduction(payload: bytes, limits: Limits) -> Introduction:
         _name_of(said.get("program", "")),
         capabilities,
         tuple(map(_name_of, login)),
+        silence,
     )
 
 

@@ -14,6 +14,7 @@ from . import messages as m
 from .framing import MAX_PAYLOAD
 from .messages import UID_SIZE, Call, Heartbeat, Message, Notice, Reply, make_tuple
 from .messages import Request as AnyRequest
+from .streamlayouts import STREAM_READERS, STREAM_WRITERS
 
 # -- kinds -------------------------------------------------------------------------------------
 
@@ -30,6 +31,8 @@ LOADED: Final = 0x11
 LOADED_EARLIER: Final = 0x12
 LOADED_NOTHING: Final = 0x13
 LOAD_FAULT: Final = 0x14
+LOAD_MANY: Final = 0x15
+LOADED_MANY: Final = 0x16
 BEGIN: Final = 0x20
 STORE: Final = 0x21
 STORE_NEW: Final = 0x22
@@ -176,6 +179,7 @@ NOTICE_WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | Non
     m.TpcBegin: _write_begin,
     m.InvalidateTransaction: _write_invalidate,
     m.Info: _write_info,
+    **STREAM_WRITERS,
 }
 
 
@@ -273,5 +277,6 @@ FIXED_READERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     VOTE: _read_vote,
     FINISH: _read_finish,
     INFO: _read_info,
+    **STREAM_READERS,
 }
 """Kind → what reads it.  They raise struct.error if the length does not fit."""

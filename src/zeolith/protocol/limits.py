@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+MAX_LOADS: Final = 4096
+"""Objects that one message of Zeolith's own protocol asks for, or has in it.  What is asked takes
+32 KB then, and one step of a server or client is over in milliseconds; who wants more sends more
+messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +48,27 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+# -- streams of version 1, the same for both sides -------------------------------------------------
+
+STREAM_FRAME: Final = 32 * 1024
+"""Bytes of data in one message of a stream, at most.  Answers to calls go out between two of them,
+so this is what a small answer waits for on a slow line; smaller ones cost more to handle."""
+
+STREAM_WINDOW: Final = 256 * 1024
+"""Bytes that the sender of a stream may be ahead of its receiver.  Enough for 20 MB a second over a
+line of 12 ms; it is memory that the receiver may need, for each stream.  An upload begins with
+that much credit."""
+
+MAX_STREAM_CREDIT: Final = 16 * 1024 * 1024
+"""Bytes of credit that a receiver may have given and the sender not used: a gigabit line with an
+eighth of a second there and back needs no more, and what is far beyond it is no flow control."""
+
+MAX_STREAMS: Final = 64
+"""Blobs on their way on one connection in one direction, uploads that no transaction has taken
+included.  Each takes a file descriptor at the server."""
+
+FIRST_UPLOAD: Final = 1 << 31
+"""Numbers of streams from the client begin here, those of streams from the server end here."""
+
+MAX_STREAM_NUMBER: Final = (1 << 32) - 1

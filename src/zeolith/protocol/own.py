@@ -11,7 +11,7 @@ All numbers are big-endian.  ``docs/protocol.md`` has the layouts as a table.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from struct import Struct
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from . import messages as m
 from . import msgpacks
 from .additions import NAMES, ChangesSince, VerifyMany
 from .codec import Codec, Loaded
+from .compression import COMPRESSED, decompress, original_size
 from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
 from .layouts import (
@@ -32,8 +33,10 @@ from .layouts import (
     INVALIDATE,
     LOAD,
     LOAD_FAULT,
+    LOAD_MANY,
     LOADED,
     LOADED_EARLIER,
+    LOADED_MANY,
     LOADED_NOTHING,
     LOADED_SIZE,
     NOTICE,
@@ -53,6 +56,14 @@ from .layouts import (
     pack_head,
 )
 from .limits import Limits
+from .loadrequests import LoadedMany, LoadMany, SyncTo
+from .manyloads import (
+    read_load_many,
+    read_loaded_many,
+    write_load_many,
+    write_load_manys,
+    write_loaded_many,
+)
 from .messages import (
     Call,
     Fault,
@@ -66,6 +77,8 @@ from .messages import (
 )
 from .messages import Request as AnyRequest
 from .outcome import Outcome
+from .streamlayouts import STREAM, STREAM_FAULT, STREAM_HEAD
+from .streamrequests import AttachBlob, OpenBlob, OpenIteration, StreamFault
 
 METHODS: Final[Mapping[int, type[Any]]] = {
     1: m.Register,
@@ -91,6 +104,7 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     21: VerifyMany,
     22: ChangesSince,
     23: Outcome,
+    24: SyncTo,
     32: m.CheckCurrentSerial,
     33: m.DeleteObject,
     34: m.Restore,
@@ -103,6 +117,9 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     50: m.StoreBlobEnd,
     51: m.StoreBlobShared,
     52: m.SendBlob,
+    53: OpenBlob,
+    54: AttachBlob,
+    55: OpenIteration,
     64: m.Info,
     65: m.ReceiveBlobStart,
     66: m.ReceiveBlobChunk,
@@ -110,6 +127,12 @@ METHODS: Final[Mapping[int, type[Any]]] = {
 }
 """The requests that have no kind of their own, and two that have one only as notices, by number; a
 number is never used for another."""
+
+_WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | None]]] = {
+    **NOTICE_WRITERS,
+    LoadMany: write_load_many,
+    LoadedMany: write_loaded_many,
+}
 
 _NUMBERS: Final = {cls: number for number, cls in METHODS.items()}
 _NAMES: Final = {number: NAMES[cls] for number, cls in METHODS.items()}
@@ -157,13 +180,30 @@ class OwnCodec(Codec):
             FAULT: self._read_fault,
             REPLY_IDS: self._read_ids,
             LOAD_FAULT: self._read_load_fault,
+            LOAD_MANY: read_load_many,
+            LOADED_MANY: read_loaded_many,
             INVALIDATE: self._read_invalidate,
+            COMPRESSED: self._read_compressed,
+            STREAM_FAULT: self._read_stream_fault,
         }
+
+    def check(self, frame: bytes) -> bytes:
+        if frame[HEADER_SIZE] == COMPRESSED:
+            size = original_size(frame[HEADER_SIZE:])
+            if size > self.max_payload:
+                raise MessageTooLarge(size, self.max_payload)
+            return frame
+        return super().check(frame)
 
     # -- loads ---------------------------------------------------------------------------------
 
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
         return _LOAD_HEAD + oid + tid
+
+    def load_many(self, oids: Sequence[bytes], tid: bytes) -> bytes:
+        if len(oids) == 1:
+            return self.load_before(oids[0], tid)
+        return write_load_manys(oids, tid, self.max_payload)
 
     def loaded(
         self, key: tuple[bytes, bytes], data: bytes, start: bytes, end: bytes | None
@@ -219,7 +259,7 @@ class OwnCodec(Codec):
 
     def notice(self, request: AnyRequest) -> bytes:
         self._check_parts(request)
-        writer = NOTICE_WRITERS.get(request.__class__)
+        writer = _WRITERS.get(request.__class__)
         found = None if writer is None else writer(request, self.max_payload)
         if found is not None:
             return found
@@ -317,6 +357,10 @@ class OwnCodec(Codec):
     def _read_load_fault(self, payload: bytes) -> Message:
         return Fault(_unpack_key(payload), *self._error(payload[17:]))
 
+    def _read_stream_fault(self, payload: bytes) -> Message:
+        (number,) = STREAM.unpack_from(payload)
+        return Notice(StreamFault(number, *self._error(payload[STREAM_HEAD:])))
+
     def _error(self, body: bytes) -> tuple[str, Any]:
         error = msgpacks.loads(body, self._limits)
         if type(error) is not tuple or len(error) != 2 or type(error[0]) is not str:
@@ -326,6 +370,13 @@ class OwnCodec(Codec):
     def _read_ids(self, payload: bytes) -> Message:
         (msgid,) = TAG.unpack_from(payload)
         return Reply(msgid, self._ids(payload))
+
+    def _read_compressed(self, payload: bytes) -> Message:
+        if not self.takes_compressed:
+            raise IllegalMessage("a compressed message, which has not been agreed upon")
+        content = decompress(payload, self._limits.max_message_size)
+        self.expanded += len(content) - len(payload)
+        return self.decode(content)
 
     def _read_invalidate(self, payload: bytes) -> Message:
         (tid,) = struct.unpack_from(">x8s", payload)

@@ -21,6 +21,7 @@ from .additions import (
 )
 from .codec import Codec, Loaded
 from .codecs import make_codec
+from .compression import CAPABILITY, compress
 from .framing import HEADER_SIZE, MAX_PAYLOAD, FrameReader, frame, unpack_length
 from .greeting import (
     OWN_VERSIONS,
@@ -34,13 +35,16 @@ from .greeting import (
 )
 from .hello import (
     MAGIC,
+    NO_TERMS,
     Introduction,
+    Terms,
     parse_answer,
     parse_introduction,
     serialize_introduction,
 )
 from .inquiry import PREFIX, Inquiry, parse_inquiry
 from .limits import DEFAULT_LIMITS, Limits
+from .loadrequests import LoadedMany
 from .messages import (
     Call,
     Fault,
@@ -124,12 +128,19 @@ LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
     ("server", Phase.OPEN): (_REQUESTS - {Register}) | {Heartbeat},
     ("client", Phase.GREETING): frozenset({Greeted}),
     ("client", Phase.WELCOMING): frozenset({Welcomed}),
-    ("client", Phase.REGISTERING): frozenset({Reply, Fault}) | _NOTICES,
-    ("client", Phase.OPEN): frozenset({Reply, Fault}) | _NOTICES,
+    ("client", Phase.REGISTERING): frozenset({Reply, Fault, Heartbeat}) | (_NOTICES - {LoadedMany}),
+    ("client", Phase.OPEN): frozenset({Reply, Fault, Heartbeat}) | _NOTICES,
 }
 """(our role, phase) → the requests and envelopes that the peer may send then.  ``Call`` and
 ``Notice`` are judged by the request inside.  While greeting or awaiting a hello, exactly one frame
 of those that the table names may come.  After these phases nothing is legal."""
+
+_OWN_ONLY: Final[Mapping[str, frozenset[type[Any]]]] = {
+    "server": frozenset(),
+    "client": frozenset({Heartbeat}),
+}
+"""Our role → what of the table is legal in Zeolith's own protocol only: ZEO's servers are silent
+when they have nothing to say."""
 
 
 class _Peer:
@@ -139,10 +150,26 @@ class _Peer:
     :ivar codec: writes messages; None until the coding is settled.
     """
 
-    __slots__ = ("_frames", "_legal", "_limits", "_reader", "codec", "phase")
+    __slots__ = (
+        "_compresses",
+        "_frames",
+        "_legal",
+        "_limits",
+        "_program",
+        "_reader",
+        "_terms",
+        "_version",
+        "codec",
+        "phase",
+    )
 
-    def __init__(self, limits: Limits, first_frame_size: int) -> None:
+    def __init__(self, limits: Limits, first_frame_size: int, program: str, terms: Terms) -> None:
         self._limits = limits
+        self._program = program
+        self._terms = terms
+        self._version = 0
+        # Whether both sides want it.
+        self._compresses = False
         self._frames = FrameReader(first_frame_size)
         self._legal: frozenset[type[Any]] = frozenset()
         self.codec: Codec | None = None
@@ -218,7 +245,34 @@ class _Peer:
 
     def _enter(self, role: str, phase: Phase) -> None:
         self.phase = phase
-        self._legal = LEGAL[role, phase]
+        legal = LEGAL[role, phase]
+        is_own = self.codec is not None and self.codec.coding is Coding.OWN
+        self._legal = legal if is_own else legal - _OWN_ONLY[role]
+
+    def _introduce(self) -> bytes:
+        """Return the frame of our hello."""
+        said = Introduction(
+            self._version,
+            self._limits.max_message_size,
+            self._program,
+            self._terms.capabilities,
+            silence=self._terms.silence,
+        )
+        return frame(serialize_introduction(said))
+
+    def _meet(self, codec: Codec, introduction: Introduction) -> None:
+        """Note what the peer's hello says."""
+        codec.max_payload = min(introduction.max_message, MAX_PAYLOAD)
+        self._compresses = self._terms.compresses and CAPABILITY in introduction.capabilities
+
+    def take_expansion(self) -> int:
+        """Return by how many bytes the messages received since the last such call were longer
+        than they arrived, because they were compressed."""
+        codec = self.codec
+        if codec is None:
+            return 0
+        expanded, codec.expanded = codec.expanded, 0
+        return expanded
 
 
 class ServerPeer(_Peer):
@@ -227,15 +281,21 @@ class ServerPeer(_Peer):
     :param coding: the coding to propose; the client may choose the other one of ZEO's, or
         Zeolith's own protocol.
     :param program: our name and version, for the client's log.
+    :param terms: what we ask of clients that speak Zeolith's own protocol.
     """
 
-    __slots__ = ("_coding", "_load_size", "_parse_load", "_program", "_version")
+    __slots__ = ("_coding", "_load_size", "_parse_load")
 
-    def __init__(self, coding: Coding, limits: Limits = DEFAULT_LIMITS, program: str = "") -> None:
-        super().__init__(limits, max(limits.max_inquiry_size, limits.max_hello_size))
+    def __init__(
+        self,
+        coding: Coding,
+        limits: Limits = DEFAULT_LIMITS,
+        program: str = "",
+        terms: Terms = NO_TERMS,
+    ) -> None:
+        first_size = max(limits.max_inquiry_size, limits.max_hello_size)
+        super().__init__(limits, first_size, program, terms)
         self._coding = coding
-        self._program = program
-        self._version = 0
         self._load_size = 0
         self._parse_load: Callable[[bytes], tuple[bytes, bytes] | None]
 
@@ -246,15 +306,17 @@ class ServerPeer(_Peer):
     def welcome(self) -> bytes:
         """Return the frame that answers a hello of Zeolith's own protocol."""
         assert self._version in OWN_VERSIONS
-        return frame(
-            serialize_introduction(
-                Introduction(self._version, self._limits.max_message_size, self._program)
-            )
-        )
+        return self._introduce()
 
     def registered(self) -> None:
-        """The shell has admitted the client: everything but another registration is legal now."""
+        """The shell has admitted the client: everything but another registration is legal now.
+
+        Messages may be compressed now, in both directions, if both sides want it.
+        """
         assert self.codec is not None
+        if self._compresses:
+            self.codec.takes_compressed = True
+            self.codec.compress = compress
         self._frames.max_size = self._limits.max_message_size
         self._enter("server", Phase.OPEN)
         self._load_size = self.codec.load_before_size
@@ -287,7 +349,7 @@ class ServerPeer(_Peer):
             coding = parse_hello(payload)
         self.codec = self._reader = make_codec(coding, requests_to_server(coding), self._limits)
         if introduction is not None:
-            self.codec.max_payload = min(introduction.max_message, MAX_PAYLOAD)
+            self._meet(self.codec, introduction)
         self._frames.max_size = min(self._limits.max_register_size, self._limits.max_message_size)
         self._enter("server", Phase.REGISTERING)
         return Hello(coding, introduction)
@@ -297,15 +359,16 @@ class ClientPeer(_Peer):
     """The client's end of one connection.
 
     :param program: our name and version, for the server's log.
+    :param terms: what we ask of a server that speaks Zeolith's own protocol.
     """
 
-    __slots__ = ("_max_payload", "_parse_loaded", "_program", "_version")
+    __slots__ = ("_max_payload", "_parse_loaded")
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS, program: str = "") -> None:
-        super().__init__(limits, limits.max_greeting_size)
+    def __init__(
+        self, limits: Limits = DEFAULT_LIMITS, program: str = "", terms: Terms = NO_TERMS
+    ) -> None:
+        super().__init__(limits, limits.max_greeting_size, program, terms)
         self._max_payload = MAX_PAYLOAD
-        self._program = program
-        self._version = 0
         self._parse_loaded: Callable[[bytes], Loaded | None]
 
     def _first_frame(self, payload: bytes) -> Event:
@@ -319,7 +382,9 @@ class ClientPeer(_Peer):
             return Greeted(greeting)
         introduction = parse_answer(payload, self._version, self._limits)
         assert self.codec is not None  # hello() has made it
-        self.codec.max_payload = min(introduction.max_message, MAX_PAYLOAD)
+        self._meet(self.codec, introduction)
+        # The answer to the registration may be compressed.
+        self.codec.takes_compressed = self._compresses
         self._begin(self.codec)
         return Welcomed(introduction)
 
@@ -338,11 +403,7 @@ class ClientPeer(_Peer):
         self._version = version
         self._frames.max_size = self._limits.max_hello_size
         self._enter("client", Phase.WELCOMING)
-        return frame(
-            serialize_introduction(
-                Introduction(version, self._limits.max_message_size, self._program)
-            )
-        )
+        return self._introduce()
 
     def _begin(self, codec: Codec) -> None:
         """What comes from now on are messages."""
@@ -351,8 +412,10 @@ class ClientPeer(_Peer):
         self._enter("client", Phase.REGISTERING)
 
     def registered(self) -> None:
-        """The server has admitted us."""
+        """The server has admitted us: what we send may be compressed now, if both sides want it."""
         assert self.codec is not None
+        if self._compresses:
+            self.codec.compress = compress
         self._enter("client", Phase.OPEN)
         self._parse_loaded = self.codec.parse_loaded
 

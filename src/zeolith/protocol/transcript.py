@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..errors import FrameTooLarge, ProtocolViolation, UnknownVersion
+from .compression import COMPRESSED, HEAD_SIZE, is_available, original_size
 from .framing import HEADER_SIZE, frame, pack_length, unpack_length
 from .greeting import Coding, is_tls
+from .hello import Terms
 from .inquiry import parse_answer
 from .limits import DEFAULT_LIMITS, Limits
 from .messages import Call, Fault, MsgId, Register, Reply
@@ -33,6 +35,8 @@ MAX_DECODED: Final = 1024 * 1024
 """Bytes of the longest message that is decoded: of longer ones only the length is told.  Whoever
 reads along holds this much of each direction, however long the messages are."""
 
+_COMPRESSED: Final = bytes([COMPRESSED])
+
 MAX_CALLS: Final = 10_000
 """Calls whose answers are awaited.  A client rarely has more than a few hundred; of older ones it
 is forgotten what they asked."""
@@ -45,7 +49,7 @@ class Answered(NamedTuple):
 
 
 class TooLong(NamedTuple):
-    """A message that is too long to be looked at.
+    """A message that is too long to be looked at, or compressed where the library is missing.
 
     :ivar kind: its first byte, in Zeolith's own protocol; else None.
     """
@@ -160,8 +164,9 @@ class Transcript:
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         # The server's greeting says what it proposes; which of the two is proposed here is
         # never sent.
-        self._server = ServerPeer(Coding.MSGPACK, limits)
-        self._client = ClientPeer(limits)
+        terms = Terms(compresses=is_available())
+        self._server = ServerPeer(Coding.MSGPACK, limits, terms=terms)
+        self._client = ClientPeer(limits, terms=terms)
         self._up, self._down = _Side(self._server), _Side(self._client)
         self._is_greeted = False
         self._hello: Hello | None = None
@@ -200,6 +205,8 @@ class Transcript:
             codec = side.peer.codec
             is_own = codec is not None and codec.coding is Coding.OWN
             events = [TooLong(payload[0] if is_own else None)]
+        elif _is_bulky(payload, side.peer):
+            events = [TooLong(COMPRESSED)]
         elif self._is_asked and self._is_greeted and not is_from_client:
             events = [_parse_answer(payload)]
         else:
@@ -254,6 +261,22 @@ class Transcript:
         if len(self._calls) >= MAX_CALLS:
             del self._calls[next(iter(self._calls))]
         self._calls[msgid] = asked
+
+
+def _is_bulky(payload: bytes, peer: ServerPeer | ClientPeer) -> bool:
+    """Return whether *payload* is a compressed message that is too long to be looked at, or
+    that cannot be for want of the library."""
+    codec = peer.codec
+    if codec is None or codec.coding is not Coding.OWN or payload[:1] != _COMPRESSED:
+        return False
+    if not is_available():
+        # The two may know how to read it; we do not.
+        return True
+    return (
+        codec.takes_compressed
+        and len(payload) >= HEAD_SIZE
+        and original_size(payload) > MAX_DECODED
+    )
 
 
 def _parse_answer(payload: bytes) -> Answered | Violated:

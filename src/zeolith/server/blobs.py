@@ -9,6 +9,7 @@ from ZODB.POSException import TransactionTooLargeError
 
 from ..errors import IllegalMessage
 from ..protocol import messages as m
+from ..protocol.streamrequests import AttachBlob
 from .committing import collecting_transaction
 from .session import NOTICE, Session
 from .transactions import Transaction, UploadedBlob
@@ -40,6 +41,13 @@ def store_blob_chunk(session: Session, msgid: m.MsgId, request: m.StoreBlobChunk
 def store_blob_end(session: Session, msgid: m.MsgId, request: m.StoreBlobEnd) -> None:
     upload = _current(session)
     session.upload = None
+    add_upload(session, msgid, upload, request)
+
+
+def add_upload(
+    session: Session, msgid: m.MsgId, upload: Upload, request: m.StoreBlobEnd | AttachBlob
+) -> None:
+    """Make a blob that has arrived part of the transaction that *request* names."""
     assert session.uploads is not None
     try:
         transaction = collecting_transaction(session, request.txn)
@@ -87,7 +95,7 @@ def _uploaded(
     session: Session,
     transaction: Transaction,
     upload: Upload,
-    request: m.StoreBlobEnd,
+    request: m.StoreBlobEnd | AttachBlob,
     path: str | None,
     error: Exception | None,
 ) -> None:

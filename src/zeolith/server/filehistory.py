@@ -70,6 +70,8 @@ class FileTransaction:
                 raise _damaged(position)
             yield oid
             position += _RECORD_SIZE + (size or _POINTER_SIZE)
+        if position != self._end:
+            raise _damaged(position)
 
 
 class FileHistory:
@@ -110,7 +112,8 @@ class FileHistory:
             raise StopIteration
         begin = position + _TRANSACTION_SIZE + sum(texts)
         end = position + size
-        if begin > end:
+        # What is no transaction would look like the end of all, and nobody would ask again.
+        if begin > end or pread(self._fd, 8, end) != block[8:16]:
             raise _damaged(position)
         self._previous, self._position = position, end + 8
         return FileTransaction(tid, self._fd, begin, end)
@@ -164,7 +167,7 @@ class FileHistory:
             if block[:8] > after:
                 break
             size = int.from_bytes(block[8:], "big")
-            if size < _TRANSACTION_SIZE:
+            if not _TRANSACTION_SIZE <= size <= end - 8 - position:
                 raise _damaged(position)
             position += size + 8
         return position

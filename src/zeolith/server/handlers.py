@@ -11,13 +11,17 @@ from typing import Any, Final
 
 from ..protocol import additions as a
 from ..protocol import messages as m
+from ..protocol import streamrequests as s
+from ..protocol.loadrequests import LoadMany, SyncTo
 from ..protocol.outcome import Outcome
-from . import blobs, changes, committing, iteration, reading, verifying
+from . import blobs, changes, committing, iteration, reading, streaming, syncing, verifying
 
 Handler = Callable[[Any, m.MsgId, Any], None]
 
 HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.LoadBefore: reading.load_before,
+    LoadMany: reading.load_many,
+    SyncTo: syncing.sync_to,
     m.Register: reading.register,
     m.GetInfo: reading.get_info,
     m.LastTransaction: reading.last_transaction,
@@ -53,6 +57,14 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.IteratorRecordStart: iteration.start_records,
     m.IteratorRecordNext: iteration.next_record,
     m.IteratorGc: iteration.close,
+    s.OpenBlob: streaming.open_blob,
+    s.AttachBlob: streaming.attach_blob,
+    s.OpenIteration: streaming.open_iteration,
+    s.StreamData: streaming.data,
+    s.StreamEnd: streaming.end,
+    s.StreamFault: streaming.fault,
+    s.StreamCredit: streaming.credit,
+    s.StreamCancel: streaming.cancel,
     a.VerifyMany: verifying.verify_many,
     a.ChangesSince: changes.changes_since,
 }

@@ -51,7 +51,7 @@ class Iterators:
             self.close([number])
             return None
         self._last[number] = record
-        extension = _extension_bytes(record) if wants_bytes else record.extension
+        extension = extension_bytes(record) if wants_bytes else record.extension
         return record.tid, record.status, record.user, record.description, extension
 
     def start_records(self, number: int, tid: bytes) -> int:
@@ -96,7 +96,8 @@ class Iterators:
         return number
 
 
-def _extension_bytes(record: Any) -> bytes:
+def extension_bytes(record: Any) -> bytes:
+    """Return the extension data of a transaction as storages keep it."""
     found: bytes | None = getattr(record, "extension_bytes", None)
     if found is None:
         # Not one of ZODB's classes; they know how it is written.

@@ -7,7 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..protocol.compression import is_available
+from ..protocol.hello import Terms
 from .options import Address, ServerOptions
+from .pulse import Pulse
 from .service import StorageService
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ class Lobby:
     :ivar monitor_address: where its text report can be read; None if nowhere.
     :ivar started: when the server started, in seconds since the epoch.
     :ivar incoming: bytes that have arrived and are not done with, over all connections.
+    :ivar terms: what is asked of clients that speak Zeolith's own protocol.
+    :ivar pulse: heartbeats, and the end of connections that are silent.
     """
 
     def __init__(
@@ -45,6 +50,10 @@ class Lobby:
         self.monitor_address: Address | None = None
         self.started = time.time()
         self.incoming = 0
+        self.terms = Terms(
+            options.dead_peer_timeout, options.compression != "off" and is_available()
+        )
+        self.pulse = Pulse(loop, lambda: self.connections, options.dead_peer_timeout)
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return the answer to ``ruok``: each storage's status."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from ..errors import ConfigurationError
+from ..protocol.compression import EXTRA, is_available
 from ..protocol.limits import DEFAULT_LIMITS, Limits
+from ..protocol.liveness import MAX_SILENCE, MIN_SILENCE, is_silence
 
 Address: TypeAlias = tuple[str, int] | str
 """``(host, port)``, an empty host meaning all interfaces and port 0 a free one; or the path of a
@@ -73,8 +75,13 @@ class ServerOptions:
     takes longer only occupies a file descriptor."""
 
     dead_peer_timeout: float = 120.0
-    """Seconds after which a peer that no longer answers the network is given up (TCP keep-alive
-    and TCP_USER_TIMEOUT)."""
+    """Seconds after which a peer is given up that no longer answers the network (TCP keep-alive and
+    TCP_USER_TIMEOUT) or, in Zeolith's own protocol, says nothing at all, be it a heartbeat.  From
+    1 s to a day; networks that pause and machines that are moved are back within two minutes."""
+
+    compression: Literal["auto", "on", "off"] = "auto"
+    """Whether large messages are compressed for clients that want it; ``auto``: if the library is
+    installed; ``on`` insists on it."""
 
     output_mark: int = 256 * KIB
     """Bytes not yet taken by a client above which its requests wait: nobody is answered faster
@@ -124,7 +131,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         for name in (
-            "register_timeout", "dead_peer_timeout", "output_mark", "output_limit",
+            "register_timeout", "output_mark", "output_limit",
             "incoming_limit", "upload_mark", "commit_memory", "max_transaction_size",
             "max_iterators", "max_outstanding",
             "load_workers", "workers", "slow_workers",
@@ -139,10 +146,40 @@ class ServerOptions:
             if value is not None and value < 0:
                 raise ConfigurationError(name, "must not be negative")
         check_incoming_limit(self.incoming_limit, self.limits.max_message_size)
+        check_dead_peer_timeout(self.dead_peer_timeout)
+        check_compression(self.compression)
         if self.loop not in ("auto", "uvloop", "asyncio"):
             raise ConfigurationError("loop", f"{self.loop!r} is none of auto, uvloop, asyncio")
         if self.loads not in ("auto", "loop", "workers"):
             raise ConfigurationError("loads", f"{self.loads!r} is none of auto, loop, workers")
+
+
+def check_dead_peer_timeout(seconds: float) -> None:
+    """Check that clients can be told of it.
+
+    :raises ConfigurationError: it is too short or too long.
+    """
+    if not is_silence(seconds):
+        raise ConfigurationError(
+            "dead_peer_timeout",
+            f"{seconds:g} s cannot be agreed upon with clients",
+            f"give {MIN_SILENCE} to {MAX_SILENCE} s",
+        )
+
+
+def check_compression(compression: str) -> None:
+    """Check that it can be done.
+
+    :raises ConfigurationError: the value is unknown, or the library is missing.
+    """
+    if compression not in ("auto", "on", "off"):
+        raise ConfigurationError("compression", f"{compression!r} is none of auto, on, off")
+    if compression == "on" and not is_available():
+        raise ConfigurationError(
+            "compression",
+            "the library 'zstandard' is not installed",
+            f"install {EXTRA}, or say auto",
+        )
 
 
 def check_incoming_limit(

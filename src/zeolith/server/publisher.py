@@ -19,6 +19,7 @@ from ..protocol.codec import Codec
 from ..protocol.greeting import Coding
 from ..protocol.messages import InvalidateTransaction
 from .invalidations import InvalidationLog
+from .waiters import Waiters
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Publisher:
         this server will bring to the loop's attention.
     :ivar is_held: whether draining must wait; only the loop changes it.
     :ivar log: see above.
+    :ivar waiters: who wants to be told when a transaction has been announced.
     """
 
     def __init__(self, name: str, log: InvalidationLog, wake: Callable[[], None]) -> None:
@@ -89,6 +91,7 @@ class Publisher:
         # Appending and popping are atomic; only the loop pops.
         self._pending: deque[Publication | Reset] = deque()
         self._subscribers: dict[Subscriber, None] = {}
+        self.waiters = Waiters()
 
     # -- any thread ------------------------------------------------------------------------------
 
@@ -135,11 +138,16 @@ class Publisher:
         return self.log.last_tid
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Remove *subscriber* if it is there."""
+        """Remove *subscriber* if it is there, and what waits for it."""
         self._subscribers.pop(subscriber, None)
+        self.waiters.forget(subscriber)
 
     def drain(self) -> None:
         """Announce all that was published, unless the publisher is held."""
+        if self._pending:
+            self._drain()
+
+    def _drain(self) -> None:
         pending = self._pending
         while pending and not self.is_held:
             item = pending.popleft()
@@ -158,9 +166,12 @@ class Publisher:
                     self.log.last_tid.hex(),
                 )
                 self._start_anew(self.log.last_tid, [], "the storage's transactions lost order")
+        # What they are told leaves after all that was announced here (R1).
+        self.waiters.release(self.log.last_tid)
 
     def send_all(self, make_frame: Callable[[Codec], bytes]) -> None:
-        """Push a frame to everybody; *make_frame* is called once per coding."""
+        """Push a frame to everybody; *make_frame* is called once per coding, and once more
+        for those clients that take compressed messages."""
         self.drain()
         self._push(make_frame, None)
 
@@ -169,15 +180,18 @@ class Publisher:
         self._push(lambda codec: codec.notice(message), publication.origin)
 
     def _push(self, make_frame: Callable[[Codec], bytes], origin: Subscriber | None) -> None:
-        frames: dict[Coding, bytes] = {}
+        frames: dict[tuple[Coding, bool], bytes] = {}
         # A copy, because a push may drop its subscriber.
         for subscriber in list(self._subscribers):
             if subscriber is origin:
                 continue
             codec = subscriber.codec
-            frame = frames.get(codec.coding)
+            compress = codec.compress
+            kind = codec.coding, compress is not None
+            frame = frames.get(kind)
             if frame is None:
-                frame = frames[codec.coding] = make_frame(codec)
+                frame = make_frame(codec)
+                frames[kind] = frame = frame if compress is None else compress(frame)
             subscriber.push(frame)
 
     def _start_anew(

@@ -12,6 +12,7 @@ from ..errors import MessageTooLarge
 from ..protocol import messages as m
 from ..protocol.greeting import Coding
 from ..protocol.hello import Admission, serialize_admission
+from ..protocol.loadrequests import LoadMany
 from .iterators import Iterators
 from .service import StorageService
 from .session import Session
@@ -68,6 +69,10 @@ def _loaded(
     session.ended()
 
 
+def load_many(session: Session, msgid: m.MsgId, request: LoadMany) -> None:
+    session.bulk.add(request)
+
+
 def _as_bytes(found: Any) -> Any:
     # Storages may return zodbpickle.binary, which no coding carries.
     return None if found is None else (bytes(found[0]), found[1], found[2])
@@ -87,6 +92,10 @@ def register(session: Session, msgid: m.MsgId, request: m.Register) -> None:
 
     def admit() -> None:
         if session.is_lost:
+            return
+        if session.is_registered:
+            # Two registrations that arrived at once: both were legal when they were read.
+            session.close("protocol violated: Register is not legal while open")
             return
         try:
             _check_in_service(service)

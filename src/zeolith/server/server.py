@@ -265,6 +265,7 @@ class Server:
     # -- the end ---------------------------------------------------------------------------------
 
     async def _end(self, loop: asyncio.AbstractEventLoop, lobby: Lobby) -> None:
+        lobby.pulse.stop()
         for recovery in self._recoveries.values():
             recovery.stop()
         connections = list(lobby.connections)

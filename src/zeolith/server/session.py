@@ -14,16 +14,19 @@ from ..protocol.codec import Codec
 from ..protocol.faults import serialize_fault
 from ..protocol.messages import MsgId
 from .blobsender import BlobSender
+from .bulk import BulkLoads
 from .iterators import Iterators
 from .lobby import Lobby
 from .service import StorageService
 from .statistics import Statistics
+from .streams import Streams
 from .transactions import Stage, Transaction
 from .upload import Upload
+from .uploads import Uploads
 from .workers import Job, Lane, WorkerPool
 
 if TYPE_CHECKING:
-    from .history import History
+    from .past import Past
     from .publisher import Publisher
     from .transport import Connection
 
@@ -58,21 +61,24 @@ class Session:
     :ivar upload: the blob that is arriving, or None.
     :ivar uploads: jobs that bring to disk what the next vote needs.
     :ivar reads: jobs that must run in the order of the client's calls.
-    :ivar history: where the client is in reading what changed long ago; None most of the time.
+    :ivar past: what the client asks that may take long; None until it does.
     :ivar is_lost: whether the connection is gone.
     """
 
     __slots__ = (
         "_blob_sender",
+        "_bulk",
         "_connection",
+        "_incoming",
         "_outstanding",
         "_service",
+        "_streams",
         "codec",
-        "history",
         "is_lost",
         "iterators",
         "label",
         "lobby",
+        "past",
         "publisher",
         "read_only",
         "reads",
@@ -86,6 +92,9 @@ class Session:
         self._service: StorageService | None = None
         self._outstanding = 0
         self._blob_sender: BlobSender | None = None
+        self._streams: Streams | None = None
+        self._incoming: Uploads | None = None
+        self._bulk: BulkLoads | None = None
         self.codec = codec
         self.lobby = lobby
         self.label = ""
@@ -96,7 +105,7 @@ class Session:
         self.uploads: Lane | None = None
         self.reads: Lane | None = None
         self.iterators: Iterators | None = None
-        self.history: History | None = None
+        self.past: Past | None = None
         self.is_lost = False
 
     @property
@@ -121,6 +130,11 @@ class Session:
     def stats(self) -> Statistics:
         """The counters of that storage."""
         return self.service.stats
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the client has been admitted to a storage."""
+        return self._service is not None
 
     def register(self, service: StorageService, read_only: bool) -> bytes:
         """Admit the client to *service*; return the last transaction it will not be told of."""
@@ -178,23 +192,34 @@ class Session:
 
     def fault(self, msgid: MsgId, error: Exception) -> None:
         """Answer a call with *error*; a notice cannot be answered, so the connection ends."""
+        if msgid is not NOTICE:
+            frame = self.fault_frame(msgid, error)
+            if not self.is_lost:
+                self.send(frame)
+            return
+        self._log_fault(error)
+        if not self.is_lost:
+            if isinstance(error, ProtocolViolation):
+                self.close(f"protocol violated: {error}")
+                return
+            self.close(f"a request failed that has no answer: {type(error).__name__}: {error}")
+
+    def fault_frame(self, msgid: MsgId, error: Exception) -> bytes:
+        """Return the frame that answers a call with *error*, which goes to the log if need be."""
+        self._log_fault(error)
+        name, details = serialize_fault(error)
+        try:
+            return self.codec.fault(msgid, name, details)
+        except (TypeError, ValueError):
+            # Or more than the client takes.
+            return self.codec.fault(msgid, name, (str(error)[:_SHORT_TEXT],))
+
+    def _log_fault(self, error: Exception) -> None:
         if not isinstance(error, _EXPECTED):
             logger.error("(%s) unexpected error", self.name, exc_info=error)
         elif isinstance(error, OSError):
             # The operator has to know of a full disk, whoever else is told.
             logger.error("(%s) %s: %s", self.name, type(error).__name__, error)
-        if self.is_lost:
-            return
-        if msgid is NOTICE:
-            self.close(f"a request failed that has no answer: {type(error).__name__}: {error}")
-            return
-        name, details = serialize_fault(error)
-        try:
-            frame = self.codec.fault(msgid, name, details)
-        except (TypeError, ValueError):
-            # Or more than the client takes.
-            frame = self.codec.fault(msgid, name, (str(error)[:_SHORT_TEXT],))
-        self.send(frame)
 
     def answer(self, msgid: MsgId, value: Any, error: Exception | None) -> None:
         """Answer a call with *value*, or with *error* if there is one."""
@@ -231,6 +256,10 @@ class Session:
         """The client takes data again."""
         if self._blob_sender is not None:
             self._blob_sender.resume()
+        if self._streams is not None:
+            self._streams.resume()
+        if self._bulk is not None:
+            self._bulk.resume()
 
     # -- work on other threads -------------------------------------------------------------------
 
@@ -267,6 +296,27 @@ class Session:
             self._blob_sender = BlobSender(self)
         return self._blob_sender
 
+    @property
+    def streams(self) -> Streams:
+        """Sends blobs and iterations to the client, several at once."""
+        if self._streams is None:
+            self._streams = Streams(self)
+        return self._streams
+
+    @property
+    def incoming(self) -> Uploads:
+        """Takes blobs from the client, several at once."""
+        if self._incoming is None:
+            self._incoming = Uploads(self)
+        return self._incoming
+
+    @property
+    def bulk(self) -> BulkLoads:
+        """Answers loads that were asked for many at a time."""
+        if self._bulk is None:
+            self._bulk = BulkLoads(self)
+        return self._bulk
+
     # -- the end ---------------------------------------------------------------------------------
 
     def close(self, reason: str) -> None:
@@ -296,11 +346,16 @@ class Session:
             self.upload = None
         if self.iterators is not None and self.reads is not None:
             self.reads.submit(self.iterators.close, partial(_discarded, self.name))
-        if self.history is not None:
-            self._service.pools.quick.submit(self.history.close)
-            self.history = None
+        if self.past is not None:
+            self.past.close()
         if self._blob_sender is not None:
             self._blob_sender.close()
+        if self._streams is not None:
+            self._streams.close()
+        if self._incoming is not None:
+            self._incoming.close()
+        if self._bulk is not None:
+            self._bulk.close()
 
     @property
     def is_finishing(self) -> bool:
@@ -349,6 +404,8 @@ class Session:
             return
         self.transaction = None
         self.stats.active_txns -= 1
+        if self._incoming is not None:
+            self._incoming.forget_complete()
         if transaction.has_files:
             assert self.uploads is not None
             self.uploads.submit(transaction.discard, partial(_discarded, self.name))

@@ -21,6 +21,7 @@ class Statistics:
         "loads",
         "lock_time",
         "reloads",
+        "silent_clients",
         "slow_clients",
         "start",
         "stores",
@@ -41,6 +42,7 @@ class Statistics:
         # Not part of ZEO's status, whose keys are fixed:
         self.timeouts = 0
         self.slow_clients = 0
+        self.silent_clients = 0
         self.reloads = 0
 
     def status(
@@ -69,5 +71,6 @@ class Statistics:
         return {
             "timeouts": self.timeouts,
             "slow_clients": self.slow_clients,
+            "silent_clients": self.silent_clients,
             "reloads": self.reloads,
         }

@@ -8,6 +8,7 @@ import logging
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -19,6 +20,7 @@ from ..protocol.framing import frame as make_frame
 from ..protocol.greeting import Coding
 from ..protocol.hello import serialize_refusal
 from ..protocol.inquiry import serialize_answer
+from ..protocol.liveness import Liveness
 from ..protocol.messages import Call, Heartbeat, LoadBefore, Notice, make_tuple
 from ..protocol.peers import Event, Hello, Inquired, Probe, ServerPeer, Violated
 from .handlers import HANDLERS
@@ -63,10 +65,12 @@ class Connection(asyncio.Protocol):
     :ivar since: when it was made (``time.monotonic``).
     :ivar active: when the peer last said something besides heartbeats (``time.monotonic``).
     :ivar is_paused: whether the peer reads slower than it is sent to.
+    :ivar liveness: how long either side may be silent; None in ZEO's protocol.
     """
 
     __slots__ = (
         "_backlog",
+        "_compress",
         "_gate",
         "_held",
         "_incoming",
@@ -78,13 +82,16 @@ class Connection(asyncio.Protocol):
         "_out_size",
         "_peer",
         "_session",
+        "_spoke",
         "_stalls",
         "_timer",
         "_transport",
         "_uploading",
+        "_was_heard",
         "active",
         "address",
         "is_paused",
+        "liveness",
         "number",
         "since",
     )
@@ -92,7 +99,10 @@ class Connection(asyncio.Protocol):
     def __init__(self, lobby: Lobby) -> None:
         self._lobby = lobby
         coding = Coding.MSGPACK if lobby.options.msgpack else Coding.PICKLE
-        self._peer = ServerPeer(coding, lobby.options.limits, _PROGRAM)
+        self._peer = ServerPeer(coding, lobby.options.limits, _PROGRAM, lobby.terms)
+        self._compress: Callable[[bytes], bytes] | None = None
+        self._was_heard = self._spoke = False
+        self.liveness: Liveness | None = None
         self._transport: asyncio.Transport
         self._session: Session | None = None
         self._gate: Publisher | _OpenGate = _OPEN_GATE
@@ -134,6 +144,7 @@ class Connection(asyncio.Protocol):
         transport.write(self._peer.greeting())
 
     def data_received(self, data: bytes) -> None:
+        self._was_heard = True
         if not (self._stalls or self._backlog or self._gate.is_held or self._is_closing):
             load = self._peer.receive_load(data)
             if load is not None:
@@ -144,18 +155,21 @@ class Connection(asyncio.Protocol):
         arrived = peer.pending + len(data)
         events = peer.receive(data)
         arrived -= peer.pending
+        expanded = 0 if self._compress is None else peer.take_expansion()
         if events and events[-1].__class__ is not Heartbeat:
             self.active = monotonic()
         if self._stalls or self._backlog:
             self._backlog.extend(events)
-            self._held += arrived
+            self._held += arrived + expanded
             self._hush()
         else:
             self._pump(events)
             if self._backlog:
                 # What came before these data belongs to the first message.
                 is_all = self._backlog[0] is events[0]
-                self._held = arrived if is_all else min(arrived, len(data))
+                self._held = arrived + expanded if is_all else min(arrived, len(data))
+                if expanded and not is_all:
+                    self._held = max(self._held, sum(map(_weight, self._backlog)))
         if peer.pending + self._held + self._uploading != self._incoming:
             self._recount()
 
@@ -248,6 +262,7 @@ class Connection(asyncio.Protocol):
             if event.introduction is not None:
                 self.write(self._peer.welcome())
                 program = event.introduction.program
+                self._lobby.pulse.join(self, event.introduction.silence)
             logger.debug("(%s) said hello, coding %s %s", self.address, event.coding.name, program)
         elif isinstance(event, Probe):
             logger.debug("(%s) asks for the status", self.address)
@@ -275,6 +290,8 @@ class Connection(asyncio.Protocol):
     def registered(self, publisher: Publisher) -> None:
         """The session has chosen a storage."""
         self._peer.registered()
+        assert self._peer.codec is not None
+        self._compress = self._peer.codec.compress
         self._gate = publisher
         if self._timer is not None:
             self._timer.cancel()
@@ -362,6 +379,9 @@ class Connection(asyncio.Protocol):
 
     def write(self, frame: bytes) -> None:
         """Send *frame*.  Only sessions call this, which see to the order (R1)."""
+        self._spoke = True
+        if self._compress is not None:
+            frame = self._compress(frame)
         if self._is_pumping:
             self._out.append(frame)
             self._out_size += len(frame)
@@ -379,6 +399,16 @@ class Connection(asyncio.Protocol):
         if not self._is_closing:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
+    def limit_output(self, mark: int | None) -> None:
+        """Have the peer count as slow when *mark* bytes wait for it, not only at ``output_mark``.
+
+        :param mark: None: as before.
+        """
+        high = self._lobby.options.output_mark
+        if mark is not None:
+            high = min(high, mark - 1)  # asyncio asks for more than that
+        self._transport.set_write_buffer_limits(high=high)
+
     def check_output(self) -> None:
         """Drop the connection if it has not taken too much of what it did not ask for (R8)."""
         if not self.is_paused or self._is_closing:
@@ -390,6 +420,29 @@ class Connection(asyncio.Protocol):
             assert session is not None
             session.stats.slow_clients += 1
             session.drop(f"it does not read: {size} bytes wait for it, the limit is {limit}")
+
+    # -- silence (see Pulse) ---------------------------------------------------------------------
+
+    def take_signs(self) -> tuple[bool, bool]:
+        """Return whether the peer was heard and spoken to since the last such call, or could not
+        have been: while we do not read we cannot hear, and who does not read has enough to."""
+        signs = self._was_heard or self._is_hushed, self._spoke or self.is_paused
+        self._was_heard = self._spoke = False
+        return signs
+
+    def beat(self) -> None:
+        """Send a heartbeat, which reveals nothing (R1)."""
+        assert self._peer.codec is not None
+        self.write(self._peer.codec.heartbeat())
+
+    def fall_silent(self, seconds: float) -> None:
+        """The peer has been silent for *seconds*: drop it."""
+        session = self._session
+        if session is None or self._is_closing:
+            return
+        if session.publisher is not None:
+            session.stats.silent_clients += 1
+        session.drop(f"nothing has been heard of it for {seconds:g} s (dead-peer-timeout)")
 
     # -- the end ---------------------------------------------------------------------------------
 

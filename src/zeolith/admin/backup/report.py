@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 
@@ -22,18 +22,3 @@ class Report(Protocol):
         :param total: its size in bytes.
         :return: while entered, a function to be told how many bytes have been done since last time.
         """
-
-
-class Silence:
-    """A report that nobody reads."""
-
-    def line(self, text: str) -> None:
-        """Nothing."""
-
-    def detail(self, text: str) -> None:
-        """Nothing."""
-
-    @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Nothing."""
-        yield lambda count: None

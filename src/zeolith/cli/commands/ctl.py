@@ -140,7 +140,8 @@ def ctl(
     does not answer, 5 if only its daemon manager runs.
     """
     from ...admin.actions import SUPERVISORD, help_text, run_action
-    from ...admin.control import CommandFailed, Control
+    from ...admin.control import Control
+    from ...admin.launching import CommandFailed
     from ...admin.managersocket import ManagerTrouble
 
     if action == "help":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..signals import Signals
-from ..target import tls_options
+from ..target import make_context, tls_options
 
 if TYPE_CHECKING:
     import ssl
@@ -79,7 +79,7 @@ def pack(
     from ..packdisplay import PackDisplay
 
     targets = _find_targets(servers, sockets, names, host, port, socket)
-    context = hostname = None
+    context = None
     if configure is not None:
         if targets or host or port or socket:
             raise click.UsageError("-C and other servers exclude each other")
@@ -87,7 +87,7 @@ def pack(
     elif not targets:
         raise click.UsageError("no server: name one as HOST:PORT[:NAME], or give -C FILE")
     if context is None:
-        context, hostname = _make_context(targets, tls)
+        context = make_context((target.address for target in targets), **tls)
     if force and dry_run:
         raise click.UsageError("--force has no effect with --dry-run")
     when = pack_time(days, time_of_day, time.time())
@@ -95,7 +95,7 @@ def pack(
     if signals is not None:
         signals.direct_to(interrupted.set, None)
     with PackDisplay() as display:
-        packer = Packer(when, display, interrupted, context, hostname, wait, force)
+        packer = Packer(when, display, interrupted, context, tls["server_hostname"], wait, force)
         return _pack_all(packer, targets, display, dry_run=dry_run)
 
 
@@ -174,21 +174,3 @@ def _read_configuration(
         password_function=config.tls.password_function,
         check_hostname=False,
     )
-
-
-def _make_context(
-    targets: list[PackTarget], tls: dict[str, str | None]
-) -> tuple[ssl.SSLContext | None, str | None]:
-    from ...config.tls import client_context
-
-    hostname = tls["server_hostname"]
-    if tls["certificate"] is None and tls["authenticate"] is None:
-        if tls["key"] is not None or hostname is not None:
-            raise click.UsageError(
-                "--key and --server-hostname have no effect without --certificate or --authenticate"
-            )
-        return None, None
-    if hostname is None and any(isinstance(target.address, str) for target in targets):
-        raise click.UsageError("TLS over a Unix socket needs --server-hostname")
-    context = client_context(tls["certificate"], tls["authenticate"], key=tls["key"])
-    return context, hostname

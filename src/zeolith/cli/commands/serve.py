@@ -98,6 +98,12 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
     help="Event loop; auto, the default, takes uvloop if it is installed.",
 )
 @click.option(
+    "--compression",
+    type=click.Choice(["auto", "on", "off"]),
+    help="Whether large messages are compressed for clients that want it; auto, the default, does "
+    "so if the extra zeolith[zstd] is installed.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(_LEVELS),
     help="What to log at least; overrides <eventlog>.  [default: info]",

@@ -10,10 +10,10 @@ from typing import Final
 from ...errors import ConfigurationError
 from ..accounts import Account, find_account
 from ..outline import Section
+from ..runner import LONGEST_SOCKET_PATH
 from .findings import Findings
 
 _USAGE: Final = 2
-_MAX_SOCKET_PATH: Final = 103
 _STREAMS: Final = frozenset({"STDOUT", "STDERR"})
 
 
@@ -53,17 +53,18 @@ def check_runner(findings: Findings) -> None:
                     runner, key, "has no effect: there is no interactive shell", "remove the line"
                 )
         path = runner.value_of("socket-name")
-        if path is not None and len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        if path is not None and len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
             findings.error(
                 runner,
                 "socket-name",
-                f"the path is longer than the {_MAX_SOCKET_PATH} bytes that systems allow",
+                f"the path is longer than the {LONGEST_SOCKET_PATH} bytes that systems allow here",
                 "use a shorter one",
             )
         for key in ("logfile", "transcript"):
             path = runner.value_of(key)
             if path is not None:
                 findings.check_file(runner, key, path)
+                findings.check_absolute(runner, key, path)
 
 
 def _check_user(findings: Findings, runner: Section) -> None:

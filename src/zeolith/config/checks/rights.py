@@ -22,7 +22,7 @@ class Rights:
             self._account = None
             self._groups = frozenset[int]()
         else:
-            self._groups = frozenset(os.getgrouplist(account.name, account.gid))
+            self._groups = frozenset(account.groups)
 
     @property
     def user(self) -> str:

@@ -1,4 +1,4 @@
-"""Becoming another user, for good.
+"""Who runs a server: becoming another user, for good.
 
 A server that root starts needs root's rights to bind a port below 1024 or to make a socket in a
 directory of the system.  It gives them up before it opens a storage: what a defect or a hostile
@@ -16,7 +16,7 @@ from ..errors import ConfigurationError
 
 
 def account_to_become(text: str | None, option: str = "--user") -> Account | None:
-    """Return the account to serve as; None if this process serves as who it is.
+    """Return the account whose a server is to be; None if that is who this process is anyway.
 
     :param text: name or id of the user, or None.
     :param option: how the user calls the setting, for the error.
@@ -25,15 +25,14 @@ def account_to_become(text: str | None, option: str = "--user") -> Account | Non
     if text is None:
         return None
     account = find_account(text, option)
-    ids = {*os.getresuid()}
-    if ids == {account.uid} and account.uid != 0:
+    if set(os.getresuid()) == {account.uid}:
         return None
-    if 0 in ids and os.geteuid() == 0:
+    if os.geteuid() == 0:
         return account
     raise ConfigurationError(
         option,
         f"only root can serve as {account.name}, and this is user {os.geteuid()}",
-        f"start the server as root or as {account.name}, or leave the option out",
+        f"call the command as root or as {account.name}, or leave the option out",
     )
 
 
@@ -77,6 +76,13 @@ def become(account: Account) -> None:
         raise _refused(account, "the ids did not change")
     if account.uid != 0 and _can_return():
         raise _refused(account, "root's rights could be taken back")
+
+
+def check_library(account: Account) -> None:
+    """Look whether this process, which has become *account*, can go on.
+
+    :raises ConfigurationError: the user cannot read Python's library.
+    """
     if not os.access(os.__file__, os.R_OK):
         # Python imports much the moment it is needed, even what decodes ASCII.
         raise ConfigurationError(

@@ -1,0 +1,337 @@
+"""The streams of one connection: what comes from the server, what goes to it.
+
+Whoever leads takes the data of a stream to where they belong, and wakes the thread whose stream it
+is.  That thread gives the credit: it may have to wait for the socket, which the reader must not, or
+a server that waits for us to read would wait for ever.  A thread that waits for a stream leads if
+nobody else does, as with the answer to a call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ..errors import ClientStorageError, StreamViolation
+from ..protocol.faults import parse_fault, serialize_fault
+from ..protocol.limits import FIRST_UPLOAD, STREAM_FRAME, STREAM_WINDOW
+from ..protocol.messages import Request
+from ..protocol.streamlayouts import STREAM_HEAD
+from ..protocol.streamrequests import (
+    StreamCancel,
+    StreamCredit,
+    StreamData,
+    StreamEnd,
+    StreamFault,
+)
+from ..protocol.streams import Receiver, Sender
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+TOTAL_WINDOW: Final = 1024 * 1024
+"""Bytes that all streams from one server may be ahead, as far as each can still have a message: on
+a slow line a small answer may have to wait for them."""
+
+MAX_DOWNLOADS: Final = 32
+"""Blobs that are fetched at once; more wait.  Half of what a server admits: it may still be busy
+with one of which we have heard the end, or which we have cancelled."""
+
+
+class Sink(Protocol):
+    """Where a stream goes that a thread waits for."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether more is of use; looked at while data come."""
+
+    def opened(self, answer: Any) -> None:
+        """The server has answered so; it may be sending already.  What this raises is passed on."""
+
+    def take(self, data: bytes) -> int:
+        """See :class:`Incoming`."""
+
+
+class Incoming:
+    """A stream from the server.
+
+    Any thread may use it, but one at a time may wait for it; the connection's reader brings what
+    comes.
+
+    :param take: gets the data, by whoever reads: it must neither wait nor raise.  Returns how many
+        bytes need no memory any more.
+    :param is_eager: wake the thread that waits for whatever comes, not only to give credit.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        number: int,
+        window: int,
+        take: Callable[[bytes], int],
+        is_eager: bool,
+    ) -> None:
+        self.number = number
+        self.error: Exception | None = None
+        """What the server said instead of the end; what comes after it has no end."""
+        self._channel = channel
+        self._take: Callable[[bytes], int] | None = take
+        self._is_eager = is_eager
+        # Guards the receiver; nobody waits for anything while holding it.
+        self._lock = threading.Lock()
+        self._receiver = Receiver(number, window, window)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server has said that nothing more will come."""
+        return self._receiver.has_ended
+
+    @property
+    def due(self) -> int:
+        """Credit that the server should be given now."""
+        return self._receiver.due
+
+    def consumed(self, size: int) -> None:
+        """*size* bytes need no memory any more."""
+        with self._lock:
+            self._receiver.consumed(size)
+
+    def grant(self) -> None:
+        """Give the server as much credit as is due.
+
+        :raises ClientDisconnected: the connection has ended.
+        """
+        with self._lock:
+            size = self._receiver.due
+            if not size:
+                return
+            self._receiver.grant(size)
+        self._channel.post(StreamCredit(self.number, size))
+        self._channel.flush()
+
+    def abandon(self) -> None:
+        """Take no more data.  Takes no lock: finalizers call this, in any thread at any moment."""
+        self._take = None
+
+    def cancel(self) -> None:
+        """Tell the server to send no more; the data on their way are dropped."""
+        self.abandon()
+        with self._lock:
+            if not self._receiver.is_open:
+                return
+            self._receiver.cancel()
+        # Without a connection there is no stream.  In the middle of another call of this thread
+        # there is none either, as soon as that has been interrupted.
+        with suppress(ClientStorageError):
+            self._channel.post(StreamCancel(self.number))
+            self._channel.flush()
+
+    # -- by the connection's reader ----------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        with self._lock:
+            self._receiver.received(len(data))
+            take = self._take
+            if take is not None:
+                self._receiver.consumed(take(data))
+            is_news = self._is_eager or self._receiver.due > 0
+        if is_news:
+            self._channel.wake(self)
+
+    def end(self, error: Exception | None) -> None:
+        with self._lock:
+            self._receiver.end()
+            self.error = error
+        self._channel.wake(self)
+
+
+class Outgoing:
+    """A stream to the server."""
+
+    def __init__(self, number: int) -> None:
+        # Guards the sender; nobody waits for anything while holding it.
+        self._lock = threading.Lock()
+        self.sender = Sender(number, STREAM_WINDOW)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is credit, or no use for it."""
+        return self.sender.credit > 0 or not self.sender.is_open
+
+    def sendable(self, wanted: int, frame: int) -> int:
+        """Return how many of *wanted* bytes are to be sent now, and take their credit."""
+        with self._lock:
+            size = self.sender.sendable(wanted, frame)
+            if size:
+                self.sender.sent(size)
+            return size
+
+    def granted(self, size: int) -> None:
+        with self._lock:
+            self.sender.granted(size)
+
+    def cancelled(self) -> None:
+        with self._lock:
+            self.sender.cancelled()
+
+    def end(self) -> None:
+        with self._lock:
+            self.sender.end()
+
+
+class Streams:
+    """All streams of one connection.  Any thread, except where stated.
+
+    :param channel: the connection.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._numbers = itertools.count()
+        self._incoming: dict[int, Incoming] = {}
+        self._outgoing: dict[int, Outgoing] = {}
+        self._uploads = 0  # so far
+        self._downloads = threading.Semaphore(MAX_DOWNLOADS)
+
+    # -- from the server ---------------------------------------------------------------------------
+
+    def open(
+        self,
+        make_request: Callable[[int, int], Request],
+        take: Callable[[bytes], int],
+        is_eager: bool = False,
+    ) -> tuple[Incoming, Any]:
+        """Open a stream; return it and the answer to the call that did it.
+
+        :param make_request: gets a number and the first credit.
+        :param take, is_eager: see :class:`Incoming`.
+        :raises ClientDisconnected: the connection ended before the answer came.
+        :raises Exception: what the server says instead of opening it.
+        """
+        number = next(self._numbers) % FIRST_UPLOAD
+        while number in self._incoming:
+            number = next(self._numbers) % FIRST_UPLOAD
+        window = max(STREAM_FRAME, min(STREAM_WINDOW, TOTAL_WINDOW // (len(self._incoming) + 1)))
+        stream = Incoming(self._channel, number, window, take, is_eager)
+        self._incoming[number] = stream
+        try:
+            answer = self._channel.call(make_request(number, window))
+        except Exception:
+            # The server has refused; or there is no connection any more.
+            self._incoming.pop(number, None)
+            raise
+        except BaseException:
+            # Interrupted: the server may have opened it.
+            stream.cancel()
+            raise
+        return stream, answer
+
+    def fetch(self, make_request: Callable[[int, int], Request], sink: Sink) -> None:
+        """Open a stream and return when all of it has come, or when *sink* wants no more.
+
+        At most :data:`MAX_DOWNLOADS` threads do so at once, others wait.
+
+        :param make_request: as for :meth:`open`.
+        :raises ClientDisconnected: the connection ended before the stream did.
+        :raises Exception: what the server says.
+        """
+        with self._downloads:
+            stream, answer = self.open(make_request, sink.take)
+            try:
+                sink.opened(answer)
+                while sink.is_wanted and not stream.has_ended:
+                    stream.grant()
+                    self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)
+            finally:
+                stream.cancel()  # unless it has ended
+            if stream.error is not None:
+                raise stream.error
+
+    # -- to the server -----------------------------------------------------------------------------
+
+    def upload(self, chunks: Iterable[bytes]) -> tuple[int, int]:
+        """Send a stream; return its number and size.  One thread at a time.
+
+        :param chunks: parts of any size but none; what they raise ends the stream.
+        :raises ClientDisconnected: the connection has ended.
+        """
+        number = FIRST_UPLOAD + self._uploads % FIRST_UPLOAD
+        self._uploads += 1
+        stream = self._outgoing[number] = Outgoing(number)
+        channel = self._channel
+        try:
+            for chunk in chunks:
+                if not self._send(stream, chunk):
+                    break  # The server will say why when it is asked what became of it.
+        except BaseException as error:
+            stream.end()
+            self._outgoing.pop(number, None)
+            with suppress(ClientStorageError):
+                channel.post(StreamFault(number, *_reason(error)))
+            raise
+        stream.end()
+        self._outgoing.pop(number, None)
+        channel.post(StreamEnd(number))
+        return number, stream.sender.offset
+
+    def _send(self, stream: Outgoing, chunk: bytes) -> bool:
+        """Send *chunk*, waiting for credit; return false if the server wants no more."""
+        channel, number = self._channel, stream.sender.number
+        start = 0
+        while start < len(chunk):
+            if not stream.is_ready:
+                channel.flush()
+                channel.wait_until(stream, lambda: stream.is_ready)
+            frame = min(STREAM_FRAME, channel.max_payload - STREAM_HEAD)
+            size = stream.sendable(len(chunk) - start, frame)
+            if not size:
+                return False
+            channel.post(StreamData(number, chunk[start : start + size]))
+            start += size
+        return True
+
+    # -- by the connection's reader ----------------------------------------------------------------
+
+    def handle(self, request: Any) -> None:
+        """Take in what the server says of a stream; only whoever holds the reading role.
+
+        :raises StreamViolation: that is not legal.
+        """
+        number = request.stream
+        if isinstance(request, StreamData):
+            self._find(number).received(request.data)
+        elif isinstance(request, (StreamCredit, StreamCancel)):
+            self._answered(number, request)
+        else:
+            stream = self._find(number)
+            error = None
+            if isinstance(request, StreamFault):
+                error = parse_fault(request.name, request.details)
+            del self._incoming[number]
+            stream.end(error)
+
+    def _find(self, number: int) -> Incoming:
+        stream = self._incoming.get(number)
+        if stream is None:
+            raise StreamViolation(number, "nobody has opened it")
+        return stream
+
+    def _answered(self, number: int, request: StreamCredit | StreamCancel) -> None:
+        stream = self._outgoing.get(number)
+        if stream is None:
+            if not 0 <= number - FIRST_UPLOAD < self._uploads:
+                raise StreamViolation(number, "nobody has opened it")
+            return  # It has crossed the end.
+        if isinstance(request, StreamCredit):
+            stream.granted(request.size)
+        else:
+            stream.cancelled()
+        self._channel.wake(stream)
+
+
+def _reason(error: BaseException) -> tuple[str, Any]:
+    """Return what the server is told of *error*: no path of ours, only what kind it is."""
+    name, _ = serialize_fault(error)
+    return name, ()

@@ -1,0 +1,170 @@
+"""Where the bytes of a stream to a client come from.
+
+A source is made and read on worker threads, by one job at a time, and closed on the loop when no
+job has it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from io import FileIO
+from typing import IO, Any, Final, Protocol
+
+from ZODB.POSException import StorageError
+
+from ..protocol.entries import CLOSE, Header, Record, serialize_entry
+from .access import StorageAccess
+from .iterators import extension_bytes
+
+SPILL_SIZE: Final = 256 * 1024
+"""Bytes of an iteration that are kept in memory beyond those asked for, until the client takes
+more; the rest of a longer record waits in a temporary file (R8: each iteration of each client may
+have come to such a record)."""
+
+
+class Source(Protocol):
+    """Bytes for one stream."""
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all bytes have been read."""
+
+    def read(self, size: int) -> bytes:
+        """Return up to *size* bytes; none only when it is exhausted.
+
+        :raises Exception: whatever goes wrong; the stream ends with it.
+        """
+
+    def close(self) -> None:
+        """Release files."""
+
+
+class BlobSource:
+    """The file of a blob, from an offset on.
+
+    :param path: the file.
+    :param offset: bytes to leave out.
+    :raises OSError: it cannot be opened.
+    :raises ValueError: it is shorter than *offset*.
+
+    :ivar size: bytes of the whole file.
+    """
+
+    __slots__ = ("_file", "_left", "size")
+
+    def __init__(self, path: str, offset: int) -> None:
+        self._file = FileIO(path)
+        try:
+            self.size = os.fstat(self._file.fileno()).st_size
+            if offset > self.size:
+                raise ValueError(f"the blob has {self.size} bytes, not {offset} and more")
+            self._file.seek(offset)
+        except BaseException:
+            self._file.close()
+            raise
+        self._left = self.size - offset
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self._left == 0
+
+    def read(self, size: int) -> bytes:
+        data: bytes | None = self._file.read(min(size, self._left))
+        if not data:
+            raise StorageError(f"the file of a blob has lost {self._left} bytes while it was read")
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class IterationSource:
+    """The entries of the transactions from *start* to *stop*.
+
+    :param spill_size: see :data:`SPILL_SIZE`.
+    :raises Unsupported: the storage cannot iterate.
+    """
+
+    def __init__(
+        self,
+        access: StorageAccess,
+        start: bytes | None,
+        stop: bytes | None,
+        spill_size: int = SPILL_SIZE,
+    ) -> None:
+        self._transactions = access.iterator(start, stop)
+        self._entries = _entries_of(self._transactions)
+        self._spill_size = spill_size
+        self._rest = b""
+        self._spilled: IO[bytes] | None = None
+        self._error: Exception | None = None
+        self.is_exhausted = False
+
+    def read(self, size: int) -> bytes:
+        if self._spilled is not None:
+            data = self._spilled.read(size)
+            if data:
+                return data
+            self._spilled.close()
+            self._spilled = None
+        if self._error is not None:
+            raise self._error
+        parts = [self._rest]
+        have = len(self._rest)
+        self._rest = b""
+        while have < size:
+            try:
+                entry = next(self._entries, None)
+            except Exception as error:
+                # What was read before it can still be told.
+                if not have:
+                    raise
+                self._error = error
+                break
+            if entry is None:
+                self.is_exhausted = True
+                break
+            parts.append(entry)
+            have += len(entry)
+        data = b"".join(parts)
+        if have > size:
+            data, self._rest = data[:size], data[size:]
+            self.is_exhausted = False
+            if len(self._rest) > self._spill_size:
+                self._spill()
+        return data
+
+    def _spill(self) -> None:
+        # Closed when it has been read, or with this.
+        spilled = self._spilled = tempfile.TemporaryFile(prefix="zeolith-stream-")  # noqa: SIM115
+        spilled.write(self._rest)
+        spilled.seek(0)
+        self._rest = b""
+
+    def close(self) -> None:
+        if self._spilled is not None:
+            self._spilled.close()
+        self._entries.close()
+        close = getattr(self._transactions, "close", None)
+        if close is not None:
+            close()
+
+
+def _entries_of(transactions: Iterator[Any]) -> Any:
+    """Generate the bytes of the entries of *transactions*, one by one."""
+    for transaction in transactions:
+        yield serialize_entry(
+            Header(
+                transaction.tid,
+                transaction.status,
+                transaction.user,
+                transaction.description,
+                extension_bytes(transaction),
+            )
+        )
+        for record in transaction:
+            yield serialize_entry(Record(record.oid, record.tid, record.data, record.data_txn))
+        yield serialize_entry(CLOSE)

@@ -1,0 +1,84 @@
+"""Requests about streams: what opens them, and what is said about those that are open."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..errors import StreamViolation
+from ..protocol.limits import FIRST_UPLOAD
+from ..protocol.messages import MsgId
+from ..protocol.streamrequests import (
+    AttachBlob,
+    OpenBlob,
+    OpenIteration,
+    StreamCancel,
+    StreamCredit,
+    StreamData,
+    StreamEnd,
+    StreamFault,
+)
+from .blobs import add_upload
+from .session import Session
+from .sources import BlobSource, IterationSource, Source
+from .uploads import size_error
+
+
+def open_blob(session: Session, msgid: MsgId, request: OpenBlob) -> None:
+    access = session.service.access
+    number, oid, serial, offset, credit = request
+
+    def make() -> tuple[Source, Any]:
+        source = BlobSource(access.load_blob(oid, serial), offset)
+        return source, {"size": source.size}
+
+    session.streams.open(msgid, number, credit, make, is_iteration=False)
+
+
+def open_iteration(session: Session, msgid: MsgId, request: OpenIteration) -> None:
+    number, start, stop, credit = request
+    make = partial(_iterate, session, start, stop)
+    session.streams.open(msgid, number, credit, make, is_iteration=True)
+
+
+def _iterate(session: Session, start: bytes | None, stop: bytes | None) -> tuple[Source, Any]:
+    return IterationSource(session.service.access, start, stop), None
+
+
+def attach_blob(session: Session, msgid: MsgId, request: AttachBlob) -> None:
+    upload, size = session.incoming.take(request.stream)
+    if size != request.size and upload.error is None:
+        upload.error = size_error(size, request.size)
+    add_upload(session, msgid, upload, request)
+
+
+def data(session: Session, msgid: MsgId, request: StreamData) -> None:
+    session.incoming.received(_from_client(request.stream), request.data)
+
+
+def end(session: Session, msgid: MsgId, request: StreamEnd) -> None:
+    session.incoming.ended(_from_client(request.stream))
+
+
+def fault(session: Session, msgid: MsgId, request: StreamFault) -> None:
+    session.incoming.failed(_from_client(request.stream), request.name)
+
+
+def credit(session: Session, msgid: MsgId, request: StreamCredit) -> None:
+    session.streams.granted(_to_client(request.stream), request.size)
+
+
+def cancel(session: Session, msgid: MsgId, request: StreamCancel) -> None:
+    session.streams.cancelled(_to_client(request.stream))
+
+
+def _from_client(number: int) -> int:
+    if number < FIRST_UPLOAD:
+        raise StreamViolation(number, "its bytes come from the server")
+    return number
+
+
+def _to_client(number: int) -> int:
+    if number >= FIRST_UPLOAD:
+        raise StreamViolation(number, "its bytes come from the client")
+    return number

@@ -1,0 +1,187 @@
+"""Blobs on their way from one client: streams into temporary files, several at once.
+
+The first message of a number opens its stream, within the limits; credit is given as the disk takes
+the data.  What has arrived waits for the request that ties it to a transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from ZODB.POSException import ReadOnlyError, StorageError
+
+from ..errors import IllegalMessage, StreamViolation
+from ..protocol.limits import FIRST_UPLOAD, MAX_STREAMS, STREAM_WINDOW
+from ..protocol.streamrequests import StreamCancel, StreamCredit
+from ..protocol.streams import Receiver, following
+from .upload import Upload
+from .workers import Job
+
+if TYPE_CHECKING:
+    from .session import Session
+
+logger = logging.getLogger(__name__)
+
+INITIAL_CREDIT: Final = STREAM_WINDOW
+"""Bytes that a client may send of an upload before it is given credit: part of version 1."""
+
+
+class _Incoming:
+    """One upload.
+
+    :ivar is_complete: the client has sent all of it.
+    """
+
+    __slots__ = ("file", "is_complete", "receiver")
+
+    def __init__(self, number: int) -> None:
+        self.receiver = Receiver(number, INITIAL_CREDIT)
+        self.file = Upload()
+        self.is_complete = False
+
+
+class Uploads:
+    """All uploads of one client.  Belongs to the loop; files are written on worker threads.
+
+    :param session: the client.
+    """
+
+    __slots__ = ("_next", "_open", "_session")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._open: dict[int, _Incoming] = {}
+        self._next = FIRST_UPLOAD
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    # -- what the client says ----------------------------------------------------------------------
+
+    def received(self, number: int, data: bytes) -> None:
+        """The next part of an upload has come.
+
+        :raises StreamViolation: it has no place here.
+        :raises ReadOnlyError: the client may not write.
+        """
+        upload = self._find(number)
+        receiver, size = upload.receiver, len(data)
+        receiver.received(size)
+        if not receiver.is_open:
+            return  # We have cancelled it; this was on its way.
+        self._submit(upload, partial(upload.file.write, data), size)
+
+    def ended(self, number: int) -> None:
+        """All of an upload has come.
+
+        :raises StreamViolation: as :meth:`received`.
+        """
+        upload = self._find(number)
+        upload.receiver.end()
+        upload.is_complete = True
+
+    def failed(self, number: int, name: str) -> None:
+        """The client gives an upload up.
+
+        :param name: its reason.
+        :raises StreamViolation: as :meth:`received`.
+        """
+        upload = self._find(number)
+        upload.receiver.end()
+        del self._open[number]
+        logger.info("(%s) gives an upload up: %s", self._session.name, name)
+        self._discard(upload)
+
+    def take(self, number: int) -> tuple[Upload, int]:
+        """Return the file of a complete upload, which the caller owns from now on, and its size.
+
+        The jobs that write it may still be on their way to a worker.
+
+        :raises IllegalMessage: there is no such upload, or it is not complete.
+        """
+        upload = self._open.get(number)
+        if upload is None or not upload.is_complete:
+            raise IllegalMessage(f"no complete upload has the number {number}")
+        del self._open[number]
+        return upload.file, upload.receiver.offset
+
+    def forget_complete(self) -> None:
+        """Remove what is complete and was not taken by the transaction that is over now."""
+        for number, upload in list(self._open.items()):
+            if upload.is_complete:
+                del self._open[number]
+                self._discard(upload)
+
+    def close(self) -> None:
+        """The client is gone."""
+        for upload in self._open.values():
+            self._discard(upload)
+        self._open.clear()
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _find(self, number: int) -> _Incoming:
+        upload = self._open.get(number)
+        if upload is None:
+            if number != self._next:
+                raise StreamViolation(number, "there is none, and it is not the next to be opened")
+            if self._session.read_only:
+                raise ReadOnlyError("the connection is read-only")
+            if len(self._open) >= MAX_STREAMS:
+                raise StreamViolation(number, f"a client may have {MAX_STREAMS} uploads, no more")
+            self._next = following(number)
+            upload = self._open[number] = _Incoming(number)
+            access = self._session.service.access
+            file = upload.file
+            self._submit(upload, lambda: file.start(access.temporary_directory()), 0)
+        return upload
+
+    def _submit(self, upload: _Incoming, job: Job, size: int) -> None:
+        session = self._session
+
+        def done(result: None, error: Exception | None) -> None:
+            if error is not None and upload.file.error is None:
+                upload.file.error = error
+            session.check_uploads()
+            if session.is_lost or not upload.receiver.is_open:
+                return
+            if upload.file.error is not None:
+                # The vote will say it; there is no use in sending more.
+                self._cancel(upload.receiver)
+            else:
+                upload.receiver.consumed(size)
+                self._grant(upload.receiver)
+
+        assert session.uploads is not None
+        session.uploads.submit(job, done, size)
+        session.check_uploads()
+
+    def _cancel(self, receiver: Receiver) -> None:
+        receiver.cancel()
+        self._session.send(self._session.codec.notice(StreamCancel(receiver.number)))
+
+    def _grant(self, receiver: Receiver) -> None:
+        size = receiver.due
+        if size:
+            receiver.grant(size)
+            self._session.send(self._session.codec.notice(StreamCredit(receiver.number, size)))
+
+    def _discard(self, upload: _Incoming) -> None:
+        session = self._session
+        assert session.uploads is not None
+
+        def discarded(result: None, error: Exception | None) -> None:
+            if error is not None:
+                logger.error("(%s) an upload could not be removed: %s", session.name, error)
+
+        session.uploads.submit(upload.file.discard, discarded)
+
+
+def size_error(size: int, announced: int) -> Exception:
+    """Return the error of an upload that is not as long as its client says."""
+    error: Exception = StorageError(
+        f"a blob of {announced} bytes was announced, {size} bytes have arrived"
+    )
+    return error
