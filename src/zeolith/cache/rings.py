@@ -175,8 +175,8 @@ class Rings:
         """
         limit, padding = self._small.max_record, (1 << self.shift) - 1
         batch: dict[bytes, bytes] = {}
-        # There is room for so much after some sweeps, wherever the head is.
-        largest = room = self._small.capacity // 2
+        # There is room for so much after some sweeps: an empty ring begins anew.
+        largest = room = self._small.capacity * 3 // 4
         for oid, record in records.items():
             size = len(record) + (-len(record) & padding)
             if size <= limit and not (self._has_main and self._ghosts.take(oid)):
