@@ -221,3 +221,12 @@ def test_a_nudge_is_taken_note_of(clock: Clock) -> None:
     nudge.is_set = True
     watch(channel, nudge)
     assert not nudge.is_set
+
+
+def test_what_else_is_to_be_done_is_done_once_a_minute(clock: Clock) -> None:
+    channel = Idle(clock, rounds=60)
+    began, called = clock.now, []
+    watch(channel, threading.Event(), lambda: called.append(clock.now))  # type: ignore[arg-type]
+    passed = clock.now - began
+    assert passed > 5 * watcher.TENDING
+    assert passed // (watcher.TENDING + PAUSE) <= len(called) <= passed // watcher.TENDING

@@ -448,7 +448,8 @@ class Link:
             if not self._adopt(candidate):
                 return None
             began = time.monotonic()
-            watch(candidate.channel, self._nudge)
+            # What the cache knows is brought to disk: a process that is killed leaves it warm.
+            watch(candidate.channel, self._nudge, self.cache.save)
             return time.monotonic() - began
         finally:
             candidate.channel.close(ClientDisconnected("closed"))

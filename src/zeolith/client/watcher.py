@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from ..errors import ClientDisconnected
 from ..protocol.liveness import Liveness, SteadyClock
@@ -29,11 +30,16 @@ ROUTINE = 180.0
 """Seconds that a server which does not say how long a client may be silent is taken to wait: three
 heartbeats, one a minute, as ZEO sends them."""
 
+TENDING = 60.0
+"""Seconds between two rounds of what else is to be done: so much warmth of a persistent cache is
+lost at most when its process is killed."""
 
-def watch(channel: Channel, nudge: threading.Event) -> None:
+
+def watch(channel: Channel, nudge: threading.Event, tend: Callable[[], None] | None = None) -> None:
     """Watch *channel* until it is broken; break it if the server is silent for too long.
 
     :param nudge: set by whoever breaks the channel or wants the watcher to return soon.
+    :param tend: called about every :data:`TENDING` seconds, for what else is to be done.
     """
     is_busy = False
     # A server of ZEO's protocol sends no heartbeats: there TCP has to notice its end.
@@ -44,6 +50,7 @@ def watch(channel: Channel, nudge: threading.Event) -> None:
     liveness = Liveness(clock.time, patience, demand)
     next_look = looked_at + liveness.pause
     seen = channel.reads
+    tend_at = looked_at + TENDING
     while not channel.is_broken:
         if is_busy:
             reads = channel.reads
@@ -65,6 +72,9 @@ def watch(channel: Channel, nudge: threading.Event) -> None:
             is_dead, is_due, next_time = liveness.look(passed, has_heard, has_spoken)
             looked_at = now
             next_look = now + next_time - passed
+            if tend is not None and now >= tend_at:
+                tend_at = now + TENDING
+                tend()
             if is_dead:
                 channel.close(_silent(patience))
             elif is_due:
