@@ -1,8 +1,8 @@
 """Hit rates of the client cache beside other ways to choose what stays.
 
 ``python -m benchmarks.hitrates`` prints the table of ``docs/cache.md``.  Ours is the real cache;
-the others are models of the same room: ZEO's circle (what is read from the older four fifths is copied to the front),
-least-recently-used, and the optimum, which knows the future.
+the others are models of the same room: ZEO's circle (what is read from the oldest fifth is copied
+to the front), least-recently-used, and the optimum, which knows the future.
 """
 
 from __future__ import annotations
