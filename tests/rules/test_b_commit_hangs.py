@@ -285,16 +285,26 @@ def test_b_a_break_at_every_message_of_a_commit(
     what became of it.
     """
     server = serve(files)
+    of_blob = [
+        ("storeBlobStart", 0),
+        ("storeBlobChunk", 0),
+        ("storeBlobChunk", 1),
+        ("storeBlobEnd", 0),
+    ]
+    if is_own:
+        of_blob = [
+            ("stream_data", 0),
+            ("stream_data", 2),
+            ("stream_end", 0),
+            ("attach_blob", 0),
+        ]
     places = [
         (UP, name, nth)
         for name, nth in [
             ("tpc_begin", 0),
             ("storea", 0),
             ("storea", 1),
-            ("storeBlobStart", 0),
-            ("storeBlobChunk", 0),
-            ("storeBlobChunk", 1),
-            ("storeBlobEnd", 0),
+            *of_blob,
             ("vote", 0),
         ]
     ]
