@@ -28,7 +28,14 @@ from ZODB.POSException import (
     Unsupported,
 )
 
-from zeolith.errors import FrameTooLarge, IllegalMessage, ServerError
+from zeolith.errors import (
+    ClientDisconnected,
+    FrameTooLarge,
+    IllegalMessage,
+    NotCommitted,
+    OutcomeUnknown,
+    ServerError,
+)
 from zeolith.protocol import msgpacks, pickles
 from zeolith.protocol.faults import _BUILDERS, parse_fault, serialize_fault
 from zeolith.protocol.limits import DEFAULT_LIMITS
@@ -269,6 +276,20 @@ def test_descriptions_are_bounded_and_cannot_fail() -> None:
     assert len(serialize_fault(ValueError(tuple(range(10**5)), 2**9999))[1][1]) <= 2_000
 
 
+@CARRIED
+def test_what_became_of_a_commit(carry: Callable[[Any], Any]) -> None:
+    """A server may serve a storage that is a client itself, and lost its server."""
+    cause = ClientDisconnected("gone")
+    refused = parse_fault(*carry(serialize_fault(NotCommitted(cause))))
+    assert isinstance(refused, NotCommitted)
+    assert "ClientDisconnected: gone" in str(refused)
+    for uid in (None, bytes(range(16))):
+        unknown = parse_fault(*carry(serialize_fault(OutcomeUnknown(cause, "nobody knows", uid))))
+        assert isinstance(unknown, OutcomeUnknown)
+        assert unknown.uid == uid
+        assert "ClientDisconnected: gone; nobody knows" in str(unknown)
+
+
 def test_classes_outside_the_table_become_server_errors() -> None:
     class ApplicationError(Exception):
         pass
@@ -312,6 +333,11 @@ def test_classes_outside_the_table_become_server_errors() -> None:
         ("ZODB.POSException.UndoError", ("x",)),
         ("ZODB.POSException.DanglingReferenceError", {"referer": OID}),
         ("ZODB.POSException.DanglingReferenceError", ()),
+        ("zeolith.errors.NotCommitted", ("gone",)),
+        ("zeolith.errors.NotCommitted", {"cause": 1}),
+        ("zeolith.errors.OutcomeUnknown", ("gone", "why", None)),
+        ("zeolith.errors.OutcomeUnknown", {"cause": "gone", "reason": None, "uid": None}),
+        ("zeolith.errors.OutcomeUnknown", {"cause": "gone", "reason": "why", "uid": "text"}),
     ],
 )
 def test_malformed_details_become_server_errors(name: str, details: Any) -> None:
