@@ -31,9 +31,12 @@ from ZODB.POSException import (
 from zeolith.errors import (
     ClientDisconnected,
     FrameTooLarge,
+    HistoryLost,
     IllegalMessage,
+    MessageTooLarge,
     NotCommitted,
     OutcomeUnknown,
+    ServerBehindCache,
     ServerError,
 )
 from zeolith.protocol import msgpacks, pickles
@@ -382,3 +385,22 @@ def test_text_of_any_conflict(first: bytes, second: bytes) -> None:
     found = parse_fault("ZODB.POSException.ConflictError", details)
     assert isinstance(found, ConflictError)
     assert "m" in str(found)
+
+
+OWN = [HistoryLost(TID, TID2), ServerBehindCache(TID, TID2), MessageTooLarge(7, 5)]
+
+
+@pytest.mark.parametrize("exc", OWN, ids=lambda exc: type(exc).__name__)
+def test_our_own_are_rebuilt(exc: Exception) -> None:
+    name, details = msgpacks.loads(msgpacks.dumps(serialize_fault(exc)), DEFAULT_LIMITS)
+    found = parse_fault(name, details)
+    assert type(found) is type(exc)
+    assert found.args == exc.args
+    assert str(found) == str(exc)
+    for key in details:
+        odds: list[Any] = [None, "x", b"short", 1.5, ()]
+        for odd in odds:
+            changed = parse_fault(name, {**details, key: odd})
+            assert type(changed) is ServerError
+    for odd in [None, (), (TID, TID2), {}]:
+        assert type(parse_fault(name, odd)) is ServerError
