@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tests.server.conftest import Connect, Serve
 from tests.support.histories import Z64, Listed, commit, fill, listed
 from tests.support.raw import RawClient, RemoteFault, oid_of
-from tests.support.storages import gate, hook
+from tests.support.storages import Gate, gate, hook
 from tests.support.waiting import Background, wait_until
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
@@ -463,3 +464,33 @@ def test_calls_that_others_make_get_their_turn(serve: Serve, own: Connect, tmp_p
         stop.open()
         assert len(client.answer(asked)["changes"]) == 5
     assert not [m for m in client.inbox if isinstance(m, Call)]
+
+
+def test_one_client_does_not_take_all_threads(
+    serve: Serve, own: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: of the few threads for what takes long each client gets one, however much it asks."""
+    storage = file_storage(tmp_path)
+    expected = fill(storage, 5)
+    server = serve(storage, invalidation_queue_size=0, slow_workers=2)
+    greedy, other = own(server.address), own(server.address)
+    held: list[Any] = []
+    attempt = changes._attempt
+
+    with Gate() as stop:
+
+        def slow(access: Any, history: Any, question: Question, announced: bytes) -> Any:
+            if question.limit == 77:
+                held.append(threading.current_thread())
+                stop()
+            return attempt(access, history, question, announced)
+
+        monkeypatch.setattr(changes, "_attempt", slow)
+        asked = [greedy.ask(ChangesSince(Z64, 77)) for _ in range(10)]
+        stop.wait_reached()
+        found, _ = follow(other)
+        assert [tid for tid, _ in found] == expected
+        assert len(held) == 1
+        stop.open()
+        answers = [greedy.answer(msgid) for msgid in asked]
+    assert [len(answer["changes"]) for answer in answers] == [5] * 10
