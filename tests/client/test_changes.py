@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zeolith.client import changes
 from zeolith.client.changes import PAGE, Change, ChangePages
@@ -33,27 +35,27 @@ def page(
 def test_pages_one_after_the_other() -> None:
     pages = ChangePages(tid(3))
     assert pages.question() == ChangesSince(tid(3), PAGE, None)
-    assert pages.take(page((4, A), (6, b""), last=6, more=True)) == [
-        Change(tid(4), (A,)),
-        Change(tid(6), ()),
-    ]
+    found, pages = pages.take(page((4, A), (6, b""), last=6, more=True))
+    assert found == [Change(tid(4), (A,)), Change(tid(6), ())]
     assert pages.has_more
     assert pages.position == tid(6)
     assert pages.question() == ChangesSince(tid(6), PAGE, None)
-    assert pages.take(page(last=9)) == []
+    found, pages = pages.take(page(last=9))
+    assert found == []
     assert pages.position == tid(9)
     assert not pages.has_more
 
 
 def test_a_transaction_in_parts() -> None:
     pages = ChangePages(tid(3))
-    got = pages.take(page((4, A), (6, A + B), last=4, cut=True, more=True))
+    got, pages = pages.take(page((4, A), (6, A + B), last=4, cut=True, more=True))
     assert got == [Change(tid(4), (A,))]
     assert pages.position == tid(4)
     assert pages.question() == ChangesSince(tid(4), PAGE, tid(6) + B)
-    assert pages.take(page((6, C), last=4, cut=True, more=True)) == []
+    got, pages = pages.take(page((6, C), last=4, cut=True, more=True))
+    assert got == []
     assert pages.question() == ChangesSince(tid(4), PAGE, tid(6) + C)
-    got = pages.take(page((6, D), (8, A), last=8))
+    got, pages = pages.take(page((6, D), (8, A), last=8))
     assert got == [Change(tid(6), (A, B, C, D)), Change(tid(8), (A,))]
     assert pages.question() == ChangesSince(tid(8), PAGE, None)
 
@@ -61,8 +63,9 @@ def test_a_transaction_in_parts() -> None:
 @pytest.mark.parametrize("rest", [page((9, C), last=9), page(last=9)])
 def test_a_rest_that_was_packed_away(rest: dict[str, Any]) -> None:
     pages = ChangePages(tid(3))
-    assert pages.take(page((6, A), last=3, cut=True, more=True)) == []
-    got = pages.take(rest)
+    got, pages = pages.take(page((6, A), last=3, cut=True, more=True))
+    assert got == []
+    got, pages = pages.take(rest)
     assert got[0] == Change(tid(6), (A,))
     assert [change.tid for change in got[1:]] == [found for found, _ in rest["changes"]]
     assert pages.question() == ChangesSince(tid(9), PAGE, None)
@@ -111,7 +114,7 @@ def test_what_is_no_page_is_refused(answer: Any) -> None:
 def test_parts_that_do_not_fit_together_are_refused() -> None:
     for second in (page((6, A), last=6), page((6, B), last=6), page((5, C), last=6)):
         pages = ChangePages(tid(5))
-        pages.take(page((6, A + B), last=5, cut=True, more=True))
+        _, pages = pages.take(page((6, A + B), last=5, cut=True, more=True))
         with pytest.raises(IllegalMessage):
             pages.take(second)
 
@@ -120,6 +123,58 @@ def test_a_server_that_goes_on_naming_objects_is_given_up(monkeypatch: pytest.Mo
     """R8: a transaction is held as a whole, but not whatever a server says of it."""
     monkeypatch.setattr(changes, "MAX_OBJECTS", 3)
     pages = ChangePages(tid(3))
-    pages.take(page((6, A + B), last=3, cut=True, more=True))
+    _, pages = pages.take(page((6, A + B), last=3, cut=True, more=True))
     with pytest.raises(IllegalMessage, match="more than 3"):
         pages.take(page((6, C + D), last=3, cut=True, more=True))
+
+
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(0, 9),
+        st.sampled_from([tid(n) for n in range(1, 9)]),
+        st.lists(st.sampled_from([A, B, C, D]), max_size=4).map(b"".join),
+        st.binary(max_size=9),
+        st.text(max_size=3),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(tuple),
+        st.fixed_dictionaries({"changes": inner, "last": inner, "cut": inner, "more": inner}),
+    ),
+    max_leaves=12,
+)
+PAGES = st.fixed_dictionaries(
+    {
+        "changes": st.lists(
+            st.tuples(
+                st.integers(1, 9).map(tid), st.lists(st.sampled_from([A, B, C, D])).map(b"".join)
+            ),
+            max_size=4,
+        ),
+        "last": st.integers(1, 9).map(tid),
+        "cut": st.booleans(),
+        "more": st.booleans(),
+    }
+)
+
+
+@given(st.lists(st.one_of(PAGES, VALUES), max_size=8))
+def test_whatever_a_server_says_what_is_handed_out_is_in_order(answers: list[Any]) -> None:
+    """Hostile answers are refused, or they are pages; the only error is IllegalMessage."""
+    pages = ChangePages(tid(0))
+    found: list[Change] = []
+    for answer in answers:
+        try:
+            got, following = pages.take(answer)
+        except IllegalMessage:
+            continue
+        assert following.position >= pages.position
+        found += got
+        pages = following
+        pages.question()
+    tids = [change.tid for change in found]
+    assert tids == sorted(set(tids))
+    for change in found:
+        assert list(change.oids) == sorted(set(change.oids))
+    assert all(found_tid <= pages.position for found_tid in tids)

@@ -17,12 +17,17 @@ import zeolith
 from tests.client.conftest import Background
 from tests.client.scripted import ScriptedServer
 from tests.support.histories import Z64, commit, fill, listed
+from tests.support.interrupts import interrupted_at
 from tests.support.processes import free_port, running_server
 from tests.support.proxy import DOWN, Action, Passing, Proxy
 from tests.support.raw import RawClient, oid_of
 from tests.support.waiting import promptly, wait_until
+from zeolith.client import changes as changes_module
+from zeolith.client import feed as feed_module
+from zeolith.client import follower as follower_module
 from zeolith.client.changes import PAGE, Change
 from zeolith.client.feed import ChangeFeed
+from zeolith.client.watcher import watch
 from zeolith.errors import (
     ClientDisconnected,
     ClientStorageError,
@@ -232,6 +237,45 @@ def test_no_server_at_first(follow: Follow) -> None:
         follow(NOWHERE, wait_timeout=0.1)
 
 
+def test_a_defect_does_not_end_it(
+    server: Any,
+    writer: RawClient,
+    follow: Follow,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its thread says so, and looks for a server again."""
+    failures = [RuntimeError("a defect")]
+
+    def watch_or_fail(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        watch(*arguments)
+
+    monkeypatch.setattr(follower_module, "watch", watch_or_fail)
+    feed = follow(server.address)
+    tid = writer.commit({X: (Z64, b"x")})
+    assert next(feed).tid == tid
+    assert not failures
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "a defect" in (record.exc_text or "")
+
+
+def test_why_there_is_no_server_is_said_once(
+    server: Any, follow: Follow, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Proxy(server.address) as proxy:
+        feed = follow(proxy.address, wait_timeout=0.2, max_disconnect_poll=0.01)
+        proxy.is_refusing = True
+        proxy.cut()
+        with pytest.raises(ClientDisconnected):
+            next(feed)
+    said = [record for record in caplog.records if "no connection to" in record.getMessage()]
+    warnings = {record.getMessage() for record in said if record.levelname == "WARNING"}
+    assert 1 <= len(warnings) <= 3
+    assert len([r for r in said if r.levelname == "WARNING"]) < 10
+
+
 # -- what cannot be followed -------------------------------------------------------------------
 
 
@@ -434,6 +478,31 @@ def test_a_feed_that_is_forgotten_lets_go_of_its_connection(server: Any) -> None
     wait_until(lambda: (found := thread()) is None or not found.is_alive())
 
 
+def test_an_interrupt_at_any_step_costs_no_more_than_the_change_at_hand(
+    server: Any, writer: RawClient
+) -> None:
+    """Ctrl-C within ``next``: pages are not lost, nobody waits for ever, and it can be closed."""
+    modules = [feed_module, follower_module, changes_module]
+    tids = [writer.commit({oid_of(number): (Z64, b"x")}) for number in range(6)]
+    step, is_reached = 0, True
+    while is_reached:
+        step += 1
+        with promptly(20), zeolith.changes(server.address, bytes(8), wait=False) as feed:
+            found: list[bytes] = []
+
+            def take(feed: ChangeFeed = feed, found: list[bytes] = found) -> None:
+                found.append(next(feed).tid)
+
+            is_reached = interrupted_at(step, take, modules)
+            found += [change.tid for change in feed]
+            lost = [tid for tid in tids if tid not in found]
+            assert found == [tid for tid in tids if tid not in lost]
+            # It was on its way to the caller.
+            assert lost in ([], tids[:1])
+            assert lost == [] or is_reached
+    assert step > 30
+
+
 def test_many_threads_may_share_one(server: Any, writer: RawClient, follow: Follow) -> None:
     feed = follow(server.address)
     found: list[Change] = []
@@ -483,6 +552,40 @@ with running_server(MappingStorage()) as server:
 """
     )
     assert printed.split() == ["7", "True"]
+
+
+def test_under_gevent_it_stops_no_other_greenlet(server: Any, writer: RawClient) -> None:
+    from tests.support.processes import run_python
+
+    tid = writer.commit({X: (Z64, b"x")})
+    host, port = server.address
+    printed = run_python(
+        """
+from gevent import monkey
+monkey.patch_all()
+import gevent, sys
+import zeolith
+from tests.support.raw import RawClient, oid_of, Z64
+
+address = (sys.argv[1], int(sys.argv[2]))
+with gevent.Timeout(20), zeolith.changes(address) as feed, RawClient(address) as writer:
+    found = []
+    following = gevent.spawn(lambda: [found.append(change.tid) for change in feed])
+    tids = []
+    for number in range(100, 120):
+        tids.append(writer.commit({oid_of(number): (Z64, b"x")}))
+        while len(found) < len(tids):
+            gevent.sleep(0.001)
+    assert found == tids
+    feed.close()
+    following.join()
+print(len(found))
+""",
+        str(host),
+        str(port),
+    )
+    assert printed == "20\n"
+    assert len(list(zeolith.changes(server.address, tid, wait=False))) == 20
 
 
 def test_errors_are_of_one_kind() -> None:

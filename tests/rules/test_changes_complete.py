@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.histories import Z64, listed
+from tests.support.histories import Z64, fill, listed
 from tests.support.processes import ServerProcess, running_server
 from tests.support.proxy import DOWN, UP, Action, Passing, Proxy
 from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
@@ -19,6 +20,7 @@ from ZODB.MappingStorage import MappingStorage
 
 import zeolith
 from zeolith.client.changes import PAGE, Change
+from zeolith.protocol.messages import Pack
 
 WRITERS = 8
 TRANSACTIONS = 60
@@ -179,3 +181,77 @@ def test_a_server_that_is_away_for_long(tmp_path: Path, stack: ExitStack) -> Non
     with server:
         proxy.is_refusing = False
         assert [next(feed).tid for _ in tids[1:]] == tids[1:]
+
+
+def test_packs_while_it_is_followed(tmp_path: Path, stack: ExitStack) -> None:
+    """Who is up to date misses nothing by a pack, wherever it comes; compared with the writers."""
+    server = stack.enter_context(
+        ServerProcess(tmp_path, config="invalidation-queue-size 2", blobs=False)
+    )
+    with RawClient(server.address) as client:
+        tids = [client.commit({ROOT: (Z64, EMPTY)})]
+    feed = stack.enter_context(zeolith.changes(server.address, bytes(8)))
+    found: list[Change] = []
+
+    def consume() -> None:
+        for change in feed:
+            found.append(change)
+
+    consuming = Background(consume)
+    for turn in range(4):
+        wait_until(lambda: len(found) == len(tids))
+        packing = Background(lambda: pack(server.address))
+        with RawClient(server.address) as client:
+            while packing.is_alive() or len(tids) < 40 * (turn + 1):
+                tids.append(client.commit({ROOT: (tids[-1], EMPTY)}))
+        packing.result()
+    wait_until(lambda: len(found) >= len(tids))
+    feed.close()
+    consuming.result()
+    assert found == [Change(tid, (ROOT,)) for tid in tids]
+
+
+ROOT = bytes(8)
+EMPTY = b"\x80\x03cpersistent.mapping\nPersistentMapping\nq\x00.\x80\x03}q\x00."
+"""A record that a pack can read."""
+
+
+def pack(address: Any) -> None:
+    with RawClient(address) as client:
+        client.call(Pack(time.time(), True))
+
+
+def test_through_a_server_that_is_a_client_itself(tmp_path: Path, stack: ExitStack) -> None:
+    """Its storage is slow, and announces what other servers' clients do."""
+    storage = FileStorage(str(tmp_path / "Data.fs"))
+    fill(storage, 30)
+    first = stack.enter_context(running_server(storage, invalidation_queue_size=2))
+    middle = zeolith.ClientStorage(first.address)
+    second = stack.enter_context(running_server(middle, invalidation_queue_size=3))
+    feed = stack.enter_context(zeolith.changes(second.address, bytes(8)))
+    assert [tuple(next(feed)) for _ in range(30)] == listed(storage)
+    at_first = stack.enter_context(RawClient(first.address))
+    at_second = stack.enter_context(RawClient(second.address))
+    for number in range(100, 110):
+        for writer in (at_first, at_second):
+            tid = writer.commit({oid_of(number + (50 if writer is at_first else 0)): (Z64, b"x")})
+            assert next(feed).tid == tid
+    assert [tuple(change) for change in zeolith.changes(second.address, bytes(8), wait=False)] == (
+        listed(storage)
+    )
+
+
+def test_several_addresses(stack: ExitStack) -> None:
+    """Whichever is there; of the same database."""
+    server = stack.enter_context(running_server(MappingStorage()))
+    proxies = [stack.enter_context(Proxy(server.address)) for _ in range(2)]
+    feed = stack.enter_context(
+        zeolith.changes([proxy.address for proxy in proxies], min_disconnect_poll=0.01)
+    )
+    with RawClient(server.address) as writer:
+        for turn in range(6):
+            present, away = proxies[turn % 2], proxies[1 - turn % 2]
+            present.is_refusing, away.is_refusing = False, True
+            away.cut()
+            tid = writer.commit({oid_of(turn): (Z64, b"x")})
+            assert next(feed).tid == tid

@@ -120,6 +120,41 @@ REGISTERED = {
 }
 
 
+UPLOAD = 1 << 31
+
+
+def stream(kind: int, number: int, rest: bytes = b"") -> bytes:
+    return frame(struct.pack(">BI", kind, number) + rest)
+
+
+STREAMS = {
+    "data for nobody": stream(0x40, 5, b"x"),
+    "no data": stream(0x40, UPLOAD),
+    "too long data": stream(0x40, UPLOAD, bytes(32 * 1024 + 1)),
+    "another number than the next": stream(0x40, UPLOAD + 1, b"x"),
+    "an end of nothing": stream(0x41, 5),
+    "an end with something behind it": stream(0x40, UPLOAD, b"x") + stream(0x41, UPLOAD, b"x"),
+    "data behind the end": stream(0x40, UPLOAD, b"x") + stream(0x41, UPLOAD) + stream(0x40, UPLOAD),
+    "a fault that is none": stream(0x40, UPLOAD, b"x") + stream(0x42, UPLOAD, b"\xc0"),
+    "a short credit": stream(0x43, 5, b"\0\0"),
+    "too many uploads": b"".join(stream(0x40, UPLOAD + each, b"x") for each in range(65)),
+    "something compressed, though nobody can": frame(b"\x50" + struct.pack(">I", 1 << 30) + b"x"),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_e_clients_that_break_the_rules_of_streams(lives: ServerProcess, name: str) -> None:
+    assert_refused(lives, STREAMS[name], is_registered=True)
+
+
+def test_e_an_upload_that_is_attached_before_it_has_come(lives: ServerProcess) -> None:
+    begin = frame(b"\x20" + struct.pack(">q", 1) + b"\0 " + bytes(12))
+    arguments = [UPLOAD, oid_of(66), None, b"record", 1, 2]
+    attach = frame(b"\x02" + bytes([54]) + msgpack.packb(arguments))
+    data = stream(0x40, UPLOAD, b"x")
+    assert_refused(lives, begin + data + attach, is_registered=True)
+
+
 def talk(server: ServerProcess, data: bytes, is_registered: bool) -> bytes:
     """Say *data* as a client does; return what the server says until it closes the connection."""
     said = b""
@@ -329,6 +364,12 @@ LATER: dict[str, Attack] = {
     "half an id in an invalidation": lambda server: frame(b"\x30" + tid_of(2) + b"half"),
     "a list that announces more than it has": lambda server: frame(b"\x03" + bytes(8) + bomb()),
     "an info that is too short": lambda server: frame(b"\x31" + bytes(3)),
+    "data of a stream that was not asked for": lambda server: stream(0x40, 5, b"x"),
+    "an end of a stream that was not asked for": lambda server: stream(0x41, 5),
+    "data of a client's stream": lambda server: stream(0x40, UPLOAD, b"x"),
+    "something compressed, though nobody can": lambda server: frame(
+        b"\x50" + struct.pack(">I", 1 << 30) + b"x"
+    ),
     "a length that lies": lambda server: LONGEST,
 }
 

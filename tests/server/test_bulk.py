@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from tests.server.conftest import Connect, Serve
 from tests.server.test_ordering import SlowStorage, hook_attribute
+from tests.support.proxy import UP, Proxy
 from tests.support.raw import Z64, RawClient, oid_of
 from tests.support.storages import Gate, gate
 from tests.support.waiting import Background, promptly, wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
+from zeolith import ClientStorage
 from zeolith.protocol import messages as m
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.limits import MAX_LOADS
@@ -394,6 +397,51 @@ def test_slow_loads_have_a_window(serve: Serve, own: Connect, loop: str) -> None
         assert server._services["1"].stats.loads == bulk.WINDOW
         loading.open()
         assert len(receive_all(client, 100)) == 100
+
+
+def test_a_slow_storage_is_told_of_what_will_be_loaded(
+    serve: Serve, own: Connect, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = SlowStorage()
+    told: list[tuple[bytes, ...]] = []
+    loaded: list[bytes] = []
+
+    def prefetch(oids: tuple[bytes, ...], tid: bytes) -> None:
+        assert tid == MAX_TID
+        assert not set(oids) & set(loaded)
+        told.append(oids)
+        if len(told) == 2:
+            raise RuntimeError("not now")
+
+    def load(oid: bytes, tid: bytes) -> Any:
+        loaded.append(oid)
+        return SlowStorage.loadBefore(slow, oid, tid)
+
+    slow.prefetch = prefetch
+    slow.loadBefore = load
+    client = own(serve(slow, loop=loop).address)
+    fill(client, 600)
+    client.send(LoadMany(MAX_TID, oids_to(600)))
+    assert len(receive_all(client, 600)) == 600
+    assert [len(some) for some in told] == [bulk.AHEAD, bulk.AHEAD, 600 - 2 * bulk.AHEAD]
+    assert [oid for some in told for oid in some] == list(oids_to(600))
+    assert "cannot fetch ahead: RuntimeError: not now" in caplog.text
+
+
+def test_prefetching_goes_through_a_server_in_between(
+    files: FileStorage, serve: Serve, own: Connect, stack: ExitStack, loop: str
+) -> None:
+    above = serve(files, loop=loop)
+    fill(own(above.address), 200)
+    proxy = stack.enter_context(Proxy(above.address))
+    between = ClientStorage(proxy.address, wait_timeout=20)
+    client = own(serve(between, loop=loop).address)
+    client.send(LoadMany(MAX_TID, oids_to(200)))
+    found = receive_all(client, 200)
+    assert all(found[oid][0] == data_of(int.from_bytes(oid)) for oid in oids_to(200))
+    asked = [frame.name for frame in proxy.frames() if frame.direction is UP]
+    assert asked.count("load_many") == 1
+    assert "loadBefore" not in asked
 
 
 def test_a_client_that_leaves_is_forgotten(serve: Serve, own: Connect, loop: str) -> None:

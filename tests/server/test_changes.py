@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tests.server.conftest import Connect, Serve
 from tests.support.histories import Z64, Listed, commit, fill, listed
 from tests.support.raw import RawClient, RemoteFault, oid_of
-from tests.support.storages import gate, hook
+from tests.support.storages import Gate, gate, hook
 from tests.support.waiting import Background, wait_until
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
@@ -87,7 +88,7 @@ def follow(client: RawClient, since: bytes = Z64, limit: int = 1000) -> tuple[Li
     sizes: list[int] = []
     while True:
         question = pages.question()._replace(limit=limit)
-        got = pages.take(client.call(question))
+        got, pages = pages.take(client.call(question))
         found += [(change.tid, change.oids) for change in got]
         sizes.append(len(got))
         if not pages.has_more:
@@ -119,7 +120,8 @@ def test_server_and_client_back_to_back(
             "changes": page.changes, "last": page.last, "cut": page.is_cut,
             "more": page.last < stop,
         }  # fmt: skip
-        found += pages.take(answer)
+        got, pages = pages.take(answer)
+        found += got
         if not objects or after == stop:
             break
     assert [tuple(change) for change in found] == [
@@ -275,7 +277,7 @@ def test_a_pack_between_two_pages(serve: Serve, own: Connect, tmp_path: Path) ->
     fill(storage, 40, objects=5)
     client = own(serve(storage, invalidation_queue_size=0).address)
     pages = ChangePages(Z64)
-    first = pages.take(client.call(pages.question()._replace(limit=10)))
+    first, pages = pages.take(client.call(pages.question()._replace(limit=10)))
     storage.pack(time.time(), referencesf)
     rest, _ = follow(client, pages.position)
     assert len(first) == 10
@@ -462,3 +464,33 @@ def test_calls_that_others_make_get_their_turn(serve: Serve, own: Connect, tmp_p
         stop.open()
         assert len(client.answer(asked)["changes"]) == 5
     assert not [m for m in client.inbox if isinstance(m, Call)]
+
+
+def test_one_client_does_not_take_all_threads(
+    serve: Serve, own: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: of the few threads for what takes long each client gets one, however much it asks."""
+    storage = file_storage(tmp_path)
+    expected = fill(storage, 5)
+    server = serve(storage, invalidation_queue_size=0, slow_workers=2)
+    greedy, other = own(server.address), own(server.address)
+    held: list[Any] = []
+    attempt = changes._attempt
+
+    with Gate() as stop:
+
+        def slow(access: Any, history: Any, question: Question, announced: bytes) -> Any:
+            if question.limit == 77:
+                held.append(threading.current_thread())
+                stop()
+            return attempt(access, history, question, announced)
+
+        monkeypatch.setattr(changes, "_attempt", slow)
+        asked = [greedy.ask(ChangesSince(Z64, 77)) for _ in range(10)]
+        stop.wait_reached()
+        found, _ = follow(other)
+        assert [tid for tid, _ in found] == expected
+        assert len(held) == 1
+        stop.open()
+        answers = [greedy.answer(msgid) for msgid in asked]
+    assert [len(answer["changes"]) for answer in answers] == [5] * 10
