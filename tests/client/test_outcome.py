@@ -17,7 +17,7 @@ from tests.support.waiting import Background, promptly, wait_until
 from zeolith.client.channel import Channel
 from zeolith.client.outcome import LostFinish
 from zeolith.client.storage import ClientStorage
-from zeolith.errors import ClientDisconnected, NotCommitted, OutcomeUnknown
+from zeolith.errors import ClientDisconnected, NotCommitted, OutcomeUnknown, ServerError
 from zeolith.protocol.greeting import Greeting
 from zeolith.protocol.hello import Database
 from zeolith.protocol.messages import (
@@ -332,11 +332,12 @@ def test_a_server_that_refuses_to_answer(attach: Attach, fake: FakeServer) -> No
         commit.result()
 
 
-@pytest.mark.parametrize("name", ["NotCommitted", "OutcomeUnknown"])
-def test_a_server_that_is_a_client_itself_passes_on_what_it_was_told(
-    attach: Attach, name: str
-) -> None:
-    storage, server = attach()
+# -- the server's storage fails ----------------------------------------------------------------
+
+
+def finish_with_fault(attach: Attach, name: str, details: Any = ("disk full",)) -> Any:
+    """Let a server answer a ``tpc_finish`` with an error; return storage, server and commit."""
+    storage, server = attach(wait_timeout=20)
     meta = TransactionMetaData()
     storage.tpc_begin(meta)
     voting = Background(lambda: storage.tpc_vote(meta))
@@ -344,8 +345,80 @@ def test_a_server_that_is_a_client_itself_passes_on_what_it_was_told(
     server.reply(server.expect(Vote), [])
     voting.result()
     finishing = Background(lambda: storage.tpc_finish(meta))
+    server.fault(server.expect(TpcFinish), name, details)
+    return storage, server, finishing
+
+
+@pytest.mark.parametrize("name", ["builtins.OSError", "ZODB.POSException.StorageError"])
+@pytest.mark.parametrize("answer", [COMMITTED, NOT, UNKNOWN])
+def test_a_storage_that_fails_is_asked_when_it_is_back(
+    attach: Attach, fake: FakeServer, name: str, answer: Any
+) -> None:
+    _, server, finishing = finish_with_fault(attach, name)
+    server.expect(Outcome)  # nothing is known there any more
+    server.close()
+    server = connect_again(fake)
+    server.reply(question(server), answer)
+    if answer is COMMITTED:
+        assert finishing.result() == tid(5)
+    else:
+        expected = NotCommitted if answer is NOT else OutcomeUnknown
+        with pytest.raises(expected, match="disk full"):
+            finishing.result()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ZODB.POSException.StorageTransactionError",
+        "ZODB.POSException.ReadOnlyError",
+        "builtins.ValueError",
+    ],
+)
+def test_what_a_server_refuses_leaves_no_doubt(attach: Attach, name: str) -> None:
+    storage, server, finishing = finish_with_fault(attach, name)
+    with promptly(5), pytest.raises(Exception, match="disk full") as caught:
+        finishing.result()
+    assert type(caught.value).__name__ == name.rpartition(".")[2]
+    pinging = Background(storage.ping)
+    server.reply(server.next_call_named("ping"), None)
+    pinging.result()
+
+
+def test_in_zeo_s_protocol_what_the_server_says_counts(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Greeting, "version", None)
+    _, _, finishing = finish_with_fault(attach, "builtins.OSError")
+    with promptly(5), pytest.raises(ServerError, match="disk full"):
+        finishing.result()
+
+
+def test_a_database_that_fails_is_not_asked_about(attach: Attach) -> None:
+    """It was committed, whatever the callback raises."""
+    storage, server = attach()
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    voting = Background(lambda: storage.tpc_vote(meta))
+    server.expect(TpcBegin)
+    server.reply(server.expect(Vote), [])
+    voting.result()
+
+    def fail(tid: bytes) -> None:
+        raise ClientDisconnected("of another storage")
+
+    finishing = Background(lambda: storage.tpc_finish(meta, fail))
+    server.reply(server.expect(TpcFinish), tid(5))
+    with promptly(5), pytest.raises(ClientDisconnected, match="of another storage"):
+        finishing.result()
+
+
+@pytest.mark.parametrize("name", ["NotCommitted", "OutcomeUnknown"])
+def test_a_server_that_is_a_client_itself_passes_on_what_it_was_told(
+    attach: Attach, name: str
+) -> None:
     details = {"cause": "gone", "reason": "nobody knows", "uid": None}
-    server.fault(server.expect(TpcFinish), f"zeolith.errors.{name}", details)
+    _, _, finishing = finish_with_fault(attach, f"zeolith.errors.{name}", details)
     with pytest.raises((NotCommitted, OutcomeUnknown), match="gone") as caught:
         finishing.result()
     assert type(caught.value).__name__ == name
