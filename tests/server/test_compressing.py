@@ -34,6 +34,7 @@ from zeolith.protocol.messages import Store
 from zeolith.protocol.peers import ClientPeer
 from zeolith.server import options as server_options
 from zeolith.server.options import ServerOptions
+from zeolith.types import MAX_TID
 
 MIB = 1 << 20
 Z64 = bytes(8)
@@ -289,3 +290,19 @@ def test_r8_a_bomb_ends_its_connection_and_nothing_else(
     client.wait_closed()
     assert "protocol violated" in caplog.text
     other.commit({oid_of(1): (Z64, b"x")})
+
+
+def test_what_is_fetched_ahead_is_compressed_together(files: FileStorage, stack: ExitStack) -> None:
+    """Objects that are too small for it alone."""
+    server = stack.enter_context(running_server(files))
+    records = {oid_of(number): text(300, number) for number in range(1, 101)}
+    with RawClient(server.address) as writer:
+        writer.commit({oid: (Z64, data) for oid, data in records.items()})
+    proxy = stack.enter_context(Proxy(server.address))
+    storage = ClientStorage(proxy.address, compression=True)
+    stack.callback(storage.close)
+    storage.prefetch(list(records), MAX_TID)
+    assert {oid: storage.load(oid)[0] for oid in records} == records
+    answers = [found.size for found in proxy.frames() if found.name == "loaded_many"]
+    assert len(answers) < 5
+    assert sum(answers) < sum(map(len, records.values())) * 3 // 4
