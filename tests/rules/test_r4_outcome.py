@@ -153,6 +153,9 @@ def test_r4_a_cut_at_every_byte_around_a_commit(
             if with_blob:
                 assert Path(storage.loadBlob(oid, tid)).read_bytes() == data
         assert not [path for path in blobs.rglob("*") if UPLOAD_SUFFIX in path.name]
+        # The server has forgotten all of them, too.
+        storage.ping()
+        wait_until(lambda: not server._services["1"].outcomes._live)
     # A request that came in parts did not come; after that everything was committed.
     assert results == [False] * FINISH_SIZE + [True] * (1 + INFO_SIZE + 1 + REPLY_SIZE + 1)
 
