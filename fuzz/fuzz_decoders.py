@@ -5,7 +5,9 @@ Invariant: whatever bytes a peer sends, in whatever pieces,
 1. decoding returns a message or raises one of the four errors of ``PERMITTED``, nothing else;
 2. what is decoded can be shown, and its message id can be hashed and echoed;
 3. a connection's last event is its only violation, and nothing comes after it;
-4. decoding takes at most ``MAX_BYTES_PER_BYTE`` times the length of the input in memory, plus a
+4. who reads along (:mod:`zeolith.protocol.transcript`) accounts for every byte, and describes what
+   it hears in one line;
+5. decoding takes at most ``MAX_BYTES_PER_BYTE`` times the length of the input in memory, plus a
    little.
 
 Usage: ``python fuzz/fuzz_decoders.py [seconds [seed]]``, by default 30 seconds and a seed that is
@@ -29,14 +31,23 @@ from zeolith.errors import (
     UndecodableMessage,
 )
 from zeolith.protocol import msgpacks, pickles
-from zeolith.protocol.additions import requests_to_client, requests_to_server
+from zeolith.protocol.additions import (
+    ChangesSince,
+    VerifyMany,
+    requests_to_client,
+    requests_to_server,
+)
 from zeolith.protocol.codecs import make_codec
+from zeolith.protocol.compression import HEAD_SIZE, compress, decompress, is_available
+from zeolith.protocol.descriptions import MAX_LINE, describe
+from zeolith.protocol.entries import CLOSE, EntryReader, Header, Record, serialize_entry
 from zeolith.protocol.framing import HEADER_SIZE, frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import (
     MAGIC,
     MIN_MESSAGE,
     Introduction,
+    Terms,
     parse_admission,
     serialize_introduction,
 )
@@ -49,17 +60,20 @@ from zeolith.protocol.inquiry import (
     serialize_inquiry,
 )
 from zeolith.protocol.limits import Limits
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany, SyncTo
 from zeolith.protocol.messages import (
     Call,
     Fault,
     Info,
     InvalidateTransaction,
+    Register,
     Reply,
     Store,
     TpcBegin,
     UndoInfo,
     Vote,
 )
+from zeolith.protocol.outcome import Outcome, State, Verdict, parse_verdict, serialize_verdict
 from zeolith.protocol.peers import (
     ClientPeer,
     Hello,
@@ -69,6 +83,17 @@ from zeolith.protocol.peers import (
     Violated,
     Welcomed,
 )
+from zeolith.protocol.streamrequests import (
+    AttachBlob,
+    OpenBlob,
+    OpenIteration,
+    StreamCancel,
+    StreamCredit,
+    StreamData,
+    StreamEnd,
+    StreamFault,
+)
+from zeolith.protocol.transcript import Transcript
 
 PERMITTED = (UndecodableMessage, IllegalMessage, FrameTooLarge, IncompatiblePeer)
 
@@ -102,7 +127,8 @@ _PIECES: Sequence[bytes] = (
     *(b"cZopeUndo.Prefix\nPrefix\n", b"cZODB.POSException\n_recon\n", b"c_codecs\nencode\n"),
     *(b"\xdc\0\x10", b"\xdd\0\0\xff\xff", b"\xde\0\1", b"\xc4\x08", b"\xd9\xff"),
     *(b'{"ask": "kick", ', b'"client": "x"', b"[", b"]", b"}", b", ", b'"', b"1e999", b"\\ud800"),
-    *(bytes([kind]) for kind in range(0x32)),
+    *(bytes([kind]) for kind in range(0x52)),
+    *(b"\x50\0\0\0", b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfd\x20\x01\x09\0\0\x05"),
     *(MAGIC, MAGIC + b"\0\1", MAGIC + b"\0\0", b"\xa6limits", b"\xa7message"),
     *(b"\xc7\x0c\xff", b"\xd6\xff", b"\0\0\0\x05", b"\xff\xff\xff\xff"),
 )
@@ -116,6 +142,8 @@ def check(data: bytes) -> None:
     _check_stream(data)
     _check_hello(data)
     _check_inquiry(data)
+    _check_parts(data)
+    _check_transcript(data)
 
 
 def _check_hello(data: bytes) -> None:
@@ -154,10 +182,67 @@ def _check_inquiry(data: bytes) -> None:
         pass
 
 
+def _check_parts(data: bytes) -> None:
+    """What travels inside of messages: an iteration's entries, what became of a transaction, and
+    compressed payloads."""
+    entries = EntryReader(LIMITS)
+    try:
+        for at in range(0, len(data), 50):
+            entries.feed(data[at : at + 50])
+            while entries.next() is not None:
+                pass
+        entries.check_end()
+    except PERMITTED:
+        pass
+    try:
+        parse_verdict(msgpacks.loads(data, LIMITS))
+    except PERMITTED:
+        pass
+    if is_available() and len(data) >= HEAD_SIZE:
+        try:
+            assert len(decompress(data, LIMITS.max_message_size)) <= LIMITS.max_message_size
+        except PERMITTED:
+            pass
+
+
+def _check_transcript(data: bytes) -> None:
+    """Said by either side: at the beginning, and to an open connection."""
+    for is_greeted in (False, True):
+        for is_from_client in (False, True):
+            heard = _transcript(tuple(Coding)[len(data) % len(Coding)] if is_greeted else None)
+            step, size = 1 + len(data) % 31, 0
+            stream = data + frame(data)
+            for at in range(0, len(stream), step):
+                for entry in heard.feed(is_from_client, stream[at : at + step]):
+                    size += entry.size
+                    text = describe(entry, with_data=is_greeted)
+                    assert 0 < len(text) <= MAX_LINE
+                    assert text.isprintable()
+            lost = heard.undecoded(is_from_client)
+            assert size + lost == len(stream) or not lost, "bytes are missing"
+
+
+def _transcript(coding: Coding | None) -> Transcript:
+    """Return one of an open connection in *coding*; of one that has just been made if None."""
+    heard = Transcript(LIMITS)
+    if coding is not None:
+        server, client = _peers(coding)
+        assert server.codec is not None
+        assert client.codec is not None
+        heard.feed(False, server.greeting())
+        heard.feed(True, client.hello(coding))
+        if coding is Coding.OWN:
+            heard.feed(False, server.welcome())
+        heard.feed(True, client.codec.call(1, Register("1", False)))
+        heard.feed(False, server.codec.reply(1, TID))
+    return heard
+
+
 def _check_message(coding: Coding, data: bytes, is_server: bool) -> None:
     codec = make_codec(
         coding, (requests_to_server if is_server else requests_to_client)(coding), LIMITS
     )
+    codec.takes_compressed = is_available()
     try:
         message = codec.decode(data)
     except PERMITTED:
@@ -168,14 +253,22 @@ def _check_message(coding: Coding, data: bytes, is_server: bool) -> None:
         assert len(codec.reply(message.msgid, None)) < 20_000, "a long echo"
 
 
-def _check_stream(data: bytes) -> None:
-    coding = tuple(Coding)[len(data) % len(Coding)]
-    server, client = ServerPeer(Coding.PICKLE, LIMITS), ClientPeer(LIMITS)
+def _peers(coding: Coding) -> tuple[ServerPeer, ClientPeer]:
+    """Return two peers that have said hello."""
+    terms = Terms(60, is_available())
+    server, client = ServerPeer(Coding.PICKLE, LIMITS, terms=terms), ClientPeer(LIMITS, terms=terms)
     client.receive(server.greeting())
     server.receive(client.hello(coding))
     if coding is Coding.OWN:
         client.receive(server.welcome())
+    return server, client
+
+
+def _check_stream(data: bytes) -> None:
+    coding = tuple(Coding)[len(data) % len(Coding)]
+    server, client = _peers(coding)
     server.registered()
+    client.registered()
     for peer in (server, client):
         events = []
         step = 1 + len(data) % 17
@@ -189,10 +282,17 @@ def _check_stream(data: bytes) -> None:
 
 def check_memory(data: bytes) -> None:
     """Assert that decoding *data* takes memory in proportion to its length only."""
-    for loads in (pickles.loads, msgpacks.loads):
+    decoders: list[Callable[[bytes], object]] = [
+        lambda payload: pickles.loads(payload, LIMITS),
+        lambda payload: msgpacks.loads(payload, LIMITS),
+        make_codec(Coding.OWN, requests_to_client(Coding.OWN), LIMITS).decode,
+    ]
+    if is_available() and len(data) >= HEAD_SIZE:
+        decoders.append(lambda payload: decompress(payload, LIMITS.max_message_size))
+    for decode in decoders:
         tracemalloc.start()
         try:
-            loads(data, LIMITS)
+            decode(data)
         except PERMITTED:
             pass
         finally:
@@ -220,6 +320,41 @@ def _mutate(choice: random.Random, data: bytes) -> bytes:
             return data[:at]
         case _:
             return data[:at] + choice.choice((b"\0", b"\x7f", b"\x80", b"\xff")) + data[to:]
+
+
+_ENTRIES = (
+    Header(TID, " ", b"user", b"about", b"pickle"),
+    Record(OID, TID, b"data", None),
+    CLOSE,
+)
+
+
+def _own_frames() -> list[bytes]:
+    """Return frames that only Zeolith's own protocol has."""
+    codec = make_codec(Coding.OWN, requests_to_server(Coding.OWN), LIMITS)
+    notices: Sequence[tuple[object, ...]] = (
+        LoadMany(TID, [OID, TID]),
+        LoadedMany(TID, [(OID, TID, None, b"data"), (TID, TID, OID, b"")]),
+        TpcBegin(7, b"u", b"d", b"", TID, " ", bytes(16)),
+        AttachBlob(1 << 31, OID, None, b"record", 7, 70_000),
+        StreamData(5, b"data"),
+        StreamEnd(5),
+        StreamFault(5, "builtins.KeyError", ("x",)),
+        StreamCredit(5, 70_000),
+        StreamCancel(5),
+    )
+    calls: Sequence[tuple[object, ...]] = (
+        VerifyMany((OID + TID) * 3),
+        ChangesSince(TID, 100, TID + OID),
+        Outcome(bytes(16), TID),
+        SyncTo(TID, 1.5),
+        OpenBlob(5, OID, TID, 0, 70_000),
+        OpenIteration(6, None, TID, 70_000),
+    )
+    frames = [*map(codec.notice, notices), *(codec.call(5, request) for request in calls)]
+    if is_available():
+        frames.append(compress(codec.notice(Store(OID, TID, b"data " * 300, 7))))
+    return frames
 
 
 def _seeds() -> list[bytes]:
@@ -251,7 +386,11 @@ def _seeds() -> list[bytes]:
                 codec.heartbeat(),
             )
         ),
+        *(data[HEADER_SIZE:] for data in _own_frames()),
         serialize_introduction(Introduction(1, 70_000, "x", {"y": {"z": 1}})).removeprefix(MAGIC),
+        serialize_introduction(Introduction(1, 70_000, "x", {"zstd": {}}, (), 5.5))[8:],
+        b"".join(serialize_entry(entry) for entry in _ENTRIES),
+        msgpacks.dumps(serialize_verdict(Verdict(State.COMMITTED, TID))),
         *(serialize_inquiry(inquiry).removeprefix(PREFIX) for inquiry in inquiries),
         *(b"", b"\x80\x03", b"\x80\x04."),
     ]

@@ -13,6 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
+import zeolith
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -78,6 +80,30 @@ def test_the_readmes_example_runs(tmp_path: Path) -> None:
 def test_the_readmes_experiment_runs(tmp_path: Path) -> None:
     (script,) = [b for b in blocks(ROOT / "README.md", "python") if "zeolith.server" in b]
     assert run_python(script, tmp_path) == "{}\n"
+
+
+def test_the_client_s_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    from persistent.mapping import PersistentMapping
+    from ZODB.MappingStorage import MappingStorage
+
+    from tests.support.processes import running_server
+
+    scripts = blocks(ROOT / "docs" / "client.md", "python")
+    (fetching,) = [script for script in scripts if "prefetch" in script]
+    (reading,) = [script for script in scripts if "sync_to" in script]
+    with running_server(MappingStorage()) as server:
+        db, other = zeolith.DB(server.address), zeolith.DB(server.address)
+        with db.transaction() as connection:
+            folder = connection.root()["folder"] = PersistentMapping()
+            for number in range(3):
+                folder[number] = PersistentMapping()
+                folder[number].title = "an item"
+        other.storage.sync_to(db.storage.lastTransaction())
+        exec(fetching, {"db": other})
+        exec(reading, {"db": db, "other": other})
+        db.close()
+        other.close()
+    assert capsys.readouterr().out == "an item\n" * 3 + "42\n"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -203,6 +203,24 @@ def test_closed_it_answers_nothing_and_closes_again(cache: ClientCache) -> None:
     cache.close()
 
 
+def test_it_lists_its_current_revisions_or_says_that_it_cannot(cache: ClientCache) -> None:
+    assert list(cache.current() or ()) == []
+    cache.store(OID, T2, None, b"data")
+    cache.store(OTHER, T1, T2, b"earlier")
+    listed = cache.current()
+    if isinstance(cache, ForeignCache):
+        assert listed is None
+        return
+    assert listed is not None
+    assert list(listed) == [(OID, T2)]
+    cache.store(OTHER, T2, None, b"data")
+    cache.invalidate(OID, T3)
+    cache.store(OID, T3, None, b"data")
+    assert sorted(cache.current() or ()) == [(OID, T3), (OTHER, T2)]
+    cache.close()
+    assert list(cache.current() or ()) == []
+
+
 def test_it_keeps_to_its_size(cache: ClientCache) -> None:
     for n in range(3_000):
         cache.store(to_tid(n), T1, None, b"x" * 100)

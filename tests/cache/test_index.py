@@ -36,6 +36,8 @@ def test_it_is_a_dictionary(steps: list[tuple[bytes, int | None]]) -> None:
     for oid, _ in steps:
         assert index.get(oid) == model.get(oid)
     assert sum(len(page) for page in index.pages.values()) == len(model)
+    listed = [item for number in index.pages for item in index.items_of(number)]
+    assert sorted(listed) == sorted(model.items())
 
 
 def test_an_empty_page_is_given_up() -> None:
@@ -46,6 +48,10 @@ def test_an_empty_page_is_given_up() -> None:
     for n in range(1000):
         index.delete((n << 20).to_bytes(8, "big"))
     assert index.pages == {}
+
+
+def test_a_page_that_is_not_there_has_no_items() -> None:
+    assert PlaceIndex().items_of(7) == []
 
 
 def test_clear_forgets_all() -> None:

@@ -301,6 +301,32 @@ def test_the_tests_of_this_room_pass_without_asserts_in_the_code() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.parametrize("can_shrink", [True, False])
+def test_what_cannot_be_listed_is_not_held(
+    cache: RingCache, monkeypatch: pytest.MonkeyPatch, can_shrink: bool
+) -> None:
+    """R6: who verifies the cache takes what is not listed for not held."""
+    fill(cache, 0, 300)
+    fill(cache, 20_000, 20_300)
+    number = errno.ENOSPC if can_shrink else errno.EIO
+    pread, broken = os.pread, [3]
+
+    def read(fd: int, size: int, at: int) -> bytes:
+        broken[0] -= 1
+        if broken[0] == 0:
+            raise OSError(number, os.strerror(number))
+        return pread(fd, size, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zeolith.cache.log.os.pread", read)
+        listed = {oid for oid, _ in cache.current()}
+    for n in (*range(300), *range(20_000, 20_300)):
+        if cache.load_before(to_tid(n), MAX_TID) is not None:
+            assert to_tid(n) in listed
+    assert bool(listed) is can_shrink
+    assert len(cache) == len(listed)
+
+
 @pytest.mark.parametrize("limit", [0, 1_000, 20_000])
 def test_a_disk_that_fills_up_under_many(
     cache: RingCache,

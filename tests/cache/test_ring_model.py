@@ -66,6 +66,16 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.set_last_tid(to_tid(tid))
         self.told = tid
 
+    @rule()
+    def it_was_away_and_is_verified(self) -> None:
+        """What the cache lists as current is compared with the server; nothing else is."""
+        for oid, start in list(self.cache.current()):
+            if self.histories[oid][-1:] != [int.from_bytes(start, "big")]:
+                self.cache.invalidate(oid, None)
+        self.untold.clear()
+        self.cache.set_last_tid(to_tid(self.clock))
+        self.told = self.clock
+
     @rule(
         wanted=st.lists(st.tuples(oids, st.integers(0, 5)), min_size=1, max_size=12),
     )

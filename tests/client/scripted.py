@@ -9,7 +9,7 @@ from typing import Any
 
 from ZODB.POSException import ReadOnlyError, Unsupported
 
-from zeolith.protocol.additions import VerifyMany
+from zeolith.protocol.additions import ChangesSince, VerifyMany
 from zeolith.protocol.faults import serialize_fault
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import Admission, Database, serialize_admission
@@ -41,6 +41,8 @@ class ScriptedServer:
         self.missed: tuple[bytes, list[bytes]] | None = None
         self.stale: list[bytes] | None = None
         """What a verification finds; None: it cannot be done here."""
+        self.changes: Any = None
+        """The answer to a question for changes; None: there comes none."""
         self.database: Database | None = None
         self.is_read_only = False
         self.greets = True
@@ -97,7 +99,8 @@ class ScriptedServer:
         except (ReadOnlyError, Unsupported, ValueError) as error:
             sock.sendall(peer.codec.fault(call.msgid, *serialize_fault(error)))
         else:
-            if not (self.holding and isinstance(request, LoadBefore)):
+            is_silent = isinstance(request, ChangesSince) and value is None
+            if not is_silent and not (self.holding and isinstance(request, LoadBefore)):
                 sock.sendall(peer.codec.reply(call.msgid, value))
 
     def _value(self, sock: socket.socket, peer: ServerPeer, request: Request) -> Any:
@@ -118,6 +121,8 @@ class ScriptedServer:
             return {"length": 1, "size": 2, "supportsUndo": True, "interfaces": ()}
         if isinstance(request, GetInvalidations):
             return self.missed
+        if isinstance(request, ChangesSince):
+            return self.changes
         if isinstance(request, VerifyMany):
             if self.stale is None:
                 raise Unsupported("verify_many")

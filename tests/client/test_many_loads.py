@@ -244,3 +244,19 @@ def test_an_interrupt_at_any_step_of_reading_leaves_nobody_waiting() -> None:
                 assert isinstance(channel._cause, KeyboardInterrupt), step
         assert not channel._slots, step
     assert step > 10
+
+
+@pytest.mark.parametrize("part", [1, 4, 5, 12, 30, 60, 61, -1])
+def test_an_answer_that_is_cut_off_counts_for_nothing(fake: Any, attach: Attach, part: int) -> None:
+    storage, server = attach()
+    storage.prefetch([A, B], TID)
+    server.expect(LoadMany)
+    loads = [Waiting(partial(storage.loadBefore, oid, TID)) for oid in (A, B)]
+    wait_until(lambda: storage._link.channel().follower_count == 1)
+    server.send(server.notice_bytes(LoadedMany(TID, [record(A), record(B)]))[:part])
+    server.reset()
+    again = fake.accept()
+    again.admit(START)
+    for _ in loads:
+        again.reply(again.expect(LoadBefore), (b"anew", START, None))
+    assert [load.result() for load in loads] == [(b"anew", START, None)] * 2

@@ -12,6 +12,9 @@ from tests.support.proxy import DOWN, UP
 from tests.support.waiting import wait_until
 from ZODB.utils import maxtid, p64
 
+from zeolith.protocol.loadrequests import LoadedMany, LoadMany
+from zeolith.protocol.messages import Call, LoadBefore, Notice
+
 COUNT = 250
 
 
@@ -38,11 +41,26 @@ def test_prefetched_objects_need_no_other_request(site: Site) -> None:
     proxy = site.proxy(server)
     client = site.client(proxy.address)
 
+    def requests() -> list[object]:
+        messages = [item.message for item in proxy.frames() if item.direction is UP]
+        found = [item.request for item in messages if isinstance(item, (Call, Notice))]
+        return [request for request in found if isinstance(request, (LoadBefore, LoadMany))]
+
     def loads() -> int:
-        return sum(item.direction is UP and item.name == "loadBefore" for item in proxy.frames())
+        return sum(
+            len(request.oids) if isinstance(request, LoadMany) else 1 for request in requests()
+        )
 
     def answers() -> int:
-        return sum(item.direction is DOWN and item.name == ".reply" for item in proxy.frames())
+        found = 0
+        for item in proxy.frames():
+            if item.direction is DOWN:
+                request = getattr(item.message, "request", None)
+                if isinstance(request, LoadedMany):
+                    found += len(request.records)
+                else:
+                    found += item.name == ".reply"
+        return found
 
     tid = p64(int.from_bytes(client.lastTransaction(), "big") + 1)
     before = answers()
@@ -50,6 +68,7 @@ def test_prefetched_objects_need_no_other_request(site: Site) -> None:
     wait_until(lambda: answers() >= before + COUNT, "everything is answered")
     client.ping()  # what came before its answer is in the cache now
     assert loads() == COUNT
+    assert len(requests()) == (1 if site.pairing.is_own else COUNT)
     for oid in oids:
         data, start, end = client.loadBefore(oid, tid)
         assert data

@@ -28,7 +28,17 @@ from ZODB.POSException import (
     Unsupported,
 )
 
-from zeolith.errors import FrameTooLarge, IllegalMessage, ServerError
+from zeolith.errors import (
+    ClientDisconnected,
+    FrameTooLarge,
+    HistoryLost,
+    IllegalMessage,
+    MessageTooLarge,
+    NotCommitted,
+    OutcomeUnknown,
+    ServerBehindCache,
+    ServerError,
+)
 from zeolith.protocol import msgpacks, pickles
 from zeolith.protocol.faults import _BUILDERS, parse_fault, serialize_fault
 from zeolith.protocol.limits import DEFAULT_LIMITS
@@ -269,6 +279,20 @@ def test_descriptions_are_bounded_and_cannot_fail() -> None:
     assert len(serialize_fault(ValueError(tuple(range(10**5)), 2**9999))[1][1]) <= 2_000
 
 
+@CARRIED
+def test_what_became_of_a_commit(carry: Callable[[Any], Any]) -> None:
+    """A server may serve a storage that is a client itself, and lost its server."""
+    cause = ClientDisconnected("gone")
+    refused = parse_fault(*carry(serialize_fault(NotCommitted(cause))))
+    assert isinstance(refused, NotCommitted)
+    assert "ClientDisconnected: gone" in str(refused)
+    for uid in (None, bytes(range(16))):
+        unknown = parse_fault(*carry(serialize_fault(OutcomeUnknown(cause, "nobody knows", uid))))
+        assert isinstance(unknown, OutcomeUnknown)
+        assert unknown.uid == uid
+        assert "ClientDisconnected: gone; nobody knows" in str(unknown)
+
+
 def test_classes_outside_the_table_become_server_errors() -> None:
     class ApplicationError(Exception):
         pass
@@ -312,6 +336,11 @@ def test_classes_outside_the_table_become_server_errors() -> None:
         ("ZODB.POSException.UndoError", ("x",)),
         ("ZODB.POSException.DanglingReferenceError", {"referer": OID}),
         ("ZODB.POSException.DanglingReferenceError", ()),
+        ("zeolith.errors.NotCommitted", ("gone",)),
+        ("zeolith.errors.NotCommitted", {"cause": 1}),
+        ("zeolith.errors.OutcomeUnknown", ("gone", "why", None)),
+        ("zeolith.errors.OutcomeUnknown", {"cause": "gone", "reason": None, "uid": None}),
+        ("zeolith.errors.OutcomeUnknown", {"cause": "gone", "reason": "why", "uid": "text"}),
     ],
 )
 def test_malformed_details_become_server_errors(name: str, details: Any) -> None:
@@ -356,3 +385,22 @@ def test_text_of_any_conflict(first: bytes, second: bytes) -> None:
     found = parse_fault("ZODB.POSException.ConflictError", details)
     assert isinstance(found, ConflictError)
     assert "m" in str(found)
+
+
+OWN = [HistoryLost(TID, TID2), ServerBehindCache(TID, TID2), MessageTooLarge(7, 5)]
+
+
+@pytest.mark.parametrize("exc", OWN, ids=lambda exc: type(exc).__name__)
+def test_our_own_are_rebuilt(exc: Exception) -> None:
+    name, details = msgpacks.loads(msgpacks.dumps(serialize_fault(exc)), DEFAULT_LIMITS)
+    found = parse_fault(name, details)
+    assert type(found) is type(exc)
+    assert found.args == exc.args
+    assert str(found) == str(exc)
+    for key in details:
+        odds: list[Any] = [None, "x", b"short", 1.5, ()]
+        for odd in odds:
+            changed = parse_fault(name, {**details, key: odd})
+            assert type(changed) is ServerError
+    for odd in [None, (), (TID, TID2), {}]:
+        assert type(parse_fault(name, odd)) is ServerError

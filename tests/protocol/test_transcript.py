@@ -12,7 +12,10 @@ from tests.support.transcripts import read_transcript
 from tests.support.wire_cases import ALL_CASES, CASES, as_received, as_sent, serialize
 
 from zeolith.errors import FrameTooLarge, IllegalMessage, IncompatiblePeer, UndecodableMessage
+from zeolith.protocol import descriptions, transcript
 from zeolith.protocol import messages as m
+from zeolith.protocol.compression import COMPRESSED
+from zeolith.protocol.descriptions import describe
 from zeolith.protocol.framing import frame, pack_length
 from zeolith.protocol.greeting import Coding, serialize_greeting
 from zeolith.protocol.hello import MAGIC
@@ -319,3 +322,19 @@ def test_hellos_are_heard_with_what_they_say() -> None:
     assert isinstance(entry.event, Hello)
     assert entry.event.introduction is not None
     assert entry.event.introduction.program == "a program"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_compressed_messages(is_there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the library they are passed on like all others, and nothing else suffers."""
+    monkeypatch.setattr(transcript, "is_available", lambda: is_there)
+    monkeypatch.setattr(descriptions, "is_available", lambda: is_there)
+    heard = Transcript()
+    for step in read_transcript("v1-link"):
+        (entry,) = heard.feed(step.is_from_client, step.frame)
+        if step.frame[4] == COMPRESSED and not is_there:
+            assert entry.event == TooLong(COMPRESSED)
+            assert describe(entry).endswith("compressed: to be shown it takes zeolith[zstd]")
+        else:
+            assert repr(entry.event) == step.meaning
+        assert entry.size == len(step.frame)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.support.transcripts import VECTORS, Step, read_transcript
 from tests.support.wire_cases import serialize
+from tools.examples import with_examples
 
 from zeolith.protocol.compression import COMPRESSED, compress, decompress
 from zeolith.protocol.framing import MAX_PAYLOAD, frame
@@ -139,9 +140,20 @@ def test_every_transcript_is_replayed() -> None:
 # -- the document ------------------------------------------------------------------------------
 
 
-def test_the_document_s_example_is_the_recorded_session() -> None:
-    (block,) = re.findall(r"^```vectors\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
-    assert block == (VECTORS / "v1-session.hex").read_text(encoding="ascii")
+def test_the_document_s_examples_are_recorded() -> None:
+    """``make reference`` writes them."""
+    text = DOCUMENT.read_text()
+    assert text == with_examples(text)
+    names = re.findall(r"^```vectors ([\w-]+)", text, re.M)
+    assert {"v1-session", "v1-streams", "v1-loads", "v1-outcome"} <= set(names)
+    assert text.count("```vectors") == len(names)
+
+
+def test_examples_that_are_not_recorded_are_found() -> None:
+    text = "```vectors v1-session: Loads\nC 00\n```"
+    assert with_examples(text).startswith("```vectors v1-session: Loads\n# Loads: ")
+    with pytest.raises(SystemExit, match="0 parts"):
+        with_examples("```vectors v1-session: no such remark\n```")
 
 
 def test_the_document_s_tables_are_the_code_s() -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import transaction
+import ZODB
+from persistent.mapping import PersistentMapping
 from tests.rules.conftest import Open, Serve
+from tests.support.processes import ServerProcess
 from tests.support.proxy import DOWN, UP, Action, Direction, Passing, Proxy, pass_all
 from tests.support.raw import Z64, RawClient, RemoteFault, oid_of
-from tests.support.waiting import promptly
+from tests.support.waiting import Background, promptly, wait_until
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 
 from zeolith import ClientStorage
-from zeolith.errors import NotCommitted, OutcomeUnknown
+from zeolith.client.bloblayout import UPLOAD_SUFFIX
+from zeolith.errors import ClientDisconnected, NotCommitted, OutcomeUnknown
+from zeolith.server.outcomelog import RECORD_SIZE
 
 RECORD = b"cZODB.blob\nBlob\n."
 
@@ -141,6 +152,213 @@ def test_r4_a_cut_at_every_byte_around_a_commit(
             assert storage.load(oid) == (RECORD if with_blob else data, tid)
             if with_blob:
                 assert Path(storage.loadBlob(oid, tid)).read_bytes() == data
-        assert not [path for path in blobs.rglob("*") if ".upload" in path.name]
+        assert not [path for path in blobs.rglob("*") if UPLOAD_SUFFIX in path.name]
     # A request that came in parts did not come; after that everything was committed.
     assert results == [False] * FINISH_SIZE + [True] * (1 + INFO_SIZE + 1 + REPLY_SIZE + 1)
+
+
+@pytest.mark.parametrize("name", ["tpc_finish", ".reply"])
+def test_r4_with_zodb_on_top(files: FileStorage, serve: Serve, client: Open, name: str) -> None:
+    """What was committed unseen is as good as anything else; others may have changed it since."""
+    server = serve(files)
+    with Proxy(server.address) as proxy, ExitStack() as stack:
+        unlucky, other = (ZODB.DB(client(a)) for a in (proxy.address, server.address))
+        for db in (unlucky, other):
+            stack.callback(db.close)
+        manager = transaction.TransactionManager()
+        connection = unlucky.open(manager)
+        stack.callback(connection.close)
+        root = connection.root()
+        root["a"] = PersistentMapping(n=0)
+        manager.commit()
+        for number in range(1, 4):
+            root["a"]["n"] = number
+            gate = Cut(UP if name == "tpc_finish" else DOWN, name, 0)
+            proxy.rule = gate
+            if name == "tpc_finish":
+                with pytest.raises(NotCommitted):
+                    manager.commit()
+                manager.abort()
+                assert root["a"]["n"] == 10 * (number - 1)
+                root["a"]["n"] = number
+            # Retried, or committed although the answer was lost.
+            manager.commit()
+            assert gate.is_done
+            assert root["a"]["n"] == number
+            wait_until(lambda: other.storage.lastTransaction() >= unlucky.storage.lastTransaction())
+            with other.transaction() as there:
+                assert there.root()["a"]["n"] == number
+                there.root()["a"]["n"] = 10 * number
+            unlucky.storage.ping()
+            manager.begin()
+            assert root["a"]["n"] == 10 * number
+
+
+# -- the server is killed ----------------------------------------------------------------------
+
+CUSTOMIZE = """\
+import os, sys
+
+def arm():
+    import ZODB.FileStorage
+    from zeolith.server.outcomelog import OutcomeLog
+
+    module = sys.modules["ZODB.FileStorage.FileStorage"]  # the package has a class of that name
+
+    def killed(name, function):
+        def wrapper(*args):
+            step("before " + name)
+            function(*args)
+            step("after " + name)
+
+        return wrapper
+
+    def step(name):
+        if os.path.exists("step") and open("step").read() == name:
+            os.unlink("step")
+            os.kill(os.getpid(), 9)
+
+    OutcomeLog.committed = killed("the record", OutcomeLog.committed)
+    module.fsync = killed("fsync", module.fsync)
+
+if "zeolith" in sys.orig_argv:
+    arm()
+"""
+"""What a server's interpreter runs first: it is killed at the step that the file ``step`` names."""
+
+
+@pytest.fixture
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
+    """A server that is killed at a step of a commit; it is not running yet."""
+    customize = tmp_path / "customize"
+    customize.mkdir()
+    (customize / "sitecustomize.py").write_text(CUSTOMIZE)
+    monkeypatch.syspath_prepend(str(customize))
+    found = ServerProcess(tmp_path / "server")
+    yield found
+    found.kill()
+
+
+def commit_and_kill(
+    process: ServerProcess,
+    storage: ClientStorage,
+    oid: bytes,
+    step: str,
+    before_start: Callable[[], object] = lambda: None,
+) -> End:
+    """Commit, while the server is killed at that step and started again."""
+    (process.directory / "step").write_text(step)
+    committing = Background(lambda: commit(storage, oid, b"data"))
+    process.wait()
+    before_start()
+    process.start()
+    end = committing.result()
+    assert isinstance(end, End)
+    return end
+
+
+def test_r4_kill_9_at_every_step_of_a_commit(process: ServerProcess, client: Open) -> None:
+    process.start()
+    storage = client(process.address, wait_timeout=30, max_disconnect_poll=0.1)
+    found = []
+    for number, step in enumerate(
+        ("before the record", "after the record", "before fsync", "after fsync"), 1
+    ):
+        end = commit_and_kill(process, storage, oid_of(number), step)
+        with RawClient(process.address) as raw:
+            tid = tid_of_object(raw, oid_of(number))
+        check_truth(end, tid, storage)
+        found.append(tid is not None)
+    assert found == [False, False, True, True]
+
+
+def test_r4_what_a_power_failure_took_is_not_guessed(process: ServerProcess, client: Open) -> None:
+    """The file has lost its end, the database has not."""
+    process.start()
+    storage = client(process.address, wait_timeout=30, max_disconnect_poll=0.1)
+    outcomes = process.directory / "Data.fs.outcomes"
+
+    def lose_end() -> None:
+        os.truncate(outcomes, outcomes.stat().st_size - RECORD_SIZE)
+
+    end = commit_and_kill(process, storage, oid_of(1), "after fsync", lose_end)
+    assert isinstance(end.result, OutcomeUnknown)
+    assert "does not go back that far" in str(end.result)
+    assert end.told == []
+    # What comes after that is known again.
+    end = commit_and_kill(process, storage, oid_of(2), "after fsync")
+    assert isinstance(end.result, bytes)
+
+
+class Writer:
+    """A thread that commits through a client storage of its own until it is stopped.
+
+    :ivar ends: how the commits ended that came as far as ``tpc_finish``, by object id.
+    """
+
+    def __init__(self, storage: ClientStorage, number: int) -> None:
+        self._storage = storage
+        self._number = number
+        self._is_stopped = False
+        self.ends: dict[bytes, End] = {}
+        self.thread = Background(self._run)
+
+    def _run(self) -> None:
+        for number in count(1):
+            if self._is_stopped:
+                return
+            oid = oid_of(1_000_000 * self._number + number)
+            try:
+                self.ends[oid] = commit(self._storage, oid, b"%d" % number)
+            except ClientDisconnected:
+                self._storage.ping()
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        self.thread.result(60)
+
+
+def kill_and_compare(process: ServerProcess, client: Open, kills: int) -> tuple[int, int, int]:
+    """Kill the server in the middle of commits; return how many ended how, and the lost answers."""
+    generator = random.Random(1)
+    process.start()
+    writers = [
+        Writer(client(process.address, wait_timeout=60, max_disconnect_poll=0.1), number)
+        for number in range(1, 4)
+    ]
+
+    def done() -> int:
+        return sum(len(writer.ends) for writer in writers)
+
+    for _ in range(kills):
+        wanted = done() + generator.randrange(3, 40)
+        wait_until(lambda wanted=wanted: done() >= wanted)  # type: ignore[misc]
+        process.kill()
+        process.start()
+    for writer in writers:
+        writer.stop()
+    committed = refused = 0
+    with RawClient(process.address) as raw:
+        for writer in writers:
+            for oid, end in writer.ends.items():
+                tid = tid_of_object(raw, oid)
+                check_truth(end, tid, writer._storage)
+                committed += tid is not None
+                refused += tid is None
+    return committed, refused, process.log().count("whose end it has not seen")
+
+
+def test_r4_kill_9_in_the_middle_of_commits(process: ServerProcess, client: Open) -> None:
+    committed, _, _ = kill_and_compare(process, client, 4)
+    assert committed > 10
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_r4_kill_9_in_the_middle_of_many_commits(
+    process: ServerProcess, client: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed, refused, asked = kill_and_compare(process, client, 60)
+    assert asked > 10
+    with capsys.disabled():
+        print(f" {committed} committed, {refused} not, {asked} of which the client had to ask")

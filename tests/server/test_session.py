@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -359,3 +360,75 @@ def test_r4_nothing_is_said_for_a_storage_out_of_service(bed: Bed) -> None:
     (fault,) = newcomer.take()
     assert isinstance(fault, m.Fault)
     assert "it failed" in str(fault.details)
+
+
+# -- silence -----------------------------------------------------------------------------------
+
+
+def test_signs_are_those_since_the_last_look(bed: Bed) -> None:
+    wire = bed.connect(Coding.OWN)
+    connection = wire.connection
+    connection.take_signs()
+    assert connection.take_signs() == (False, False)
+    wire.feed((1, m.Ping()))
+    assert connection.take_signs() == (True, True)
+    wire.connection.data_received(b"\0")  # a part of a message is one, too
+    assert connection.take_signs() == (True, False)
+    wire.take()
+    connection.beat()
+    assert wire.take() == [m.Heartbeat()]
+    assert connection.take_signs() == (False, True)
+
+
+def test_who_does_not_read_has_enough_to_and_whom_we_do_not_read_from_is_not_silent(
+    bed: Bed,
+) -> None:
+    wire = bed.connect(Coding.OWN)
+    connection = wire.connection
+    connection.take_signs()
+    connection.pause_writing()
+    assert connection.take_signs() == (False, True)
+    wire.feed((1, m.Ping()))
+    assert not wire.is_reading
+    assert connection.take_signs() == (True, True)
+    assert connection.take_signs() == (True, True)
+    connection.resume_writing()
+    connection.take_signs()
+    assert connection.take_signs() == (False, False)
+
+
+@pytest.mark.parametrize("register", [True, False])
+def test_the_end_of_a_silent_client(
+    bed: Bed, register: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = bed.connect(Coding.OWN, register)
+    wire.connection.fall_silent(120.0)
+    assert wire.is_closed
+    wire.connection.fall_silent(120.0)
+    (record,) = caplog.records
+    assert "nothing has been heard of it for 120 s" in record.getMessage()
+    assert bed.service.stats.silent_clients == register
+    assert wire.connection.liveness is not None
+    assert bed.connect(Coding.MSGPACK).connection.liveness is None
+
+
+@pytest.mark.parametrize("error", [OSError(9, "Bad file descriptor"), ValueError("negative")])
+def test_dropping_what_the_system_has_closed_already(bed: Bed, error: Exception) -> None:
+    """The end of the connection is still to be reported, and its socket is not there any more."""
+
+    class ClosedSocket:
+        family = socket.AF_INET
+
+        def setsockopt(self, level: int, option: int, value: object) -> None:
+            if option == socket.SO_LINGER:
+                raise error
+
+    class EndingWire(Wire):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return ClosedSocket() if name == "socket" else super().get_extra_info(name, default)
+
+    wire = EndingWire(Coding.PICKLE)
+    wire.connection = Connection(bed.lobby)
+    wire.connection.connection_made(wire)
+    wire.connection.abort()
+    assert wire.is_closed

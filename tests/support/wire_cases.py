@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from zeolith.protocol.additions import ChangesSince, VerifyMany
 from zeolith.protocol.codec import Codec
+from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME
 from zeolith.protocol.loadrequests import LoadedMany, LoadMany, SyncTo
 from zeolith.protocol.messages import (
     Call,
@@ -61,6 +62,16 @@ from zeolith.protocol.messages import (
     Vote,
 )
 from zeolith.protocol.outcome import Outcome
+from zeolith.protocol.streamrequests import (
+    AttachBlob,
+    OpenBlob,
+    OpenIteration,
+    StreamCancel,
+    StreamCredit,
+    StreamData,
+    StreamEnd,
+    StreamFault,
+)
 from zeolith.types import MAX_TID
 
 OID, TID, TID2 = b"\0" * 7 + b"\x2a", b"\x03" * 8, b"\x04" * 8
@@ -207,31 +218,47 @@ CASES = _cases()
 
 
 UID = bytes(range(16))
+UPLOAD = FIRST_UPLOAD + 7
 
-OWN_CASES = [
-    Case(receiver, message, (0, 0, name, ()))
-    for receiver, name, message in (
-        ("client", ".reply", Heartbeat()),
-        ("server", "outcome", Call(300, Outcome(UID, TID))),
-        ("server", "tpc_begin", Notice(TpcBegin(TXN, b"u", b"d", b"pickle", None, " ", UID))),
-        ("server", "tpc_begin", Notice(TpcBegin(TXN, b"u", b"d", b"", TID, "p", UID))),
-        ("server", "tpc_begin", Call(301, TpcBegin(TXN, b"u", b"d", b"", TID, "p", UID))),
-        ("server", "verify_many", Call(302, VerifyMany(b""))),
-        ("server", "verify_many", Call(303, VerifyMany((OID + TID) * 3))),
-        ("server", "changes_since", Call(304, ChangesSince(TID, 100))),
-        ("server", "changes_since", Call(305, ChangesSince(TID, 100, TID2 + OID))),
-        ("client", ".reply", Reply(306, (TID, TID2))),
-        ("server", "sync_to", Call(307, SyncTo(TID, 1.5))),
-        ("server", "load_many", Notice(LoadMany(MAX_TID, [OID]))),
-        ("server", "load_many", Notice(LoadMany(TID, [OID, TID, TID2] * 50))),
-        ("client", "loaded_many", Notice(LoadedMany(MAX_TID, [(OID, TID, None, b"data")]))),
-        (
-            "client",
-            "loaded_many",
-            Notice(LoadedMany(TID, [(OID, TID, TID2, b""), (TID, TID, None, b"x" * 3_000)] * 5)),
-        ),
-    )
-]
+_OWN: tuple[tuple[str, str, Message], ...] = (
+    ("client", ".reply", Heartbeat()),
+    ("server", "outcome", Call(300, Outcome(UID, TID))),
+    ("server", "tpc_begin", Notice(TpcBegin(TXN, b"u", b"d", b"pickle", None, " ", UID))),
+    ("server", "tpc_begin", Notice(TpcBegin(TXN, b"u", b"d", b"", TID, "p", UID))),
+    ("server", "tpc_begin", Call(301, TpcBegin(TXN, b"u", b"d", b"", TID, "p", UID))),
+    ("server", "verify_many", Call(302, VerifyMany(b""))),
+    ("server", "verify_many", Call(303, VerifyMany((OID + TID) * 3))),
+    ("server", "changes_since", Call(304, ChangesSince(TID, 100))),
+    ("server", "changes_since", Call(305, ChangesSince(TID, 100, TID2 + OID))),
+    ("client", ".reply", Reply(306, (TID, TID2))),
+    ("server", "sync_to", Call(307, SyncTo(TID, 1.5))),
+    ("server", "load_many", Notice(LoadMany(MAX_TID, [OID]))),
+    ("server", "load_many", Notice(LoadMany(TID, [OID, TID, TID2] * 50))),
+    ("client", "loaded_many", Notice(LoadedMany(MAX_TID, [(OID, TID, None, b"data")]))),
+    (
+        "client",
+        "loaded_many",
+        Notice(LoadedMany(TID, [(OID, TID, TID2, b""), (TID, TID, None, b"x" * 3_000)] * 5)),
+    ),
+    ("server", "open_blob", Call(308, OpenBlob(5, OID, TID, 70_000, 1 << 20))),
+    ("server", "attach_blob", Notice(AttachBlob(UPLOAD, OID, None, b"data", TXN, 5))),
+    ("server", "attach_blob", Call(309, AttachBlob(UPLOAD, OID, TID, b"", TXN, 0))),
+    ("server", "open_iteration", Call(310, OpenIteration(6, None, TID, 0))),
+    *(
+        (receiver, name, Notice(request))
+        for receiver in ("server", "client")
+        for name, request in (
+            ("stream_data", StreamData(5, b"x")),
+            ("stream_data", StreamData(UPLOAD, b"y" * STREAM_FRAME)),
+            ("stream_end", StreamEnd(5)),
+            ("stream_fault", StreamFault(5, "builtins.KeyError", ("x",))),
+            ("stream_credit", StreamCredit(5, 70_000)),
+            ("stream_cancel", StreamCancel(UPLOAD)),
+        )
+    ),
+)
+
+OWN_CASES = [Case(receiver, message, (0, 0, name, ())) for receiver, name, message in _OWN]
 """Messages that only Zeolith's own protocol has; of their wire forms only the name counts."""
 
 ALL_CASES = [*CASES, *OWN_CASES]

@@ -118,10 +118,13 @@ class ChangeFeed(Iterator[Change]):
                 raise
             return
         try:
-            self._ready.extend(pages.take(answer))
+            found, pages = pages.take(answer)
         except ProtocolViolation as error:
             channel.close(error)
             raise
+        ready = deque(found)
+        # An interrupt must not come between these two, or what was found would be lost.
+        self._ready, self._pages = ready, pages
         self._follower.known = pages.position
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from copy import copy
 
 from ..errors import (
     ClientDisconnected,
+    ClientStorageError,
     DatabaseRestored,
     OtherDatabase,
     ServerBehindCache,
@@ -179,7 +180,7 @@ class Follower:
                 self._changed.notify_all()
         self._nudge.set()
         if was_ready and not self._is_closed:
-            logger.info("disconnected from %s: %s", channel.server_name, cause)
+            logger.info("changes: disconnected from %s: %s", channel.server_name, cause)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -213,8 +214,9 @@ class Follower:
             try:
                 if self._connect_and_watch():
                     backoff.reset()
-            except Exception as error:  # noqa: BLE001 - kept for those who wait, and logged
-                self._failed(error)
+            except Exception:
+                # A defect.  Who follows must not be left without anybody who looks for a server.
+                logger.exception("changes: looking for a server again after an error")
             # Set by the loss of the connection; who closes has said so before.
             self._nudge.clear()
             if not self._is_closed:
@@ -222,7 +224,11 @@ class Follower:
 
     def _connect_and_watch(self) -> bool:
         """Find a server and watch its connection until it ends; return whether it was one."""
-        candidate = self._connector.connect()
+        try:
+            candidate = self._connector.connect()
+        except Exception as error:  # noqa: BLE001 - kept for those who wait, and logged
+            self._failed(error)
+            return False
         channel = candidate.channel
         try:
             self._check(candidate)
@@ -232,9 +238,12 @@ class Follower:
             channel.wire.set_timeout(None)
             if not self._adopt(candidate):
                 return False
-            logger.info("connected to %s", channel.server_name)
+            logger.info("changes: connected to %s", channel.server_name)
             watch(channel, self._nudge)
             return True
+        except ClientStorageError as error:
+            self._failed(error)
+            return False
         finally:
             channel.close(ClientDisconnected("closed"))
             channel.release()
@@ -288,7 +297,7 @@ class Follower:
         # Said once, not at each attempt: a server may be away for hours.
         logger.log(
             logging.WARNING if is_news else logging.DEBUG,
-            "no connection to %s: %s",
+            "changes: no connection to %s: %s",
             where,
             failure,
         )

@@ -609,8 +609,8 @@ class ClientStorage(ConflictResolvingStorage):
         """Commit; return the transaction's id.
 
         :param f: called with the id when the transaction becomes visible here.
-        If the connection is lost meanwhile, waits for a server that can say what became of the
-        transaction, at most ``wait_timeout``.  A ZEO server cannot.
+        If the connection is lost meanwhile, or the server's storage fails, waits for a server that
+        can say what became of the transaction, at most ``wait_timeout``.  A ZEO server cannot.
 
         :raises ClientDisconnected: the connection had been lost before; nothing was committed.
         :raises NotCommitted: the connection was lost, and the transaction was not committed.

@@ -241,11 +241,9 @@ class Streams:
             stream, answer = self.open(make_request, sink.take)
             try:
                 sink.opened(answer)
-                while sink.is_wanted:
-                    self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)
-                    if stream.has_ended:
-                        break
+                while sink.is_wanted and not stream.has_ended:
                     stream.grant()
+                    self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)
             finally:
                 stream.cancel()  # unless it has ended
             if stream.error is not None:

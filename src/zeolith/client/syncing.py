@@ -66,6 +66,8 @@ def sync_to(link: Link, tid: bytes, timeout: float) -> bytes:
         if left <= 0:
             raise NotReached(tid, last_tid)
         channel = link.wait(left)
+        if link.cache.last_tid() >= tid:
+            continue  # the server is another one than a moment ago
         try:
             if not channel.speaks_own:
                 # What was committed before is known when the answer is there.  What is committed

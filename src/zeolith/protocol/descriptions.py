@@ -12,6 +12,7 @@ from typing import Any, Final
 from ..types import MAX_TID
 from . import messages as m
 from .additions import NAMES, OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
+from .compression import COMPRESSED, EXTRA, is_available
 from .greeting import Coding
 from .loadrequests import LoadedMany
 from .peers import Greeted, Hello, Inquired, Probe, Violated, Welcomed
@@ -28,9 +29,12 @@ MAX_LINE: Final = 1_000
 
 _SAMPLE: Final = bytes(8)
 
-_ID_NAMES: Final = frozenset({"oid", "oids", "tid", "serial", "serials", "next", "trans_id"})
-"""Names of what are ids wherever they have eight bytes: arguments that the protocol does not
+_ID_NAMES: Final = frozenset({"oid", "oids", "tid", "serial", "serials", "next", "trans_id", "uid"})
+"""Names of what are ids wherever they have their length: arguments that the protocol does not
 check, and keys of maps."""
+
+_ID_SIZES: Final = (8, m.UID_SIZE)
+"""Bytes of an object's or a transaction's id, and of the unique one of a transaction."""
 
 _TEXT_NAMES: Final = frozenset({"user", "description", "label", "user_name"})
 """Names of what is written for people, although it travels as bytes."""
@@ -161,6 +165,8 @@ class _Describer:
                 yield f"violation by the {side}: {str(error)[: 2 * MAX_TEXT]}"
             case Encrypted():
                 yield "TLS: encrypted from here on, nothing can be shown"
+            case TooLong(kind) if kind == COMPRESSED and not is_available():
+                yield f"message that is compressed: to be shown it takes {EXTRA}"
             case TooLong(kind):
                 yield "message that is too long to be shown"
                 yield "" if kind is None else f", of kind {kind:#04x}"
@@ -203,11 +209,12 @@ class _Describer:
         return self._fields(NAMES[cls], request, _IDS[cls])
 
     def _fields(self, name: str, values: Any, ids: frozenset[str] = frozenset()) -> str:
+        defaults = values._field_defaults
         parts = (
             f"{field}={self._named(field, value, field in ids)}"
             for field, value in zip(values._fields, values)
             # What need not be said mostly is not.
-            if value is not None or field not in values._field_defaults
+            if value or field not in defaults or value != defaults[field]
         )
         return f"{name}({', '.join(parts)})"
 
@@ -238,7 +245,7 @@ class _Describer:
         return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
     def _bytes(self, value: bytes, is_id: bool) -> str:
-        if is_id and len(value) == 8:
+        if is_id and len(value) in _ID_SIZES:
             return f"{int.from_bytes(value, 'big'):#x}"
         if not self._with_data:
             return f"{len(value)} bytes"

@@ -49,7 +49,7 @@ class Answered(NamedTuple):
 
 
 class TooLong(NamedTuple):
-    """A message that is too long to be looked at.
+    """A message that is too long to be looked at, or compressed where the library is missing.
 
     :ivar kind: its first byte, in Zeolith's own protocol; else None.
     """
@@ -264,11 +264,19 @@ class Transcript:
 
 
 def _is_bulky(payload: bytes, peer: ServerPeer | ClientPeer) -> bool:
-    """Return whether *payload* is a compressed message that is too long to be looked at."""
+    """Return whether *payload* is a compressed message that is too long to be looked at, or
+    that cannot be for want of the library."""
     codec = peer.codec
-    if codec is None or not codec.takes_compressed or payload[:1] != _COMPRESSED:
+    if codec is None or codec.coding is not Coding.OWN or payload[:1] != _COMPRESSED:
         return False
-    return len(payload) >= HEAD_SIZE and original_size(payload) > MAX_DECODED
+    if not is_available():
+        # The two may know how to read it; we do not.
+        return True
+    return (
+        codec.takes_compressed
+        and len(payload) >= HEAD_SIZE
+        and original_size(payload) > MAX_DECODED
+    )
 
 
 def _parse_answer(payload: bytes) -> Answered | Violated:

@@ -112,6 +112,7 @@ class StorageAccess:
         because it is called so often.
     :ivar is_fast: whether it may be called on the event loop.
     :ivar is_local: whether the storage itself is known to be fast, whatever was configured.
+    :ivar prefetch: tells the storage what will be loaded soon, or None if it does not want to know.
     :ivar known_size: what :meth:`size_info` returned last; empty if nobody has asked yet.
     :ivar may_resolve: while this is false, a local storage raises :class:`ConflictFound` instead of
         resolving a conflict.
@@ -139,6 +140,12 @@ class StorageAccess:
         self.has_blobs: bool = ZODB.interfaces.IBlobStorage.providedBy(storage)
         supports_undo = getattr(storage, "supportsUndo", None)
         self.has_undo = bool(supports_undo()) if supports_undo is not None else False
+        # A storage with MVCC of its own has another method of that name.
+        self.prefetch: Callable[[Iterable[bytes], bytes], object] | None = (
+            None
+            if ZODB.interfaces.IMVCCStorage.providedBy(storage)
+            else getattr(storage, "prefetch", None)
+        )
         self.has_record_iternext = hasattr(storage, "record_iternext")
 
     # -- start -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,8 @@ from ..protocol.messages import LoadBefore
 
 if TYPE_CHECKING:
     from .session import Session
+
+logger = logging.getLogger(__name__)
 
 SLICE_OBJECTS: Final = 64
 SLICE_SIZE: Final = 64 * 1024
@@ -28,22 +31,28 @@ WINDOW: Final = 16
 busy, few enough to leave them to others."""
 
 
+AHEAD: Final = 256
+"""Objects that a slow storage is told of before they are loaded, if it can fetch ahead: one that is
+a client of another server asks that by one message.  They should fit into its cache."""
+
+
 class BulkLoads:
     """What one client has asked for by :class:`LoadMany`, and was not answered yet.
 
     Belongs to the loop.  From a fast storage, objects are read right here, some at a time; from a
-    slow one they are loaded on worker threads and answered one by one.
+    slow one they are loaded on worker threads and answered one by one, after it was told of them.
 
     :param session: the client.
     :ivar waiting: objects that were asked for and not answered yet.
     """
 
-    __slots__ = ("_at", "_is_due", "_loading", "_queue", "_session", "waiting")
+    __slots__ = ("_ahead", "_at", "_is_due", "_loading", "_queue", "_session", "waiting")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._queue: deque[LoadMany] = deque()
         self._at = 0  # in the first of the queue
+        self._ahead = 0  # likewise: so far the storage has been told
         self._is_due = False  # something will call _go_on
         self._loading = 0
         self.waiting = 0
@@ -82,15 +91,18 @@ class BulkLoads:
                 self._is_due = True
                 session.lobby.loop.call_soon(self._go_on)
         else:
-            while self._queue and self._loading < WINDOW:
-                self._load_next()
+            while self._queue and self._loading < WINDOW and not self._is_due:
+                if self._at == self._ahead:
+                    self._fetch_ahead()
+                else:
+                    self._load_next()
 
     def _take(self, count: int) -> None:
         """*count* objects of the first request need not be asked for again."""
         self._at += count
         if self._at >= len(self._queue[0].oids):
             self._queue.popleft()
-            self._at = 0
+            self._at = self._ahead = 0
 
     def _answered(self, count: int) -> None:
         self.waiting -= count
@@ -170,6 +182,25 @@ class BulkLoads:
             return session.fault_frame(key, error)
 
     # -- slow storages ---------------------------------------------------------------------------
+
+    def _fetch_ahead(self) -> None:
+        tid, oids = self._queue[0]
+        some = oids[self._at : self._at + AHEAD]
+        self._ahead += len(some)
+        service = self._session.service
+        prefetch = service.access.prefetch
+        if prefetch is not None and len(some) > 1:
+            self._is_due = True
+            service.pools.loads.submit(partial(prefetch, some, tid), self._has_fetched)
+
+    def _has_fetched(self, result: None, error: Exception | None) -> None:
+        if error is not None:
+            # It was a hint; the loads will say what is wrong.
+            name = self._session.service.name
+            logger.warning(
+                "storage %r cannot fetch ahead: %s: %s", name, type(error).__name__, error
+            )
+        self._go_on()
 
     def _load_next(self) -> None:
         tid, oids = self._queue[0]

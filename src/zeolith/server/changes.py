@@ -18,6 +18,7 @@ from ..protocol import messages as m
 from ..protocol.additions import ChangesSince
 from .access import StorageAccess
 from .history import History, LoggedTransaction, can_iterate, open_history
+from .past import Past, past_of
 from .session import Session
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ PAGE_SECONDS: Final = 1.0
 that others who wait for a worker get their turn."""
 
 QUICK_OBJECTS: Final = 1000
-"""Objects in a page that is made on the event loop: it takes less than half a millisecond."""
+"""Transactions and objects in a page that is made on the event loop: it takes less than half a
+millisecond."""
 
 _PAGE_OVERHEAD: Final = 128
 """Bytes of an answer without its changes."""
@@ -145,12 +147,12 @@ def changes_since(session: Session, msgid: m.MsgId, request: ChangesSince) -> No
     stop = announced if len(entries) < question.limit else entries[-1][0]
     transactions = (LoggedTransaction(*entry) for entry in entries)
     history = History(transactions, request.tid, stop)
-    if sum(len(oids) for _, oids in entries) <= QUICK_OBJECTS:
+    if sum(len(oids) + 1 for _, oids in entries) <= QUICK_OBJECTS:
         _answer(session, msgid, make_page(history, question))
     else:
         session.began()
         job = partial(make_page, history, question)
-        service.pools.quick.submit(job, partial(_made, session, msgid))
+        past_of(session).submit(job, partial(_made, session, msgid))
 
 
 def _question(session: Session, request: ChangesSince) -> Question:
@@ -188,30 +190,28 @@ def _answer(session: Session, msgid: m.MsgId, page: Page) -> None:
 def _read(session: Session, msgid: m.MsgId, question: Question, announced: bytes) -> None:
     """Read a page from the storage, on a worker."""
     session.began()
-    # Taken, so that two questions at the same time do not share it.
-    history, session.history = session.history, None
-    job = partial(_read_page, session.service.access, history, question, announced)
-    session.service.pools.slow.submit(job, partial(_read_done, session, msgid))
+    past = past_of(session)
+    job = partial(_read_page, past, session.service.access, question, announced)
+    past.submit(job, partial(_made, session, msgid))
 
 
-def _read_page(
-    access: StorageAccess, history: History | None, question: Question, announced: bytes
-) -> tuple[Page, History | None]:
-    """Runs on a worker thread.
-
-    :returns: the page, and the history for the next one if there is more in it.
-    """
+def _read_page(past: Past, access: StorageAccess, question: Question, announced: bytes) -> Page:
+    """Runs on a worker thread; leaves the history for the next page if there is more in it."""
+    history, past.history = past.history, None
     if history is not None and history.position != question.tid:
         history.close()
         history = None
     for _ in range(_ATTEMPTS - 1):
         try:
-            return _attempt(access, history, question, announced)
+            page, past.history = _attempt(access, history, question, announced)
         except (ValueError, RuntimeError) as error:
             logger.debug("storage %r: reading its history again: %s", access.name, error)
+        else:
+            return page
         history = None
         time.sleep(_PAUSE)
-    return _attempt(access, history, question, announced)
+    page, past.history = _attempt(access, history, question, announced)
+    return page
 
 
 def _attempt(
@@ -229,19 +229,3 @@ def _attempt(
         return page, None
     history.rest()
     return page, history
-
-
-def _read_done(
-    session: Session,
-    msgid: m.MsgId,
-    result: tuple[Page, History | None] | None,
-    error: Exception | None,
-) -> None:
-    page, history = result or (None, None)
-    if history is not None:
-        if session.is_lost or session.history is not None:
-            # Closing may take as long as asking.
-            session.service.pools.quick.submit(history.close)
-        else:
-            session.history = history
-    _made(session, msgid, page, error)

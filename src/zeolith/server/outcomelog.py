@@ -5,7 +5,8 @@ A FileStorage has the file ``Data.fs.outcomes`` beside its own::
     header   magic 8, identity of the database 16, checksum 4
     record   unique id 16, tid 8, checksum 4
 
-Records are in the order of their tids.  Two ids mean something else: :data:`NO_UID` is a
+Records are in the order of their tids.  A checksum continues the one before it, so none can be
+missing in between.  Two ids mean something else: :data:`NO_UID` is a
 transaction of a client that gave none, and :data:`_HORIZON` says that of the transactions up to
 that tid some are not in the file.
 
@@ -21,7 +22,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import takewhile
 from struct import Struct
@@ -53,10 +54,9 @@ RESERVED: Final = frozenset((NO_UID, _HORIZON))
 """Ids that no transaction may have.  No generator of unique ids comes up with them."""
 
 _MAGIC: Final = b"ZOUTCOM1"
-_pack_header = Struct(">8s16s").pack
-_BODY: Final = Struct(">16s8s")
-_CHECKSUM: Final = Struct(">I")
-RECORD_SIZE: Final = _BODY.size + _CHECKSUM.size
+_RECORD: Final = Struct(">16s8sI")
+RECORD_SIZE: Final = _RECORD.size
+_BODY_SIZE: Final = 24
 _HEADER_SIZE: Final = 28
 _MAX_SIZE: Final = _HEADER_SIZE + 100 * MOST_RECORDS * RECORD_SIZE
 """Bytes of a file that is read.  None of ours is a hundredth of that."""
@@ -94,7 +94,7 @@ class OutcomeLog:
         self._is_closed = False
         if path is not None:
             self._header = _header(identity)
-            self._seed = crc32(self._header)
+            self._checksum = crc32(self._header)  # of the file up to its last record
             self._open(path)
 
     # -- opening ---------------------------------------------------------------------------------
@@ -110,6 +110,7 @@ class OutcomeLog:
                 self._is_synced = False
             if not size:
                 _write(self._descriptor, self._header)
+                self._is_synced = False
             if end < self._last_tid:
                 # Whoever opens the file next has to know, too.
                 self._append(_HORIZON, self._last_tid)
@@ -121,7 +122,7 @@ class OutcomeLog:
         size, end, horizon = 0, bytes(NO_TID), bytes(NO_TID)
         if data[:_HEADER_SIZE] == self._header:
             size = _HEADER_SIZE
-            for uid, tid in self._parse(data):
+            for uid, tid, checksum in self._parse(data):
                 # One beyond the database's end was to be committed when the server was killed,
                 # and is not there.
                 if not end <= tid <= self._last_tid:
@@ -129,6 +130,7 @@ class OutcomeLog:
                 end = tid
                 size += RECORD_SIZE
                 self._records += 1
+                self._checksum = checksum
                 if uid == _HORIZON:
                     horizon = tid
                 elif uid != NO_UID:
@@ -145,14 +147,15 @@ class OutcomeLog:
             )  # fmt: skip
         return size, end
 
-    def _parse(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _parse(self, data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
         """Yield the records up to the first that is damaged."""
+        expected = self._checksum
         for at in range(_HEADER_SIZE, len(data) - RECORD_SIZE + 1, RECORD_SIZE):
-            body = data[at : at + _BODY.size]
-            (checksum,) = _CHECKSUM.unpack_from(data, at + _BODY.size)
-            if checksum != crc32(body, self._seed):
+            uid, tid, checksum = _RECORD.unpack_from(data, at)
+            expected = crc32(data[at : at + _BODY_SIZE], expected)
+            if checksum != expected:
                 return
-            yield _BODY.unpack(body)
+            yield uid, tid, checksum
 
     # -- what is known ---------------------------------------------------------------------------
 
@@ -196,16 +199,13 @@ class OutcomeLog:
         :raises OSError: it could not be written, or only a part of it.
         """
         assert self._descriptor is not None
-        _write(self._descriptor, self._record(uid, tid))
+        record, self._checksum = _serialize([(uid, tid)], self._checksum)
+        _write(self._descriptor, record)
         self._is_synced = False
         self._records += 1
         if self._records >= self._due_at:
             self.is_due = True
             self._due_at += MOST_RECORDS
-
-    def _record(self, uid: bytes, tid: bytes) -> bytes:
-        body = _BODY.pack(uid, tid)
-        return body + _CHECKSUM.pack(crc32(body, self._seed))
 
     def _give_up(self, error: OSError) -> None:
         # Behind a record that is missing, or there in part, no other may come.  This process goes
@@ -249,16 +249,19 @@ class OutcomeLog:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o666)
         try:
-            records = self._arrange(kept, horizon, last_tid)
-            _write(descriptor, self._header + b"".join(records))
+            records = _arrange(kept, horizon, last_tid)
+            data, checksum = _serialize(records, crc32(self._header))
+            _write(descriptor, self._header + data)
             os.fsync(descriptor)
             with self._lock:
-                records += (late := self._arrange_since(last_tid))
-                _write(descriptor, b"".join(late))
+                late = self._arrange_since(last_tid)
+                data, checksum = _serialize(late, checksum)
+                _write(descriptor, data)
                 os.replace(temporary, path)
                 descriptor, old = -1, self._replace(descriptor)
-                self._records = len(records)
-                self._due_at = max(MOST_RECORDS, 2 * self._records)
+                self._checksum = checksum
+                self._records = len(records) + len(late)
+                self._due_at = MOST_RECORDS
                 self._is_synced = not late
                 self._failure = ""
         except BaseException:
@@ -275,24 +278,12 @@ class OutcomeLog:
         old, self._descriptor = self._descriptor, descriptor
         return old
 
-    def _arrange(
-        self, kept: list[tuple[bytes, bytes]], horizon: bytes, last_tid: bytes
-    ) -> list[bytes]:
-        """Return the records of a file that goes as far as *last_tid*."""
-        found = [(tid, uid) for uid, tid in kept]
-        if horizon != NO_TID:
-            found.append((horizon, _HORIZON))
-            found.sort()
-        if not found or found[-1][0] < last_tid:
-            found.append((last_tid, NO_UID))
-        return [self._record(uid, tid) for tid, uid in found]
-
-    def _arrange_since(self, tid: bytes) -> list[bytes]:
+    def _arrange_since(self, tid: bytes) -> list[tuple[bytes, bytes]]:
         """Return the records of what was committed after *tid*.  ``_lock`` is held."""
         if self._last_tid == tid:
             return []
         newest = takewhile(lambda item: item[1] > tid, reversed(self._tids.items()))
-        return self._arrange(list(newest)[::-1], NO_TID, self._last_tid)
+        return _arrange(list(newest)[::-1], NO_TID, self._last_tid)
 
     def close(self) -> None:
         """Bring the file to disk and close it; what comes after that is not recorded."""
@@ -305,8 +296,31 @@ class OutcomeLog:
 
 
 def _header(identity: str) -> bytes:
-    body = _pack_header(_MAGIC, uuid.UUID(identity).bytes)
-    return body + _CHECKSUM.pack(crc32(body))
+    body = _MAGIC + uuid.UUID(identity).bytes
+    return body + crc32(body).to_bytes(4, "big")
+
+
+def _arrange(
+    kept: list[tuple[bytes, bytes]], horizon: bytes, last_tid: bytes
+) -> list[tuple[bytes, bytes]]:
+    """Return the records of a file that goes as far as *last_tid*: pairs of unique id and tid."""
+    found = [(tid, uid) for uid, tid in kept]
+    if horizon != NO_TID:
+        found.append((horizon, _HORIZON))
+        found.sort()
+    if not found or found[-1][0] < last_tid:
+        found.append((last_tid, NO_UID))
+    return [(uid, tid) for tid, uid in found]
+
+
+def _serialize(records: Iterable[tuple[bytes, bytes]], checksum: int) -> tuple[bytes, int]:
+    """Return *records* as they are written behind what has *checksum*, and their last checksum."""
+    parts = []
+    for uid, tid in records:
+        body = uid + tid
+        checksum = crc32(body, checksum)
+        parts.append(body + checksum.to_bytes(4, "big"))
+    return b"".join(parts), checksum
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -93,6 +93,10 @@ def register(session: Session, msgid: m.MsgId, request: m.Register) -> None:
     def admit() -> None:
         if session.is_lost:
             return
+        if session.is_registered:
+            # Two registrations that arrived at once: both were legal when they were read.
+            session.close("protocol violated: Register is not legal while open")
+            return
         try:
             _check_in_service(service)
         except StorageError as error:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from persistent.TimeStamp import TimeStamp
+from ZODB.FileStorage import FileStorage
 
 from ..protocol.hello import Database
 from ..protocol.messages import Info
@@ -120,7 +121,8 @@ class StorageService:
         :raises FileInUse: another storage has its file under another name.
         :raises Exception: whatever the storage raises.
         """
-        claim_files(self.access.storage, f"storage {self.name!r}")
+        storage = self.access.storage
+        claim_files(storage, f"storage {self.name!r}")
         # Until the log begins with what is read here, nothing may be added to it.
         self.publisher.is_held = True
         if self.options.client_conflict_resolution:
@@ -131,11 +133,14 @@ class StorageService:
         self.start_tid = self.access.last_transaction()
         if self.access.is_local:
             self.access.size_info()  # others may take long; it is known when a client has asked
-        if self._entries and self.access.is_local:
             # A FileStorage that has cut off an incomplete transaction takes it for its last all the
             # same.  Clients would have to drop their caches for something that is not there.
-            self.start_tid = min(self.start_tid, self._entries[-1][0])
-        identity = self._identity = identify(self.access.storage, self.start_tid)
+            newest = self._entries or self.access.last_invalidations(1)
+            if newest:
+                self.start_tid = min(self.start_tid, newest[-1][0])
+            elif isinstance(storage, FileStorage):
+                self.start_tid = NO_TID
+        identity = self._identity = identify(storage, self.start_tid)
         # A storage without an identity may be one of many servers'.
         path = None if identity is None else identity.path_of(SUFFIX)
         name = "" if identity is None else identity.database.identity

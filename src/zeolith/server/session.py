@@ -26,7 +26,7 @@ from .uploads import Uploads
 from .workers import Job, Lane, WorkerPool
 
 if TYPE_CHECKING:
-    from .history import History
+    from .past import Past
     from .publisher import Publisher
     from .transport import Connection
 
@@ -61,7 +61,7 @@ class Session:
     :ivar upload: the blob that is arriving, or None.
     :ivar uploads: jobs that bring to disk what the next vote needs.
     :ivar reads: jobs that must run in the order of the client's calls.
-    :ivar history: where the client is in reading what changed long ago; None most of the time.
+    :ivar past: what the client asks that may take long; None until it does.
     :ivar is_lost: whether the connection is gone.
     """
 
@@ -74,11 +74,11 @@ class Session:
         "_service",
         "_streams",
         "codec",
-        "history",
         "is_lost",
         "iterators",
         "label",
         "lobby",
+        "past",
         "publisher",
         "read_only",
         "reads",
@@ -105,7 +105,7 @@ class Session:
         self.uploads: Lane | None = None
         self.reads: Lane | None = None
         self.iterators: Iterators | None = None
-        self.history: History | None = None
+        self.past: Past | None = None
         self.is_lost = False
 
     @property
@@ -130,6 +130,11 @@ class Session:
     def stats(self) -> Statistics:
         """The counters of that storage."""
         return self.service.stats
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the client has been admitted to a storage."""
+        return self._service is not None
 
     def register(self, service: StorageService, read_only: bool) -> bytes:
         """Admit the client to *service*; return the last transaction it will not be told of."""
@@ -194,6 +199,9 @@ class Session:
             return
         self._log_fault(error)
         if not self.is_lost:
+            if isinstance(error, ProtocolViolation):
+                self.close(f"protocol violated: {error}")
+                return
             self.close(f"a request failed that has no answer: {type(error).__name__}: {error}")
 
     def fault_frame(self, msgid: MsgId, error: Exception) -> bytes:
@@ -338,9 +346,8 @@ class Session:
             self.upload = None
         if self.iterators is not None and self.reads is not None:
             self.reads.submit(self.iterators.close, partial(_discarded, self.name))
-        if self.history is not None:
-            self._service.pools.quick.submit(self.history.close)
-            self.history = None
+        if self.past is not None:
+            self.past.close()
         if self._blob_sender is not None:
             self._blob_sender.close()
         if self._streams is not None:

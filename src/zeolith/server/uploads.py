@@ -10,7 +10,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ZODB.POSException import StorageError
+from ZODB.POSException import ReadOnlyError, StorageError
 
 from ..errors import IllegalMessage, StreamViolation
 from ..protocol.limits import FIRST_UPLOAD, MAX_STREAMS, STREAM_WINDOW
@@ -64,6 +64,7 @@ class Uploads:
         """The next part of an upload has come.
 
         :raises StreamViolation: it has no place here.
+        :raises ReadOnlyError: the client may not write.
         """
         upload = self._find(number)
         receiver, size = upload.receiver, len(data)
@@ -126,6 +127,8 @@ class Uploads:
         if upload is None:
             if number != self._next:
                 raise StreamViolation(number, "there is none, and it is not the next to be opened")
+            if self._session.read_only:
+                raise ReadOnlyError("the connection is read-only")
             if len(self._open) >= MAX_STREAMS:
                 raise StreamViolation(number, f"a client may have {MAX_STREAMS} uploads, no more")
             self._next = following(number)

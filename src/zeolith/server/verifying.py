@@ -17,6 +17,7 @@ from ..protocol import messages as m
 from ..protocol.additions import PAIR_SIZE, VerifyMany
 from .access import StorageAccess, wrapped_by_blobs
 from .filereader import FileTids, can_read_directly
+from .past import past_of
 from .session import Session
 
 SLICE_PAIRS: Final = 2048
@@ -51,15 +52,14 @@ class Verification:
         else:
             end = self._at + SLICE_PAIRS * PAIR_SIZE
             pairs, self._at = self._pairs[self._at : end], end
-            service.pools.slow.submit(partial(find_stale, service.access, pairs), self._found)
+            past_of(self._session).submit(partial(find_stale, service.access, pairs), self._found)
 
     def _found(self, stale: list[bytes] | None, error: Exception | None) -> None:
-        if stale is None:
-            assert error is not None
+        if error is not None:
             self._session.fault(self._msgid, error)
             self._end()
         else:
-            self._stale += stale
+            self._stale += stale or ()  # none of a client that is gone
             self.run()
 
     def _end(self) -> None:

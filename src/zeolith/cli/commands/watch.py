@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -49,6 +50,8 @@ def watch(
     from ...errors import ClientStorageError
 
     position = parse_since(since)
+    # What its warnings would say is said here, in words for who looks at a terminal.
+    logging.getLogger("zeolith.client").addHandler(logging.NullHandler())
     target = make_target(address, timeout=timeout, **options)
     try:
         with open_feed(target, storage, position) as feed:
@@ -149,14 +152,12 @@ def render_json(change: Change) -> str:
 
 
 def time_of(tid: bytes) -> str:
-    """Return when a transaction was made, in UTC; ``-`` if its id is no time."""
+    """Return when a transaction was made, in UTC."""
     from datetime import UTC, datetime, timedelta
 
     from persistent.TimeStamp import TimeStamp
 
-    try:
-        seconds = TimeStamp(tid).timeTime()
-        then = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    except (ValueError, OverflowError):
-        return "-"
+    # Any eight bytes are a time, between the years 1900 and 9917.
+    seconds = TimeStamp(tid).timeTime()
+    then = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     return then.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
