@@ -249,6 +249,17 @@ def test_who_reads_no_more_ends_it(tap: Any, server: Any) -> None:
     assert found.process.wait(DEADLINE) == 0
 
 
+def test_who_does_not_read_stops_who_sends(tap: Any, stack: ExitStack) -> None:
+    """Nothing piles up in between."""
+    fake = stack.enter_context(FakeServer())
+    found = tap(fake.address)
+    with connect(found.address) as sock:
+        fake.accept()
+        sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            sock.sendall(bytes(64 * MAX_DECODED))
+
+
 def test_connections_are_limited(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wiretap, "MAX_CONNECTIONS", 1)
     said: list[Any] = []
