@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from tests.support.processes import child_environment, running_server
 from tests.support.raw import FakeServer, RawClient, connect, oid_of
 from tests.support.waiting import DEADLINE, Background
@@ -204,6 +206,23 @@ def test_tls_is_recognised(tap: Any, stack: ExitStack) -> None:
         assert found.read_until("TLS").endswith(
             "-> TLS: encrypted from here on, nothing can be shown [4]"
         )
+
+
+def test_tls_is_passed_on(tap: Any, stack: ExitStack) -> None:
+    authority = trustme.CA()
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(theirs)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(ours)
+    server = stack.enter_context(running_server(MappingStorage(), ssl=theirs))
+    found = tap(server.address)
+    with RawClient(found.address, tls=ours) as client:
+        client.commit({oid_of(42): (Z64, b"precious")})
+    line = found.read_until("1 -- (closed|broken)")
+    assert re.search(
+        r"\d{3,} bytes of the client not decoded; \d{3,} bytes of the server not", line
+    )
+    assert not [line for line in found.lines if "storea" in line]
 
 
 def test_a_unix_socket_on_either_side(tap: Any, tmp_path: Path, stack: ExitStack) -> None:
