@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trustme
 from tests.server.conftest import Connect, Serve
 from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
 from tests.support.rawstreams import RawStreams
@@ -290,17 +292,25 @@ def test_what_is_not_legal_ends_the_connection(
     wait_until(lambda: not site.server._lobby.connections)
 
 
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
 def test_r8_a_client_that_does_not_read(
-    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, loop: str
+    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, loop: str, is_tls: bool
 ) -> None:
     """Whatever credit there is: what waits in the server has a bound, and others are served."""
     data = os.urandom(2 * 1024 * KIB)
     tid = store_blob(files, tmp_path, 1, data)
-    server = serve(files, loop=loop)
-    greedy = raw(server.address, coding=Coding.OWN, receive_buffer=65536)
+    context = trusting = None
+    if is_tls:
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+    server = serve(files, loop=loop, ssl=context)
+    greedy = raw(server.address, coding=Coding.OWN, receive_buffer=65536, tls=trusting)
     for number in range(20):
         greedy.ask(OpenBlob(number, oid_of(1), tid, 0, MAX_STREAM_CREDIT))
-    other = raw(server.address, coding=Coding.OWN)
+    other = raw(server.address, coding=Coding.OWN, tls=trusting)
 
     def session() -> Any:
         for connection in server._lobby.connections:
