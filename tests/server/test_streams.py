@@ -7,6 +7,7 @@ import select
 import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -365,6 +366,20 @@ def test_small_calls_overtake_a_large_transfer(site: Site) -> None:
     site.client.send(StreamCredit(0, STREAM_WINDOW))
     site.streams.read_to_end(0)
     assert site.streams.data[0] == site.data
+
+
+def test_loads_of_many_have_the_first_turn(site: Site) -> None:
+    """Whenever the client takes data again: streams take all the room there is."""
+    site.open(0)
+    session = site.session
+    order: list[str] = []
+    saved = session._bulk, session._streams
+    session._bulk, session._streams = (
+        SimpleNamespace(resume=partial(order.append, name)) for name in ("bulk", "streams")
+    )
+    session.resumed()
+    session._bulk, session._streams = saved
+    assert order == ["bulk", "streams"]
 
 
 def test_another_client_does_not_notice_a_large_transfer(site: Site, raw: Connect) -> None:
