@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from tests.support.raw import FakeServer, RawClient, connect, oid_of
 from tests.support.waiting import DEADLINE, Background
 from ZODB.MappingStorage import MappingStorage
 
+from zeolith.admin import wiretap
 from zeolith.cli.main import main
 from zeolith.config.address import format_address
 from zeolith.protocol.framing import frame
@@ -245,6 +247,29 @@ def test_who_reads_no_more_ends_it(tap: Any, server: Any) -> None:
     assert found.process.stderr is not None
     assert found.process.stderr.read() == ""
     assert found.process.wait(DEADLINE) == 0
+
+
+def test_connections_are_limited(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiretap, "MAX_CONNECTIONS", 1)
+    said: list[Any] = []
+
+    async def connect_twice() -> None:
+        tap = wiretap.Wiretap(server.address, said.append)
+        address = await tap.listen(("127.0.0.1", 0))
+        assert isinstance(address, tuple)
+        reader, writer = await asyncio.open_connection(*address)
+        assert await reader.readexactly(4)
+        refused, other = await asyncio.open_connection(*address)
+        assert await refused.read() == b""
+        for each in (writer, other):
+            each.close()
+            await each.wait_closed()
+        await tap.close()
+
+    asyncio.run(connect_twice())
+    assert wiretap.Remark(2, "refused: 1 connections are open") in said
+    heard = [item for item in said if isinstance(item, wiretap.Overheard)]
+    assert [(item.connection, item.entry.size) for item in heard] == [(1, 16)]
 
 
 # -- bad input -----------------------------------------------------------------------------------

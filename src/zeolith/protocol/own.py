@@ -20,7 +20,7 @@ from . import messages as m
 from . import msgpacks
 from .additions import NAMES, ChangesSince, VerifyMany
 from .codec import Codec, Loaded
-from .compression import COMPRESSED, decompress, original_size
+from .compression import COMPRESSED, HEAD_SIZE, decompress, original_size
 from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
 from .layouts import (
@@ -189,7 +189,7 @@ class OwnCodec(Codec):
 
     def check(self, frame: bytes) -> bytes:
         if frame[HEADER_SIZE] == COMPRESSED:
-            size = original_size(frame[HEADER_SIZE:])
+            size = original_size(frame[HEADER_SIZE : HEADER_SIZE + HEAD_SIZE])
             if size > self.max_payload:
                 raise MessageTooLarge(size, self.max_payload)
             return frame
