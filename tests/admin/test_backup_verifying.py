@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.support.backups import Silence, Site, listing
@@ -47,6 +48,18 @@ def part(site: Site, number: int) -> Path:
 
 def blob(site: Site) -> Path:
     return sorted((site.repository.path / "blobs").rglob("*.blob"))[0]
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    backed_up: Site, check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    full = SimpleNamespace(f_bavail=1, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    with pytest.raises(BackupError, match="bytes are needed here, 1 are free; make room"):
+        check(scratch=scratch)
+    assert os.listdir(scratch) == []
 
 
 @pytest.mark.parametrize("quick", [False, True])

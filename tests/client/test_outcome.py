@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +14,17 @@ import pytest
 from transaction.interfaces import TransientError
 from ZODB.Connection import TransactionMetaData
 
-from tests.support.raw import DEFAULT_INFO, FakeConnection, FakeServer, oid_of
+from tests.support.interrupts import interrupted_at
+from tests.support.raw import (
+    DEFAULT_INFO,
+    Closed,
+    FakeConnection,
+    FakeServer,
+    connect,
+    oid_of,
+)
 from tests.support.waiting import Background, promptly, wait_until
+from zeolith.client import committer, outcome, turn
 from zeolith.client.channel import Channel
 from zeolith.client.outcome import LostFinish
 from zeolith.client.storage import ClientStorage
@@ -570,6 +581,54 @@ def test_an_interrupt_gives_up_the_turn(
     assert commit.told == []
     with promptly(5):
         Background(lambda: storage.tpc_begin(TransactionMetaData())).result()
+
+
+def test_an_interrupt_at_every_step(fake: FakeServer, client: Callable[..., ClientStorage]) -> None:
+    """The next transaction gets its turn, and nobody is told twice."""
+    modules = [committer, outcome, turn]
+    is_over: list[bool] = []
+
+    def answer_all() -> None:
+        """Play a server that loses its connection at each ``tpc_finish``."""
+        while not is_over:
+            server = fake.accept()
+            try:
+                server.admit(tid(1))
+                while True:
+                    message = server.next()
+                    request = message.request if isinstance(message, Call) else None
+                    if isinstance(request, TpcFinish):
+                        server.close()
+                        break
+                    if isinstance(message, Call):
+                        server.reply(message, COMMITTED if isinstance(request, Outcome) else None)
+            except (Closed, OSError):
+                server.close()
+
+    serving = Background(answer_all)
+    storage = client(fake.address)
+    was_told = 0
+    for step in count(1):
+        told: list[bytes] = []
+        meta = TransactionMetaData()
+        storage._link.wait(10)
+        storage.tpc_begin(meta)
+        storage.store(OID, tid(1), b"ours", "", meta)
+        storage.tpc_vote(meta)
+        finish = partial(storage.tpc_finish, meta, told.append)
+        is_interrupted = interrupted_at(step, finish, modules)
+        assert len(told) <= 1
+        was_told += len(told)
+        storage.tpc_abort(meta)
+        assert storage.tpc_transaction() is None
+        if not is_interrupted:
+            break
+    assert step > 20
+    assert 0 < was_told < step
+    is_over.append(True)
+    storage.close()
+    connect(fake.address).close()
+    serving.result()
 
 
 # -- blobs -------------------------------------------------------------------------------------
