@@ -167,3 +167,14 @@ def test_the_document_s_tables_are_the_code_s() -> None:
     kinds = {int(kind, 16) for kind in re.findall(r"^\| `0x(\w\w)` \|", text, re.M)}
     assert kinds == KINDS
     assert METHODS[1] is Register
+
+
+def test_the_document_says_what_each_method_takes() -> None:
+    """Of all: those of ZEO's protocol in its tables, the others in one of their own."""
+    from zeolith.protocol.additions import OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
+
+    text = DOCUMENT.read_text()
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \|$", text, re.M)
+    found = {name for names, _ in rows for name in re.findall(r"\w+", names)}
+    kinds = {"load_many", "loaded_many"}  # they have kinds, and a section
+    assert found >= {*OWN_SERVER_REQUESTS, *OWN_CLIENT_REQUESTS} - kinds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from ZODB.MappingStorage import MappingStorage
 from zeolith import ClientStorage
 from zeolith.protocol import messages as m
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.limits import MAX_LOADS
+from zeolith.protocol.limits import DEFAULT_LIMITS, MAX_LOADS
 from zeolith.protocol.loadrequests import LoadedMany, LoadMany
+from zeolith.protocol.peers import ClientPeer
 from zeolith.server import bulk
 from zeolith.server.handlers import HANDLERS
 from zeolith.types import MAX_TID
@@ -117,12 +119,41 @@ def test_small_objects_share_a_message_and_large_ones_have_their_own(
     assert {oid: len(value[0]) for oid, value in found.items()} == {
         oid_of(number): size for number, size in sizes.items()
     }
-    together = [
+    assert together(client) == [[1, 2, 3], [4], [6, 7]]
+
+
+def together(client: RawClient) -> list[list[int]]:
+    """Return which objects came in one message."""
+    return [
         [int.from_bytes(record[0]) for record in message.request.records]
         for message in client.inbox
         if isinstance(message, m.Notice) and isinstance(message.request, LoadedMany)
     ]
-    assert together == [[1, 2, 3], [4], [6, 7]]
+
+
+class SmallClient(RawClient):
+    """A raw client that takes messages of up to 2,000 bytes."""
+
+    def _greet(self, coding: Coding) -> None:
+        self.peer = ClientPeer(replace(DEFAULT_LIMITS, max_message_size=2_000))
+        super()._greet(coding)
+
+
+def test_a_client_that_takes_little_at_once(
+    mapping: MappingStorage, serve: Serve, own: Connect, stack: ExitStack
+) -> None:
+    server = serve(mapping)
+    sizes = {1: 900, 2: 900, 3: 900, 4: 1_950, 5: 1_975, 6: 1_976, 7: 3_000, 8: 10, 9: 10}
+    own(server.address).commit(
+        {oid_of(number): (Z64, bytes(size)) for number, size in sizes.items()}
+    )
+    client = stack.enter_context(SmallClient(server.address, coding=Coding.OWN))
+    client.send(LoadMany(MAX_TID, oids_to(9)))
+    found = receive_all(client, 9)
+    for number in (6, 7):
+        assert found.pop(oid_of(number)) == "zeolith.errors.MessageTooLarge"
+    assert all(len(found[oid][0]) == sizes[int.from_bytes(oid)] for oid in found)
+    assert [len(some) for some in together(client)] == [2, 1, 1, 2]
 
 
 def test_an_error_of_the_storage_is_that_object_s_only(

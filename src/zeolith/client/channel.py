@@ -45,6 +45,7 @@ from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from ..protocol.streamrequests import STREAM_MESSAGES
+from .arguments import check_tid, check_wanted
 from .patience import Patience
 from .streams import Streams
 from .wire import Wire
@@ -276,14 +277,14 @@ class Channel:
         """
         self._refuse_nested()
         # Before any slot is there for others to share: this may fail.
-        tid.join(oids)
-        for oid in oids:
-            if len(oid) != 8 or len(tid) != 8:
-                raise _no_id(oid, tid)
+        tid = check_tid(tid)
+        plain = [
+            oid if oid.__class__ is bytes and len(oid) == 8 else check_wanted(oid) for oid in oids
+        ]
         slots = self._slots
         wanted = []
         try:
-            for oid in oids:
+            for oid in plain:
                 key = (oid, tid)
                 if key not in slots:
                     slot = Slot()

@@ -53,6 +53,7 @@ from .arguments import (
     check_metadata,
     check_tid,
     check_tid_or_none,
+    check_timeout,
     check_wanted,
 )
 from .blobs import BlobDirectory
@@ -361,7 +362,7 @@ class ClientStorage(ConflictResolvingStorage):
         :raises NotReached: the server has not come to it in time.
         :raises ClientDisconnected: there was no server in time.
         """
-        wait = self._options.wait_timeout if timeout is None else timeout
+        wait = self._options.wait_timeout if timeout is None else check_timeout(timeout)
         return sync_to(self._link, check_tid(tid), wait)
 
     def server_status(self, timeout: float | None = None) -> dict[str, Any]:
