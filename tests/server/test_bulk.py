@@ -359,10 +359,11 @@ def test_a_client_that_leaves_while_a_transaction_is_finished(
 # -- bounds ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("loads", ["loop", "workers"])
 def test_r8_a_slow_consumer_is_read_for_no_faster_than_it_takes(
-    files: FileStorage, serve: Serve, own: Connect, loop: str
+    files: FileStorage, serve: Serve, own: Connect, loop: str, loads: str
 ) -> None:
-    server = serve(files, loop=loop, output_mark=1 << 16)
+    server = serve(files, loop=loop, output_mark=1 << 16, loads=loads)
     writer = own(server.address)
     for first in range(1, 1_001, 100):
         writer.commit({oid_of(first + n): (Z64, bytes(20_000)) for n in range(100)})
