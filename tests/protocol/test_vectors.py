@@ -16,7 +16,7 @@ from zeolith.protocol.framing import MAX_PAYLOAD, frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import NO_TERMS, Terms
 from zeolith.protocol.messages import Call, Fault, Heartbeat, Notice, Register, Reply
-from zeolith.protocol.own import METHODS, OwnCodec
+from zeolith.protocol.own import KINDS, METHODS
 from zeolith.protocol.peers import ClientPeer, Greeted, Hello, ServerPeer, Violated, Welcomed
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -71,7 +71,7 @@ def test_a_session(name: str, size: int) -> None:
 
 def test_every_kind_is_in_a_session() -> None:
     kinds = {step.frame[4] for name in SESSIONS for step in read_transcript(name)}
-    assert kinds >= set(OwnCodec({}, ServerPeer(Coding.PICKLE)._limits)._readers) - {
+    assert kinds >= KINDS - {
         *(0x02, COMPRESSED),  # how a message is compressed may change; see below
     }
 
@@ -165,5 +165,16 @@ def test_the_document_s_tables_are_the_code_s() -> None:
     }
     assert numbers == {number: NAMES[cls] for number, cls in METHODS.items()}
     kinds = {int(kind, 16) for kind in re.findall(r"^\| `0x(\w\w)` \|", text, re.M)}
-    assert kinds == set(OwnCodec({}, ServerPeer(Coding.PICKLE)._limits)._readers)
+    assert kinds == KINDS
     assert METHODS[1] is Register
+
+
+def test_the_document_says_what_each_method_takes() -> None:
+    """Of all: those of ZEO's protocol in its tables, the others in one of their own."""
+    from zeolith.protocol.additions import OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
+
+    text = DOCUMENT.read_text()
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \|$", text, re.M)
+    found = {name for names, _ in rows for name in re.findall(r"\w+", names)}
+    kinds = {"load_many", "loaded_many"}  # they have kinds, and a section
+    assert found >= {*OWN_SERVER_REQUESTS, *OWN_CLIENT_REQUESTS} - kinds

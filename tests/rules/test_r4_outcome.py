@@ -197,6 +197,39 @@ def test_r4_with_zodb_on_top(files: FileStorage, serve: Serve, client: Open, nam
             assert root["a"]["n"] == 10 * number
 
 
+def test_r4_a_read_only_server_that_stands_in_is_not_believed(
+    files: FileStorage, serve: Serve, client: Open, tmp_path: Path
+) -> None:
+    """It serves the same file, but does not write it: the client waits for the one that does."""
+    server = serve(files)
+    reader = serve(FileStorage(str(tmp_path / "Data.fs"), read_only=True))
+    with Proxy(server.address) as proxy, RawClient(server.address) as raw:
+        storage = client(
+            [proxy.address, reader.address],
+            read_only_fallback=True,
+            min_disconnect_poll=0.01,
+            max_disconnect_poll=0.05,
+        )
+        wait_until(lambda: not storage.isReadOnly(), "the writable server is taken")
+        cut = Cut(DOWN, ".reply", 0)
+
+        def cut_for_a_while(passing: Passing) -> Action | int:
+            action = cut(passing)
+            proxy.is_refusing = cut.is_done
+            return action
+
+        proxy.rule = cut_for_a_while
+        committing = Background(lambda: commit(storage, oid_of(1), b"data"))
+        wait_until(lambda: storage.isReadOnly() and storage.is_connected(), "the other is taken")
+        assert committing.is_alive()
+        proxy.rule = pass_all
+        proxy.is_refusing = False
+        end = committing.result()
+        assert isinstance(end, End)
+        check_truth(end, tid_of_object(raw, oid_of(1)), storage)
+        assert isinstance(end.result, bytes)
+
+
 # -- the server is killed ----------------------------------------------------------------------
 
 CUSTOMIZE = """\

@@ -2,8 +2,9 @@
 
 One session does a bit of everything: loads, a prefetch, a commit, a blob in and out, an undo, and
 another client's transaction in between.  It is run once undisturbed, which tells how many messages
-travel; then once for each of them, with the connection cut just before it.  Whatever breaks, the
-client is usable again, shows what the server has, and was told the truth about each commit.
+travel; then once for each of them, with the connection cut just before it, and in its middle.
+Whatever breaks, the client is usable again, shows what the server has, and was told the truth about
+each commit.
 """
 
 from __future__ import annotations
@@ -168,14 +169,16 @@ class Session:
         return found[0] if found else None
 
 
-def run_session(directory: Path, cut_at: tuple[Direction, int] | None) -> list[Passing]:
+def run_session(
+    directory: Path, cut_at: tuple[Direction, int] | None, how: Action = Action.CUT
+) -> list[Passing]:
     """Run the session, perhaps with a cut, and check what is there then; return what travelled
     before the check."""
     directory.mkdir()
 
     def rule(passing: Passing) -> Action:
         is_here = (passing.direction, passing.number) == cut_at and len(proxy.links) == 1
-        return Action.CUT if is_here else Action.PASS
+        return how if is_here else Action.PASS
 
     files = FileStorage(str(directory / "Data.fs"), blob_dir=str(directory / "blobs"))
     with (
@@ -201,8 +204,11 @@ def run_session(directory: Path, cut_at: tuple[Direction, int] | None) -> list[P
     return passed
 
 
+@pytest.mark.parametrize("how", [Action.CUT, Action.CUT_WITHIN])
 @pytest.mark.parametrize("direction", [UP, DOWN])
-def test_r6_the_connection_is_lost_at_every_message(tmp_path: Path, direction: Direction) -> None:
+def test_r6_the_connection_is_lost_at_every_message(
+    tmp_path: Path, direction: Direction, how: Action
+) -> None:
     undisturbed = run_session(tmp_path / "undisturbed", None)
     count = sum(passing.direction is direction for passing in undisturbed)
     names = {passing.name for passing in undisturbed}
@@ -212,7 +218,7 @@ def test_r6_the_connection_is_lost_at_every_message(tmp_path: Path, direction: D
     assert count > 20
     for number in range(count):
         try:
-            run_session(tmp_path / str(number), (direction, number))
+            run_session(tmp_path / str(number), (direction, number), how)
         except BaseException as error:
-            error.add_note(f"the connection was cut before message {number}, {direction.value}")
+            error.add_note(f"at message {number}, {direction.value}: {how.value}")
             raise

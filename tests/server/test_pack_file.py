@@ -342,7 +342,7 @@ def test_a_packing_process_that_never_starts_is_given_up(
     monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", waits))
     with packed_aside(directory) as (storage, packer):
         size = storage.getSize()
-        with promptly():
+        with promptly(30.0):
             packer.pack(contents.end, referencesf)
         assert storage.getSize() < size
     assert "it is not ready after 0.2 s" in caplog.text

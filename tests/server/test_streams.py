@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import select
+import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trustme
 from tests.server.conftest import Connect, Serve
 from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
 from tests.support.rawstreams import RawStreams
@@ -290,17 +293,25 @@ def test_what_is_not_legal_ends_the_connection(
     wait_until(lambda: not site.server._lobby.connections)
 
 
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
 def test_r8_a_client_that_does_not_read(
-    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, loop: str
+    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, loop: str, is_tls: bool
 ) -> None:
     """Whatever credit there is: what waits in the server has a bound, and others are served."""
     data = os.urandom(2 * 1024 * KIB)
     tid = store_blob(files, tmp_path, 1, data)
-    server = serve(files, loop=loop)
-    greedy = raw(server.address, coding=Coding.OWN, receive_buffer=65536)
+    context = trusting = None
+    if is_tls:
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+    server = serve(files, loop=loop, ssl=context)
+    greedy = raw(server.address, coding=Coding.OWN, receive_buffer=65536, tls=trusting)
     for number in range(20):
         greedy.ask(OpenBlob(number, oid_of(1), tid, 0, MAX_STREAM_CREDIT))
-    other = raw(server.address, coding=Coding.OWN)
+    other = raw(server.address, coding=Coding.OWN, tls=trusting)
 
     def session() -> Any:
         for connection in server._lobby.connections:
@@ -355,6 +366,20 @@ def test_small_calls_overtake_a_large_transfer(site: Site) -> None:
     site.client.send(StreamCredit(0, STREAM_WINDOW))
     site.streams.read_to_end(0)
     assert site.streams.data[0] == site.data
+
+
+def test_loads_of_many_have_the_first_turn(site: Site) -> None:
+    """Whenever the client takes data again: streams take all the room there is."""
+    site.open(0)
+    session = site.session
+    order: list[str] = []
+    saved = session._bulk, session._streams
+    session._bulk, session._streams = (
+        SimpleNamespace(resume=partial(order.append, name)) for name in ("bulk", "streams")
+    )
+    session.resumed()
+    session._bulk, session._streams = saved
+    assert order == ["bulk", "streams"]
 
 
 def test_another_client_does_not_notice_a_large_transfer(site: Site, raw: Connect) -> None:
