@@ -176,6 +176,31 @@ def test_an_error_of_the_storage_is_that_object_s_only(
     assert "unexpected error" in caplog.text
 
 
+@pytest.mark.parametrize("loads", ["loop", "workers"])
+def test_a_record_that_is_none_is_that_object_s_only(
+    mapping: MappingStorage,
+    serve: Serve,
+    own: Connect,
+    caplog: pytest.LogCaptureFixture,
+    loads: str,
+) -> None:
+    server = serve(mapping, loads=loads)
+    client = own(server.address)
+    fill(client, 100)
+    strange = {oid_of(3): ("text", Z64, None), oid_of(4): (None, Z64, None)}
+
+    def load(oid: bytes, tid: bytes) -> Any:
+        return strange.get(oid) or mapping.loadBefore(oid, tid)
+
+    with hook_attribute(server._services["1"].access, "load_before", load):
+        client.send(LoadMany(MAX_TID, oids_to(100)))
+        found = receive_all(client, 100)
+    for oid in strange:
+        assert found.pop(oid).endswith(("ValueError", "TypeError"))
+    assert all(value[0] == data_of(int.from_bytes(oid)) for oid, value in found.items())
+    assert "cannot be sent" in caplog.text
+
+
 def test_what_is_asked_is_counted(mapping: MappingStorage, serve: Serve, own: Connect) -> None:
     server = serve(mapping)
     client = own(server.address)
@@ -359,10 +384,11 @@ def test_a_client_that_leaves_while_a_transaction_is_finished(
 # -- bounds ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("loads", ["loop", "workers"])
 def test_r8_a_slow_consumer_is_read_for_no_faster_than_it_takes(
-    files: FileStorage, serve: Serve, own: Connect, loop: str
+    files: FileStorage, serve: Serve, own: Connect, loop: str, loads: str
 ) -> None:
-    server = serve(files, loop=loop, output_mark=1 << 16)
+    server = serve(files, loop=loop, output_mark=1 << 16, loads=loads)
     writer = own(server.address)
     for first in range(1, 1_001, 100):
         writer.commit({oid_of(first + n): (Z64, bytes(20_000)) for n in range(100)})
@@ -379,7 +405,7 @@ def test_r8_a_slow_consumer_is_read_for_no_faster_than_it_takes(
     assert connection.unsent < 1 << 20
     assert 500 < connection.session.bulk.waiting < 1_000
     assert len(receive_all(slow, 1_000)) == 1_000
-    assert connection.session.bulk.waiting == 0
+    wait_until(lambda: connection.session.bulk.waiting == 0)
 
 
 def test_r8_who_asks_for_too_much_is_not_listened_to(
