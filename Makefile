@@ -21,7 +21,7 @@ help:
 	@echo 'make check      format, lint and types'
 	@echo 'make bench      measure beside ZEO'
 	@echo 'make fuzz       feed hostile bytes to the decoders'
-	@echo 'make reference  write docs/configuration.md from the schema of zeo.conf'
+	@echo 'make reference  write what docs/ has of the schema of zeo.conf and of transcripts'
 	@echo 'make lock       renew the lock files in requirements/'
 	@echo 'make clean      remove the virtual environment and the caches, not ./var'
 	@echo 'Variables: PYTHON (3.11 or newer), VENV, ADDRESS, ARGS'
@@ -55,6 +55,7 @@ fuzz: $(FOR_DEV)
 
 reference: $(FOR_DEV)
 	@$(BIN)/python -m tools.reference $(ARGS)
+	@$(BIN)/python -m tools.examples $(ARGS)
 
 lock: $(FOR_DEV)
 	$(PIP) pip-tools

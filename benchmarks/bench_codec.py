@@ -1,8 +1,9 @@
 """Encoding and decoding alone: ``python -m benchmarks.bench_codec``.
 
 No server takes part.  A step writes or reads one message; a *load* is the call and its answer, each
-written once and read once.  Zeolith's own protocol stands beside the codings of ZEO's as Zeolith
-writes and reads them, with fixed layouts for what is frequent, and beside ZEO 6.2's own functions.
+written once and read once; *loads* are 100 that are asked for together, each of them.  Zeolith's
+own protocol stands beside the codings of ZEO's as Zeolith writes and reads them, with fixed layouts
+for what is frequent, and beside ZEO 6.2's own functions.
 Numbers are microseconds of the best of several rounds in one process; ratios are to our ``M5``.
 """
 
@@ -15,10 +16,12 @@ from typing import Any
 
 from ZEO.asyncio.marshal import decoder, encoder
 
+from zeolith.protocol.codec import Codec
 from zeolith.protocol.codecs import make_codec
 from zeolith.protocol.framing import HEADER_SIZE
 from zeolith.protocol.greeting import ZEO_CODINGS, Coding
 from zeolith.protocol.limits import DEFAULT_LIMITS
+from zeolith.protocol.loadrequests import LoadedMany
 from zeolith.protocol.messages import (
     CLIENT_REQUESTS,
     SERVER_REQUESTS,
@@ -31,11 +34,14 @@ from zeolith.protocol.messages import (
     TpcFinish,
     Vote,
 )
+from zeolith.protocol.own import OwnCodec
 
 OID, TID = b"\0" * 7 + b"\5", b"\3" * 8
 MAX = b"\x7f" + b"\xff" * 7
 KEY = (OID, MAX)
 DATA = b"d" * 300
+MANY = 100
+OIDS = [number.to_bytes(8, "big") for number in range(MANY)]
 
 Step = Callable[[], object]
 
@@ -74,7 +80,32 @@ def zeolith_steps(coding: Coding) -> Mapping[str, list[Step]]:
             lambda: client.parse_loaded(answer),
         ],
         "commit": commit,
+        "loads": _loads(client, server),
     }
+
+
+def _loads(client: Codec, server: Codec) -> list[Step]:
+    """Return what :data:`MANY` loads cost that are asked for together."""
+    calls = client.load_many(OIDS, MAX)
+    if isinstance(server, OwnCodec):
+        records = [(oid, TID, None, DATA) for oid in OIDS]
+        answers = server.notice(LoadedMany(MAX, records))
+        return [
+            lambda: client.load_many(OIDS, MAX),
+            lambda: server.decode(calls[HEADER_SIZE:]),
+            lambda: server.notice(LoadedMany(MAX, records)),
+            lambda: client.decode(answers[HEADER_SIZE:]),
+        ]
+    size = len(calls) // MANY
+    payloads = [calls[at + HEADER_SIZE : at + size] for at in range(0, len(calls), size)]
+    keys = [(oid, MAX) for oid in OIDS]
+    replies = [server.loaded(key, DATA, TID, None)[HEADER_SIZE:] for key in keys]
+    return [
+        lambda: client.load_many(OIDS, MAX),
+        lambda: [server.decode(payload) for payload in payloads],
+        lambda: b"".join([server.loaded(key, DATA, TID, None) for key in keys]),
+        lambda: [client.decode(payload) for payload in replies],
+    ]
 
 
 def _both(write: Callable[[], bytes], read: Callable[[bytes], object]) -> list[Step]:
@@ -113,6 +144,11 @@ def measure(steps: list[Step], count: int = 20_000, rounds: int = 7) -> float:
     return total / count * 1e6
 
 
+def cost(work: str, steps: list[Step]) -> float:
+    """Return the microseconds of *work*: of one load, one commit, or one of :data:`MANY` loads."""
+    return measure(steps, 400) / MANY if work == "loads" else measure(steps)
+
+
 def _nothing() -> None:
     pass
 
@@ -121,12 +157,12 @@ def main() -> int:
     """Print the table."""
     subjects = {f"zeolith {coding.name.lower()}": zeolith_steps(coding) for coding in Coding}
     subjects |= {f"zeo 6.2 {coding.name.lower()}": zeo_steps(coding) for coding in ZEO_CODINGS}
-    base = {work: measure(steps) for work, steps in subjects["zeolith msgpack"].items()}
+    base = {work: cost(work, steps) for work, steps in subjects["zeolith msgpack"].items()}
     print(f"{'':20}" + "".join(f"{work:>12} us{'ratio':>8}" for work in base))
     for name, works in subjects.items():
         row = f"{name:20}"
         for work, steps in works.items():
-            found = measure(steps)
+            found = cost(work, steps)
             row += f"{found:12.2f}   {found / base[work]:8.2f}"
         print(row)
     return 0

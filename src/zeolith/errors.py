@@ -175,9 +175,10 @@ class ServerRefused(ClientDisconnected):
 class NotCommitted(ClientDisconnected):
     """The connection was lost in ``tpc_finish``, and the transaction was certainly not committed.
 
-    It may be retried: nothing of it will come later.
+    The same if it was the server's storage that failed.  It may be retried: nothing of it will come
+    later.
 
-    :param cause: what was said of the lost connection.
+    :param cause: how the connection was lost, or what the server said.
     """
 
     def __init__(self, cause: object) -> None:
@@ -191,9 +192,10 @@ class NotCommitted(ClientDisconnected):
 class OutcomeUnknown(ClientStorageError):
     """The connection was lost in ``tpc_finish``, and whether it was committed cannot be told.
 
-    Not a transient error: the transaction might be made twice.
+    The same if it was the server's storage that failed.  Not a transient error: the transaction
+    might be made twice.
 
-    :param cause: what was said of the lost connection.
+    :param cause: how the connection was lost, or what the server said.
     :param reason: why it cannot be told.
     :param uid: the transaction's unique id (16 bytes); None if it has none.
     """

@@ -169,7 +169,10 @@ def test_a_database_is_found_in_a_configuration(site: Site, run: Run) -> None:
         (("verify", "-r", "."), "repository .: has no backup"),
         (("verify", "-r", ".", "--all", "-D", "2026-01-01"), "-D: contradicts --all"),
         (("verify", "-r", ".", "--scratch", "none"), "--scratch none: is not a directory"),
+        (("verify", "-r", ".", "-Q", "--scratch", "."), "--scratch: has no effect with -Q"),
         (("restore", "-r", "none", "-o", "x"), "repository none: cannot be read"),
+        (("restore", "-r", ".", "--list", "-D", "2026-01-01"), "-D has no effect with --list"),
+        (("restore", "-r", ".", "-o", "x", "--list"), "-o has no effect with --list"),
     ],
 )
 def test_wrong_usage(site: Site, run: Run, arguments: tuple[str, ...], message: str) -> None:

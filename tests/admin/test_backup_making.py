@@ -40,6 +40,38 @@ def test_the_first_backup_is_full_and_the_next_is_incremental(site: Site) -> Non
     assert blob_files(site.repository.path / "blobs") == site.blob_files()
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_what_a_manifest_names_is_on_disk_before_it(
+    site: Site, compress: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest makes the backup exist; a power failure must not leave it alone."""
+    synced: set[str] = set()
+    before: set[str] = set()
+    fsync = os.fsync
+    write_manifest: Callable[..., None] = vars(making)["write_manifest"]
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced.add(os.path.relpath(path, site.repository.path))
+
+    def write(*arguments: Any) -> None:
+        before.update(synced)
+        write_manifest(*arguments)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(making, "write_manifest", write)
+    made = site.backup(compress=compress)
+    # A file is synced under its name, or under the one it has while it is written.
+    assert {".", made.part, f"{made.name}.index", f"{made.name}.blobs.partial"} <= before
+    blobs = site.repository.path / "blobs"
+    assert len([name for name in before if name.startswith("blobs/tmp/")]) == made.blob_count == 3
+    for path in blobs.rglob("*.blob"):
+        for directory in path.relative_to(site.repository.path).parents:
+            assert str(directory) in before
+    assert f"{made.name}.json.partial" in synced
+
+
 def test_nothing_new_makes_no_backup(site: Site) -> None:
     site.backup()
     before = listing(site.repository.path)

@@ -68,6 +68,44 @@ def test_what_was_backed_up_is_restored(
     assert read_blobs(target.path, target.blob_dir) == {n: content_of(n) for n in (1, 2, 3, 4)}
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_restored_database_is_on_disk_before_it_has_its_name(
+    site: Site,
+    target: Target,
+    restored: Restore,
+    overwrite: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And it is never beside the index of another one."""
+    site.backup()
+    if overwrite:
+        restored()
+    synced: set[int] = set()
+    before: set[int] = set()
+    fsync, replace = os.fsync, os.replace
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def move(source: Any, destination: Any, **options: Any) -> None:
+        if Path(destination) == target.path:
+            assert not Path(f"{target.path}.index").exists()
+            before.update(synced)
+            synced.clear()
+        replace(source, destination, **options)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", move)
+    restored(overwrite=overwrite)
+    assert target.blob_dir is not None
+    paths = [target.path, Path(f"{target.path}.index"), target.blob_dir, target.path.parent]
+    for blob in target.blob_dir.rglob("*.blob"):
+        paths += [blob, *(up for up in blob.parents if up.is_relative_to(target.blob_dir))]
+    assert {path for path in paths if path.stat().st_ino not in before} == set()
+    assert target.path.parent.stat().st_ino in synced
+
+
 def test_the_restored_database_goes_on(site: Site, target: Target, restored: Restore) -> None:
     site.backup()
     restored()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.support.backups import Silence, Site, listing
@@ -47,6 +52,18 @@ def part(site: Site, number: int) -> Path:
 
 def blob(site: Site) -> Path:
     return sorted((site.repository.path / "blobs").rglob("*.blob"))[0]
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    backed_up: Site, check: Check, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    full = SimpleNamespace(f_bavail=1, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    with pytest.raises(BackupError, match="bytes are needed here, 1 are free; make room"):
+        check(scratch=scratch)
+    assert os.listdir(scratch) == []
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -195,3 +212,37 @@ def test_what_a_killed_verification_has_left_goes_away(backed_up: Site, check: C
 def test_a_place_that_cannot_be_written(backed_up: Site, check: Check, tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="name another place with --scratch"):
         check(scratch=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_another_verification_takes_a_fresh_directory_for_an_abandoned_one(
+    backed_up: Site, check: Check, tmp_path: Path, is_gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its locking it looks like one that a crash has left."""
+    taken: list[LockFile] = []
+    mkdtemp = tempfile.mkdtemp
+
+    def make(**options: Any) -> str:
+        found: str = mkdtemp(**options)
+        if not taken:
+            taken.append(LockFile(f"{found}/lock"))
+            if is_gone:
+                shutil.rmtree(found)
+        return found
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make)
+    try:
+        assert check(scratch=tmp_path) == []
+    finally:
+        taken[0].close()
+
+
+def test_a_place_without_locks_is_said(
+    backed_up: Site, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("zc.lockfile.LockFile", refuse)
+    with pytest.raises(BackupError, match="No locks available"):
+        check()

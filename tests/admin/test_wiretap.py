@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from tests.support.processes import child_environment, running_server
 from tests.support.raw import FakeServer, RawClient, connect, oid_of
 from tests.support.waiting import DEADLINE, Background
 from ZODB.MappingStorage import MappingStorage
 
+from zeolith.admin import wiretap
 from zeolith.cli.main import main
 from zeolith.config.address import format_address
 from zeolith.protocol.framing import frame
@@ -204,6 +208,23 @@ def test_tls_is_recognised(tap: Any, stack: ExitStack) -> None:
         )
 
 
+def test_tls_is_passed_on(tap: Any, stack: ExitStack) -> None:
+    authority = trustme.CA()
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(theirs)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(ours)
+    server = stack.enter_context(running_server(MappingStorage(), ssl=theirs))
+    found = tap(server.address)
+    with RawClient(found.address, tls=ours) as client:
+        client.commit({oid_of(42): (Z64, b"precious")})
+    line = found.read_until("1 -- (closed|broken)")
+    assert re.search(
+        r"\d{3,} bytes of the client not decoded; \d{3,} bytes of the server not", line
+    )
+    assert not [line for line in found.lines if "storea" in line]
+
+
 def test_a_unix_socket_on_either_side(tap: Any, tmp_path: Path, stack: ExitStack) -> None:
     there, here = str(tmp_path / "there"), str(tmp_path / "here")
     stack.enter_context(running_server(MappingStorage(), address=there))
@@ -245,6 +266,40 @@ def test_who_reads_no_more_ends_it(tap: Any, server: Any) -> None:
     assert found.process.stderr is not None
     assert found.process.stderr.read() == ""
     assert found.process.wait(DEADLINE) == 0
+
+
+def test_who_does_not_read_stops_who_sends(tap: Any, stack: ExitStack) -> None:
+    """Nothing piles up in between."""
+    fake = stack.enter_context(FakeServer())
+    found = tap(fake.address)
+    with connect(found.address) as sock:
+        fake.accept()
+        sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            sock.sendall(bytes(64 * MAX_DECODED))
+
+
+def test_connections_are_limited(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiretap, "MAX_CONNECTIONS", 1)
+    said: list[Any] = []
+
+    async def connect_twice() -> None:
+        tap = wiretap.Wiretap(server.address, said.append)
+        address = await tap.listen(("127.0.0.1", 0))
+        assert isinstance(address, tuple)
+        reader, writer = await asyncio.open_connection(*address)
+        assert await reader.readexactly(4)
+        refused, other = await asyncio.open_connection(*address)
+        assert await refused.read() == b""
+        for each in (writer, other):
+            each.close()
+            await each.wait_closed()
+        await tap.close()
+
+    asyncio.run(connect_twice())
+    assert wiretap.Remark(2, "refused: 1 connections are open") in said
+    heard = [item for item in said if isinstance(item, wiretap.Overheard)]
+    assert [(item.connection, item.entry.size) for item in heard] == [(1, 16)]
 
 
 # -- bad input -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from tests.cli.conftest import Process, Start
 from ZODB.FileStorage import FileStorage
 
 import zeolith
+from zeolith.cli.activation import take_sockets
 
 FILE = ("-f", "Data.fs")
 PATIENCE = 30.0
@@ -148,6 +150,19 @@ def test_a_passed_socket_is_served_without_an_address(serve: Start) -> None:
     assert connection.root() == {}
     connection.close()
     assert server.stop() == 0
+
+
+def test_what_is_passed_is_not_passed_on(serve: Start) -> None:
+    """A process that packs must neither keep the address nor take it for its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = serve(*FILE, **pass_sockets(listener))
+    info = Path(f"/proc/{server.pid}/fdinfo/3").read_text()
+    (flags,) = re.findall(r"^flags:\s+(\d+)$", info, re.MULTILINE)
+    assert int(flags, 8) & os.O_CLOEXEC
+    assert server.stop() == 0
+    environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "zeo", "HOME": "/"}
+    assert take_sockets(environ) == ()
+    assert environ == {"HOME": "/"}
 
 
 def test_every_passed_socket_is_served_and_left_in_place(serve: Start, tmp_path: Path) -> None:

@@ -78,6 +78,29 @@ def test_one_message_asks_and_any_messages_answer(own: Line) -> None:
     assert own.server.next_notice() == LoadMany(TID, tuple(OIDS))
 
 
+def test_ids_of_a_class_made_from_bytes_are_bytes(own: Line) -> None:
+    class Id(bytes):
+        pass
+
+    own.channel.request_loads([Id(A), B], Id(TID))
+    assert own.server.next_notice() == LoadMany(TID, (A, B))
+    own.channel.request_loads([Id(C)], TID)
+    assert own.server.next_call().request == LoadBefore(C, TID)
+    own.server.say(answers(own, A, B, C))
+    own.channel.read_if_ready()
+    assert not own.channel.is_broken
+
+
+@pytest.mark.parametrize("oid", [None, "12345678", 7, bytearray(8), b"short", b"a longer one"])
+def test_what_is_no_id_leaves_no_trace(own: Line, oid: Any) -> None:
+    with pytest.raises((TypeError, POSKeyError)):
+        own.channel.request_loads([A, oid], TID)
+    assert not own.channel.is_broken
+    assert not own.channel._slots
+    own.channel.request_loads([A, B], TID)
+    assert own.server.next_notice() == LoadMany(TID, (A, B))
+
+
 def test_a_single_object_is_asked_for_alone(own: Line) -> None:
     own.channel.request_loads([A], TID)
     assert own.server.next_call().request == LoadBefore(A, TID)
@@ -244,3 +267,19 @@ def test_an_interrupt_at_any_step_of_reading_leaves_nobody_waiting() -> None:
                 assert isinstance(channel._cause, KeyboardInterrupt), step
         assert not channel._slots, step
     assert step > 10
+
+
+@pytest.mark.parametrize("part", [1, 4, 5, 12, 30, 60, 61, -1])
+def test_an_answer_that_is_cut_off_counts_for_nothing(fake: Any, attach: Attach, part: int) -> None:
+    storage, server = attach()
+    storage.prefetch([A, B], TID)
+    server.expect(LoadMany)
+    loads = [Waiting(partial(storage.loadBefore, oid, TID)) for oid in (A, B)]
+    wait_until(lambda: storage._link.channel().follower_count == 1)
+    server.send(server.notice_bytes(LoadedMany(TID, [record(A), record(B)]))[:part])
+    server.reset()
+    again = fake.accept()
+    again.admit(START)
+    for _ in loads:
+        again.reply(again.expect(LoadBefore), (b"anew", START, None))
+    assert [load.result() for load in loads] == [(b"anew", START, None)] * 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +14,21 @@ import pytest
 from transaction.interfaces import TransientError
 from ZODB.Connection import TransactionMetaData
 
-from tests.support.raw import DEFAULT_INFO, FakeConnection, FakeServer, oid_of
+from tests.support.interrupts import interrupted_at
+from tests.support.raw import (
+    DEFAULT_INFO,
+    Closed,
+    FakeConnection,
+    FakeServer,
+    connect,
+    oid_of,
+)
 from tests.support.waiting import Background, promptly, wait_until
+from zeolith.client import committer, outcome, turn
 from zeolith.client.channel import Channel
 from zeolith.client.outcome import LostFinish
 from zeolith.client.storage import ClientStorage
-from zeolith.errors import ClientDisconnected, NotCommitted, OutcomeUnknown
+from zeolith.errors import ClientDisconnected, NotCommitted, OutcomeUnknown, ServerError
 from zeolith.protocol.greeting import Greeting
 from zeolith.protocol.hello import Database
 from zeolith.protocol.messages import (
@@ -332,11 +343,12 @@ def test_a_server_that_refuses_to_answer(attach: Attach, fake: FakeServer) -> No
         commit.result()
 
 
-@pytest.mark.parametrize("name", ["NotCommitted", "OutcomeUnknown"])
-def test_a_server_that_is_a_client_itself_passes_on_what_it_was_told(
-    attach: Attach, name: str
-) -> None:
-    storage, server = attach()
+# -- the server's storage fails ----------------------------------------------------------------
+
+
+def finish_with_fault(attach: Attach, name: str, details: Any = ("disk full",)) -> Any:
+    """Let a server answer a ``tpc_finish`` with an error; return storage, server and commit."""
+    storage, server = attach(wait_timeout=20)
     meta = TransactionMetaData()
     storage.tpc_begin(meta)
     voting = Background(lambda: storage.tpc_vote(meta))
@@ -344,8 +356,80 @@ def test_a_server_that_is_a_client_itself_passes_on_what_it_was_told(
     server.reply(server.expect(Vote), [])
     voting.result()
     finishing = Background(lambda: storage.tpc_finish(meta))
+    server.fault(server.expect(TpcFinish), name, details)
+    return storage, server, finishing
+
+
+@pytest.mark.parametrize("name", ["builtins.OSError", "ZODB.POSException.StorageError"])
+@pytest.mark.parametrize("answer", [COMMITTED, NOT, UNKNOWN])
+def test_a_storage_that_fails_is_asked_when_it_is_back(
+    attach: Attach, fake: FakeServer, name: str, answer: Any
+) -> None:
+    _, server, finishing = finish_with_fault(attach, name)
+    server.expect(Outcome)  # nothing is known there any more
+    server.close()
+    server = connect_again(fake)
+    server.reply(question(server), answer)
+    if answer is COMMITTED:
+        assert finishing.result() == tid(5)
+    else:
+        expected = NotCommitted if answer is NOT else OutcomeUnknown
+        with pytest.raises(expected, match="disk full"):
+            finishing.result()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ZODB.POSException.StorageTransactionError",
+        "ZODB.POSException.ReadOnlyError",
+        "builtins.ValueError",
+    ],
+)
+def test_what_a_server_refuses_leaves_no_doubt(attach: Attach, name: str) -> None:
+    storage, server, finishing = finish_with_fault(attach, name)
+    with promptly(5), pytest.raises(Exception, match="disk full") as caught:
+        finishing.result()
+    assert type(caught.value).__name__ == name.rpartition(".")[2]
+    pinging = Background(storage.ping)
+    server.reply(server.next_call_named("ping"), None)
+    pinging.result()
+
+
+def test_in_zeo_s_protocol_what_the_server_says_counts(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Greeting, "version", None)
+    _, _, finishing = finish_with_fault(attach, "builtins.OSError")
+    with promptly(5), pytest.raises(ServerError, match="disk full"):
+        finishing.result()
+
+
+def test_a_database_that_fails_is_not_asked_about(attach: Attach) -> None:
+    """It was committed, whatever the callback raises."""
+    storage, server = attach()
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    voting = Background(lambda: storage.tpc_vote(meta))
+    server.expect(TpcBegin)
+    server.reply(server.expect(Vote), [])
+    voting.result()
+
+    def fail(tid: bytes) -> None:
+        raise ClientDisconnected("of another storage")
+
+    finishing = Background(lambda: storage.tpc_finish(meta, fail))
+    server.reply(server.expect(TpcFinish), tid(5))
+    with promptly(5), pytest.raises(ClientDisconnected, match="of another storage"):
+        finishing.result()
+
+
+@pytest.mark.parametrize("name", ["NotCommitted", "OutcomeUnknown"])
+def test_a_server_that_is_a_client_itself_passes_on_what_it_was_told(
+    attach: Attach, name: str
+) -> None:
     details = {"cause": "gone", "reason": "nobody knows", "uid": None}
-    server.fault(server.expect(TpcFinish), f"zeolith.errors.{name}", details)
+    _, _, finishing = finish_with_fault(attach, f"zeolith.errors.{name}", details)
     with pytest.raises((NotCommitted, OutcomeUnknown), match="gone") as caught:
         finishing.result()
     assert type(caught.value).__name__ == name
@@ -497,6 +581,54 @@ def test_an_interrupt_gives_up_the_turn(
     assert commit.told == []
     with promptly(5):
         Background(lambda: storage.tpc_begin(TransactionMetaData())).result()
+
+
+def test_an_interrupt_at_every_step(fake: FakeServer, client: Callable[..., ClientStorage]) -> None:
+    """The next transaction gets its turn, and nobody is told twice."""
+    modules = [committer, outcome, turn]
+    is_over: list[bool] = []
+
+    def answer_all() -> None:
+        """Play a server that loses its connection at each ``tpc_finish``."""
+        while not is_over:
+            server = fake.accept()
+            try:
+                server.admit(tid(1))
+                while True:
+                    message = server.next()
+                    request = message.request if isinstance(message, Call) else None
+                    if isinstance(request, TpcFinish):
+                        server.close()
+                        break
+                    if isinstance(message, Call):
+                        server.reply(message, COMMITTED if isinstance(request, Outcome) else None)
+            except (Closed, OSError):
+                server.close()
+
+    serving = Background(answer_all)
+    storage = client(fake.address)
+    was_told = 0
+    for step in count(1):
+        told: list[bytes] = []
+        meta = TransactionMetaData()
+        storage._link.wait(10)
+        storage.tpc_begin(meta)
+        storage.store(OID, tid(1), b"ours", "", meta)
+        storage.tpc_vote(meta)
+        finish = partial(storage.tpc_finish, meta, told.append)
+        is_interrupted = interrupted_at(step, finish, modules)
+        assert len(told) <= 1
+        was_told += len(told)
+        storage.tpc_abort(meta)
+        assert storage.tpc_transaction() is None
+        if not is_interrupted:
+            break
+    assert step > 20
+    assert 0 < was_told < step
+    is_over.append(True)
+    storage.close()
+    connect(fake.address).close()
+    serving.result()
 
 
 # -- blobs -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -239,11 +240,10 @@ def test_windows_get_smaller_when_there_are_many(line: Line) -> None:
 
 def test_r8_a_server_cannot_send_beyond_the_credit(line: Line) -> None:
     sink = Sink(consumes=False)
-    stream = []
 
     def open_stream() -> None:
-        found, _ = line.channel.streams.open(open_request, sink.take)
-        stream.append(found)
+        found = line.channel.streams.prepare(sink.take)
+        line.channel.streams.start(found, open_request)
         line.channel.wait_until(found, lambda: found.has_ended)
 
     waiting = Background(open_stream)
@@ -381,6 +381,29 @@ def test_too_much_credit_ends_the_connection(line: Line) -> None:
         uploading.result()
 
 
+def test_numbers_go_round(line: Line) -> None:
+    streams = line.channel.streams
+    streams._uploads = FIRST_UPLOAD - 1
+    assert streams.upload([])[0] == 2**32 - 1
+    assert streams.upload([])[0] == FIRST_UPLOAD
+    streams._numbers = itertools.count(FIRST_UPLOAD - 1)
+    fetching = []
+    for expected in (FIRST_UPLOAD - 1, 0):
+        fetching.append(Background(lambda: streams.fetch(open_request, Sink())))
+        line.channel.flush()
+        while not isinstance(event := line.server.next_event(), Call):
+            pass
+        assert event.request.stream == expected  # type: ignore[attr-defined]
+        line.server.say(line.server.codec.reply(event.msgid, None))
+    # One that is in use is left out.
+    streams._numbers = itertools.count(0)
+    fetching.append(Background(lambda: streams.fetch(open_request, Sink())))
+    assert answer(line, None).stream == 1
+    say(line, *(StreamEnd(number) for number in (FIRST_UPLOAD - 1, 0, 1)))
+    for each in fetching:
+        each.result()
+
+
 # -- interrupts --------------------------------------------------------------------------------
 
 
@@ -393,7 +416,7 @@ class PromptWire:
         self._peer = ServerPeer(Coding.MSGPACK)
         self._arriving = [self._peer.greeting()]
         self._is_over = False
-        self._open: dict[int, int] = {}
+        self.open: dict[int, int] = {}
         self.uploads: dict[int, int] = {}
         self.ended: list[Request] = []
 
@@ -422,23 +445,23 @@ class PromptWire:
             self._peer.registered()
         self._arriving.append(codec.reply(call.msgid, None))
         if isinstance(request, OpenBlob):
-            self._open[request.stream] = 6 * STREAM_FRAME
+            self.open[request.stream] = 6 * STREAM_FRAME
             self._send(request.stream, 4 * STREAM_FRAME)
 
     def _send(self, number: int, credit: int) -> None:
-        while credit and self._open[number]:
+        while credit and self.open[number]:
             credit -= STREAM_FRAME
-            self._open[number] -= STREAM_FRAME
+            self.open[number] -= STREAM_FRAME
             self._say(StreamData(number, FRAME))
-        if not self._open[number]:
-            del self._open[number]
+        if not self.open[number]:
+            del self.open[number]
             self._say(StreamEnd(number))
 
     def _take(self, request: Request) -> None:
         number = request[0]
-        if isinstance(request, StreamCredit) and number in self._open:
+        if isinstance(request, StreamCredit) and number in self.open:
             self._send(number, request.size)
-        elif isinstance(request, StreamCancel) and self._open.pop(number, 0):
+        elif isinstance(request, StreamCancel) and self.open.pop(number, 0):
             self._say(StreamEnd(number))
         elif isinstance(request, StreamData):
             assert number == FIRST_UPLOAD + len(self.ended)
@@ -484,7 +507,7 @@ def test_an_interrupt_at_any_step_of_a_fetch() -> None:
     step = survivors = 0
     while True:
         step += 1
-        channel, _ = prompt_channel()
+        channel, wire = prompt_channel()
         fetch = partial(channel.streams.fetch, open_request, Sink())
         if not interrupted_at(step, fetch, MODULES):
             break
@@ -496,6 +519,8 @@ def test_an_interrupt_at_any_step_of_a_fetch() -> None:
             assert channel.is_broken
         else:
             assert len(sink.data) == 6 * STREAM_FRAME
+            channel.call(Ping())
+            assert wire.open == {}, "a stream was left open"
     assert step > 100
     assert survivors > 10
 

@@ -149,6 +149,15 @@ def test_what_is_no_transaction_id(attach: Attach, tid: Any) -> None:
         storage.sync_to(tid)
 
 
+@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), 1e30, "5", True])
+def test_what_is_no_timeout(attach: Attach, timeout: Any) -> None:
+    storage, server = attach()
+    asked = len(server.inbox)
+    with pytest.raises((TypeError, ValueError), match="timeout is"):
+        storage.sync_to(T2, timeout)
+    assert len(server.inbox) == asked
+
+
 def test_no_more_threads_ask_than_a_server_hears(attach: Attach) -> None:
     """The others wait for the announcement, and commits go on meanwhile."""
     storage, server = attach()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import POSKeyError
@@ -204,6 +206,29 @@ def test_many_blobs_at_once(server: Any, client: Open, tmp_path: Path) -> None:
     for number, each in loading.items():
         path = each.result()
         assert Path(str(path)).read_bytes() == DATA, number
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_streams_over_tls(files: FileStorage, client: Open, tmp_path: Path, loop: str) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    tls = {"ssl": trusting, "ssl_server_hostname": "localhost"}
+    with running_server(files, loop=loop, ssl=context) as server:
+        writer = client(server.address, blob_dir=str(tmp_path / "c1"), **tls)
+        serials = {number: commit(writer, tmp_path, number) for number in range(1, 5)}
+        reader = client(server.address, blob_dir=str(tmp_path / "c2"), **tls)
+        loading = [
+            Background(lambda n=number, s=serial: reader.loadBlob(oid_of(n), s))  # type: ignore[misc]
+            for number, serial in serials.items()
+        ]
+        for each in loading:
+            assert Path(str(each.result())).read_bytes() == DATA
+        assert len([list(transaction) for transaction in reader.iterator()]) == 4
+        writer.close()
+        reader.close()
 
 
 # -- a server that is not what it should be ----------------------------------------------------

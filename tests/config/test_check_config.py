@@ -433,6 +433,11 @@ def test_from_standard_input(
     assert "error: <stdin>, line 1, <zeo>\n  the key address is missing\n" in text
 
 
+def test_quiet_has_no_effect_on_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-config", "-q", "--json", "zeo.conf"]) == 2
+    assert "--quiet has no effect with --json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("file", ["missing.conf", ".", "http://[", "\0"])
 def test_files_that_cannot_be_read(
     file: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

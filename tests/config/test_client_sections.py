@@ -372,13 +372,9 @@ def wait_for(db: ZODB.DB, value: object) -> None:
     wait_until(lambda: read(db) == value, f"{value} is seen")
 
 
-def test_a_server_that_is_away_is_said_without_a_traceback(tmp_path: Path) -> None:
-    conf = tmp_path / "zeo.conf"
-    port = free_port()
-    conf.write_text(
-        f"<zeo>\naddress 0\n</zeo>\n<zeolith>\nserver {port}\nwait-timeout 0.2\n</zeolith>\n"
-    )
-    done = subprocess.run(
+def serve(conf: Path) -> subprocess.CompletedProcess[str]:
+    """Serve what *conf* says, where ZEO is not installed, until that fails."""
+    return subprocess.run(
         [sys.executable, "-c", NO_ZEO, "serve", "-C", str(conf)],
         capture_output=True,
         text=True,
@@ -386,6 +382,15 @@ def test_a_server_that_is_away_is_said_without_a_traceback(tmp_path: Path) -> No
         check=False,
         timeout=60,
     )
+
+
+def test_a_server_that_is_away_is_said_without_a_traceback(tmp_path: Path) -> None:
+    conf = tmp_path / "zeo.conf"
+    port = free_port()
+    conf.write_text(
+        f"<zeo>\naddress 0\n</zeo>\n<zeolith>\nserver {port}\nwait-timeout 0.2\n</zeolith>\n"
+    )
+    done = serve(conf)
     assert done.returncode == 1  # a supervisor may try again
     assert f"storage '1', storage '1' of 127.0.0.1:{port}: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -396,14 +401,7 @@ def test_a_server_that_refuses_is_said_without_a_traceback(server: str, tmp_path
     conf.write_text(
         f"<zeo>\naddress 0\n</zeo>\n<zeolith>\nserver {server}\nstorage nowhere\n</zeolith>\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", NO_ZEO, "serve", "-C", str(conf)],
-        capture_output=True,
-        text=True,
-        env=child_environment(),
-        check=False,
-        timeout=60,
-    )
+    done = serve(conf)
     assert done.returncode == 2
     assert "nowhere" in done.stderr
     assert "the name of the storage there" in done.stderr

@@ -123,6 +123,15 @@ def test_a_file_that_includes_itself(tmp_path: Path) -> None:
     assert "includes itself" in found.complaints[0].problem
 
 
+def test_files_that_include_one_another_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "0.conf"
+    for number in range(40):
+        (tmp_path / f"{number}.conf").write_text(f"%include {number + 1}.conf\n")
+    complaint = survey(server_schema(), str(path)).complaints[-1]
+    assert str(complaint.place) == f"{tmp_path}/31.conf, line 1"
+    assert "more than 32 files include one another" in complaint.problem
+
+
 def test_one_file_may_be_included_twice(tmp_path: Path) -> None:
     (tmp_path / "level.conf").write_text("level debug\n")
     path = tmp_path / "zeo.conf"

@@ -121,7 +121,7 @@ def test_one_blob_is_fetched_once_for_many_threads(site: Site) -> None:
 
     for worker in [Background(load) for _ in range(8)]:
         assert worker.result() == content
-    assert sum(frame.name == "sendBlob" for frame in proxy.frames()) == 1
+    assert sum(frame.name in ("sendBlob", "open_blob") for frame in proxy.frames()) == 1
 
 
 def test_fetched_blobs_are_evicted(site: Site) -> None:

@@ -14,6 +14,7 @@ from zeolith.protocol.descriptions import MAX_LINE, describe, kind_of
 from zeolith.protocol.descriptions import name_of as method_of
 from zeolith.protocol.inquiry import KickInquiry
 from zeolith.protocol.loadrequests import LoadedMany, LoadMany
+from zeolith.protocol.outcome import Outcome
 from zeolith.protocol.peers import Inquired, Probe, Violated
 from zeolith.protocol.transcript import Answered, Encrypted, Entry, TooLong, Transcript
 from zeolith.types import MAX_TID
@@ -56,6 +57,8 @@ def test_every_message_is_one_short_line(case: Case, letter: bytes, with_data: b
         (m.Notice(m.TpcBegin(1, b"\xc3\xbc", b"", b"ab", TID)), None,
          ("notice tpc_begin(txn=1, user='ü', description='', extension=2 bytes, tid=0x3, "
           "status=' ')")),
+        (m.Call(3, Outcome(bytes(15) + b"\xff", TID)), None, "call 3 outcome(uid=0xff, since=0x3)"),
+        (m.Call(3, m.Pack(1.5, False)), None, "call 3 pack(time=1.5, wait=False)"),
         (m.Notice(m.InvalidateTransaction(TID, [TID] * 100)), None,
          "notice invalidateTransaction(tid=0x3, oids=[0x3, 0x3, 0x3, 0x3, 0x3, 0x3, … 94 more])"),
         (m.Notice(LoadMany(TID2, [OID, TID])), None, "notice load_many(tid=0x4, oids=[0x2a, 0x3])"),
@@ -68,7 +71,7 @@ def test_every_message_is_one_short_line(case: Case, letter: bytes, with_data: b
         (m.Heartbeat(), None, "heartbeat"),
         (Probe(), None, "inquiry ruok"),
         (Inquired(KickInquiry("app")), None,
-         "inquiry KickInquiry(client='app', dry_run=False)"),
+         "inquiry KickInquiry(client='app')"),
         (Answered({"error": "no"}), None, "answer {'error': 'no'}"),
         (Encrypted(), None, "TLS: encrypted from here on, nothing can be shown"),
         (TooLong(None), None, "message that is too long to be shown"),

@@ -29,10 +29,13 @@ from ZODB.POSException import (
 )
 
 from zeolith.errors import (
+    ClientDisconnected,
     FrameTooLarge,
     HistoryLost,
     IllegalMessage,
     MessageTooLarge,
+    NotCommitted,
+    OutcomeUnknown,
     ServerBehindCache,
     ServerError,
 )
@@ -276,6 +279,20 @@ def test_descriptions_are_bounded_and_cannot_fail() -> None:
     assert len(serialize_fault(ValueError(tuple(range(10**5)), 2**9999))[1][1]) <= 2_000
 
 
+@CARRIED
+def test_what_became_of_a_commit(carry: Callable[[Any], Any]) -> None:
+    """A server may serve a storage that is a client itself, and lost its server."""
+    cause = ClientDisconnected("gone")
+    refused = parse_fault(*carry(serialize_fault(NotCommitted(cause))))
+    assert isinstance(refused, NotCommitted)
+    assert "ClientDisconnected: gone" in str(refused)
+    for uid in (None, bytes(range(16))):
+        unknown = parse_fault(*carry(serialize_fault(OutcomeUnknown(cause, "nobody knows", uid))))
+        assert isinstance(unknown, OutcomeUnknown)
+        assert unknown.uid == uid
+        assert "ClientDisconnected: gone; nobody knows" in str(unknown)
+
+
 def test_classes_outside_the_table_become_server_errors() -> None:
     class ApplicationError(Exception):
         pass
@@ -319,6 +336,11 @@ def test_classes_outside_the_table_become_server_errors() -> None:
         ("ZODB.POSException.UndoError", ("x",)),
         ("ZODB.POSException.DanglingReferenceError", {"referer": OID}),
         ("ZODB.POSException.DanglingReferenceError", ()),
+        ("zeolith.errors.NotCommitted", ("gone",)),
+        ("zeolith.errors.NotCommitted", {"cause": 1}),
+        ("zeolith.errors.OutcomeUnknown", ("gone", "why", None)),
+        ("zeolith.errors.OutcomeUnknown", {"cause": "gone", "reason": None, "uid": None}),
+        ("zeolith.errors.OutcomeUnknown", {"cause": "gone", "reason": "why", "uid": "text"}),
     ],
 )
 def test_malformed_details_become_server_errors(name: str, details: Any) -> None:

@@ -27,11 +27,16 @@ CALL, NOTICE, REPLY, ERROR, HEARTBEAT = 0x01, 0x02, 0x03, 0x04, 0x05
 NOTHING, ID, IDS = 0x06, 0x07, 0x08
 LOAD, CURRENT, EARLIER, NONE_BEFORE, LOAD_ERROR = 0x10, 0x11, 0x12, 0x13, 0x14
 BEGIN, STORE, STORE_NEW, VOTE, FINISH = 0x20, 0x21, 0x22, 0x23, 0x24
+LOAD_MANY, LOADED_MANY = 0x15, 0x16
 INVALIDATE, INFO = 0x30, 0x31
+DATA, END, FAULT, CREDIT, CANCEL = 0x40, 0x41, 0x42, 0x43, 0x44
 
 # Methods.
 REGISTER, GET_INFO, LAST_TRANSACTION, PING = 1, 2, 3, 4
 GET_INVALIDATIONS, NEW_OIDS, TPC_ABORT = 6, 11, 36
+VERIFY_MANY, CHANGES_SINCE, OUTCOME, SYNC_TO = 21, 22, 23, 24
+OPEN_BLOB, ATTACH_BLOB = 53, 54
+FIRST_UPLOAD = 1 << 31
 SERVER_NOTICES = {64: "info"}
 
 
@@ -48,6 +53,9 @@ class Client:
         self.invalidated: list[tuple[bytes, list[bytes]]] = []
         self.info: Any = None
         self.number = 0
+        self.upload_credit = 262_144
+        self.downloaded = b""
+        self.ended: set[int] = set()
         try:
             self.begin_talking(storage)
         except BaseException:
@@ -130,6 +138,16 @@ class Client:
     def take_notice(self, kind: int, body: bytes) -> None:
         if kind == INVALIDATE:
             self.invalidated.append((body[:8], split_ids(body[8:])))
+        elif kind == HEARTBEAT:
+            assert not body
+        elif kind in (DATA, END, CREDIT):
+            (stream,) = struct.unpack_from(">I", body)
+            if kind == DATA:
+                self.downloaded += body[4:]
+            elif kind == END:
+                self.ended.add(stream)
+            else:
+                self.upload_credit += struct.unpack(">I", body[4:])[0]
         elif kind == INFO:
             self.info = dict(zip(("length", "size"), struct.unpack(">QQ", body)))
         else:
@@ -154,12 +172,65 @@ class Client:
                 raise Failed(*msgpack.unpackb(body))
             self.take_notice(kind, payload[1:])
 
+    def load_many(self, oids: list[bytes]) -> dict[bytes, Any]:
+        """Return data and tid of each of *oids*; what the error is called if there is one."""
+        self.write(bytes([LOAD_MANY]) + LATEST + b"".join(oids))
+        found: dict[bytes, Any] = {}
+        while len(found) < len(oids):
+            payload = self.next_frame()
+            kind, oid, body = payload[0], payload[1:9], payload[17:]
+            if kind == LOADED_MANY:
+                assert payload[1:9] == LATEST
+                at = 9
+                while at < len(payload):
+                    oid, tid, end, size = struct.unpack_from(">8s8s8sI", payload, at)
+                    assert end == bytes(8)
+                    at += 28
+                    found[oid] = payload[at : at + size], tid
+                    at += size
+            elif kind == CURRENT:
+                found[oid] = body[8:], body[:8]
+            elif kind == LOAD_ERROR:
+                found[oid] = msgpack.unpackb(body)[0]
+            else:
+                self.take_notice(kind, payload[1:])
+        return found
+
+    # -- streams -------------------------------------------------------------------------------
+
+    def upload(self, stream: int, data: bytes) -> None:
+        while data:
+            while not self.upload_credit:
+                payload = self.next_frame()
+                self.take_notice(payload[0], payload[1:])
+            part = data[: min(32_768, self.upload_credit)]
+            self.upload_credit -= len(part)
+            self.write(struct.pack(">BI", DATA, stream) + part)
+            data = data[len(part) :]
+        self.write(struct.pack(">BI", END, stream))
+
+    def download(self, oid: bytes, tid: bytes, offset: int = 0) -> bytes:
+        self.downloaded, stream, credit = b"", 3, 50_000
+        size = self.call(OPEN_BLOB, stream, oid, tid, offset, credit)["size"]
+        granted = credit
+        while stream not in self.ended:
+            if len(self.downloaded) == granted:
+                self.write(struct.pack(">BII", CREDIT, stream, credit))
+                granted += credit
+            payload = self.next_frame()
+            self.take_notice(payload[0], payload[1:])
+        self.ended.discard(stream)
+        assert offset + len(self.downloaded) == size
+        return self.downloaded
+
     # -- transactions --------------------------------------------------------------------------
 
-    def begin(self, txn: int, user: bytes = b"", about: bytes = b"") -> None:
+    def begin(
+        self, txn: int, user: bytes = b"", about: bytes = b"", unique: bytes | None = None
+    ) -> None:
         sizes = struct.pack(">III", len(user), len(about), 0)
-        head = struct.pack(">Bq", BEGIN, txn) + bytes([0]) + b" "
-        self.write(head + sizes + user + about)
+        head = struct.pack(">Bq", BEGIN, txn) + bytes([2 if unique else 0]) + b" "
+        self.write(head + sizes + user + about + (unique or b""))
 
     def store(self, txn: int, oid: bytes, data: bytes, tid: bytes | None = None) -> None:
         if tid is None:
@@ -191,7 +262,8 @@ def split_ids(body: bytes) -> list[bytes]:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[tuple[str, int]]:
-    with running_server(FileStorage(str(tmp_path / "Data.fs"))) as server:
+    storage = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+    with running_server(storage) as server:
         yield server.address
 
 
@@ -301,3 +373,65 @@ def test_what_was_wrong_in_a_notice_is_said_by_the_vote(clients: tuple[Client, C
     assert client.call(TPC_ABORT, 6) is None
     with pytest.raises(Failed, match="StorageTransactionError"):
         client.step(VOTE, 6)
+
+
+def test_many_loads(clients: tuple[Client, Client]) -> None:
+    client, other = clients
+    oids = client.call(NEW_OIDS, 60)[:60]
+    records = {oid: b"%d" % number * 3_000 for number, oid in enumerate(oids)}
+    tid = client.commit(1, *((oid, data, None) for oid, data in records.items()))
+    missing = client.call(NEW_OIDS, 1)[0]
+    found = other.load_many([*oids, missing])
+    assert "POSKeyError" in found.pop(missing)
+    assert found == {oid: (data, tid) for oid, data in records.items()}
+    assert other.invalidated[0][0] == tid
+
+
+def test_a_blob_both_ways(clients: tuple[Client, Client]) -> None:
+    client, other = clients
+    (oid,) = client.call(NEW_OIDS, 1)[:1]
+    content = bytes(range(256)) * 4_000
+    client.begin(1)
+    client.upload(FIRST_UPLOAD, content)
+    head = struct.pack(">BB", NOTICE, ATTACH_BLOB)
+    arguments = [FIRST_UPLOAD, oid, None, b"a record", 1, len(content)]
+    client.write(head + msgpack.packb(arguments))
+    assert client.step(VOTE, 1) == []
+    tid = client.step(FINISH, 1)
+    assert other.load(oid) == (b"a record", tid, None)
+    assert other.download(oid, tid) == content
+    assert other.download(oid, tid, 700_000) == content[700_000:]
+    with pytest.raises(Failed, match="POSKeyError"):
+        other.download(oid, tid[:-1] + bytes([tid[-1] ^ 1]))
+
+
+def test_what_became_of_a_transaction(clients: tuple[Client, Client]) -> None:
+    client, other = clients
+    oid, before = client.call(NEW_OIDS, 1)[0], client.call(LAST_TRANSACTION)
+    client.begin(1, unique=b"sixteen bytes id")
+    client.store(1, oid, b"data")
+    client.step(VOTE, 1)
+    tid = client.step(FINISH, 1)
+    assert other.call(OUTCOME, b"sixteen bytes id", before) == {"state": "committed", "tid": tid}
+    assert other.invalidated == [(tid, [oid])]
+    client.begin(2, unique=b"another sixteen.")
+    client.store(2, oid, b"lost", tid)
+    client.step(VOTE, 2)
+    found = other.call(OUTCOME, b"another sixteen.", tid)
+    assert found == {"state": "not committed"}
+    assert other.load(oid) == (b"data", tid, None)
+
+
+def test_what_has_changed(clients: tuple[Client, Client]) -> None:
+    client, other = clients
+    one, two = client.call(NEW_OIDS, 2)[:2]
+    first = client.commit(1, (one, b"1", None), (two, b"2", None))
+    second = client.commit(2, (one, b"3", first))
+    assert other.call(SYNC_TO, second, 10) == second
+    assert other.call(SYNC_TO, b"\x7f" * 8, 0) is None
+    tid, stale = other.call(VERIFY_MANY, one + first + two + first)
+    assert (tid, stale) == (second, one)
+    page = other.call(CHANGES_SINCE, NO_TID, 10)
+    assert page["changes"] == [[first, b"".join(sorted([one, two]))], [second, one]]
+    assert page["last"] == second
+    assert not page["more"]

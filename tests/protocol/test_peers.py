@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -15,12 +16,14 @@ from zeolith.errors import (
     ProtocolViolation,
     UndecodableMessage,
 )
+from zeolith.protocol.codecs import make_codec
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import OWN_VERSIONS, STATUS_PROBE, Coding, Greeting
 from zeolith.protocol.hello import Introduction
 from zeolith.protocol.inquiry import KickInquiry, StatusInquiry, serialize_inquiry
 from zeolith.protocol.limits import Limits
 from zeolith.protocol.messages import (
+    SERVER_REQUESTS,
     Call,
     Fault,
     Heartbeat,
@@ -331,3 +334,20 @@ def test_illegal_call_tells_its_message_id(coding: Coding) -> None:
     assert error.msgid == 17
     assert "Ping" in str(error)
     assert "registering" in str(error)
+
+
+@CODINGS
+def test_connections_share_their_tables(coding: Coding) -> None:
+    """A server has thousands of connections, and a table takes kilobytes."""
+    one, two = connect(coding), connect(coding)
+    for left, right in zip(one, two, strict=True):
+        admit(*one)
+        admit(*two)
+        assert left._legal is right._legal
+        tracemalloc.start()
+        try:
+            codec = make_codec(coding, SERVER_REQUESTS, Limits())
+            assert tracemalloc.get_traced_memory()[0] < 1_000
+        finally:
+            tracemalloc.stop()
+        assert codec.coding is coding

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from tests.support.transcripts import VECTORS, Step, read_transcript
 from tests.support.wire_cases import serialize
+from tools.examples import with_examples
 
 from zeolith.protocol.compression import COMPRESSED, compress, decompress
 from zeolith.protocol.framing import MAX_PAYLOAD, frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import NO_TERMS, Terms
 from zeolith.protocol.messages import Call, Fault, Heartbeat, Notice, Register, Reply
-from zeolith.protocol.own import METHODS, OwnCodec
+from zeolith.protocol.own import KINDS, METHODS
 from zeolith.protocol.peers import ClientPeer, Greeted, Hello, ServerPeer, Violated, Welcomed
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -70,7 +71,7 @@ def test_a_session(name: str, size: int) -> None:
 
 def test_every_kind_is_in_a_session() -> None:
     kinds = {step.frame[4] for name in SESSIONS for step in read_transcript(name)}
-    assert kinds >= set(OwnCodec({}, ServerPeer(Coding.PICKLE)._limits)._readers) - {
+    assert kinds >= KINDS - {
         *(0x02, COMPRESSED),  # how a message is compressed may change; see below
     }
 
@@ -139,9 +140,20 @@ def test_every_transcript_is_replayed() -> None:
 # -- the document ------------------------------------------------------------------------------
 
 
-def test_the_document_s_example_is_the_recorded_session() -> None:
-    (block,) = re.findall(r"^```vectors\n(.*?)^```$", DOCUMENT.read_text(), re.M | re.S)
-    assert block == (VECTORS / "v1-session.hex").read_text(encoding="ascii")
+def test_the_document_s_examples_are_recorded() -> None:
+    """``make reference`` writes them."""
+    text = DOCUMENT.read_text()
+    assert text == with_examples(text)
+    names = re.findall(r"^```vectors ([\w-]+)", text, re.M)
+    assert {"v1-session", "v1-streams", "v1-loads", "v1-outcome"} <= set(names)
+    assert text.count("```vectors") == len(names)
+
+
+def test_examples_that_are_not_recorded_are_found() -> None:
+    text = "```vectors v1-session: Loads\nC 00\n```"
+    assert with_examples(text).startswith("```vectors v1-session: Loads\n# Loads: ")
+    with pytest.raises(SystemExit, match="0 parts"):
+        with_examples("```vectors v1-session: no such remark\n```")
 
 
 def test_the_document_s_tables_are_the_code_s() -> None:
@@ -153,5 +165,16 @@ def test_the_document_s_tables_are_the_code_s() -> None:
     }
     assert numbers == {number: NAMES[cls] for number, cls in METHODS.items()}
     kinds = {int(kind, 16) for kind in re.findall(r"^\| `0x(\w\w)` \|", text, re.M)}
-    assert kinds == set(OwnCodec({}, ServerPeer(Coding.PICKLE)._limits)._readers)
+    assert kinds == KINDS
     assert METHODS[1] is Register
+
+
+def test_the_document_says_what_each_method_takes() -> None:
+    """Of all: those of ZEO's protocol in its tables, the others in one of their own."""
+    from zeolith.protocol.additions import OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
+
+    text = DOCUMENT.read_text()
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) \|$", text, re.M)
+    found = {name for names, _ in rows for name in re.findall(r"\w+", names)}
+    kinds = {"load_many", "loaded_many"}  # they have kinds, and a section
+    assert found >= {*OWN_SERVER_REQUESTS, *OWN_CLIENT_REQUESTS} - kinds

@@ -285,19 +285,13 @@ def test_b_a_break_at_every_message_of_a_commit(
     what became of it.
     """
     server = serve(files)
-    places = [
-        (UP, name, nth)
-        for name, nth in [
-            ("tpc_begin", 0),
-            ("storea", 0),
-            ("storea", 1),
-            ("storeBlobStart", 0),
-            ("storeBlobChunk", 0),
-            ("storeBlobChunk", 1),
-            ("storeBlobEnd", 0),
-            ("vote", 0),
-        ]
-    ]
+    if is_own:
+        upload = [("stream_data", 0), ("stream_data", 1), ("stream_end", 0), ("attach_blob", 0)]
+    else:
+        upload = [("Start", 0), ("Chunk", 0), ("Chunk", 1), ("End", 0)]
+        upload = [("storeBlob" + name, nth) for name, nth in upload]
+    steps = [("tpc_begin", 0), ("storea", 0), ("storea", 1), *upload, ("vote", 0)]
+    places = [(UP, name, nth) for name, nth in steps]
     voted = (DOWN, ".reply", 0)
     finishing = [(UP, "tpc_finish", 0), (DOWN, "info", 0), (DOWN, ".reply", 1)]
     # After it the client may have sent tpc_finish before it saw the cut.

@@ -11,11 +11,12 @@ import pytest
 import ZODB
 from tests.rules.conftest import Open
 from tests.support.processes import ServerProcess
-from tests.support.waiting import promptly, wait_until
+from tests.support.waiting import Background, promptly, wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError, StorageError
 
-from zeolith.errors import ClientDisconnected
+from zeolith.errors import ClientDisconnected, NotCommitted
+from zeolith.protocol.greeting import Greeting
 
 CUSTOMIZE = """\
 import errno, os, resource, sys
@@ -32,6 +33,14 @@ def narrow():
         fsync(descriptor)
 
     module.fsync = full_fsync
+    finish = module.FileStorage.tpc_finish
+
+    def refusing_finish(storage, transaction, f=None):
+        if os.path.exists("refuse"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "Data.fs")
+        return finish(storage, transaction, f)
+
+    module.FileStorage.tpc_finish = refusing_finish
 
 if "zeolith" in sys.orig_argv:
     if os.path.exists("limit"):
@@ -41,8 +50,9 @@ if "zeolith" in sys.orig_argv:
 """
 """What a server's interpreter runs first.
 
-While there is a file ``full`` in its directory, FileStorage cannot bring commits to disk; no file
-grows larger than the file ``limit`` says.
+While there is a file ``full`` in its directory, FileStorage cannot bring commits to disk; while
+there is a file ``refuse`` it cannot write their last byte; no file grows larger than the file
+``limit`` says.
 """
 
 
@@ -115,25 +125,46 @@ def saved(process: ServerProcess) -> dict[str, object]:
         return dict(connection.root())
 
 
+@pytest.fixture(params=["own", "M5"])
+def is_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether clients and servers speak Zeolith's own protocol, not ZEO's."""
+    if request.param == "M5":
+        monkeypatch.setattr(Greeting, "version", None)
+    return bool(request.param == "own")
+
+
+@pytest.mark.parametrize("failure", ["full", "refuse"])
 def test_b_r4_a_full_disk_in_finish(
-    process: ServerProcess, application: Callable[..., Application]
+    process: ServerProcess, application: Callable[..., Application], is_own: bool, failure: str
 ) -> None:
-    """The clients find their way back by themselves, and nothing that was acknowledged is lost."""
+    """The clients find their way back by themselves, and nothing that was acknowledged is lost.
+
+    In Zeolith's own protocol the client learns what became of the transaction.
+    """
     process.start()
     writer, reader = application(process), application(process)
     writer.commit("a", 1)
     reader.wait_for({"a": 1})
-    full = process.directory / "full"
+    full = process.directory / failure
     for number in range(2):
         full.touch()
-        with promptly(), pytest.raises(StorageError, match="No space left on device"):
-            writer.commit("b", number)
+        committed = None
+        with promptly():
+            try:
+                writer.commit("b", number)
+                committed = True
+            except StorageError as error:
+                assert "No space left on device" in str(error)  # noqa: PT017
+                committed = False if isinstance(error, NotCommitted) else None
+        # All is written when the disk is asked to flush.
+        assert committed is ((failure == "full") if is_own else None)
         full.unlink()
         for app in (writer, reader):
             app.wait_connected()
         # What became of the commit is the same for all.
         found = writer.read()
         assert found["a"] == 1
+        assert (found.get("b") == number) is (failure == "full")
         assert reader.read() == found
         reader.commit("c", number)
         writer.commit("b", "known again")
@@ -157,17 +188,20 @@ def test_b_a_disk_that_stays_full(
     process.start()
     writer = application(process)
     writer.commit("a", 1)
-    (process.directory / "full").touch()
+    (process.directory / "refuse").touch()
     for number in range(2):
-        with pytest.raises(StorageError, match="No space left on device"):
+        with pytest.raises(NotCommitted, match="No space left on device"):
             writer.commit("b", number)
         writer.wait_connected()
         assert writer.read()["a"] == 1
     assert "will be opened again in 2 s" in process.log()
-    with pytest.raises(StorageError, match="No space left on device"):
-        writer.commit("b", 2)
+    committing = Background(lambda: writer.commit("b", 2))
+    wait_until(lambda: "will be opened again in 4 s" in process.log())
     with promptly(10):
         assert process.stop() == 0
+    process.start()
+    with pytest.raises(NotCommitted, match="No space left on device"):
+        committing.result()
 
 
 def test_b_a_full_disk_in_vote(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import transaction
@@ -153,6 +153,9 @@ def test_r4_a_cut_at_every_byte_around_a_commit(
             if with_blob:
                 assert Path(storage.loadBlob(oid, tid)).read_bytes() == data
         assert not [path for path in blobs.rglob("*") if UPLOAD_SUFFIX in path.name]
+        # The server has forgotten all of them, too.
+        storage.ping()
+        wait_until(lambda: not server._services["1"].outcomes._live)
     # A request that came in parts did not come; after that everything was committed.
     assert results == [False] * FINISH_SIZE + [True] * (1 + INFO_SIZE + 1 + REPLY_SIZE + 1)
 
@@ -192,6 +195,39 @@ def test_r4_with_zodb_on_top(files: FileStorage, serve: Serve, client: Open, nam
             unlucky.storage.ping()
             manager.begin()
             assert root["a"]["n"] == 10 * number
+
+
+def test_r4_a_read_only_server_that_stands_in_is_not_believed(
+    files: FileStorage, serve: Serve, client: Open, tmp_path: Path
+) -> None:
+    """It serves the same file, but does not write it: the client waits for the one that does."""
+    server = serve(files)
+    reader = serve(FileStorage(str(tmp_path / "Data.fs"), read_only=True))
+    with Proxy(server.address) as proxy, RawClient(server.address) as raw:
+        storage = client(
+            [proxy.address, reader.address],
+            read_only_fallback=True,
+            min_disconnect_poll=0.01,
+            max_disconnect_poll=0.05,
+        )
+        wait_until(lambda: not storage.isReadOnly(), "the writable server is taken")
+        cut = Cut(DOWN, ".reply", 0)
+
+        def cut_for_a_while(passing: Passing) -> Action | int:
+            action = cut(passing)
+            proxy.is_refusing = cut.is_done
+            return action
+
+        proxy.rule = cut_for_a_while
+        committing = Background(lambda: commit(storage, oid_of(1), b"data"))
+        wait_until(lambda: storage.isReadOnly() and storage.is_connected(), "the other is taken")
+        assert committing.is_alive()
+        proxy.rule = pass_all
+        proxy.is_refusing = False
+        end = committing.result()
+        assert isinstance(end, End)
+        check_truth(end, tid_of_object(raw, oid_of(1)), storage)
+        assert isinstance(end.result, bytes)
 
 
 # -- the server is killed ----------------------------------------------------------------------
@@ -293,11 +329,12 @@ def test_r4_what_a_power_failure_took_is_not_guessed(process: ServerProcess, cli
 class Writer:
     """A thread that commits through a client storage of its own until it is stopped.
 
+    :ivar storage: that one.
     :ivar ends: how the commits ended that came as far as ``tpc_finish``, by object id.
     """
 
     def __init__(self, storage: ClientStorage, number: int) -> None:
-        self._storage = storage
+        self.storage = storage
         self._number = number
         self._is_stopped = False
         self.ends: dict[bytes, End] = {}
@@ -309,42 +346,84 @@ class Writer:
                 return
             oid = oid_of(1_000_000 * self._number + number)
             try:
-                self.ends[oid] = commit(self._storage, oid, b"%d" % number)
+                self.ends[oid] = commit(self.storage, oid, b"%d" % number)
             except ClientDisconnected:
-                self._storage.ping()
+                self.storage.ping()
 
     def stop(self) -> None:
         self._is_stopped = True
         self.thread.result(60)
 
 
+class Writers:
+    """Three of them.
+
+    :ivar all: each.
+    """
+
+    def __init__(self, client: Open, address: Any) -> None:
+        self.all = [
+            Writer(client(address, wait_timeout=60, max_disconnect_poll=0.1), number)
+            for number in range(1, 4)
+        ]
+
+    def wait_done(self, count: int) -> None:
+        """Wait until that many commits more have ended, in whichever way."""
+        wanted = self._done() + count
+        wait_until(lambda: self._done() >= wanted)
+
+    def _done(self) -> int:
+        return sum(len(writer.ends) for writer in self.all)
+
+    def stop_and_compare(self, address: Any) -> tuple[int, int]:
+        """Check that everybody was told the truth; return how many were committed, and not."""
+        for writer in self.all:
+            writer.stop()
+        committed = refused = 0
+        with RawClient(address) as raw:
+            for writer in self.all:
+                for oid, end in writer.ends.items():
+                    tid = tid_of_object(raw, oid)
+                    check_truth(end, tid, writer.storage)
+                    committed += tid is not None
+                    refused += tid is None
+        return committed, refused
+
+
+@pytest.mark.parametrize(
+    "rounds", [3, pytest.param(40, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
+def test_r4_breaks_anywhere(files: FileStorage, serve: Serve, client: Open, rounds: int) -> None:
+    """Connections are cut at any byte of any message, many times, under load."""
+    server = serve(files)
+    generator = random.Random(rounds)
+
+    def cut_now_and_then(passing: Passing) -> Action | int:
+        return generator.randrange(passing.size + 1) if generator.random() < 0.02 else Action.PASS
+
+    with Proxy(server.address) as proxy:
+        writers = Writers(client, proxy.address)
+        proxy.rule = cut_now_and_then
+        for _ in range(rounds):
+            writers.wait_done(50)
+        proxy.rule = pass_all
+        committed, refused = writers.stop_and_compare(server.address)
+    assert committed > 10 * rounds
+    assert refused >= rounds // 10
+    assert len(proxy.links) > 3 + rounds
+    wait_until(lambda: not server._services["1"].outcomes._live)
+
+
 def kill_and_compare(process: ServerProcess, client: Open, kills: int) -> tuple[int, int, int]:
     """Kill the server in the middle of commits; return how many ended how, and the lost answers."""
     generator = random.Random(1)
     process.start()
-    writers = [
-        Writer(client(process.address, wait_timeout=60, max_disconnect_poll=0.1), number)
-        for number in range(1, 4)
-    ]
-
-    def done() -> int:
-        return sum(len(writer.ends) for writer in writers)
-
+    writers = Writers(client, process.address)
     for _ in range(kills):
-        wanted = done() + generator.randrange(3, 40)
-        wait_until(lambda wanted=wanted: done() >= wanted)  # type: ignore[misc]
+        writers.wait_done(generator.randrange(3, 40))
         process.kill()
         process.start()
-    for writer in writers:
-        writer.stop()
-    committed = refused = 0
-    with RawClient(process.address) as raw:
-        for writer in writers:
-            for oid, end in writer.ends.items():
-                tid = tid_of_object(raw, oid)
-                check_truth(end, tid, writer._storage)
-                committed += tid is not None
-                refused += tid is None
+    committed, refused = writers.stop_and_compare(process.address)
     return committed, refused, process.log().count("whose end it has not seen")
 
 

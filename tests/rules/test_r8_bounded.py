@@ -13,11 +13,18 @@ import pytest
 from tests.rules.conftest import Connect, Serve, tid_of
 from tests.support.processes import ServerProcess
 from tests.support.raw import Z64, RawClient, connect, fault_of, oid_of
+from tests.support.rawstreams import RawStreams
 from tests.support.waiting import promptly, wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
-from zeolith.protocol.limits import DEFAULT_LIMITS
+from zeolith.protocol.greeting import Coding
+from zeolith.protocol.limits import (
+    DEFAULT_LIMITS,
+    FIRST_UPLOAD,
+    MAX_STREAMS,
+    STREAM_WINDOW,
+)
 from zeolith.protocol.messages import (
     IteratorStart,
     LoadBefore,
@@ -25,6 +32,7 @@ from zeolith.protocol.messages import (
     SendBlob,
     ServerStatus,
 )
+from zeolith.protocol.streamrequests import OpenBlob, OpenIteration
 from zeolith.types import MAX_TID
 
 MIB = 1 << 20
@@ -70,6 +78,34 @@ def test_r8_unread_replies_do_not_pile_up(server: ServerProcess) -> None:
                     other.ping()
                     assert other.load(oid_of(1))[2] is None
             assert server.memory() - before < 60 * MIB
+
+
+def test_r8_unread_streams_do_not_pile_up(server: ServerProcess) -> None:
+    """Blobs, and a record of 2 MB in many iterations."""
+    with server:
+        with RawClient(server.address, coding=Coding.OWN) as client:
+            streams = RawStreams(client)
+            client.begin()
+            for number in range(8):
+                streams.upload(FIRST_UPLOAD + number, bytes(STREAM_WINDOW))
+                streams.attach(FIRST_UPLOAD + number, oid_of(number + 1), STREAM_WINDOW)
+            client.vote()
+            tid = client.finish()
+            large = client.commit({oid_of(100): (Z64, bytes(2 * MIB))})
+        before = server.memory()
+        with RawClient(server.address, coding=Coding.OWN, receive_buffer=65536) as greedy:
+            for number in range(MAX_STREAMS):
+                greedy.ask(OpenBlob(number, oid_of(number % 8 + 1), tid, 0, STREAM_WINDOW))
+            for number in range(MAX_STREAMS, MAX_STREAMS + 192):
+                greedy.ask(OpenIteration(number, large, None, 1000))
+            with RawClient(server.address) as other, promptly(10):
+                for _ in range(50):
+                    other.ping()
+            # Each has come to the record, and is told its beginning.
+            found = RawStreams(greedy)
+            for number in range(MAX_STREAMS, MAX_STREAMS + 192):
+                found.read_until(number, 1000)
+            assert server.memory() - before < 160 * MIB
 
 
 def test_r8_a_slow_reader_gets_everything(

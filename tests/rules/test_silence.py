@@ -21,6 +21,7 @@ from tests.support.waiting import Background, promptly, wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
+import zeolith
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import Terms
 from zeolith.protocol.messages import Heartbeat, InvalidateTransaction, LoadBefore, SetClientLabel
@@ -111,6 +112,24 @@ def test_an_idle_client_notices_that_its_server_is_gone(
         began = time.monotonic()
         wait_until(lambda: not storage.is_connected(), timeout=5)
         assert time.monotonic() - began > 0.4
+
+
+def test_a_change_feed_goes_on_with_the_next_server(
+    mapping: MappingStorage, serve: Serve, raw: Connect
+) -> None:
+    server = serve(mapping)
+    committer = raw(server.address)
+    with (
+        Proxy(server.address) as proxy,
+        zeolith.changes(proxy.address, bytes(8), dead_server_timeout=1) as feed,
+    ):
+        first = committer.commit({oid_of(1): (Z64, b"x")})
+        assert next(feed).tid == first
+        proxy.strand()
+        second = committer.commit({oid_of(2): (Z64, b"x")})
+        with promptly(10):
+            assert next(feed).tid == second
+        assert len(proxy.links) == 2
 
 
 def test_heartbeats_keep_both_sides_connected(

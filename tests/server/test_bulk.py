@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from ZODB.MappingStorage import MappingStorage
 from zeolith import ClientStorage
 from zeolith.protocol import messages as m
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.limits import MAX_LOADS
+from zeolith.protocol.limits import DEFAULT_LIMITS, MAX_LOADS
 from zeolith.protocol.loadrequests import LoadedMany, LoadMany
+from zeolith.protocol.peers import ClientPeer
 from zeolith.server import bulk
 from zeolith.server.handlers import HANDLERS
 from zeolith.types import MAX_TID
@@ -117,12 +119,41 @@ def test_small_objects_share_a_message_and_large_ones_have_their_own(
     assert {oid: len(value[0]) for oid, value in found.items()} == {
         oid_of(number): size for number, size in sizes.items()
     }
-    together = [
+    assert together(client) == [[1, 2, 3], [4], [6, 7]]
+
+
+def together(client: RawClient) -> list[list[int]]:
+    """Return which objects came in one message."""
+    return [
         [int.from_bytes(record[0]) for record in message.request.records]
         for message in client.inbox
         if isinstance(message, m.Notice) and isinstance(message.request, LoadedMany)
     ]
-    assert together == [[1, 2, 3], [4], [6, 7]]
+
+
+class SmallClient(RawClient):
+    """A raw client that takes messages of up to 2,000 bytes."""
+
+    def _greet(self, coding: Coding) -> None:
+        self.peer = ClientPeer(replace(DEFAULT_LIMITS, max_message_size=2_000))
+        super()._greet(coding)
+
+
+def test_a_client_that_takes_little_at_once(
+    mapping: MappingStorage, serve: Serve, own: Connect, stack: ExitStack
+) -> None:
+    server = serve(mapping)
+    sizes = {1: 900, 2: 900, 3: 900, 4: 1_950, 5: 1_975, 6: 1_976, 7: 3_000, 8: 10, 9: 10}
+    own(server.address).commit(
+        {oid_of(number): (Z64, bytes(size)) for number, size in sizes.items()}
+    )
+    client = stack.enter_context(SmallClient(server.address, coding=Coding.OWN))
+    client.send(LoadMany(MAX_TID, oids_to(9)))
+    found = receive_all(client, 9)
+    for number in (6, 7):
+        assert found.pop(oid_of(number)) == "zeolith.errors.MessageTooLarge"
+    assert all(len(found[oid][0]) == sizes[int.from_bytes(oid)] for oid in found)
+    assert [len(some) for some in together(client)] == [2, 1, 1, 2]
 
 
 def test_an_error_of_the_storage_is_that_object_s_only(
@@ -143,6 +174,31 @@ def test_an_error_of_the_storage_is_that_object_s_only(
     assert found.pop(oid_of(50)).endswith("RuntimeError")
     assert all(value[0] == data_of(int.from_bytes(oid)) for oid, value in found.items())
     assert "unexpected error" in caplog.text
+
+
+@pytest.mark.parametrize("loads", ["loop", "workers"])
+def test_a_record_that_is_none_is_that_object_s_only(
+    mapping: MappingStorage,
+    serve: Serve,
+    own: Connect,
+    caplog: pytest.LogCaptureFixture,
+    loads: str,
+) -> None:
+    server = serve(mapping, loads=loads)
+    client = own(server.address)
+    fill(client, 100)
+    strange = {oid_of(3): ("text", Z64, None), oid_of(4): (None, Z64, None)}
+
+    def load(oid: bytes, tid: bytes) -> Any:
+        return strange.get(oid) or mapping.loadBefore(oid, tid)
+
+    with hook_attribute(server._services["1"].access, "load_before", load):
+        client.send(LoadMany(MAX_TID, oids_to(100)))
+        found = receive_all(client, 100)
+    for oid in strange:
+        assert found.pop(oid).endswith(("ValueError", "TypeError"))
+    assert all(value[0] == data_of(int.from_bytes(oid)) for oid, value in found.items())
+    assert "cannot be sent" in caplog.text
 
 
 def test_what_is_asked_is_counted(mapping: MappingStorage, serve: Serve, own: Connect) -> None:
@@ -328,10 +384,11 @@ def test_a_client_that_leaves_while_a_transaction_is_finished(
 # -- bounds ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("loads", ["loop", "workers"])
 def test_r8_a_slow_consumer_is_read_for_no_faster_than_it_takes(
-    files: FileStorage, serve: Serve, own: Connect, loop: str
+    files: FileStorage, serve: Serve, own: Connect, loop: str, loads: str
 ) -> None:
-    server = serve(files, loop=loop, output_mark=1 << 16)
+    server = serve(files, loop=loop, output_mark=1 << 16, loads=loads)
     writer = own(server.address)
     for first in range(1, 1_001, 100):
         writer.commit({oid_of(first + n): (Z64, bytes(20_000)) for n in range(100)})
@@ -348,7 +405,7 @@ def test_r8_a_slow_consumer_is_read_for_no_faster_than_it_takes(
     assert connection.unsent < 1 << 20
     assert 500 < connection.session.bulk.waiting < 1_000
     assert len(receive_all(slow, 1_000)) == 1_000
-    assert connection.session.bulk.waiting == 0
+    wait_until(lambda: connection.session.bulk.waiting == 0)
 
 
 def test_r8_who_asks_for_too_much_is_not_listened_to(

@@ -26,7 +26,7 @@ from zeolith.client.changes import ChangePages
 from zeolith.protocol.additions import ChangesSince
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import Call, Notice, Reply
-from zeolith.server import changes
+from zeolith.server import changes, past
 from zeolith.server.changes import PAGE_TRANSACTIONS, Question, make_page
 from zeolith.server.history import History, LoggedTransaction
 
@@ -394,6 +394,30 @@ def test_a_history_is_let_go_with_its_client(
     assert not closed
     client.close()
     wait_until(lambda: len(closed) == 1)
+
+
+def test_a_history_is_let_go_when_it_is_not_asked_for(
+    serve: Serve, own: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R8: a consumer that takes its time holds no file; it finds its place again."""
+    monkeypatch.setattr(past, "HOLD", 0.01)
+    closed: list[History] = []
+    close = History.close
+
+    def note(history: History) -> None:
+        close(history)
+        closed.append(history)
+
+    monkeypatch.setattr(History, "close", note)
+    storage = Plain(file_storage(tmp_path))
+    tids = fill(storage, 20)
+    client = own(serve(storage, invalidation_queue_size=0).address)
+    found: list[bytes] = []
+    for turn in range(1, 4):
+        answer = client.call(ChangesSince(found[-1] if found else Z64, 5))
+        found += [tid for tid, _ in answer["changes"]]
+        wait_until(lambda turn=turn: len(closed) == turn)  # type: ignore[misc]
+    assert found == tids[:15]
 
 
 def test_two_questions_at_once(serve: Serve, own: Connect, storage: Any) -> None:

@@ -15,7 +15,9 @@ from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
 from zeolith.protocol import messages as m
+from zeolith.protocol import streamrequests as s
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.limits import FIRST_UPLOAD
 from zeolith.types import MAX_TID
 
 
@@ -88,6 +90,22 @@ class Fool:
             m.SendBlob(oid, last),
             m.UndoLog(0, 3),
         ]
+        if not client.is_zeo:
+            stream, upload = die.randrange(3), FIRST_UPLOAD + die.randrange(2)
+            notices += [
+                s.StreamData(upload, bytes(1000)),
+                s.StreamData(upload, bytes(1000)),
+                s.StreamEnd(upload),
+                s.StreamFault(upload, "x", ()),
+                s.AttachBlob(upload, oid, serial, b"blob", txn, die.choice([1000, 2000])),
+                s.StreamCredit(stream, 10_000),
+                s.StreamCancel(stream),
+            ]
+            calls += [
+                s.OpenBlob(stream, oid, last, 0, die.choice([0, 100, 10_000])),
+                s.OpenIteration(stream, None, None, die.choice([0, 100, 10_000])),
+                s.OpenIteration(stream, None, None, die.choice([0, 100, 10_000])),
+            ]
         what = die.random()
         try:
             if what < 0.3:

@@ -160,3 +160,36 @@ def test_a_damaged_file_is_an_error_and_no_silence(
             assert found == expected
     path.write_bytes(whole)
     assert told_since(storage, since) == expected
+
+
+@pytest.mark.parametrize("since", [0, 2])
+def test_no_byte_s_damage_leaves_out_a_transaction_in_silence(
+    storage: FileStorage, tmp_path: Path, since: int
+) -> None:
+    for number in range(1, 5):
+        commit(storage, *(n.to_bytes(8, "big") for n in range(number)), data=b"d" * number)
+    tids = [Z64, *(tid for tid, _ in listed(storage))]
+    expected = listed(storage, tids[since])
+    path = tmp_path / "Data.fs"
+    whole = path.read_bytes()
+    errors = 0
+    named = {
+        at + offset
+        for at in range(len(whole))
+        for offset in range(8)
+        if whole[at : at + 8] in tids[1:]
+    }
+    # A damaged id leads to another place, if the place has to be found.
+    for at in sorted(set(range(4, len(whole))) - (named if since else set())):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x40
+        path.write_bytes(damaged)
+        try:
+            found = told_since(storage, tids[since])
+        except (StorageError, OSError):
+            errors += 1
+            continue
+        # Nobody can tell whether an object's id is the right one.
+        assert [len(oids) for _, oids in found] == [len(oids) for _, oids in expected]
+    path.write_bytes(whole)
+    assert errors > 50

@@ -9,6 +9,7 @@ import random
 import ssl
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import STATUS_PROBE
 from zeolith.protocol.inquiry import PREFIX, StatusInquiry, parse_answer, serialize_inquiry
 from zeolith.protocol.messages import LoadBefore, SetClientLabel, Vote
+from zeolith.server.overview import tls_user
 from zeolith.types import MAX_TID
 
 RUOK_KEYS = {
@@ -300,6 +302,12 @@ def test_tls_shows_who_it_is(
     assert answer["server"]["tls"] is True
     (entry,) = answer["connections"]
     assert entry["user"] == "Ann?[2J, ann@example.org"
+
+
+def test_r8_a_name_in_a_certificate_is_short_and_one_line() -> None:
+    certificate = {"subject": ((("commonName", "a\nb" + 1000 * "x"),),)}
+    connection: Any = SimpleNamespace(extra_info={"peercert": certificate}.get)
+    assert tls_user(connection) == "a?b" + 197 * "x"
 
 
 def test_r9_without_a_certificate_nothing_is_told(

@@ -19,7 +19,7 @@ from zeolith.admin.asking import Refused, Target, ask_zeolith
 from zeolith.admin.kick import kick_clients
 from zeolith.protocol.inquiry import StatusInquiry
 from zeolith.protocol.messages import LoadBefore, SetClientLabel, Vote
-from zeolith.server import transport
+from zeolith.server import kicking, transport
 from zeolith.types import MAX_TID
 
 
@@ -93,6 +93,18 @@ def test_a_dry_run_ends_nothing(
     assert kick(server, None, dry_run=True) == [1]
     client.ping()
     assert "kicked" not in caplog.text
+
+
+def test_r8_an_answer_about_many_is_bounded(
+    serve: Any, labelled: Any, mapping: MappingStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kicking, "MOST_CONNECTIONS", 2)
+    server = serve(mapping)
+    for number in range(3):
+        labelled(server, f"app {number}")
+    kicked = kick_clients(Target(server.address), None)
+    assert (len(kicked.connections), kicked.left_out) == (2, 1)
+    wait_connected(server, [])
 
 
 def test_all_and_of_one_storage(serve: Any, labelled: Any, mapping: MappingStorage) -> None:

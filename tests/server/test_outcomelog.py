@@ -167,14 +167,6 @@ def test_transactions_without_a_unique_id_leave_no_gap(opened: Open) -> None:
     assert log.find(uid(1)) == tid(1)
 
 
-def test_what_is_in_doubt_is_not_found(opened: Open) -> None:
-    log = opened()
-    log.committed(uid(1), tid(1))
-    log.forget(uid(1))
-    log.forget(uid(2))
-    assert log.find(uid(1)) is None
-
-
 def test_the_file_of_another_database_counts_for_nothing(
     opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:

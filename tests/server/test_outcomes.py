@@ -369,6 +369,29 @@ def test_r4_of_a_storage_that_failed_nothing_is_said() -> None:
     assert heard[0].state is State.UNKNOWN
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_r4_a_storage_that_failed_is_believed_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """Also if the file of the record was written anew in between."""
+    monkeypatch.setattr("zeolith.server.outcomelog.MOST_RECORDS", 2)
+    path, identity = str(tmp_path / "outcomes"), "8533cc74-68ff-41bd-bc70-cf7202d4e705"
+    outcomes = Outcomes(OutcomeLog(path, identity, Z64), True)
+    for uid, tid in ((OTHER, b"\1" * 8), (UID, b"\2" * 8)):
+        transaction = make(uid)
+        outcomes.begin(Maker(), transaction)
+        outcomes.log.committed(uid, tid)
+    outcomes.failed(transaction, OSError("the disk is full"))
+    outcomes.ended(transaction)
+    assert outcomes.log.is_due
+    outcomes.log.close()
+    log = OutcomeLog(path, identity, (b"\2" if is_there else b"\1") * 8)
+    heard: list[Verdict] = []
+    Outcomes(log, True).ask(Maker(), UID, Z64, heard.append)
+    log.close()
+    assert heard == [Verdict(State.COMMITTED, b"\2" * 8) if is_there else NOT_COMMITTED]
+
+
 def test_where_others_write_too_only_what_was_seen_is_certain() -> None:
     outcomes = Outcomes(OutcomeLog(None, "", Z64), False)
     heard: list[Verdict] = []

@@ -315,6 +315,56 @@ def test_a_packing_process_ends_with_its_server(database: tuple[Contents, Path])
             assert process._process.wait(30) == 1
 
 
+def test_r7_a_packing_process_that_hangs_holds_up_commits_for_a_bounded_time(
+    database: tuple[Contents, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its last step nobody can commit."""
+    contents, directory = database
+    monkeypatch.setattr(packprocess, "_FINISH_TIMEOUT", 0.2)
+    stop_at(monkeypatch, "finish", tmp_path / "mark")
+    with packed_aside(directory) as (storage, packer):
+        pack = Background(lambda: packer.pack(contents.end, referencesf))
+        with pytest.raises(StorageError, match=r"did not finish within 0\.2 s"):
+            pack.result()
+        commit(storage, storage.new_oid(), b"goes on")
+        assert debris(directory) == []
+
+
+def test_a_packing_process_that_never_starts_is_given_up(
+    database: tuple[Contents, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The server packs by itself then."""
+    contents, directory = database
+    monkeypatch.setattr(packprocess, "_START_TIMEOUT", 0.2)
+    waits = "import socket, sys; socket.socket(fileno=int(sys.argv[1])).recv(1)"
+    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", waits))
+    with packed_aside(directory) as (storage, packer):
+        size = storage.getSize()
+        with promptly(30.0):
+            packer.pack(contents.end, referencesf)
+        assert storage.getSize() < size
+    assert "it is not ready after 0.2 s" in caplog.text
+
+
+def test_a_pack_does_not_follow_busy_writers_for_ever(database: tuple[Contents, Path]) -> None:
+    _, directory = database
+
+    class Process:
+        rounds = 0
+
+        def follow(self, end: int) -> int:
+            self.rounds += 1
+            return 0  # there is always as much left as before
+
+    with packed_aside(directory) as (storage, packer):
+        process: Any = Process()
+        storage.getSize = lambda: 1 << 30
+        packer._catch_up(process, 0)
+        assert 1 < process.rounds < 100
+
+
 def test_a_pack_that_waits_for_a_transaction_can_be_cancelled(
     database: tuple[Contents, Path],
 ) -> None:

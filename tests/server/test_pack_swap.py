@@ -28,7 +28,7 @@ from ZODB.POSException import ReadOnlyError
 from ZODB.serialize import referencesf
 from ZODB.utils import maxtid
 
-from zeolith.server import filepacker
+from zeolith.server import filepacker, packprocess
 from zeolith.server.filepacker import FileMisplaced
 
 
@@ -109,6 +109,31 @@ def test_the_new_file_and_its_name_are_on_disk_before_anything_can_be_committed(
         packer.pack(contents.end, referencesf)
         look = ["locked", "released"]  # whether all is well
         assert steps == ["locked", "replaced", "synced", "released", *look]
+
+
+def test_r4_the_packing_process_brings_to_disk_what_it_has_written(
+    database: tuple[Contents, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, directory = database
+    log = tmp_path / "synced"
+    program = (
+        "import os, sys\n"
+        "from zeolith.server import packchild\n"
+        "fsync = os.fsync\n"
+        "def sync(fd):\n"
+        "    with open(sys.argv[1], 'a') as log:\n"
+        "        path, size = os.readlink(f'/proc/self/fd/{fd}'), os.fstat(fd).st_size\n"
+        "        print(path, size, file=log)\n"
+        "    fsync(fd)\n"
+        "os.fsync = sync\n"
+        "sys.exit(packchild.main(int(sys.argv[2])))\n"
+    )
+    monkeypatch.setattr(packprocess, "_PROGRAM", ("-c", program, str(log)))
+    with packed_aside(directory, pack_keep_old=False) as (storage, packer):
+        packer.pack(contents.end, referencesf)
+        last = dict(line.rsplit(" ", 1) for line in log.read_text().splitlines())
+        assert last[f"{directory}/Data.fs.pack"] == str(storage.getSize())
+    assert int(last[f"{directory}/blobs/.removed"]) > 0
 
 
 def test_a_storage_whose_file_was_moved_away_takes_no_more_commits(

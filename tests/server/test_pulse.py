@@ -185,6 +185,26 @@ def test_time_without_clients_is_not_counted(bed: Bed) -> None:
     assert 100.0 <= second.ended - 1000.0 <= 120.0
 
 
+def test_what_goes_wrong_with_one_is_not_the_end_for_the_others(bed: Bed) -> None:
+    class Broken(Client):
+        def beat(self) -> None:
+            raise RuntimeError("a defect")
+
+    broken = Broken(bed.loop)
+    broken.is_talkative = True
+    bed.clients.append(broken)
+    bed.pulse.join(broken, 60.0)
+    client = bed.connect(60.0)
+    ends = 0
+    while client.ended is None:
+        try:
+            bed.loop.run_until(1000.0)
+        except RuntimeError:
+            ends += 1
+    assert ends > 5
+    assert client.ended - 100.0 <= 120.0
+
+
 def test_a_pulse_that_was_stopped_is_still(bed: Bed) -> None:
     client = bed.connect(60.0)
     bed.pulse.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -409,3 +410,25 @@ def test_the_end_of_a_silent_client(
     assert bed.service.stats.silent_clients == register
     assert wire.connection.liveness is not None
     assert bed.connect(Coding.MSGPACK).connection.liveness is None
+
+
+@pytest.mark.parametrize("error", [OSError(9, "Bad file descriptor"), ValueError("negative")])
+def test_dropping_what_the_system_has_closed_already(bed: Bed, error: Exception) -> None:
+    """The end of the connection is still to be reported, and its socket is not there any more."""
+
+    class ClosedSocket:
+        family = socket.AF_INET
+
+        def setsockopt(self, level: int, option: int, value: object) -> None:
+            if option == socket.SO_LINGER:
+                raise error
+
+    class EndingWire(Wire):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return ClosedSocket() if name == "socket" else super().get_extra_info(name, default)
+
+    wire = EndingWire(Coding.PICKLE)
+    wire.connection = Connection(bed.lobby)
+    wire.connection.connection_made(wire)
+    wire.connection.abort()
+    assert wire.is_closed

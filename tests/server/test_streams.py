@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import select
+import ssl
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import trustme
 from tests.server.conftest import Connect, Serve
-from tests.support.raw import Closed, RemoteFault, oid_of
+from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
 from tests.support.rawstreams import RawStreams
 from tests.support.storages import gate
 from tests.support.waiting import wait_until
@@ -33,6 +39,7 @@ from zeolith.protocol.streamrequests import (
     OpenIteration,
     StreamCancel,
     StreamCredit,
+    StreamData,
     StreamEnd,
     StreamFault,
 )
@@ -127,7 +134,66 @@ def test_a_storage_without_blobs(mapping: MappingStorage, serve: Serve, raw: Con
         found.open(0, oid_of(1), bytes(8))
 
 
-def test_several_streams_take_turns(site: Site) -> None:
+class Pool:
+    """Runs jobs when it is told to."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Any, Any]] = []
+
+    def submit(self, job: Any, done: Any) -> None:
+        self.jobs.append((job, done))
+
+    def run(self) -> None:
+        jobs, self.jobs = self.jobs, []
+        results = [job() for job, _ in jobs]
+        for (_, done), result in zip(jobs, results, strict=True):
+            done(result, None)
+
+
+class Bytes:
+    """A source without a file."""
+
+    is_exhausted = False
+
+    def read(self, size: int) -> bytes:
+        return bytes(size)
+
+    def close(self) -> None:
+        pass
+
+
+def test_several_streams_take_turns() -> None:
+    pool = Pool()
+    sent: list[StreamData] = []
+    session = SimpleNamespace(
+        began=lambda: None,
+        ended=lambda: None,
+        answer=lambda msgid, value, error: None,
+        is_writable=False,
+        publisher=SimpleNamespace(is_held=False),
+        connection=SimpleNamespace(limit_output=lambda mark: None, unsent=0),
+        service=SimpleNamespace(pools=SimpleNamespace(quick=pool)),
+        codec=SimpleNamespace(max_payload=1 << 20, notice=lambda request: request),
+        send=sent.append,
+    )
+    found = streams.Streams(cast("Any", session))
+    for number in range(4):
+        found.open(number, number, 1 << 20, lambda: (Bytes(), None), is_iteration=False)
+    pool.run()
+    assert sent == []  # the client takes nothing
+    session.is_writable = True
+    found.resume()
+    for _ in range(3):
+        assert len(pool.jobs) == 4
+        session.is_writable = False
+        pool.run()
+        session.is_writable = True
+        found.resume()
+    turns = [request.stream for request in sent]
+    assert turns == [0, 1, 2, 3] * (3 * streams.READ_SIZE // STREAM_FRAME)
+
+
+def test_several_streams_at_once(site: Site) -> None:
     numbers = range(4)
     size = 1024 * KIB
     for number in numbers:
@@ -135,13 +201,6 @@ def test_several_streams_take_turns(site: Site) -> None:
     site.client.send(*(StreamCredit(number, size) for number in numbers))
     for number in numbers:
         site.streams.read_until(number, size)
-    # Nobody is through before the last has come half of the way.
-    first_end = min(
-        max(at for at, stream in enumerate(site.streams.order) if stream == number)
-        for number in numbers
-    )
-    for number in numbers:
-        assert site.streams.order[:first_end].count(number) * STREAM_FRAME > size // 2
         assert site.streams.data[number] == site.data[:size]
 
 
@@ -234,17 +293,25 @@ def test_what_is_not_legal_ends_the_connection(
     wait_until(lambda: not site.server._lobby.connections)
 
 
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
 def test_r8_a_client_that_does_not_read(
-    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, loop: str
+    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, loop: str, is_tls: bool
 ) -> None:
     """Whatever credit there is: what waits in the server has a bound, and others are served."""
     data = os.urandom(2 * 1024 * KIB)
     tid = store_blob(files, tmp_path, 1, data)
-    server = serve(files, loop=loop)
-    greedy = raw(server.address, coding=Coding.OWN, receive_buffer=65536)
+    context = trusting = None
+    if is_tls:
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+    server = serve(files, loop=loop, ssl=context)
+    greedy = raw(server.address, coding=Coding.OWN, receive_buffer=65536, tls=trusting)
     for number in range(20):
         greedy.ask(OpenBlob(number, oid_of(1), tid, 0, MAX_STREAM_CREDIT))
-    other = raw(server.address, coding=Coding.OWN)
+    other = raw(server.address, coding=Coding.OWN, tls=trusting)
 
     def session() -> Any:
         for connection in server._lobby.connections:
@@ -299,6 +366,20 @@ def test_small_calls_overtake_a_large_transfer(site: Site) -> None:
     site.client.send(StreamCredit(0, STREAM_WINDOW))
     site.streams.read_to_end(0)
     assert site.streams.data[0] == site.data
+
+
+def test_loads_of_many_have_the_first_turn(site: Site) -> None:
+    """Whenever the client takes data again: streams take all the room there is."""
+    site.open(0)
+    session = site.session
+    order: list[str] = []
+    saved = session._bulk, session._streams
+    session._bulk, session._streams = (
+        SimpleNamespace(resume=partial(order.append, name)) for name in ("bulk", "streams")
+    )
+    session.resumed()
+    session._bulk, session._streams = saved
+    assert order == ["bulk", "streams"]
 
 
 def test_another_client_does_not_notice_a_large_transfer(site: Site, raw: Connect) -> None:
@@ -404,38 +485,110 @@ def test_a_storage_that_cannot_iterate(serve: Serve, raw: Connect) -> None:
         client.call(OpenIteration(0, None, None, 0))
 
 
+class Later:
+    """An iterator that looks at its storage again when it has come to the end of what it knew."""
+
+    def __init__(self, storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._iterate = storage.iterator
+        self.before_second: Callable[[], None] = lambda: None
+        """Called on the worker thread before it looks again."""
+        monkeypatch.setattr(storage, "iterator", self.iterator)
+
+    def iterator(self, start: Any, stop: Any) -> Any:
+        last = bytes(8)
+        for transaction in self._iterate(start, stop):
+            yield transaction
+            last = transaction.tid
+        self.before_second()
+        yield from self._iterate((int.from_bytes(last, "big") + 1).to_bytes(8, "big"), stop)
+
+
+def begin_iteration(observer: RawClient) -> RawStreams:
+    """Open an iteration, and take all that there is now."""
+    found = RawStreams(observer)
+    observer.call(OpenIteration(0, None, None, STREAM_WINDOW))
+    found.read_to_end(0)
+    size = len(found.data[0])
+    observer.call(OpenIteration(1, None, None, size))
+    found.read_until(1, size)
+    return found
+
+
+def places(observer: RawClient, tid: bytes) -> tuple[list[int], list[int]]:
+    """Return where in the inbox *tid* is announced, and where a stream reveals it."""
+    notices = [
+        (at, message.request)
+        for at, message in enumerate(observer.inbox)
+        if isinstance(message, Notice)
+    ]
+    return (
+        [at for at, request in notices if getattr(request, "tid", None) == tid],
+        [at for at, request in notices if tid in getattr(request, "data", b"")],
+    )
+
+
 def test_r1_an_iteration_cannot_overtake_the_invalidation_it_reveals(
-    files: FileStorage, serve: Serve, raw: Connect, loop: str
+    files: FileStorage, serve: Serve, raw: Connect, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The storage shows a transaction whose finish is under way; nothing waits in memory for it."""
+    later = Later(files, monkeypatch)
     server = serve(files, loop=loop)
     writer, observer = (raw(server.address, coding=Coding.OWN) for _ in range(2))
     first = writer.commit({oid_of(1): (bytes(8), b"one")})
     observer.ping()
-    found = RawStreams(observer)
-    found.settle()
-    # Opened before, so that data come without an answer to a call in front of them.
-    observer.call(OpenIteration(0, None, None, 0))
+    found = begin_iteration(observer)
+    looked = threading.Event()
+    later.before_second = looked.set
     writer.begin()
-    writer.store(oid_of(1), b"two", first)
+    # Some hundred messages of a stream.
+    for number in range(1, 9):
+        writer.store(oid_of(number), b"x" * 500_000, first if number == 1 else bytes(8))
     writer.vote()
+    service = server._lobby.services["1"]
     with gate(files, "tpc_finish", after=True) as finished:
         finish = writer.ask(TpcFinish(1))
         finished.wait_reached()
-        observer.send((observer.next_id(), OpenIteration(1, None, None, STREAM_WINDOW)))
+        observer.send(StreamCredit(1, MAX_STREAM_CREDIT))
+        # It is read only as soon as it may be sent.
+        wait_until(lambda: service._held)
+        waiting = len(service._held)
+        assert not looked.is_set()
         finished.open()
         second = writer.answer(finish)
+    assert waiting <= 2
     found.read_to_end(1)
-    told = [
-        at
-        for at, message in enumerate(observer.inbox)
-        if isinstance(message, Notice) and getattr(message.request, "tid", None) == second
-    ]
-    revealed = [
-        at
-        for at, message in enumerate(observer.inbox)
-        if isinstance(message, Notice) and second in getattr(message.request, "data", b"")
-    ]
-    assert revealed
+    told, revealed = places(observer, second)
+    assert len(told) == 1
+    assert len(revealed) == 8
+    assert told[0] < revealed[0]
+
+
+def test_r1_an_iteration_drains_the_publisher(
+    files: FileStorage, serve: Serve, raw: Connect, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody publishes, and nothing else brings that to the loop's attention."""
+    later = Later(files, monkeypatch)
+    server = serve(files, loop=loop)
+    observer = raw(server.address, coding=Coding.OWN)
+    observer.commit({oid_of(1): (bytes(8), b"one")})
+    found = begin_iteration(observer)
+    seconds: list[bytes] = []
+
+    def commit() -> None:
+        # As if another thread had done so a moment before this one looks.
+        meta = TransactionMetaData()
+        files.tpc_begin(meta)
+        files.store(oid_of(2), bytes(8), b"two", "", meta)
+        files.tpc_vote(meta)
+        seconds.append(files.tpc_finish(meta))
+        publisher = server._lobby.services["1"].publisher
+        publisher.publish(seconds[0], [oid_of(2)], origin=cast("Any", object()))
+
+    later.before_second = commit
+    observer.send(StreamCredit(1, STREAM_WINDOW))
+    found.read_to_end(1)
+    told, revealed = places(observer, seconds[0])
+    assert len(told) == len(revealed) == 1
     assert told[0] < revealed[0]
 
 

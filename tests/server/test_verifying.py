@@ -246,3 +246,17 @@ def test_a_client_that_leaves_is_not_worked_for(
         stop.open()
         wait_until(lambda: service.verifying == 0)
     wait_until(lambda: service.pools.slow.is_idle)
+
+
+def test_a_file_that_was_moved_away_is_not_read(serve: Serve, own: Connect, tmp_path: Path) -> None:
+    """The storage itself still has it open."""
+    storage = file_storage(tmp_path)
+    tid = commit(storage, X)
+    client = own(serve(storage).address)
+    (tmp_path / "Data.fs").rename(tmp_path / "away.fs")
+    assert ask(client, {X: tid, oid_of(8): tid}) == (tid, [oid_of(8)])
+    (tmp_path / "Data.fs").write_bytes(b"FS30")
+    assert ask(client, {X: tid, oid_of(8): tid}) == (tid, [oid_of(8)])
+    (tmp_path / "Data.fs").unlink()
+    (tmp_path / "away.fs").rename(tmp_path / "Data.fs")
+    assert ask(client, {X: tid}) == (tid, [])

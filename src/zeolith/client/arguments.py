@@ -6,6 +6,7 @@ that is no message: an argument of the wrong kind must not get that far.
 
 from __future__ import annotations
 
+from threading import TIMEOUT_MAX
 from typing import Any
 
 from ZODB.POSException import POSKeyError
@@ -78,6 +79,19 @@ def check_integer(value: Any, what: str) -> int:
     if not isinstance(value, int):
         raise TypeError(f"{what} is an integer, not {type(value).__name__}")
     return int(value)
+
+
+def check_timeout(value: Any) -> float:
+    """Return *value*, a number of seconds to wait.
+
+    :raises TypeError: it is no number.
+    :raises ValueError: it is negative, or no time that a thread can wait.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"a timeout is a number of seconds, not {type(value).__name__}")
+    if not 0 <= value <= TIMEOUT_MAX:
+        raise ValueError(f"a timeout is 0 to {TIMEOUT_MAX:.0f} seconds, not {value}")
+    return float(value)
 
 
 def check_metadata(txn: Any) -> None:

@@ -45,6 +45,8 @@ from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from ..protocol.streamrequests import STREAM_MESSAGES
+from .arguments import check_tid, check_wanted
+from .patience import Patience
 from .streams import Streams
 from .wire import Wire
 
@@ -146,6 +148,7 @@ class Channel:
         self._compress: Callable[[bytes], bytes] | None = None
         self.reads = 0
         """Number of times the socket was read; the watcher tells from it whether calls are made."""
+        self._patience: Patience | None = None
         self.has_spoken = False
         """Whether anything was sent; for the watcher, who sets it back."""
         self.streams = Streams(self)
@@ -274,14 +277,14 @@ class Channel:
         """
         self._refuse_nested()
         # Before any slot is there for others to share: this may fail.
-        tid.join(oids)
-        for oid in oids:
-            if len(oid) != 8 or len(tid) != 8:
-                raise _no_id(oid, tid)
+        tid = check_tid(tid)
+        plain = [
+            oid if oid.__class__ is bytes and len(oid) == 8 else check_wanted(oid) for oid in oids
+        ]
         slots = self._slots
         wanted = []
         try:
-            for oid in oids:
+            for oid in plain:
                 key = (oid, tid)
                 if key not in slots:
                     slot = Slot()
@@ -561,7 +564,12 @@ class Channel:
         """Read once and handle what came.  The role is held."""
         slot = None
         try:
-            data = self.wire.receive()
+            try:
+                data = self.wire.receive()
+            except TimeoutError:
+                if self._goes_on_waiting():
+                    return
+                raise
             self.reads += 1
             if not data:
                 raise ConnectionResetError("the server closed the connection")
@@ -603,6 +611,18 @@ class Channel:
                     # The answer came but could not be taken in: its caller learns why.
                     cause = error if isinstance(error, Exception) else self._disconnected()
                     self._settle(slot, None, cause)
+
+    def wait_patiently(self, timeout: float) -> None:
+        """Give the server up if it says nothing for *timeout* seconds while it is waited for, and
+        send heartbeats meanwhile if it asks for them.  For as long as nobody watches."""
+        self._patience = Patience(timeout, self.demand)
+        self.wire.set_timeout(self._patience.part)
+
+    def _goes_on_waiting(self) -> bool:
+        if self._patience is None or not self._patience.goes_on(self.reads):
+            return False
+        self.heartbeat()
+        return True
 
     def _handle(self, event: Any) -> None:
         if isinstance(event, Notice):

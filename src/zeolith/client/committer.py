@@ -40,10 +40,9 @@ from ..protocol.messages import (
 )
 from .arguments import check_bytes, check_oid, check_record, check_tid, check_tid_or_none
 from .blobs import BlobDirectory
-from .channel import NotSent
 from .iterators import Iterators
 from .link import Link
-from .outcome import LostFinish
+from .outcome import LostFinish, leaves_doubt
 from .transaction import Transaction
 from .transfers import send_blob
 from .turn import Turn
@@ -242,15 +241,18 @@ class Committer:
 
         :param visible: called with the id when the transaction becomes visible here.
         :raises ClientDisconnected: the connection had been lost before anything was sent.
-        :raises NotCommitted: the connection was lost; the transaction is not committed.
-        :raises OutcomeUnknown: the connection was lost; whether the transaction was committed
-            is not known.
+        :raises NotCommitted: the connection was lost, or the server's storage failed; the
+            transaction is not committed.
+        :raises OutcomeUnknown: the same, and whether the transaction was committed is not known.
         """
         transaction = self._present(txn, "tpc_finish")
         channel, since = transaction.channel, self._cache.last_tid()
+        is_answered = False
 
         def committed(tid: bytes) -> None:
             # Run by whoever reads the answer, before any later message (rules R2, R3).
+            nonlocal is_answered
+            is_answered = True
             transaction.update(self._cache, tid)
             self._link.committed(tid, visible)
 
@@ -262,8 +264,8 @@ class Committer:
         try:
             try:
                 tid: bytes = channel.call(TpcFinish(transaction.number), committed)
-            except ClientDisconnected as error:
-                if isinstance(error, NotSent) or not channel.is_broken:
+            except Exception as error:
+                if is_answered or not leaves_doubt(error, transaction.uid is not None):
                     raise
                 lost = LostFinish(
                     self._link, channel, transaction.uid, since, committed_before, error

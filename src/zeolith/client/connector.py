@@ -234,6 +234,7 @@ class Connector:
             is_read_only = True
             admission = self._ask(channel, True)
         channel.registered()
+        channel.wait_patiently(self._timeout)
         channel.database = admission.database
         return Candidate(channel, admission.tid, is_read_only, admission.database)
 

@@ -157,6 +157,8 @@ def changes(
     ssl_server_hostname: str | None = None,
     min_disconnect_poll: float | None = None,
     max_disconnect_poll: float | None = None,
+    dead_server_timeout: float | None = None,
+    compression: bool | None = None,
 ) -> ChangeFeed:
     """Return an iterator over the transactions of a database, and which objects each changed.
 
@@ -178,6 +180,8 @@ def changes(
         host of the address.
     :param min_disconnect_poll: seconds before the second attempt to connect; doubles from there.
     :param max_disconnect_poll: longest pause between attempts in seconds.
+    :param dead_server_timeout: seconds after which a silent server is given up (60); 0: never.
+    :param compression: as of :class:`.ClientStorage`.
     :raises ConfigurationError: a keyword cannot be used.
     :raises ClientDisconnected: no server within *wait_timeout*.
     :raises ServerRefused, OtherDatabase, DatabaseRestored, ServerBehindCache: as ``next`` does.
@@ -201,6 +205,8 @@ def changes(
         ssl_server_hostname=ssl_server_hostname,
         drop_cache_rather_verify=False,
         database_behind="refuse",
+        dead_server_timeout=dead_server_timeout,
+        compression=compression,
     )
     return ChangeFeed(options, since, bool(wait), _database(database), client_label)
 

@@ -41,13 +41,12 @@ class _Entries:
         # Filled by the connection's reader.
         self._chunks: deque[bytes] = deque()
         self._is_exhausted = False
-        self._stream, _ = channel.streams.open(
-            lambda number, credit: OpenIteration(number, start, stop, credit),
-            _keeper(self._chunks),
-            is_eager=True,
-        )
+        self._stream = channel.streams.prepare(_keeper(self._chunks), is_eager=True)
         self._abandon = weakref.finalize(self, iterators.abandon, channel, self._stream)
         self._abandon.atexit = False
+        channel.streams.start(
+            self._stream, lambda number, credit: OpenIteration(number, start, stop, credit)
+        )
 
     def next(self) -> Entry | None:
         """Return the next entry, None at the end.

@@ -1,7 +1,8 @@
-"""Learning what became of a transaction whose connection was lost in ``tpc_finish``.
+"""Learning what became of a transaction whose ``tpc_finish`` was not answered with its id.
 
-A lost request and a lost answer look the same.  In Zeolith's own protocol a transaction has a
-unique id, by which the server can be asked on another connection; in ZEO's nothing can be done.
+A lost request and a lost answer look the same; and a storage that fails in the last step of a
+commit does not know what is on disk until it has been opened again.  In Zeolith's own protocol a
+transaction has a unique id, by which the server can be asked later; in ZEO's nothing can be done.
 """
 
 from __future__ import annotations
@@ -12,17 +13,33 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ZODB.POSException import StorageError
+
 from ..errors import (
     ClientDisconnected,
     ClientStorageError,
     NotCommitted,
     OutcomeUnknown,
+    ServerError,
 )
 from ..protocol.outcome import Outcome, State, Verdict, parse_verdict
-from .channel import Channel
+from .channel import Channel, NotSent
 from .link import Link
 
 logger = logging.getLogger(__name__)
+
+
+def leaves_doubt(error: Exception, can_ask: bool) -> bool:
+    """Return whether a transaction may be committed whose ``tpc_finish`` raised *error*.
+
+    :param can_ask: whether a server can be asked; else what it said counts.
+    """
+    if isinstance(error, NotSent | NotCommitted):
+        return False
+    if isinstance(error, ClientDisconnected):
+        return True
+    # What a server says whose storage has failed; its other refusals have types of their own.
+    return can_ask and (isinstance(error, ServerError) or type(error) is StorageError)
 
 
 class LostFinish:
@@ -34,7 +51,7 @@ class LostFinish:
     :param since: the last transaction that was known here when ``tpc_finish`` was sent.
     :param committed: called with the transaction's id if it turns out to have been committed, by
         whoever reads the answer, before any later message.
-    :param cause: how the connection was lost.
+    :param cause: how the connection was lost, or what the server said.
     """
 
     def __init__(
@@ -44,7 +61,7 @@ class LostFinish:
         uid: bytes | None,
         since: bytes,
         committed: Callable[[bytes], None],
-        cause: ClientDisconnected,
+        cause: Exception,
     ) -> None:
         self._link = link
         self._lost = channel
@@ -63,7 +80,7 @@ class LostFinish:
         if self._uid is None:
             raise self._unknown("the server speaks ZEO's protocol, and cannot be asked")
         logger.warning(
-            "%s: connection lost in the commit of transaction %s; asking what became of it: %s",
+            "%s: tpc_finish of transaction %s failed; asking what became of it: %s",
             self._link.name, self._uid.hex(), self._cause,
         )  # fmt: skip
         verdict = self._ask(self._uid, time.monotonic() + timeout)

@@ -52,6 +52,7 @@ from .arguments import (
     check_metadata,
     check_tid,
     check_tid_or_none,
+    check_timeout,
     check_wanted,
 )
 from .blobs import BlobDirectory
@@ -360,7 +361,7 @@ class ClientStorage(ConflictResolvingStorage):
         :raises NotReached: the server has not come to it in time.
         :raises ClientDisconnected: there was no server in time.
         """
-        wait = self._options.wait_timeout if timeout is None else timeout
+        wait = self._options.wait_timeout if timeout is None else check_timeout(timeout)
         return sync_to(self._link, check_tid(tid), wait)
 
     def server_status(self, timeout: float | None = None) -> dict[str, Any]:
@@ -608,8 +609,8 @@ class ClientStorage(ConflictResolvingStorage):
         """Commit; return the transaction's id.
 
         :param f: called with the id when the transaction becomes visible here.
-        If the connection is lost meanwhile, waits for a server that can say what became of the
-        transaction, at most ``wait_timeout``.  A ZEO server cannot.
+        If the connection is lost meanwhile, or the server's storage fails, waits for a server that
+        can say what became of the transaction, at most ``wait_timeout``.  A ZEO server cannot.
 
         :raises ClientDisconnected: the connection had been lost before; nothing was committed.
         :raises NotCommitted: the connection was lost, and the transaction was not committed.

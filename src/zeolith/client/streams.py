@@ -84,6 +84,11 @@ class Incoming:
         self._receiver = Receiver(number, window, window)
 
     @property
+    def window(self) -> int:
+        """Bytes that the server may be ahead; the first credit."""
+        return self._receiver.window
+
+    @property
     def has_ended(self) -> bool:
         """Whether the server has said that nothing more will come."""
         return self._receiver.has_ended
@@ -197,50 +202,49 @@ class Streams:
 
     # -- from the server ---------------------------------------------------------------------------
 
-    def open(
-        self,
-        make_request: Callable[[int, int], Request],
-        take: Callable[[bytes], int],
-        is_eager: bool = False,
-    ) -> tuple[Incoming, Any]:
-        """Open a stream; return it and the answer to the call that did it.
+    def prepare(self, take: Callable[[bytes], int], is_eager: bool = False) -> Incoming:
+        """Return a stream that nobody has asked the server for yet.
 
-        :param make_request: gets a number and the first credit.
+        Whoever has it sees to it that it is cancelled when it is not needed any more, and only then
+        calls :meth:`start`: an interrupt in between must not leave it open.
+
         :param take, is_eager: see :class:`Incoming`.
-        :raises ClientDisconnected: the connection ended before the answer came.
-        :raises Exception: what the server says instead of opening it.
         """
         number = next(self._numbers) % FIRST_UPLOAD
         while number in self._incoming:
             number = next(self._numbers) % FIRST_UPLOAD
         window = max(STREAM_FRAME, min(STREAM_WINDOW, TOTAL_WINDOW // (len(self._incoming) + 1)))
-        stream = Incoming(self._channel, number, window, take, is_eager)
-        self._incoming[number] = stream
+        return Incoming(self._channel, number, window, take, is_eager)
+
+    def start(self, stream: Incoming, make_request: Callable[[int, int], Request]) -> Any:
+        """Open *stream*; return the answer to the call that does it.
+
+        :param make_request: gets the stream's number and first credit.
+        :raises ClientDisconnected: the connection ended before the answer came.
+        :raises Exception: what the server says instead of opening it.
+        """
+        self._incoming[stream.number] = stream
         try:
-            answer = self._channel.call(make_request(number, window))
+            return self._channel.call(make_request(stream.number, stream.window))
         except Exception:
             # The server has refused; or there is no connection any more.
-            self._incoming.pop(number, None)
+            self._incoming.pop(stream.number, None)
+            stream.end(None)
             raise
-        except BaseException:
-            # Interrupted: the server may have opened it.
-            stream.cancel()
-            raise
-        return stream, answer
 
     def fetch(self, make_request: Callable[[int, int], Request], sink: Sink) -> None:
         """Open a stream and return when all of it has come, or when *sink* wants no more.
 
         At most :data:`MAX_DOWNLOADS` threads do so at once, others wait.
 
-        :param make_request: as for :meth:`open`.
+        :param make_request: as for :meth:`start`.
         :raises ClientDisconnected: the connection ended before the stream did.
         :raises Exception: what the server says.
         """
         with self._downloads:
-            stream, answer = self.open(make_request, sink.take)
+            stream = self.prepare(sink.take)
             try:
-                sink.opened(answer)
+                sink.opened(self.start(stream, make_request))
                 while sink.is_wanted and not stream.has_ended:
                     stream.grant()
                     self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)

@@ -22,6 +22,7 @@ from .matchers import FileMatcher, Recorder, Skipped
 from .outline import Place, Section
 
 _MAX_INCLUDES: Final = 32
+"""Files on the way to a line.  Each takes some of Python's stack."""
 
 
 @dataclass
@@ -92,8 +93,12 @@ class _Loader(ConfigLoader):
 
     def includeConfiguration(self, section: Any, url: str, defines: Any) -> None:  # noqa: N802
         url = self.normalizeURL(url)
-        if url in self._includes or len(self._includes) >= _MAX_INCLUDES:
+        if url in self._includes:
             raise ZConfig.ConfigurationError("the file includes itself")
+        if len(self._includes) >= _MAX_INCLUDES:
+            raise ZConfig.ConfigurationError(
+                f"more than {_MAX_INCLUDES} files include one another: put them into fewer"
+            )
         self._includes.append(url)
         try:
             super().includeConfiguration(section, url, defines)

@@ -29,9 +29,12 @@ MAX_LINE: Final = 1_000
 
 _SAMPLE: Final = bytes(8)
 
-_ID_NAMES: Final = frozenset({"oid", "oids", "tid", "serial", "serials", "next", "trans_id"})
-"""Names of what are ids wherever they have eight bytes: arguments that the protocol does not
+_ID_NAMES: Final = frozenset({"oid", "oids", "tid", "serial", "serials", "next", "trans_id", "uid"})
+"""Names of what are ids wherever they have their length: arguments that the protocol does not
 check, and keys of maps."""
+
+_ID_SIZES: Final = (8, m.UID_SIZE)
+"""Bytes of an object's or a transaction's id, and of the unique one of a transaction."""
 
 _TEXT_NAMES: Final = frozenset({"user", "description", "label", "user_name"})
 """Names of what is written for people, although it travels as bytes."""
@@ -206,11 +209,12 @@ class _Describer:
         return self._fields(NAMES[cls], request, _IDS[cls])
 
     def _fields(self, name: str, values: Any, ids: frozenset[str] = frozenset()) -> str:
+        defaults = values._field_defaults
         parts = (
             f"{field}={self._named(field, value, field in ids)}"
             for field, value in zip(values._fields, values)
             # What need not be said mostly is not.
-            if value is not None or field not in values._field_defaults
+            if value or field not in defaults or value != defaults[field]
         )
         return f"{name}({', '.join(parts)})"
 
@@ -241,7 +245,7 @@ class _Describer:
         return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
 
     def _bytes(self, value: bytes, is_id: bool) -> str:
-        if is_id and len(value) == 8:
+        if is_id and len(value) in _ID_SIZES:
             return f"{int.from_bytes(value, 'big'):#x}"
         if not self._with_data:
             return f"{len(value)} bytes"

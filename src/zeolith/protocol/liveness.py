@@ -19,7 +19,7 @@ that a network or a machine is busy, and costs three heartbeats each time."""
 MAX_SILENCE: Final = 86_400
 """Most seconds: a day.  Who wants to wait for longer has no use for a limit."""
 
-_BEATS: Final = 3
+BEATS: Final = 3
 """Heartbeats in the time after which the other side would give us up: two of them may be late."""
 
 _LOOKS: Final = 12
@@ -70,7 +70,7 @@ def _limits_of(patience: float | None, demand: float | None) -> _Limits:
         pause,
         math.inf if patience is None else patience - _MARGIN * pause,
         # One pause for what the look finds, and half of one lest rounding costs another look.
-        math.inf if demand is None else demand / _BEATS - 1.5 * pause,
+        math.inf if demand is None else demand / BEATS - 1.5 * pause,
     )
 
 

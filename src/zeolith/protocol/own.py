@@ -20,8 +20,8 @@ from . import messages as m
 from . import msgpacks
 from .additions import NAMES, ChangesSince, VerifyMany
 from .codec import Codec, Loaded
-from .compression import COMPRESSED, decompress, original_size
-from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
+from .compression import COMPRESSED, HEAD_SIZE, decompress, original_size
+from .framing import HEADER_SIZE, frame, pack_length
 from .greeting import Coding
 from .layouts import (
     CALL,
@@ -55,7 +55,6 @@ from .layouts import (
     normalized,
     pack_head,
 )
-from .limits import Limits
 from .loadrequests import LoadedMany, LoadMany, SyncTo
 from .manyloads import (
     read_load_many,
@@ -67,7 +66,6 @@ from .manyloads import (
 from .messages import (
     Call,
     Fault,
-    Form,
     Message,
     MsgId,
     Notice,
@@ -168,28 +166,9 @@ class OwnCodec(Codec):
     coding = Coding.OWN
     load_before_size = HEADER_SIZE + 17
 
-    def __init__(
-        self, incoming: Mapping[str, Form], limits: Limits, max_payload: int = MAX_PAYLOAD
-    ) -> None:
-        super().__init__(incoming, limits, max_payload)
-        self._readers: Mapping[int, Callable[[bytes], Message]] = {
-            **FIXED_READERS,
-            CALL: self._read_call,
-            NOTICE: self._read_notice,
-            REPLY: self._read_reply,
-            FAULT: self._read_fault,
-            REPLY_IDS: self._read_ids,
-            LOAD_FAULT: self._read_load_fault,
-            LOAD_MANY: read_load_many,
-            LOADED_MANY: read_loaded_many,
-            INVALIDATE: self._read_invalidate,
-            COMPRESSED: self._read_compressed,
-            STREAM_FAULT: self._read_stream_fault,
-        }
-
     def check(self, frame: bytes) -> bytes:
         if frame[HEADER_SIZE] == COMPRESSED:
-            size = original_size(frame[HEADER_SIZE:])
+            size = original_size(frame[HEADER_SIZE : HEADER_SIZE + HEAD_SIZE])
             if size > self.max_payload:
                 raise MessageTooLarge(size, self.max_payload)
             return frame
@@ -313,15 +292,17 @@ class OwnCodec(Codec):
     # -- reading -------------------------------------------------------------------------------
 
     def decode(self, payload: bytes) -> Message:
-        reader = self._readers.get(payload[0]) if payload else None
-        if reader is None:
-            raise UndecodableMessage(f"a message of unknown kind {payload[:1].hex()!r}")
+        kind = payload[0] if payload else -1
         try:
-            return reader(payload)
+            fixed = _FIXED_READERS.get(kind)
+            if fixed is not None:
+                return fixed(payload)
+            reader = _READERS.get(kind)
+            if reader is not None:
+                return reader(self, payload)
         except struct.error:
-            raise UndecodableMessage(
-                f"a message of kind {payload[0]:#04x} has not its length"
-            ) from None
+            raise UndecodableMessage(f"a message of kind {kind:#04x} has not its length") from None
+        raise UndecodableMessage(f"a message of unknown kind {payload[:1].hex()!r}")
 
     def _read_call(self, payload: bytes) -> Message:
         msgid, number = _CALL.unpack_from(payload)
@@ -391,3 +372,24 @@ class OwnCodec(Codec):
         if count > self._limits.max_items:
             raise UndecodableMessage(f"more than {self._limits.max_items} items in one message")
         return tuple([payload[at : at + 8] for at in range(9, size, 8)])
+
+
+# Shared by all connections: a server has thousands of them.
+_FIXED_READERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
+    **FIXED_READERS,
+    LOAD_MANY: read_load_many,
+    LOADED_MANY: read_loaded_many,
+}
+_READERS: Final[Mapping[int, Callable[[OwnCodec, bytes], Message]]] = {
+    CALL: OwnCodec._read_call,
+    NOTICE: OwnCodec._read_notice,
+    REPLY: OwnCodec._read_reply,
+    FAULT: OwnCodec._read_fault,
+    REPLY_IDS: OwnCodec._read_ids,
+    LOAD_FAULT: OwnCodec._read_load_fault,
+    INVALIDATE: OwnCodec._read_invalidate,
+    COMPRESSED: OwnCodec._read_compressed,
+    STREAM_FAULT: OwnCodec._read_stream_fault,
+}
+KINDS: Final = frozenset({*_FIXED_READERS, *_READERS})
+"""All kinds of messages."""

@@ -135,12 +135,11 @@ LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
 ``Notice`` are judged by the request inside.  While greeting or awaiting a hello, exactly one frame
 of those that the table names may come.  After these phases nothing is legal."""
 
-_OWN_ONLY: Final[Mapping[str, frozenset[type[Any]]]] = {
-    "server": frozenset(),
-    "client": frozenset({Heartbeat}),
+_ZEO_LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
+    (role, phase): kinds - {Heartbeat} if role == "client" else kinds
+    for (role, phase), kinds in LEGAL.items()
 }
-"""Our role → what of the table is legal in Zeolith's own protocol only: ZEO's servers are silent
-when they have nothing to say."""
+"""The same for ZEO's protocol, whose servers are silent when they have nothing to say."""
 
 
 class _Peer:
@@ -245,9 +244,8 @@ class _Peer:
 
     def _enter(self, role: str, phase: Phase) -> None:
         self.phase = phase
-        legal = LEGAL[role, phase]
         is_own = self.codec is not None and self.codec.coding is Coding.OWN
-        self._legal = legal if is_own else legal - _OWN_ONLY[role]
+        self._legal = (LEGAL if is_own else _ZEO_LEGAL)[role, phase]
 
     def _introduce(self) -> bytes:
         """Return the frame of our hello."""

@@ -30,7 +30,6 @@ WINDOW: Final = 16
 """Loads from a slow storage that are under way for one client at once: enough to keep the threads
 busy, few enough to leave them to others."""
 
-
 AHEAD: Final = 256
 """Objects that a slow storage is told of before they are loaded, if it can fetch ahead: one that is
 a client of another server asks that by one message.  They should fit into its cache."""
@@ -121,18 +120,17 @@ class BulkLoads:
         publisher.drain()
         position = service.log.last_tid
         found: list[Any] = []
+        revision: Any
         size = 0
         for oid in oids[self._at : self._at + SLICE_OBJECTS]:
             try:
                 revision = load(oid, tid)
+                size += 0 if revision is None else len(revision[0])
             except Exception as error:  # noqa: BLE001 - becomes the answer for this object
-                found.append((oid, error))
-                continue
+                revision = error
             found.append((oid, revision))
-            if revision is not None:
-                size += len(revision[0])
-                if size >= SLICE_SIZE:
-                    break
+            if size >= SLICE_SIZE:
+                break
         publisher.drain()
         last_tid = service.log.last_tid
         if last_tid != position and any(service.log.has_changed(oid, position) for oid, _ in found):
@@ -154,7 +152,7 @@ class BulkLoads:
         frames: list[bytes] = []
         records: list[Record] = []
         for oid, revision in found:
-            if revision.__class__ is tuple:
+            if revision.__class__ is tuple and isinstance(revision[0], bytes):
                 data, start, end = revision
                 size = RECORD_SIZE + len(data)
                 if size <= room:
@@ -180,6 +178,9 @@ class BulkLoads:
             return session.codec.loaded(key, *found)
         except MessageTooLarge as error:
             return session.fault_frame(key, error)
+        except (TypeError, ValueError) as error:
+            logger.error("(%s) an answer cannot be sent: %s", session.name, error)
+            return session.fault_frame(key, ValueError("unsendable answer"))
 
     # -- slow storages ---------------------------------------------------------------------------
 

@@ -150,7 +150,8 @@ class FileHistory:
         """Return the position of the first transaction after *after*."""
         if end <= _START:
             return _START
-        first, last = self._tid(_START), self._tid(self._before(end))
+        first = pread(self._fd, 8, _START)
+        _, last = self._before(end)
         if after < first:
             return _START
         if after >= last:
@@ -167,29 +168,29 @@ class FileHistory:
             if block[:8] > after:
                 break
             size = int.from_bytes(block[8:], "big")
-            if not _TRANSACTION_SIZE <= size <= end - 8 - position:
+            following = position + size + 8
+            if following > end or pread(self._fd, 8, following - 8) != block[8:]:
                 raise _damaged(position)
-            position += size + 8
+            position = following
         return position
 
     def _back(self, after: bytes, end: int) -> int:
         position = end
         while position > _START:
-            before = self._before(position)
-            if self._tid(before) <= after:
+            before, tid = self._before(position)
+            if tid <= after:
                 break
             position = before
         return position
 
-    def _before(self, end: int) -> int:
-        """Return the position of the transaction that ends at *end*."""
-        position = end - 8 - int.from_bytes(pread(self._fd, 8, end - 8), "big")
-        if not _START <= position <= end - 8 - _TRANSACTION_SIZE:
+    def _before(self, end: int) -> tuple[int, bytes]:
+        """Return position and tid of the transaction that ends at *end*."""
+        size = pread(self._fd, 8, end - 8)
+        position = end - 8 - int.from_bytes(size, "big")
+        block = pread(self._fd, 16, position) if position >= _START else b""
+        if block[8:] != size:
             raise _damaged(end - 8)
-        return position
-
-    def _tid(self, position: int) -> bytes:
-        return pread(self._fd, 8, position)
+        return position, block[:8]
 
 
 def _damaged(position: int) -> StorageError:

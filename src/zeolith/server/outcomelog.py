@@ -185,14 +185,6 @@ class OutcomeLog:
     def _drop_oldest(self) -> bytes:
         return self._tids.pop(next(iter(self._tids)))
 
-    def forget(self, uid: bytes) -> None:
-        """Take back what :meth:`committed` was told of *uid*: what became of it is not known.
-
-        The file keeps it, as it keeps what the end of the server cuts short.
-        """
-        with self._lock:
-            self._tids.pop(uid, None)
-
     def _append(self, uid: bytes, tid: bytes) -> None:
         """Add a record to the file.
 

@@ -69,7 +69,7 @@ class Outcomes:
         uid = transaction.uid
         if uid is None:
             return
-        self.log.forget(uid)
+        # The record stays: whoever opens the storage again compares it with what is there.
         self._note(uid, isinstance(error, NotCommitted))
         if not is_survived(error):
             # The storage is not served any more.  Whoever waits loses his connection, and asks
@@ -114,10 +114,9 @@ class Outcomes:
                 maker.drop("its client asks on another connection what became of its transaction")
 
     def _find(self, uid: bytes, since: bytes) -> Verdict:
-        tid = self.log.find(uid)
-        if tid is not None:
+        tid, is_certain = self.log.find(uid), self._others.get(uid)
+        if tid is not None and is_certain is None:
             return Verdict(State.COMMITTED, tid)
-        is_certain = self._others.get(uid)
         unknown = partial(Verdict, State.UNKNOWN, None)
         if is_certain is False:
             return unknown("the storage failed while the transaction was being committed")

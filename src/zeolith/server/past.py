@@ -5,8 +5,10 @@ The threads for what takes long are few and for all clients: whoever asks much g
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from .workers import Done, Job, Lane, WorkerPool
 
@@ -17,20 +19,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+HOLD: Final = 60.0
+"""Seconds for which a client's place is held between two pages.  What holds it may be a file that a
+pack has replaced, or a connection to a database; to find the place again costs a moment."""
+
+
 class Past:
     """The questions of one session that may take long.
 
     Belongs to the loop's thread, except :attr:`history`.
 
     :param pool: runs the jobs.
+    :param loop: the event loop.
     :ivar history: where the client is in reading what changed; belongs to the job that runs.
     :ivar is_over: whether the client is gone: what is still to be answered need not be.
     """
 
-    __slots__ = ("_lane", "history", "is_over")
+    __slots__ = ("_lane", "_loop", "_timer", "history", "is_over")
 
-    def __init__(self, pool: WorkerPool) -> None:
+    def __init__(self, pool: WorkerPool, loop: asyncio.AbstractEventLoop) -> None:
         self._lane = Lane(pool)
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
         self.history: History | None = None
         self.is_over = False
 
@@ -39,11 +49,28 @@ class Past:
 
         Once the client is gone *done* gets neither a result nor an error.
         """
-        self._lane.submit(lambda: None if self.is_over else job(), done)
+        self._stop_timer()
+        self._lane.submit(lambda: None if self.is_over else job(), partial(self._ran, done))
+
+    def _ran(self, done: Done, result: Any, error: Exception | None) -> None:
+        done(result, error)
+        if self.history is not None and not self.is_over:
+            self._stop_timer()
+            self._timer = self._loop.call_later(HOLD, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._lane.submit(self._let_go, _log)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def close(self) -> None:
         """The client is gone: let go of what is held for it."""
         self.is_over = True
+        self._stop_timer()
         self._lane.submit(self._let_go, _log)
 
     def _let_go(self) -> None:
@@ -60,5 +87,5 @@ def _log(result: Any, error: Exception | None) -> None:
 def past_of(session: Session) -> Past:
     """Return what *session* asks of the past; made when it first does."""
     if session.past is None:
-        session.past = Past(session.service.pools.slow)
+        session.past = Past(session.service.pools.slow, session.lobby.loop)
     return session.past

@@ -91,20 +91,26 @@ class Pulse:
         time = self._clock.advance(now, self._planned)
         self._looked_at = now
         pause = math.inf
-        # A copy: some may go.
-        for member in list(self._members()):
+        dead: list[Member] = []
+        due: list[Member] = []
+        for member in self._members():
             liveness = member.liveness
             if liveness is None:
                 continue
             is_dead, is_due, _ = liveness.look(time, *member.take_signs())
             if is_dead:
-                member.fall_silent(self._patience)
+                dead.append(member)
                 continue
             if is_due:
-                member.beat()
+                due.append(member)
             if liveness.pause < pause:
                 pause = liveness.pause
         if pause < math.inf:
             self._hurry(now, pause)
         else:
             self._pause = math.inf
+        # Last: connections come and go by it, and whatever goes wrong, the next look comes.
+        for member in dead:
+            member.fall_silent(self._patience)
+        for member in due:
+            member.beat()

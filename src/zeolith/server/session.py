@@ -256,10 +256,11 @@ class Session:
         """The client takes data again."""
         if self._blob_sender is not None:
             self._blob_sender.resume()
-        if self._streams is not None:
-            self._streams.resume()
         if self._bulk is not None:
             self._bulk.resume()
+        # Last: it takes all the room there is.
+        if self._streams is not None:
+            self._streams.resume()
 
     # -- work on other threads -------------------------------------------------------------------
 

@@ -166,5 +166,8 @@ def _entries_of(transactions: Iterator[Any]) -> Any:
             )
         )
         for record in transaction:
-            yield serialize_entry(Record(record.oid, record.tid, record.data, record.data_txn))
+            entry = [serialize_entry(Record(record.oid, record.tid, record.data, record.data_txn))]
+            # Nothing long is held while this waits for the client (R8).
+            del record
+            yield entry.pop()
         yield serialize_entry(CLOSE)

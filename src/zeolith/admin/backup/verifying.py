@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .choosing import Choice
 from .failures import BackupError, Damage, translated
@@ -79,27 +80,50 @@ def _check_file(
 @contextmanager
 def _scratch_directory(parent: Path) -> Iterator[Path]:
     """Yield a directory that is removed at the end, and by the next one after a crash."""
+    for old in parent.glob(_SCRATCH + "*"):
+        with suppress(OSError):  # what cannot be locked or removed stays for the next one
+            lock = _lock(old)
+            if lock is not None:  # else somebody works there, or somebody else removes it
+                _remove(old, lock)
+    while True:
+        try:
+            directory = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+        except OSError as error:
+            raise BackupError(
+                f"{parent}: a temporary directory is needed here: {error.strerror}; name another "
+                "place with --scratch"
+            ) from error
+        lock = _lock(directory)
+        if lock is not None:
+            break
+        # Somebody has begun to remove it: it was not locked for a moment.
+    try:
+        yield directory
+    finally:
+        _remove(directory, lock)
+
+
+def _lock(directory: Path) -> Any:
+    """Return the lock of a scratch directory; None if it is somebody else's, or going.
+
+    :raises OSError: there can be no locks here.
+    """
     from zc.lockfile import LockError, LockFile
 
-    for old in parent.glob(_SCRATCH + "*"):
-        try:
-            lock = LockFile(str(old / _LOCK))
-        except (LockError, OSError):
-            continue  # Somebody works there, or somebody else removes it.
+    path = directory / _LOCK
+    try:
+        lock = LockFile(str(path))
+    except (LockError, FileNotFoundError):
+        return None
+    if not path.exists():  # it was removed between being opened and being locked
         lock.close()
-        remove_tree(old)
+        return None
+    return lock
+
+
+def _remove(directory: Path, lock: Any) -> None:
+    """Remove a scratch directory, whose *lock* is held until it is gone."""
     try:
-        directory = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
-    except OSError as error:
-        raise BackupError(
-            f"{parent}: a temporary directory is needed here: {error.strerror}; name another "
-            "place with --scratch"
-        ) from error
-    try:
-        lock = LockFile(str(directory / _LOCK))
-        try:
-            yield directory
-        finally:
-            lock.close()
-    finally:
         remove_tree(directory)
+    finally:
+        lock.close()

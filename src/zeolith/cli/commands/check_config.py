@@ -27,6 +27,8 @@ def check_config(file: str, *, strict: bool, is_json: bool, quiet: bool, user: s
     from ...config.accounts import find_account
     from ...config.checks.check import check_config as check
 
+    if is_json and quiet:
+        raise click.UsageError("--quiet has no effect with --json: leave it out")
     account = None if user is None else find_account(user, "--user")
     source, text = file, None
     if file == "-":

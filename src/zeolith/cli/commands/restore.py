@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ...errors import ConfigurationError
 from ..console import Console, interruptible
@@ -73,6 +75,8 @@ def restore(
     from ...admin.backup.restoring import Target
     from ...admin.backup.restoring import restore as restore_backup
 
+    if wants_list:
+        _refuse_others(context, "--list", {"repository", "wants_list", "with_verify", "verbose"})
     try:
         place = open_repository(repository)
         chains = place.read_chains()
@@ -117,3 +121,15 @@ def restore(
         f"{restored.blob_count} blobs"
     )
     return FAILURE if restored.damage else OK
+
+
+def _refuse_others(context: click.Context, option: str, allowed: Container[str]) -> None:
+    """Refuse what was given beside *option* and would have no effect.
+
+    :param allowed: names of the parameters that may be given.
+    """
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in allowed:
+            raise click.UsageError(f"{parameter.opts[0]} has no effect with {option}", context)

@@ -53,6 +53,8 @@ def verify(
 
     if date is not None and wants_all:
         raise ConfigurationError("-D", "contradicts --all", "leave one of them out")
+    if quick and scratch is not None:
+        raise ConfigurationError("--scratch", "has no effect with -Q", "leave one of them out")
     if scratch is not None and not Path(scratch).is_dir():
         raise ConfigurationError(f"--scratch {scratch}", "is not a directory", "create it")
     try:
@@ -78,8 +80,9 @@ def verify(
                 for damage in found:
                     click.echo(f"zeolith: {damage}", err=True)
                 blobs = sum(manifest.blob_count for manifest in choice.chain)
+                parts = "1 part" if len(choice.chain) == 1 else f"{len(choice.chain)} parts"
                 click.echo(
-                    f"{place.path}: backup {choice.last.name}: {len(choice.chain)} parts up to "
+                    f"{place.path}: backup {choice.last.name}: {parts} up to "
                     f"0x{choice.last.last_tid}, {blobs} blobs: "
                     + ("damaged" if found else "sizes are right" if quick else "good")
                 )
