@@ -20,6 +20,7 @@ from ZODB.MappingStorage import MappingStorage
 
 import zeolith
 from zeolith.client.changes import PAGE, Change
+from zeolith.client.follower import newest
 from zeolith.protocol.messages import Pack
 
 WRITERS = 8
@@ -135,7 +136,9 @@ def test_r8_a_slow_consumer_costs_neither_side_memory(stack: ExitStack) -> None:
         for passing in proxy.frames()
         if passing.direction is DOWN and passing.name == "invalidateTransaction"
     ]
-    wait_until(lambda: feed._follower.newest() == tids[-1])
+    channel = feed._follower.wait()
+    assert channel is not None
+    wait_until(lambda: newest(channel) == tids[-1])
     assert sum(announced) > 64 * 1024
     assert len(feed._ready) < 50
     asked = [p for p in proxy.frames() if p.direction is UP and p.name == "changes_since"]

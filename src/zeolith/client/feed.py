@@ -19,7 +19,7 @@ from ..errors import (
 from ..protocol.hello import Database
 from ..types import NO_TID
 from .changes import Change, ChangePages
-from .follower import Follower
+from .follower import Follower, newest
 from .link import LinkOptions
 from .options import make_link_options, refuse_no_text
 
@@ -49,15 +49,17 @@ class ChangeFeed(Iterator[Change]):
         self._finalizer = weakref.finalize(self, self._follower.stop)
         self._finalizer.atexit = False
         try:
-            self._follower.wait()
+            channel = self._follower.wait()
         except BaseException:
             self.close()
             raise
+        assert channel is not None  # nobody has had this to close it
         start = self._follower.known if since is None else since
         self._pages = ChangePages(NO_TID if start is None else start)
         # The last one before those that are ready.
         self._handed_out = self._pages.position
-        self._until = None if wait else self._follower.newest()
+        # Of this connection, which may have ended meanwhile.
+        self._until = None if wait else newest(channel)
 
     @property
     def position(self) -> bytes:
