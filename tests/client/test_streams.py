@@ -31,6 +31,7 @@ from zeolith.protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
+from zeolith.protocol.streams import Receiver
 
 from ..support.interrupts import interrupted_at
 from ..support.waiting import Background, wait_until
@@ -173,6 +174,16 @@ def test_what_the_server_says_instead_of_the_end(line: Line) -> None:
     with pytest.raises(ServerError, match="OSError"):
         fetching.result()
     assert not line.channel.is_broken
+
+
+def test_whoever_sees_the_end_sees_why(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iterators look without a lock, and take an end without an error for a good one."""
+    stream = line.channel.streams.prepare(len)
+    seen: list[Exception | None] = []
+    monkeypatch.setattr(Receiver, "end", lambda self: seen.append(stream.error))
+    error = ServerError("builtins.OSError", ())
+    stream.end(error)
+    assert seen == [error]
 
 
 def test_a_sink_that_wants_no_more_cancels_its_stream(line: Line) -> None:
@@ -476,6 +487,9 @@ class PromptWire:
             return b""
         assert self._arriving, "nobody will ever answer"
         return self._arriving.pop(0)
+
+    def is_writable(self) -> bool:
+        return True
 
     def is_readable(self, timeout: float | None) -> bool:
         return self._is_over or bool(self._arriving)

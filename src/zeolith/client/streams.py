@@ -147,8 +147,9 @@ class Incoming:
 
     def end(self, error: Exception | None) -> None:
         with self._lock:
-            self._receiver.end()
+            # First: whoever sees the end without the lock must see why, or takes it for a good one.
             self.error = error
+            self._receiver.end()
         self._channel.wake(self)
 
 
