@@ -41,6 +41,7 @@ from zeolith.errors import (
     ServerBehindCache,
     ServerRefused,
 )
+from zeolith.protocol.additions import ChangesSince
 from zeolith.protocol.hello import Database
 from zeolith.types import NO_TID
 
@@ -411,6 +412,26 @@ def test_an_answer_that_is_no_page(scripted: ScriptedServer, follow: Follow) -> 
     scripted.last_tid = scripted_tid(11)
     answer_once(scripted, 11)
     assert next(feed).tid == scripted_tid(11)
+
+
+def test_a_question_that_costs_each_connection_its_life_is_not_repeated_for_ever(
+    scripted: ScriptedServer, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = ScriptedServer._value
+
+    def hang_up(self: ScriptedServer, sock: Any, peer: Any, request: Any) -> Any:
+        if isinstance(request, ChangesSince):
+            raise OSError("asked for changes")
+        return value(self, sock, peer, request)
+
+    monkeypatch.setattr(ScriptedServer, "_value", hang_up)
+    feed = follow(scripted.address, bytes(8), wait_timeout=0.2)
+    for _ in range(2):
+        with promptly(10), pytest.raises(ClientDisconnected, match="lost"):
+            next(feed)
+    monkeypatch.undo()
+    answer_once(scripted, 10)
+    assert next(feed).tid == scripted_tid(10)
 
 
 @pytest.mark.parametrize(

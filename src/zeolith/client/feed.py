@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -60,6 +61,9 @@ class ChangeFeed(Iterator[Change]):
         self._handed_out = self._pages.position
         # Of this connection, which may have ended meanwhile.
         self._until = None if wait else newest(channel)
+        # When a question is given up that costs each connection its life; None: it has not yet.
+        self._gives_up_at: float | None = None
+        self._patience = options.wait_timeout
 
     @property
     def position(self) -> bytes:
@@ -78,7 +82,7 @@ class ChangeFeed(Iterator[Change]):
         """Return the next change; wait for it.
 
         :raises StopIteration: closed, or all that was asked for has been returned.
-        :raises ClientDisconnected: no server within ``wait_timeout``.
+        :raises ClientDisconnected: no server within ``wait_timeout``, or none that answers.
         :raises ServerRefused: a server is there, but will not have us.
         :raises OtherDatabase: the server has another database than before.
         :raises DatabaseRestored: it has the same one, restored from a backup since.
@@ -116,9 +120,10 @@ class ChangeFeed(Iterator[Change]):
         except ClientDisconnected:
             # Of this connection, another one goes on; anything else the server said is for
             # the caller.
-            if not channel.is_broken:
+            if not channel.is_broken or self._has_lost_patience():
                 raise
             return
+        self._gives_up_at = None
         try:
             found, pages = pages.take(answer)
         except ProtocolViolation as error:
@@ -128,6 +133,19 @@ class ChangeFeed(Iterator[Change]):
         # An interrupt must not come between these two, or what was found would be lost.
         self._ready, self._pages = ready, pages
         self._follower.known = pages.position
+
+    def _has_lost_patience(self) -> bool:
+        """A connection has ended over a question; return whether that goes on for too long.
+
+        If so, the next question begins anew.
+        """
+        now = time.monotonic()
+        if self._gives_up_at is None:
+            self._gives_up_at = now + self._patience
+        elif now >= self._gives_up_at:
+            self._gives_up_at = None
+            return True
+        return False
 
     def close(self) -> None:
         """End the feed; whoever waits in it gets StopIteration.  May be called twice."""
