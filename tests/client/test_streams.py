@@ -176,6 +176,27 @@ def test_what_the_server_says_instead_of_the_end(line: Line) -> None:
     assert not line.channel.is_broken
 
 
+def test_a_time_limit_of_a_thread_leaves_the_connection_to_others(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised by a signal handler while the thread waits for the answer: data may follow that."""
+
+    def interrupt(slot: Any) -> None:
+        raise TimeoutError("a time limit")
+
+    monkeypatch.setattr(line.channel, "_await", interrupt)
+    with pytest.raises(TimeoutError, match="a time limit"):
+        line.channel.streams.fetch(open_request, Sink())
+    monkeypatch.undo()
+    request = answer(line, {"size": 3})
+    assert line.server.next_notice() == StreamCancel(request.stream)
+    say(line, StreamData(request.stream, b"abc"), StreamEnd(request.stream))
+    while line.channel.read_if_ready():
+        pass
+    assert not line.channel.is_broken
+    assert not line.channel.streams._incoming
+
+
 def test_whoever_sees_the_end_sees_why(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """Iterators look without a lock, and take an end without an error for a good one."""
     stream = line.channel.streams.prepare(len)

@@ -306,7 +306,10 @@ class Channel:
             message is handled.
         :raises ClientDisconnected: the connection ended before the answer came.
         """
-        slot = self.start(request, on_reply)
+        return self.result(self.start(request, on_reply))
+
+    def result(self, slot: Slot) -> Any:
+        """Wait until *slot* is answered; return the value, or raise the error that is in it."""
         if not slot.done:
             self._await(slot)
         if slot.error is not None:

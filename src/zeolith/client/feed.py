@@ -142,7 +142,7 @@ class ChangeFeed(Iterator[Change]):
         now = time.monotonic()
         if self._gives_up_at is None:
             self._gives_up_at = now + self._patience
-        elif now >= self._gives_up_at:
+        elif now >= self._gives_up_at and not self._follower.is_closed:
             self._gives_up_at = None
             return True
         return False
