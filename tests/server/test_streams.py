@@ -33,7 +33,7 @@ from zeolith.protocol.limits import (
     STREAM_FRAME,
     STREAM_WINDOW,
 )
-from zeolith.protocol.messages import LoadBefore, Notice, Ping, Reply, TpcFinish
+from zeolith.protocol.messages import LoadBefore, NewOids, Notice, Ping, Reply, TpcFinish
 from zeolith.protocol.streamrequests import (
     OpenBlob,
     OpenIteration,
@@ -173,6 +173,7 @@ def test_several_streams_take_turns() -> None:
         publisher=SimpleNamespace(is_held=False),
         connection=SimpleNamespace(limit_output=lambda mark: None, unsent=0),
         service=SimpleNamespace(pools=SimpleNamespace(quick=pool)),
+        lobby=SimpleNamespace(options=SimpleNamespace(workers=8)),
         codec=SimpleNamespace(max_payload=1 << 20, notice=lambda request: request),
         send=sent.append,
     )
@@ -256,6 +257,47 @@ def test_r8_blobs_on_their_way_are_limited(site: Site) -> None:
     site.streams.read_to_end(7)
     site.open(MAX_STREAMS, credit=10)
     site.streams.read_until(MAX_STREAMS, 10)
+
+
+def test_r7_one_client_does_not_take_all_threads(
+    site: Site, files: FileStorage, raw: Connect
+) -> None:
+    """Where it takes long to open a blob, others' calls go on."""
+    other = raw(site.server.address, coding=Coding.OWN)
+    with gate(files, "loadBlob") as opening:
+        asked = [
+            site.client.ask(OpenBlob(number, site.oid, site.tid, 0, 5))
+            for number in range(MAX_STREAMS)
+        ]
+        opening.wait_reached()
+        site.client.ping()
+        assert other.call(NewOids(1))
+        opening.open()
+        for msgid in asked:
+            site.client.answer(msgid)
+
+
+def test_r7_a_client_that_leaves_takes_its_streams_with_it(
+    site: Site, files: FileStorage, raw: Connect
+) -> None:
+    opened = 0
+
+    def count(*arguments: Any) -> bool:
+        nonlocal opened
+        opened += 1
+        return True
+
+    with gate(files, "loadBlob", when=count) as opening:
+        for number in range(MAX_STREAMS):
+            site.client.ask(OpenBlob(number, site.oid, site.tid, 0, 5))
+        opening.wait_reached()
+        site.client.ping()
+        found = site.session.streams
+        site.client.close()
+        wait_until(lambda: len(found) == opened)
+        assert 0 < opened < MAX_STREAMS
+        opening.open()
+        wait_until(lambda: not len(found))
 
 
 def test_a_number_that_is_in_use(site: Site) -> None:

@@ -5,6 +5,9 @@ bounded size, one of each stream after the other.  No more than :data:`OUTPUT_MA
 the transport, so that the answer to a call finds little in front of it, and no stream is read ahead
 of its credit or beyond :data:`READ_AHEAD` (R8).
 
+The threads do other clients' work, too, and to find the beginning of an iteration or a blob in
+another server may take long.  So one client's streams have half of them at most (R7).
+
 Streams of iterations tell of transactions; what is sent passes through :meth:`.Session.send`, so
 the invalidations are out before (R1).  While a transaction is being finished nothing is sent that
 would have to be kept in memory until then.
@@ -27,6 +30,7 @@ from ..protocol.streamlayouts import STREAM_HEAD
 from ..protocol.streamrequests import StreamData, StreamEnd, StreamFault
 from ..protocol.streams import Sender
 from .sources import Source
+from .workers import Share
 
 if TYPE_CHECKING:
     from .session import Session
@@ -86,13 +90,23 @@ class Streams:
     :param session: the client.
     """
 
-    __slots__ = ("_is_closed", "_is_waiting", "_open", "_queue", "_read_ahead", "_session")
+    __slots__ = (
+        "_is_closed",
+        "_is_waiting",
+        "_open",
+        "_queue",
+        "_read_ahead",
+        "_session",
+        "_workers",
+    )
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._open: dict[int, _Outgoing] = {}
         self._queue: deque[_Outgoing] = deque()
         self._read_ahead = 0
+        most = max(session.lobby.options.workers // 2, 1)
+        self._workers = Share(session.service.pools.quick, most)
         self._is_waiting = False  # somebody will call _go_on
         self._is_closed = False
 
@@ -130,7 +144,7 @@ class Streams:
             self._session.ended()
             self._pump()
 
-        self._session.service.pools.quick.submit(make, opened)
+        self._workers.submit(make, opened)
 
     def granted(self, number: int, size: int) -> None:
         """The client takes more of a stream; nothing if that has ended, which it may not know.
@@ -252,7 +266,7 @@ class Streams:
             self._queue_up(stream)
             self._pump()
 
-        self._session.service.pools.quick.submit(lambda: source.read(size), have_read)
+        self._workers.submit(lambda: source.read(size), have_read)
         return True
 
     def _release(self, stream: _Outgoing) -> None:
@@ -301,3 +315,4 @@ class Streams:
         for stream in list(self._open.values()):
             if not stream.is_busy:
                 self._forget(stream)
+        self._workers.forget()
