@@ -279,6 +279,27 @@ def test_who_does_not_read_stops_who_sends(tap: Any, stack: ExitStack) -> None:
             sock.sendall(bytes(64 * MAX_DECODED))
 
 
+@pytest.mark.parametrize("is_broken", [False, True], ids=["is there", "is broken"])
+def test_who_does_not_read_does_not_keep_it_from_ending(
+    tap: Any, stack: ExitStack, is_broken: bool
+) -> None:
+    """Neither while the server is there, nor when only the rest of it is to be taken."""
+    fake = stack.enter_context(FakeServer())
+    found = tap(fake.address)
+    with connect(found.address) as sock:
+        peer = fake.accept()
+        peer.socket.settimeout(1)
+        with pytest.raises(TimeoutError):
+            peer.socket.sendall(bytes(64 * MAX_DECODED))
+        if is_broken:
+            peer.reset()
+            sock.settimeout(1)
+            with pytest.raises(TimeoutError):
+                sock.sendall(bytes(64 * MAX_DECODED))
+            found.read_until("-- broken")
+        found.interrupt()
+
+
 def test_connections_are_limited(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wiretap, "MAX_CONNECTIONS", 1)
     said: list[Any] = []
