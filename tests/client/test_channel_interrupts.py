@@ -55,6 +55,9 @@ class PromptWire:
         assert self._arriving, "nobody will ever answer"
         return self._arriving.pop(0)
 
+    def is_writable(self) -> bool:
+        return True
+
     def is_readable(self, timeout: float | None) -> bool:
         return self._is_over or bool(self._arriving)
 

@@ -31,6 +31,7 @@ from zeolith.protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
+from zeolith.protocol.streams import Receiver
 
 from ..support.interrupts import interrupted_at
 from ..support.waiting import Background, wait_until
@@ -173,6 +174,37 @@ def test_what_the_server_says_instead_of_the_end(line: Line) -> None:
     with pytest.raises(ServerError, match="OSError"):
         fetching.result()
     assert not line.channel.is_broken
+
+
+def test_a_time_limit_of_a_thread_leaves_the_connection_to_others(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised by a signal handler while the thread waits for the answer: data may follow that."""
+
+    def interrupt(slot: Any) -> None:
+        raise TimeoutError("a time limit")
+
+    monkeypatch.setattr(line.channel, "_await", interrupt)
+    with pytest.raises(TimeoutError, match="a time limit"):
+        line.channel.streams.fetch(open_request, Sink())
+    monkeypatch.undo()
+    request = answer(line, {"size": 3})
+    assert line.server.next_notice() == StreamCancel(request.stream)
+    say(line, StreamData(request.stream, b"abc"), StreamEnd(request.stream))
+    while line.channel.read_if_ready():
+        pass
+    assert not line.channel.is_broken
+    assert not line.channel.streams._incoming
+
+
+def test_whoever_sees_the_end_sees_why(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iterators look without a lock, and take an end without an error for a good one."""
+    stream = line.channel.streams.prepare(len)
+    seen: list[Exception | None] = []
+    monkeypatch.setattr(Receiver, "end", lambda self: seen.append(stream.error))
+    error = ServerError("builtins.OSError", ())
+    stream.end(error)
+    assert seen == [error]
 
 
 def test_a_sink_that_wants_no_more_cancels_its_stream(line: Line) -> None:
@@ -476,6 +508,9 @@ class PromptWire:
             return b""
         assert self._arriving, "nobody will ever answer"
         return self._arriving.pop(0)
+
+    def is_writable(self) -> bool:
+        return True
 
     def is_readable(self, timeout: float | None) -> bool:
         return self._is_over or bool(self._arriving)

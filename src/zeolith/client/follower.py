@@ -133,7 +133,7 @@ class Follower:
             while not self._is_closed:
                 channel = self._channel
                 if channel is not None:
-                    if known is None or _newest(channel) > known:
+                    if known is None or newest(channel) > known:
                         return channel
                     # Nothing to be done, for however long that is so.
                     deadline = None
@@ -148,11 +148,6 @@ class Follower:
                     raise self._not_connected()
                 self._changed.wait(deadline - now)
         return None
-
-    def newest(self) -> bytes:
-        """Return the last transaction that the server has announced; ``NO_TID`` without one."""
-        channel = self._channel
-        return NO_TID if channel is None else _newest(channel)
 
     def _not_connected(self) -> ClientDisconnected:
         where = ", ".join(map(format_address, self._connector.addresses))
@@ -303,7 +298,8 @@ class Follower:
         )
 
 
-def _newest(channel: Channel) -> bytes:
+def newest(channel: Channel) -> bytes:
+    """Return the last transaction that the server behind *channel*, a follower's, has announced."""
     notices = channel.receiver
     assert isinstance(notices, Notices)  # made by our own factory
     return notices.newest
