@@ -88,6 +88,7 @@ class ChangeFeed(Iterator[Change]):
         :raises DatabaseRestored: it has the same one, restored from a backup since.
         :raises ServerBehindCache: it ends before what has been returned.
         :raises HistoryLost: the server cannot tell what changed since.
+        :raises ProtocolViolation: what it says instead makes no sense.
         """
         if os.getpid() != self._pid:
             raise ClientStorageError(
