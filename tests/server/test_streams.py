@@ -172,7 +172,9 @@ def test_several_streams_take_turns() -> None:
         is_writable=False,
         publisher=SimpleNamespace(is_held=False),
         connection=SimpleNamespace(limit_output=lambda mark: None, unsent=0),
-        service=SimpleNamespace(pools=SimpleNamespace(quick=pool)),
+        service=SimpleNamespace(
+            pools=SimpleNamespace(quick=pool), when_settled=lambda callback: callback()
+        ),
         lobby=SimpleNamespace(options=SimpleNamespace(workers=8)),
         codec=SimpleNamespace(max_payload=1 << 20, notice=lambda request: request),
         send=sent.append,
@@ -228,6 +230,34 @@ def test_a_stream_may_be_cancelled_before_it_is_open(site: Site, files: FileStor
     assert site.streams.read_to_end(0) == StreamEnd(0)
     assert site.streams.data[0] == b""
     assert len(site.session.streams) == 0
+
+
+def test_the_answer_comes_before_the_stream(site: Site, files: FileStorage, raw: Connect) -> None:
+    """Also where both had to wait for the end of a commit, and another stream before them."""
+    site.open(0)
+    other = raw(site.server.address, coding=Coding.OWN)
+    other.begin()
+    other.store(oid_of(7), b"data")
+    other.vote()
+    with gate(files, "tpc_finish") as finishing, gate(files, "loadBlob") as opening:
+        msgid = site.client.ask(OpenBlob(1, site.oid, site.tid, len(site.data), 5))
+        opening.wait_reached()
+        finished = other.ask(TpcFinish(1))
+        finishing.wait_reached()
+        found = site.session.streams
+        site.client.send(StreamCredit(0, 5))
+        wait_until(lambda: found._is_waiting)
+        opening.open()
+        wait_until(lambda: found._open[1].source is not None)
+        finishing.open()
+        other.answer(finished)
+    answers = []
+    while 1 not in site.streams.ends:
+        message = site.streams.next()
+        if isinstance(message, Reply):
+            answers.append(message.msgid)
+    assert msgid in answers
+    assert site.streams.ends[1] == StreamEnd(1)
 
 
 def test_a_file_that_loses_bytes_is_a_fault(site: Site, files: FileStorage) -> None:

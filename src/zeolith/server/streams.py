@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ZODB.POSException import StorageError
@@ -55,6 +56,7 @@ class _Outgoing:
     """One stream.
 
     :ivar waiting: bytes read and not sent, from *position* on.
+    :ivar is_answered: the call that opened it has its answer: it may have its turn.
     :ivar is_busy: a worker has the source.
     :ivar is_queued: it has its turn to come.
     :ivar reserved: bytes of the connection's read-ahead that it takes.
@@ -62,6 +64,7 @@ class _Outgoing:
 
     __slots__ = (
         "error",
+        "is_answered",
         "is_busy",
         "is_iteration",
         "is_queued",
@@ -80,6 +83,7 @@ class _Outgoing:
         self.position = 0
         self.reserved = 0
         self.error: Exception | None = None
+        self.is_answered = False
         self.is_busy = True
         self.is_queued = False
 
@@ -138,13 +142,18 @@ class Streams:
             stream.source, answer = made or (None, None)
             if stream.source is None or self._is_closed:
                 self._forget(stream)
-            else:
-                self._queue_up(stream)
             self._session.answer(msgid, answer, error)
             self._session.ended()
-            self._pump()
+            # The answer may wait for the end of a commit, and another stream's turn before it.
+            self._session.service.when_settled(partial(self._begin, stream))
 
         self._workers.submit(make, opened)
+
+    def _begin(self, stream: _Outgoing) -> None:
+        if not self._is_closed and stream.source is not None:
+            stream.is_answered = True
+            self._queue_up(stream)
+            self._pump()
 
     def granted(self, number: int, size: int) -> None:
         """The client takes more of a stream; nothing if that has ended, which it may not know.
@@ -176,7 +185,7 @@ class Streams:
         self._pump()
 
     def _queue_up(self, stream: _Outgoing) -> None:
-        if not stream.is_queued and not stream.is_busy:
+        if stream.is_answered and not stream.is_queued and not stream.is_busy:
             stream.is_queued = True
             self._queue.append(stream)
 
