@@ -119,10 +119,12 @@ class StorageService:
         """Find out what the storage's last transactions changed.  Any thread may do this, once.
 
         :raises FileInUse: another storage has its file under another name.
+        :raises OSError: what its file shows cannot be brought to disk.
         :raises Exception: whatever the storage raises.
         """
         storage = self.access.storage
         claim_files(storage, f"storage {self.name!r}")
+        self.access.sync_file()
         # Until the log begins with what is read here, nothing may be added to it.
         self.publisher.is_held = True
         if self.options.client_conflict_resolution:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -115,6 +116,9 @@ class _Printer:
     def __init__(self, with_data: bool, as_json: bool) -> None:
         self._with_data = with_data
         self._as_json = as_json
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What peers say may have letters that the terminal has not.
+            sys.stdout.reconfigure(errors="backslashreplace")
 
     def begin(self, where: str, target: str) -> None:
         """Tell where clients are to connect."""
