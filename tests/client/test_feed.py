@@ -94,6 +94,19 @@ def test_from_the_beginning_and_from_anywhere(
         assert list(feed) == []
 
 
+def test_the_position_is_that_of_the_last_change_handed_out(
+    server: Any, writer: RawClient, follow: Follow
+) -> None:
+    """Also within a page: who notes it there and begins anew misses nothing."""
+    tids = [writer.commit({oid_of(number): (Z64, b"x")}) for number in range(3)]
+    feed = follow(server.address, bytes(8))
+    positions = [feed.position]
+    for _ in tids:
+        next(feed)
+        positions.append(feed.position)
+    assert positions == [bytes(8), *tids]
+
+
 def test_an_empty_database(server: Any, writer: RawClient, follow: Follow) -> None:
     assert list(follow(server.address, bytes(8), wait=False)) == []
     feed = follow(server.address, bytes(8))
