@@ -20,7 +20,7 @@ from zeolith.errors import (
     StreamViolation,
 )
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME, STREAM_WINDOW
+from zeolith.protocol.limits import FIRST_UPLOAD, MAX_STREAMS, STREAM_FRAME, STREAM_WINDOW
 from zeolith.protocol.messages import Call, Info, Notice, Ping, Register, Request
 from zeolith.protocol.peers import Hello, ServerPeer
 from zeolith.protocol.streamrequests import (
@@ -260,6 +260,7 @@ def test_windows_get_smaller_when_there_are_many(line: Line) -> None:
     assert given == sorted(given, reverse=True)
     assert given[-1] == max(STREAM_FRAME, TOTAL_WINDOW // MAX_DOWNLOADS)
     # One more has to wait.
+    assert not line.channel.streams._downloads.acquire(blocking=False)
     fetching.append(Background(lambda: line.channel.streams.fetch(open_request, Sink())))
     assert line.wire.sent.empty()
     say(line, StreamEnd(0))
@@ -268,6 +269,10 @@ def test_windows_get_smaller_when_there_are_many(line: Line) -> None:
     say(line, *(StreamEnd(number) for number in range(1, MAX_DOWNLOADS + 1)))
     for each in fetching:
         each.result()
+
+
+def test_a_server_admits_twice_as_many_as_are_fetched_at_once() -> None:
+    assert 2 * MAX_DOWNLOADS <= MAX_STREAMS
 
 
 def test_r8_a_server_cannot_send_beyond_the_credit(line: Line) -> None:
