@@ -313,6 +313,21 @@ def test_what_the_terminal_cannot_show_breaks_nothing(
     found.read_until("-- closed")
 
 
+def test_a_full_disk(server: Any) -> None:
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "zeolith", "wire", format_address(server.address)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=child_environment(),
+            timeout=DEADLINE,
+            check=False,
+        )
+    assert found.returncode == 1
+    assert found.stderr == "zeolith: cannot write: No space left on device\n"
+
+
 def test_connections_are_limited(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wiretap, "MAX_CONNECTIONS", 1)
     said: list[Any] = []
