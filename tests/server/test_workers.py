@@ -264,12 +264,24 @@ def test_a_share_is_not_more_than_that(bed: LoopBed) -> None:
     pool = bed.pool(4)
     share = Share(pool, 2)
     barrier = threading.Barrier(2)
+    lock = threading.Lock()
     results: list[tuple[Any, Any]] = []
+    running = [0, 0]  # now, and at most
+
+    def job() -> int:
+        with lock:
+            running[0] += 1
+            running[1] = max(running)
+        number = barrier.wait(DEADLINE)
+        with lock:
+            running[0] -= 1
+        return number
+
     for _ in range(6):
-        share.submit(lambda: barrier.wait(DEADLINE), lambda r, e: results.append((r, e)))
+        share.submit(job, lambda r, e: results.append((r, e)))
     bed.until(lambda: len(results) == 6)
     assert sorted(results) == [(0, None)] * 3 + [(1, None)] * 3
-    assert sum(thread.name.startswith("test-") for thread in threading.enumerate()) == 2
+    assert running == [0, 2]
 
 
 def test_a_share_forgets_what_has_not_begun(bed: LoopBed) -> None:
