@@ -12,7 +12,6 @@ from zeolith.client import channel as channel_module
 from zeolith.client import streams as streams_module
 from zeolith.client.channel import Channel
 from zeolith.client.streams import MAX_DOWNLOADS, TOTAL_WINDOW
-from zeolith.client.wire import Address
 from zeolith.errors import (
     ClientDisconnected,
     ClientStorageError,
@@ -22,7 +21,7 @@ from zeolith.errors import (
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.limits import FIRST_UPLOAD, MAX_STREAMS, STREAM_FRAME, STREAM_WINDOW
 from zeolith.protocol.messages import Call, Info, Notice, Ping, Register, Request
-from zeolith.protocol.peers import Hello, ServerPeer
+from zeolith.protocol.peers import Event, Hello, ServerPeer
 from zeolith.protocol.streamrequests import (
     OpenBlob,
     StreamCancel,
@@ -34,6 +33,7 @@ from zeolith.protocol.streamrequests import (
 from zeolith.protocol.streams import Receiver
 
 from ..support.interrupts import interrupted_at
+from ..support.promptwire import PromptWire
 from ..support.waiting import Background, wait_until
 from .conftest import Line, MemoryWire, Recorder, ServerEnd
 
@@ -444,43 +444,36 @@ def test_numbers_go_round(line: Line) -> None:
 # -- interrupts --------------------------------------------------------------------------------
 
 
-class PromptWire:
-    """A wire whose server answers at once; waiting for anything else would be for ever."""
-
-    peer_name: Address = ("memory", 1)
+class StreamingWire(PromptWire):
+    """Its server sends a blob of six messages to who asks for one, and takes uploads."""
 
     def __init__(self) -> None:
-        self._peer = ServerPeer(Coding.MSGPACK)
-        self._arriving = [self._peer.greeting()]
-        self._is_over = False
+        super().__init__()
         self.open: dict[int, int] = {}
         self.uploads: dict[int, int] = {}
         self.ended: list[Request] = []
 
-    def send(self, data: bytes) -> None:
-        if self._is_over:
-            raise BrokenPipeError("aborted")
-        for event in self._peer.receive(data):
-            if isinstance(event, Hello):
-                self._arriving.append(self._peer.welcome())
-            elif isinstance(event, Call):
-                self._answer(event)
-            else:
-                assert isinstance(event, Notice)
-                self._take(event.request)
+    def handle(self, event: Event) -> None:
+        if isinstance(event, Hello):
+            self.arriving.append(self.peer.welcome())
+        elif isinstance(event, Call):
+            self._answer(event)
+        else:
+            assert isinstance(event, Notice)
+            self._take(event.request)
 
     def _say(self, *requests: Request) -> None:
-        codec = self._peer.codec
+        codec = self.peer.codec
         assert codec is not None
-        self._arriving += map(codec.notice, requests)
+        self.arriving += map(codec.notice, requests)
 
     def _answer(self, call: Call) -> None:
-        codec = self._peer.codec
+        codec = self.peer.codec
         assert codec is not None
         request = call.request
         if isinstance(request, Register):
-            self._peer.registered()
-        self._arriving.append(codec.reply(call.msgid, None))
+            self.peer.registered()
+        self.arriving.append(codec.reply(call.msgid, None))
         if isinstance(request, OpenBlob):
             self.open[request.stream] = 6 * STREAM_FRAME
             self._send(request.stream, 4 * STREAM_FRAME)
@@ -508,30 +501,9 @@ class PromptWire:
             assert number == FIRST_UPLOAD + len(self.ended), "a number was left out"
             self.ended.append(request)
 
-    def receive(self) -> bytes:
-        if self._is_over:
-            return b""
-        assert self._arriving, "nobody will ever answer"
-        return self._arriving.pop(0)
 
-    def is_writable(self) -> bool:
-        return True
-
-    def is_readable(self, timeout: float | None) -> bool:
-        return self._is_over or bool(self._arriving)
-
-    def set_timeout(self, timeout: float | None) -> None:
-        pass
-
-    def abort(self) -> None:
-        self._is_over = True
-
-    def close(self) -> None:
-        self._is_over = True
-
-
-def prompt_channel() -> tuple[Channel, PromptWire]:
-    wire = PromptWire()
+def prompt_channel() -> tuple[Channel, StreamingWire]:
+    wire = StreamingWire()
     channel = Channel(wire, Recorder(), "memory")
     channel.greet()
     channel.call(Register("1", False))
