@@ -72,6 +72,7 @@ def test_from_an_empty_directory_to_data_that_survives_a_stop(
     assert "Traceback" not in site.log + site.output
 
 
+@pytest.mark.long
 def test_a_crashed_server_is_started_again_with_growing_delays(site: Controlled) -> None:
     site.write_conf()
     site.run("start")
@@ -115,8 +116,8 @@ def test_stop_under_load_loses_nothing_acknowledged(site: Controlled) -> None:
                 acknowledged[number].append(step)
                 if step == 0:
                     started.wait()
-        except transaction.interfaces.TransientError:
-            return
+        except (transaction.interfaces.TransientError, zeolith.errors.OutcomeUnknown):
+            return  # the latter if the server has gone in the last step of a commit
         finally:
             db.close()
 
@@ -156,6 +157,7 @@ def test_restart_is_another_process_that_answers(site: Controlled) -> None:
     assert is_listening(site.address)
 
 
+@pytest.mark.long
 def test_status_tells_a_silent_program_from_a_server(site: Controlled) -> None:
     site.write_conf(runner="program sleep 1000\nstart-timeout 1")
     said = site.run("start", status=1)
@@ -165,6 +167,7 @@ def test_status_tells_a_silent_program_from_a_server(site: Controlled) -> None:
     site.run("status", status=3)
 
 
+@pytest.mark.long
 def test_status_tells_a_manager_without_server(site: Controlled) -> None:
     # 1 is no exit code to end with: the manager tries again after a second, then gives up.
     site.write_conf(runner='program /bin/sh -c "echo sorry; exit 1"\nbackoff-limit 3')
@@ -230,6 +233,7 @@ def test_a_manager_takes_its_server_with_it(site: Controlled) -> None:
     site.run("status", status=3)
 
 
+@pytest.mark.long
 def test_a_server_whose_manager_was_killed_is_seen(site: Controlled) -> None:
     site.write_conf()
     site.run("start")
@@ -245,6 +249,7 @@ def test_a_server_whose_manager_was_killed_is_seen(site: Controlled) -> None:
     site.run("start")  # the manager's socket is stale and replaced
 
 
+@pytest.mark.long
 def test_hang_around_keeps_the_manager(site: Controlled) -> None:
     site.write_conf(runner="hang-around true")
     site.run("start")
@@ -271,6 +276,7 @@ def test_wait_ends_with_the_server(site: Controlled) -> None:
     assert "not running" in site.run("wait")
 
 
+@pytest.mark.long
 def test_kill_knows_names_and_numbers(site: Controlled) -> None:
     site.write_conf()
     assert "not running" in site.run("kill", status=3)
@@ -481,6 +487,7 @@ def test_sighup_makes_the_server_start_again(site: Controlled) -> None:
     assert "exit status 1" in site.log
 
 
+@pytest.mark.long
 def test_zdaemon_s_own_manager_and_zeo_s_own_server(site: Controlled) -> None:
     """An old configuration: the program is runzeo, the manager zdaemon's script."""
     import zdaemon.zdrun

@@ -230,6 +230,7 @@ def certificates(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long  # ten seconds: a server that expects TLS says nothing to who does not speak it
 def test_over_tls(stack: ExitStack, certificates: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = server_context(str(certificates / "server.pem"), str(certificates / "ca.pem"))
     served = Served(stack, certificates, ssl=context)

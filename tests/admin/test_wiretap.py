@@ -29,6 +29,7 @@ from zeolith.cli.main import main
 from zeolith.config.address import format_address
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.messages import SetClientLabel
 from zeolith.protocol.transcript import MAX_DECODED
 
 Z64 = bytes(8)
@@ -277,6 +278,54 @@ def test_who_does_not_read_stops_who_sends(tap: Any, stack: ExitStack) -> None:
         sock.settimeout(1)
         with pytest.raises(TimeoutError):
             sock.sendall(bytes(64 * MAX_DECODED))
+
+
+@pytest.mark.parametrize("is_broken", [False, True], ids=["is there", "is broken"])
+def test_who_does_not_read_does_not_keep_it_from_ending(
+    tap: Any, stack: ExitStack, is_broken: bool
+) -> None:
+    """Neither while the server is there, nor when only the rest of it is to be taken."""
+    fake = stack.enter_context(FakeServer())
+    found = tap(fake.address)
+    with connect(found.address) as sock:
+        peer = fake.accept()
+        peer.socket.settimeout(1)
+        with pytest.raises(TimeoutError):
+            peer.socket.sendall(bytes(64 * MAX_DECODED))
+        if is_broken:
+            peer.reset()
+            sock.settimeout(1)
+            with pytest.raises(TimeoutError):
+                sock.sendall(bytes(64 * MAX_DECODED))
+            found.read_until("-- broken")
+        found.interrupt()
+
+
+def test_what_the_terminal_cannot_show_breaks_nothing(
+    tap: Any, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    found = tap(server.address)
+    with RawClient(found.address, coding=Coding.OWN) as client:
+        client.call(SetClientLabel("Gr\xfc\xdfe \u4f60\u597d"))
+        client.ping()
+    assert "Gr\\xfc\\xdfe \\u4f60\\u597d" in found.read_until("set_client_label")
+    found.read_until("-- closed")
+
+
+def test_a_full_disk(server: Any) -> None:
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "zeolith", "wire", format_address(server.address)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=child_environment(),
+            timeout=DEADLINE,
+            check=False,
+        )
+    assert found.returncode == 1
+    assert found.stderr == "zeolith: cannot write: No space left on device\n"
 
 
 def test_connections_are_limited(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 import pytest
 import trustme
+from tests.client.scripted import ScriptedServer
 from tests.support.hosts import Hosts
 from tests.support.processes import child_environment, free_port, running_server
 from tests.support.proxy import Proxy
@@ -207,6 +208,15 @@ def test_a_history_that_is_lost(run: Any, stack: ExitStack) -> None:
     status, _, errors = run(format_address(server.address), "--since", "start")
     assert status == 1
     assert "cannot iterate" in errors
+
+
+def test_an_answer_that_makes_no_sense(run: Any, stack: ExitStack) -> None:
+    server = ScriptedServer()
+    stack.callback(server.close)
+    server.changes = {"changes": 7}
+    status, _, errors = run(format_address(server.address), "--since", "start")
+    assert status == 1
+    assert errors == "zeolith: changes: no page: {'changes': 7}\n"
 
 
 def test_a_zeo_server(run: Any, stack: ExitStack) -> None:

@@ -51,6 +51,9 @@ class MemoryWire:
     def is_readable(self, timeout: float | None) -> bool:
         return not self.arriving.empty()
 
+    def is_writable(self) -> bool:
+        return True
+
     def set_timeout(self, timeout: float | None) -> None:
         pass
 

@@ -9,13 +9,12 @@ import pytest
 
 from zeolith.client import channel as channel_module
 from zeolith.client.channel import Channel
-from zeolith.client.wire import Address
 from zeolith.errors import ClientDisconnected, ClientStorageError
-from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import Call, LoadBefore, Ping, SetClientLabel
-from zeolith.protocol.peers import ServerPeer
+from zeolith.protocol.peers import Event
 
 from ..support.interrupts import interrupted_at
+from ..support.promptwire import PromptWire
 from ..support.waiting import Background, wait_until
 from .conftest import Recorder
 
@@ -23,53 +22,31 @@ OID, OTHER, TID, START = (bytes([0] * 7 + [n]) for n in (1, 2, 200, 100))
 ANSWER = (b"data", START, None)
 
 
-class PromptWire:
-    """A wire whose server answers at once; waiting for anything else would be for ever."""
-
-    peer_name: Address = ("memory", 1)
+class LoadingWire(PromptWire):
+    """Its server, which is one of ZEO's protocol, has one object."""
 
     def __init__(self) -> None:
-        self._peer = ServerPeer(Coding.MSGPACK)
-        self._arriving = [b"\0\0\0\x02M5"]
-        self._is_over = False
+        super().__init__(b"\0\0\0\x02M5")
         self.requests = 0
 
     def send(self, data: bytes) -> None:
-        if self._is_over:
-            raise BrokenPipeError("aborted")
+        super().send(data)
         self.requests += 1
-        for event in self._peer.receive(data):
-            codec = self._peer.codec
-            assert codec is not None
-            if not isinstance(event, Call):
-                self._peer.registered()
-            elif isinstance(event.request, LoadBefore):
-                oid, tid = event.request
-                self._arriving.append(codec.loaded((oid, tid), *ANSWER))
-            else:
-                self._arriving.append(codec.reply(event.msgid, None))
 
-    def receive(self) -> bytes:
-        if self._is_over:
-            return b""
-        assert self._arriving, "nobody will ever answer"
-        return self._arriving.pop(0)
-
-    def is_readable(self, timeout: float | None) -> bool:
-        return self._is_over or bool(self._arriving)
-
-    def set_timeout(self, timeout: float | None) -> None:
-        pass
-
-    def abort(self) -> None:
-        self._is_over = True
-
-    def close(self) -> None:
-        self._is_over = True
+    def handle(self, event: Event) -> None:
+        codec = self.peer.codec
+        assert codec is not None
+        if not isinstance(event, Call):
+            self.peer.registered()
+        elif isinstance(event.request, LoadBefore):
+            oid, tid = event.request
+            self.arriving.append(codec.loaded((oid, tid), *ANSWER))
+        else:
+            self.arriving.append(codec.reply(event.msgid, None))
 
 
 def open_channel() -> Channel:
-    channel = Channel(PromptWire(), Recorder(), "memory")
+    channel = Channel(LoadingWire(), Recorder(), "memory")
     channel.greet()
     channel.registered()
     return channel
@@ -117,7 +94,7 @@ def test_an_interrupted_reader_leaves_nobody_else_waiting() -> None:
         step += 1
         channel = open_channel()
         wire = channel.wire
-        assert isinstance(wire, PromptWire)
+        assert isinstance(wire, LoadingWire)
         ask, channel._ask_to_lead = channel._ask_to_lead, lambda: None  # type: ignore[method-assign]
         with channel.hold_reading():
             other = Background(partial(channel.load_before, OTHER, TID))

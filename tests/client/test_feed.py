@@ -26,7 +26,9 @@ from zeolith.client import changes as changes_module
 from zeolith.client import feed as feed_module
 from zeolith.client import follower as follower_module
 from zeolith.client.changes import PAGE, Change
+from zeolith.client.channel import Channel
 from zeolith.client.feed import ChangeFeed
+from zeolith.client.follower import Follower
 from zeolith.client.watcher import watch
 from zeolith.errors import (
     ClientDisconnected,
@@ -39,6 +41,7 @@ from zeolith.errors import (
     ServerBehindCache,
     ServerRefused,
 )
+from zeolith.protocol.additions import ChangesSince
 from zeolith.protocol.hello import Database
 from zeolith.types import NO_TID
 
@@ -91,6 +94,19 @@ def test_from_the_beginning_and_from_anywhere(
         assert list(feed) == []
 
 
+def test_the_position_is_that_of_the_last_change_handed_out(
+    server: Any, writer: RawClient, follow: Follow
+) -> None:
+    """Also within a page: who notes it there and begins anew misses nothing."""
+    tids = [writer.commit({oid_of(number): (Z64, b"x")}) for number in range(3)]
+    feed = follow(server.address, bytes(8))
+    positions = [feed.position]
+    for _ in tids:
+        next(feed)
+        positions.append(feed.position)
+    assert positions == [bytes(8), *tids]
+
+
 def test_an_empty_database(server: Any, writer: RawClient, follow: Follow) -> None:
     assert list(follow(server.address, bytes(8), wait=False)) == []
     feed = follow(server.address, bytes(8))
@@ -109,6 +125,25 @@ def test_without_waiting_it_ends_though_others_go_on(
         writer.commit({oid_of(100 + len(found)): (Z64, b"x")})
         assert len(found) < 10
     assert found[:3] == tids
+
+
+def test_a_break_at_the_beginning_does_not_end_it(
+    server: Any, writer: RawClient, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How far it has to go is known, and does not go with the connection."""
+    tids = [writer.commit({oid_of(number): (Z64, b"x")}) for number in range(3)]
+    wait = Follower.wait
+
+    def wait_and_lose(self: Follower, known: bytes | None = None) -> Channel | None:
+        monkeypatch.undo()
+        channel = wait(self, known)
+        assert channel is not None
+        channel.close(ConnectionResetError("lost"))
+        return channel
+
+    monkeypatch.setattr(Follower, "wait", wait_and_lose)
+    feed = follow(server.address, bytes(8), wait=False)
+    assert [change.tid for change in feed] == tids
 
 
 def test_it_needs_several_pages(server: Any, writer: RawClient, follow: Follow) -> None:
@@ -390,6 +425,26 @@ def test_an_answer_that_is_no_page(scripted: ScriptedServer, follow: Follow) -> 
     scripted.last_tid = scripted_tid(11)
     answer_once(scripted, 11)
     assert next(feed).tid == scripted_tid(11)
+
+
+def test_a_question_that_costs_each_connection_its_life_is_not_repeated_for_ever(
+    scripted: ScriptedServer, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = ScriptedServer._value
+
+    def hang_up(self: ScriptedServer, sock: Any, peer: Any, request: Any) -> Any:
+        if isinstance(request, ChangesSince):
+            raise OSError("asked for changes")
+        return value(self, sock, peer, request)
+
+    monkeypatch.setattr(ScriptedServer, "_value", hang_up)
+    feed = follow(scripted.address, bytes(8), wait_timeout=0.2)
+    for _ in range(2):
+        with promptly(10), pytest.raises(ClientDisconnected, match="lost"):
+            next(feed)
+    monkeypatch.undo()
+    answer_once(scripted, 10)
+    assert next(feed).tid == scripted_tid(10)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from ZODB.MappingStorage import MappingStorage
 
 from tests.support.processes import running_server
 from tests.support.raw import RawClient, oid_of
+from zeolith.errors import ServerRefused
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "changes.md"
 Z64 = bytes(8)
@@ -71,3 +72,35 @@ def test_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(server.address)
         assert rebuilt == [True]
         assert not Path("index.json").exists()
+
+
+def test_a_server_that_refuses_is_not_asked_as_fast_as_it_refuses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Such as one that is started anew with another certificate."""
+    import zeolith
+
+    class Refused:
+        asked = 0
+
+        def __enter__(self) -> Refused:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def __iter__(self) -> Refused:
+            return self
+
+        def __next__(self) -> Any:
+            self.asked += 1
+            if self.asked > 1:
+                raise Enough
+            raise ServerRefused("server", "no")
+
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(examples()[1], names)
+    monkeypatch.setattr(zeolith, "changes", lambda *args, **keywords: Refused())
+    with pytest.raises(ServerRefused):
+        names["run"](8100, print, print)

@@ -65,3 +65,21 @@ def test_a_server_that_never_answers_is_given_up(
     with promptly(15), pytest.raises(ClientDisconnected, match="timed out"):
         client(fake.address, wait_timeout=4)
     playing.result()
+
+
+def test_a_server_that_dies_while_it_is_asked_is_given_up_as_any_other(
+    fake: FakeServer, client: Open
+) -> None:
+    def admit_twice() -> None:
+        first = fake.accept()
+        first.greet()
+        first.reply(first.expect(Register), first.admission(tid(10)))
+        first.peer.registered()
+        first.next_call()
+        # Nothing more comes, neither an answer nor a heartbeat.
+        fake.accept().admit(tid(10))
+
+    playing = Background(admit_twice)
+    storage = client(fake.address, dead_server_timeout=1)
+    assert storage.is_connected()
+    playing.result()

@@ -12,7 +12,6 @@ from zeolith.client import channel as channel_module
 from zeolith.client import streams as streams_module
 from zeolith.client.channel import Channel
 from zeolith.client.streams import MAX_DOWNLOADS, TOTAL_WINDOW
-from zeolith.client.wire import Address
 from zeolith.errors import (
     ClientDisconnected,
     ClientStorageError,
@@ -20,9 +19,9 @@ from zeolith.errors import (
     StreamViolation,
 )
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME, STREAM_WINDOW
+from zeolith.protocol.limits import FIRST_UPLOAD, MAX_STREAMS, STREAM_FRAME, STREAM_WINDOW
 from zeolith.protocol.messages import Call, Info, Notice, Ping, Register, Request
-from zeolith.protocol.peers import Hello, ServerPeer
+from zeolith.protocol.peers import Event, Hello, ServerPeer
 from zeolith.protocol.streamrequests import (
     OpenBlob,
     StreamCancel,
@@ -31,8 +30,10 @@ from zeolith.protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
+from zeolith.protocol.streams import Receiver
 
 from ..support.interrupts import interrupted_at
+from ..support.promptwire import PromptWire
 from ..support.waiting import Background, wait_until
 from .conftest import Line, MemoryWire, Recorder, ServerEnd
 
@@ -175,6 +176,37 @@ def test_what_the_server_says_instead_of_the_end(line: Line) -> None:
     assert not line.channel.is_broken
 
 
+def test_a_time_limit_of_a_thread_leaves_the_connection_to_others(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised by a signal handler while the thread waits for the answer: data may follow that."""
+
+    def interrupt(slot: Any) -> None:
+        raise TimeoutError("a time limit")
+
+    monkeypatch.setattr(line.channel, "_await", interrupt)
+    with pytest.raises(TimeoutError, match="a time limit"):
+        line.channel.streams.fetch(open_request, Sink())
+    monkeypatch.undo()
+    request = answer(line, {"size": 3})
+    assert line.server.next_notice() == StreamCancel(request.stream)
+    say(line, StreamData(request.stream, b"abc"), StreamEnd(request.stream))
+    while line.channel.read_if_ready():
+        pass
+    assert not line.channel.is_broken
+    assert not line.channel.streams._incoming
+
+
+def test_whoever_sees_the_end_sees_why(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iterators look without a lock, and take an end without an error for a good one."""
+    stream = line.channel.streams.prepare(len)
+    seen: list[Exception | None] = []
+    monkeypatch.setattr(Receiver, "end", lambda self: seen.append(stream.error))
+    error = ServerError("builtins.OSError", ())
+    stream.end(error)
+    assert seen == [error]
+
+
 def test_a_sink_that_wants_no_more_cancels_its_stream(line: Line) -> None:
     sink = Sink()
     fetching = Background(lambda: line.channel.streams.fetch(open_request, sink))
@@ -228,6 +260,7 @@ def test_windows_get_smaller_when_there_are_many(line: Line) -> None:
     assert given == sorted(given, reverse=True)
     assert given[-1] == max(STREAM_FRAME, TOTAL_WINDOW // MAX_DOWNLOADS)
     # One more has to wait.
+    assert not line.channel.streams._downloads.acquire(blocking=False)
     fetching.append(Background(lambda: line.channel.streams.fetch(open_request, Sink())))
     assert line.wire.sent.empty()
     say(line, StreamEnd(0))
@@ -236,6 +269,10 @@ def test_windows_get_smaller_when_there_are_many(line: Line) -> None:
     say(line, *(StreamEnd(number) for number in range(1, MAX_DOWNLOADS + 1)))
     for each in fetching:
         each.result()
+
+
+def test_a_server_admits_twice_as_many_as_are_fetched_at_once() -> None:
+    assert 2 * MAX_DOWNLOADS <= MAX_STREAMS
 
 
 def test_r8_a_server_cannot_send_beyond_the_credit(line: Line) -> None:
@@ -407,43 +444,36 @@ def test_numbers_go_round(line: Line) -> None:
 # -- interrupts --------------------------------------------------------------------------------
 
 
-class PromptWire:
-    """A wire whose server answers at once; waiting for anything else would be for ever."""
-
-    peer_name: Address = ("memory", 1)
+class StreamingWire(PromptWire):
+    """Its server sends a blob of six messages to who asks for one, and takes uploads."""
 
     def __init__(self) -> None:
-        self._peer = ServerPeer(Coding.MSGPACK)
-        self._arriving = [self._peer.greeting()]
-        self._is_over = False
+        super().__init__()
         self.open: dict[int, int] = {}
         self.uploads: dict[int, int] = {}
         self.ended: list[Request] = []
 
-    def send(self, data: bytes) -> None:
-        if self._is_over:
-            raise BrokenPipeError("aborted")
-        for event in self._peer.receive(data):
-            if isinstance(event, Hello):
-                self._arriving.append(self._peer.welcome())
-            elif isinstance(event, Call):
-                self._answer(event)
-            else:
-                assert isinstance(event, Notice)
-                self._take(event.request)
+    def handle(self, event: Event) -> None:
+        if isinstance(event, Hello):
+            self.arriving.append(self.peer.welcome())
+        elif isinstance(event, Call):
+            self._answer(event)
+        else:
+            assert isinstance(event, Notice)
+            self._take(event.request)
 
     def _say(self, *requests: Request) -> None:
-        codec = self._peer.codec
+        codec = self.peer.codec
         assert codec is not None
-        self._arriving += map(codec.notice, requests)
+        self.arriving += map(codec.notice, requests)
 
     def _answer(self, call: Call) -> None:
-        codec = self._peer.codec
+        codec = self.peer.codec
         assert codec is not None
         request = call.request
         if isinstance(request, Register):
-            self._peer.registered()
-        self._arriving.append(codec.reply(call.msgid, None))
+            self.peer.registered()
+        self.arriving.append(codec.reply(call.msgid, None))
         if isinstance(request, OpenBlob):
             self.open[request.stream] = 6 * STREAM_FRAME
             self._send(request.stream, 4 * STREAM_FRAME)
@@ -471,27 +501,9 @@ class PromptWire:
             assert number == FIRST_UPLOAD + len(self.ended), "a number was left out"
             self.ended.append(request)
 
-    def receive(self) -> bytes:
-        if self._is_over:
-            return b""
-        assert self._arriving, "nobody will ever answer"
-        return self._arriving.pop(0)
 
-    def is_readable(self, timeout: float | None) -> bool:
-        return self._is_over or bool(self._arriving)
-
-    def set_timeout(self, timeout: float | None) -> None:
-        pass
-
-    def abort(self) -> None:
-        self._is_over = True
-
-    def close(self) -> None:
-        self._is_over = True
-
-
-def prompt_channel() -> tuple[Channel, PromptWire]:
-    wire = PromptWire()
+def prompt_channel() -> tuple[Channel, StreamingWire]:
+    wire = StreamingWire()
     channel = Channel(wire, Recorder(), "memory")
     channel.greet()
     channel.call(Register("1", False))

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from zeolith.client import watcher
+from zeolith.client.channel import Channel
 from zeolith.client.watcher import ROUTINE, watch
+from zeolith.client.wire import PlainWire
 from zeolith.errors import ClientDisconnected
+from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import Terms
+from zeolith.protocol.peers import Hello, ServerPeer
+
+from ..support.waiting import Background
+from .conftest import Recorder
 
 PAUSE = ROUTINE / 12
 
@@ -230,3 +239,29 @@ def test_what_else_is_to_be_done_is_done_once_a_minute(clock: Clock) -> None:
     passed = clock.now - began
     assert passed > 5 * watcher.TENDING
     assert passed // (watcher.TENDING + PAUSE) <= len(called) <= passed // watcher.TENDING
+
+
+def test_a_server_that_reads_nothing_does_not_hold_up_who_would_notice() -> None:
+    """A heartbeat for which there is no room would wait for the server, for ever."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peer = ServerPeer(Coding.MSGPACK, terms=Terms(1.0))
+        theirs.sendall(peer.greeting())
+        channel = Channel(PlainWire(ours), Recorder(), "hung", Terms(1.0))
+        channel.greet()
+        assert isinstance(peer.receive(theirs.recv(4096))[0], Hello)
+        theirs.sendall(peer.welcome())
+        channel._read()
+        channel.registered()
+        # As after a commit of many objects whose last byte has just found room.
+        ours.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(4096))
+        ours.setblocking(True)
+        watching = Background(lambda: watch(channel, threading.Event()))
+        try:
+            watching.result(10)
+            assert "not been heard of for 1 seconds" in str(channel._cause)
+        finally:
+            channel.wire.abort()

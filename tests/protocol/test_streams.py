@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +82,20 @@ def test_the_tables_say_this() -> None:
         (State.CANCELLED, Step.DATA),
         (State.CANCELLED, Step.END),
     }
+
+
+def test_the_document_has_the_tables() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    order = [Step.DATA, Step.END, Step.CREDIT, Step.CANCEL]
+    for role, table in (("sender", SENDER), ("receiver", RECEIVER)):
+        rows = text.partition(f"\n| the {role} is | ")[2].splitlines()[2:5]
+        found = {}
+        for row in rows:
+            state, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+            for step, cell in zip(order, cells, strict=True):
+                if cell:
+                    found[State(state), step] = State(cell)
+        assert found == table
 
 
 def test_credit_is_used_up() -> None:

@@ -183,3 +183,17 @@ def commit_fails(client: RawClient) -> bool:
     except (RemoteFault, Closed):
         return True
     return False
+
+
+def test_what_a_killed_server_has_left_is_on_disk_before_anybody_sees_it(
+    tmp_path: Path, serve: Serve, syncs: Syncs
+) -> None:
+    """It may have ended between writing a transaction and flushing it: the next one shows that,
+    and says that it is committed."""
+    path = tmp_path / "Data.fs"
+    storage = FileStorage(str(path))
+    syncs.done.clear()
+    serve(storage)
+    assert syncs.last_of(path) >= 0
+    # What is recorded beside it is on disk earlier.
+    assert syncs.last_of(path) < syncs.last_of(tmp_path / "Data.fs.zeolith")

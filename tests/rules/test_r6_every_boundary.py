@@ -1,10 +1,10 @@
 """R6: the connection is lost at every message boundary of a session, in either direction.
 
-One session does a bit of everything: loads, a prefetch, a commit, a blob in and out, an undo, and
-another client's transaction in between.  It is run once undisturbed, which tells how many messages
-travel; then once for each of them, with the connection cut just before it, and in its middle.
-Whatever breaks, the client is usable again, shows what the server has, and was told the truth about
-each commit.
+One session does a bit of everything: loads, a prefetch, a commit, a blob in and out, an undo, an
+iteration, and another client's transactions in between, one of which is waited for.  It is run once
+undisturbed, which tells how many messages travel; then once for each of them, with the connection
+cut just before it, and in its middle.  Whatever breaks, the client is usable again, shows what the
+server has, and was told the truth about each commit.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import POSKeyError, StorageError
 
 from zeolith import ClientStorage
+from zeolith.errors import ClientDisconnected, NotReached
 from zeolith.types import MAX_TID
 
 T = TypeVar("T")
@@ -73,6 +74,34 @@ class Session:
         self.commit({A: b"a1"}, lambda transaction: self.storage.undo(number, transaction))
         with pytest.raises(POSKeyError):
             self.load(NEW)
+        # What was lost of an iteration is begun again where it was.
+        assert self.attempt(self.iterate) == [
+            (first, {A: b"a1", B: b"b1"}),
+            (second, {A: b"a2", NEW: b"n"}),
+            (third, {B: b"b2"}),
+        ]
+        fifth = self.other.commit({B: (third, b"b2 again")})
+        self.attempt(lambda: self.storage.sync_to(fifth))
+        assert self.load(B) == (b"b2 again", fifth, None)
+        # What nobody commits has to be asked for; the answer is that it has not come.
+        never = (int.from_bytes(fifth, "big") + 1).to_bytes(8, "big")
+        wait_until(lambda: self.says_not_reached(never))
+
+    def says_not_reached(self, tid: bytes) -> bool:
+        try:
+            self.storage.sync_to(tid, 0.01)
+        except NotReached:
+            return True
+        except ClientDisconnected:
+            return False
+        raise AssertionError("nobody has committed it")
+
+    def iterate(self) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Return the first three transactions."""
+        return [
+            (transaction.tid, {record.oid: record.data for record in transaction})
+            for _, transaction in zip(range(3), self.storage.iterator())
+        ]
 
     def check(self) -> None:
         """Nothing is stale, and the client can read and write."""
@@ -195,7 +224,10 @@ def run_session(
         try:
             session = Session(storage, other, directory)
             session.run()
-            proxy.wait_frame(lambda passing: passing.name == ".fault")
+            if cut_at is None:
+                # What has been passed on is noted just after that.
+                proxy.wait_frame(lambda passing: passing.name == ".fault")
+                proxy.wait_frame(lambda passing: passing.name == "sync_to")
             passed = proxy.frames()
             session.check()
         finally:
@@ -215,6 +247,7 @@ def test_r6_the_connection_is_lost_at_every_message(
     assert {"vote", "tpc_finish", "storea", "undoa", "undoLog", ".reply", "info"} <= names
     assert {"invalidateTransaction", ".fault", "load_many"} <= names
     assert {"attach_blob", "open_blob", "stream_data", "stream_end"} <= names
+    assert {"open_iteration", "sync_to"} <= names
     assert count > 20
     for number in range(count):
         try:

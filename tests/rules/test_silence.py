@@ -160,6 +160,7 @@ def wait_more(proxy: Proxy) -> Any:
     return proxy.frames()
 
 
+@pytest.mark.long
 def test_a_long_call_is_not_cut_off(mapping: MappingStorage, serve: Serve, client: Open) -> None:
     """Ten times as long as the silence that either side stands."""
     server = serve(mapping, dead_peer_timeout=1.0)

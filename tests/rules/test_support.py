@@ -70,6 +70,8 @@ def test_client_proxy_and_server_understand_each_other(
         with pytest.raises(RemoteFault):
             client.answer(second)
         assert client.invalidations() == [(TID, [oid_of(1)])]
+        # What has been passed on is noted just after that.
+        proxy.wait_frame(lambda item: item.name == ".fault")
         names = [(item.direction, item.name) for item in proxy.frames() if item.name]
         assert sorted(names, key=lambda item: item[0].value) == [
             (UP, "register"),

@@ -96,6 +96,17 @@ def test_one_that_the_server_has_never_seen(files: FileStorage, serve: Serve, ow
     assert verdict(client) == verdict(client, since=first) == NOT_COMMITTED
 
 
+def test_one_that_comes_after_the_answer(files: FileStorage, serve: Serve, own: Connect) -> None:
+    """Another connection may have been slow: "never" has been said."""
+    server = serve(files)
+    one, two = own(server.address), own(server.address)
+    assert verdict(two) == NOT_COMMITTED
+    begin(one)
+    with pytest.raises(RemoteFault, match="has been used before"):
+        one.vote()
+    assert verdict(two) == NOT_COMMITTED
+
+
 def test_unique_ids_are_used_once(files: FileStorage, serve: Serve, own: Connect) -> None:
     server = serve(files)
     one, two = own(server.address), own(server.address)

@@ -164,7 +164,14 @@ def bed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[GatedS
         server.kill()
 
 
-@pytest.mark.parametrize("bed", [*CHILD_STEPS, *SERVER_STEPS], indirect=True)
+@pytest.mark.parametrize(
+    "bed",
+    [
+        step if step in ("copy", "blob") else pytest.param(step, marks=pytest.mark.long)
+        for step in (*CHILD_STEPS, *SERVER_STEPS)
+    ],
+    indirect=True,
+)
 def test_a_server_that_is_killed_while_it_packs_loses_nothing(
     bed: tuple[GatedServer, Contents], tmp_path: Path
 ) -> None:

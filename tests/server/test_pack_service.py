@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from tests.server.conftest import Connect, Serve
 from tests.support.packing import Contents, debris, resume, stop_at
-from tests.support.raw import RemoteFault
+from tests.support.raw import Z64, RemoteFault, oid_of
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
@@ -148,3 +149,25 @@ def test_a_storage_whose_file_was_replaced_leaves_service(
         raw(server.address)
     assert "takes no transactions any more" in caplog.text
     raw(server.address, "other")
+
+
+def test_r4_how_far_the_database_went_is_recorded_before_a_pack_removes_anything(
+    contents: Contents,
+    storage: Any,
+    serve: Serve,
+    raw: Connect,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A transaction that is packed away wholly is not taken for one that never was, after a kill:
+    the database has another epoch then, and nobody is told what became of it."""
+    mark = tmp_path / "mark"
+    stop_at(monkeypatch, "record", mark)
+    client = raw(serve(storage).address)
+    tid = client.commit({oid_of(1_000): (Z64, b"garbage")})
+    answer = client.ask(m.Pack(contents.end, True))
+    wait_until(mark.exists)
+    recorded = json.loads((tmp_path / "Data.fs.zeolith").read_text())
+    resume(int(mark.read_text()))
+    client.answer(answer)
+    assert recorded["tid"] == tid.hex()

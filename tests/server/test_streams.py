@@ -33,7 +33,7 @@ from zeolith.protocol.limits import (
     STREAM_FRAME,
     STREAM_WINDOW,
 )
-from zeolith.protocol.messages import LoadBefore, Notice, Ping, Reply, TpcFinish
+from zeolith.protocol.messages import LoadBefore, NewOids, Notice, Ping, Reply, TpcFinish
 from zeolith.protocol.streamrequests import (
     OpenBlob,
     OpenIteration,
@@ -172,7 +172,10 @@ def test_several_streams_take_turns() -> None:
         is_writable=False,
         publisher=SimpleNamespace(is_held=False),
         connection=SimpleNamespace(limit_output=lambda mark: None, unsent=0),
-        service=SimpleNamespace(pools=SimpleNamespace(quick=pool)),
+        service=SimpleNamespace(
+            pools=SimpleNamespace(quick=pool), when_settled=lambda callback: callback()
+        ),
+        lobby=SimpleNamespace(options=SimpleNamespace(workers=8)),
         codec=SimpleNamespace(max_payload=1 << 20, notice=lambda request: request),
         send=sent.append,
     )
@@ -229,6 +232,34 @@ def test_a_stream_may_be_cancelled_before_it_is_open(site: Site, files: FileStor
     assert len(site.session.streams) == 0
 
 
+def test_the_answer_comes_before_the_stream(site: Site, files: FileStorage, raw: Connect) -> None:
+    """Also where both had to wait for the end of a commit, and another stream before them."""
+    site.open(0)
+    other = raw(site.server.address, coding=Coding.OWN)
+    other.begin()
+    other.store(oid_of(7), b"data")
+    other.vote()
+    with gate(files, "tpc_finish") as finishing, gate(files, "loadBlob") as opening:
+        msgid = site.client.ask(OpenBlob(1, site.oid, site.tid, len(site.data), 5))
+        opening.wait_reached()
+        finished = other.ask(TpcFinish(1))
+        finishing.wait_reached()
+        found = site.session.streams
+        site.client.send(StreamCredit(0, 5))
+        wait_until(lambda: found._is_waiting)
+        opening.open()
+        wait_until(lambda: found._open[1].source is not None)
+        finishing.open()
+        other.answer(finished)
+    answers = []
+    while 1 not in site.streams.ends:
+        message = site.streams.next()
+        if isinstance(message, Reply):
+            answers.append(message.msgid)
+    assert msgid in answers
+    assert site.streams.ends[1] == StreamEnd(1)
+
+
 def test_a_file_that_loses_bytes_is_a_fault(site: Site, files: FileStorage) -> None:
     site.open(0, credit=STREAM_FRAME)
     site.streams.read_until(0, STREAM_FRAME)
@@ -256,6 +287,47 @@ def test_r8_blobs_on_their_way_are_limited(site: Site) -> None:
     site.streams.read_to_end(7)
     site.open(MAX_STREAMS, credit=10)
     site.streams.read_until(MAX_STREAMS, 10)
+
+
+def test_r7_one_client_does_not_take_all_threads(
+    site: Site, files: FileStorage, raw: Connect
+) -> None:
+    """Where it takes long to open a blob, others' calls go on."""
+    other = raw(site.server.address, coding=Coding.OWN)
+    with gate(files, "loadBlob") as opening:
+        asked = [
+            site.client.ask(OpenBlob(number, site.oid, site.tid, 0, 5))
+            for number in range(MAX_STREAMS)
+        ]
+        opening.wait_reached()
+        site.client.ping()
+        assert other.call(NewOids(1))
+        opening.open()
+        for msgid in asked:
+            site.client.answer(msgid)
+
+
+def test_r7_a_client_that_leaves_takes_its_streams_with_it(
+    site: Site, files: FileStorage, raw: Connect
+) -> None:
+    opened = 0
+
+    def count(*arguments: Any) -> bool:
+        nonlocal opened
+        opened += 1
+        return True
+
+    with gate(files, "loadBlob", when=count) as opening:
+        for number in range(MAX_STREAMS):
+            site.client.ask(OpenBlob(number, site.oid, site.tid, 0, 5))
+        opening.wait_reached()
+        site.client.ping()
+        found = site.session.streams
+        site.client.close()
+        wait_until(lambda: len(found) == opened)
+        assert 0 < opened < MAX_STREAMS
+        opening.open()
+        wait_until(lambda: not len(found))
 
 
 def test_a_number_that_is_in_use(site: Site) -> None:

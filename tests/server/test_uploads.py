@@ -178,6 +178,17 @@ def test_a_client_gives_an_upload_up(uploads: RawStreams, files: FileStorage) ->
         client.ping()
 
 
+def test_e_the_reason_of_a_client_feigns_no_lines_in_the_log(
+    uploads: RawStreams, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    uploads.client.send(StreamFault(FIRST, "x\nCRITICAL " + "y" * 1000, ()))
+    uploads.client.ping()
+    (line,) = [text for text in caplog.messages if "gives an upload up" in text]
+    assert "\n" not in line
+    assert len(line) < 200
+
+
 def test_the_end_of_a_connection_removes_everything(
     uploads: RawStreams, files: FileStorage
 ) -> None:

@@ -13,7 +13,7 @@ from tests.support.waiting import DEADLINE
 
 from zeolith.server.inbox import Inbox
 from zeolith.server.loops import handle_loop_error, new_event_loop
-from zeolith.server.workers import Lane, WorkerPool
+from zeolith.server.workers import Lane, Share, WorkerPool
 
 
 class LoopBed:
@@ -258,6 +258,43 @@ def test_a_job_that_has_begun_is_not_forgotten(bed: LoopBed) -> None:
     bed.until(lambda: lane.is_idle)
     assert ended == ["done"]
     assert lane.cost == 0
+
+
+def test_a_share_is_not_more_than_that(bed: LoopBed) -> None:
+    pool = bed.pool(4)
+    share = Share(pool, 2)
+    barrier = threading.Barrier(2)
+    lock = threading.Lock()
+    results: list[tuple[Any, Any]] = []
+    running = [0, 0]  # now, and at most
+
+    def job() -> int:
+        with lock:
+            running[0] += 1
+            running[1] = max(running)
+        number = barrier.wait(DEADLINE)
+        with lock:
+            running[0] -= 1
+        return number
+
+    for _ in range(6):
+        share.submit(job, lambda r, e: results.append((r, e)))
+    bed.until(lambda: len(results) == 6)
+    assert sorted(results) == [(0, None)] * 3 + [(1, None)] * 3
+    assert running == [0, 2]
+
+
+def test_a_share_forgets_what_has_not_begun(bed: LoopBed) -> None:
+    share = Share(bed.pool(4), 1)
+    go = threading.Event()
+    results: list[tuple[str, Any, Any]] = []
+    share.submit(lambda: go.wait(DEADLINE), lambda r, e: results.append(("first", r, e)))
+    share.submit(lambda: "ran", lambda r, e: results.append(("second", r, e)))
+    share.forget()
+    assert results == [("second", None, None)]
+    go.set()
+    bed.until(lambda: len(results) == 2)
+    assert results[1] == ("first", True, None)
 
 
 def test_a_lane_goes_on_after_a_defect(bed: LoopBed, caplog: pytest.LogCaptureFixture) -> None:

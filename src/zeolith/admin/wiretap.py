@@ -102,6 +102,7 @@ class Wiretap:
         self.tally = Tally()
         self._connections: set[asyncio.Task[None]] = set()
         self._count = 0
+        self._is_closing = False
         self._listener: asyncio.Server | None = None
         self._path: str | None = None
 
@@ -129,7 +130,8 @@ class Wiretap:
         return found[0], found[1]
 
     async def close(self) -> None:
-        """End all connections, and listen no more."""
+        """End all connections, whatever is still on its way on them, and listen no more."""
+        self._is_closing = True
         if self._listener is not None:
             self._listener.close()
         tasks = list(self._connections)
@@ -162,9 +164,22 @@ class Wiretap:
                 self._report(Remark(number, "connected"))
                 await self._join(number, client, server)
             finally:
-                await _close(server[1])
+                await self._end(server[1])
         finally:
-            await _close(client[1])
+            await self._end(client[1])
+
+    async def _end(self, writer: asyncio.StreamWriter) -> None:
+        """Close *writer*; at the end of all without waiting for a peer that does not read."""
+        if self._is_closing:
+            writer.transport.abort()
+        else:
+            writer.close()
+        try:
+            with suppress(OSError):  # it was closed by the peer
+                await writer.wait_closed()
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
 
     async def _join(self, number: int, client: Streams, server: Streams) -> None:
         transcript = Transcript()
@@ -208,9 +223,3 @@ async def _connect(address: Address) -> Streams:
     if isinstance(address, str):
         return await asyncio.open_unix_connection(address)
     return await asyncio.open_connection(*address)
-
-
-async def _close(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with suppress(OSError):  # it was closed by the peer
-        await writer.wait_closed()

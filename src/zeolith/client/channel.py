@@ -306,7 +306,10 @@ class Channel:
             message is handled.
         :raises ClientDisconnected: the connection ended before the answer came.
         """
-        slot = self.start(request, on_reply)
+        return self.result(self.start(request, on_reply))
+
+    def result(self, slot: Slot) -> Any:
+        """Wait until *slot* is answered; return the value, or raise the error that is in it."""
         if not slot.done:
             self._await(slot)
         if slot.error is not None:
@@ -406,11 +409,15 @@ class Channel:
             raise _nested()
 
     def heartbeat(self) -> None:
-        """Tell the server that we are alive, unless somebody is sending anyway."""
+        """Tell the server that we are alive, unless somebody is sending anyway.
+
+        Without room for it nothing is sent: the server has enough to read, and whoever sends
+        heartbeats must not wait for one that reads no more, which he is to notice.
+        """
         if not self._sending.acquire(blocking=False):
             return
         try:
-            if self._cause is not None:
+            if self._cause is not None or not self.wire.is_writable():
                 return
             failure = self._write(self._codec.heartbeat())
         finally:

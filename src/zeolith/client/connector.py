@@ -234,7 +234,11 @@ class Connector:
             is_read_only = True
             admission = self._ask(channel, True)
         channel.registered()
-        channel.wait_patiently(self._timeout)
+        timeout = self._timeout
+        if self._silence is not None and channel.speaks_own:
+            # From here on it sends heartbeats, however long an answer takes.
+            timeout = min(timeout, self._silence)
+        channel.wait_patiently(timeout)
         channel.database = admission.database
         return Candidate(channel, admission.tid, is_read_only, admission.database)
 

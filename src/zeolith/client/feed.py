@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from ..errors import (
 from ..protocol.hello import Database
 from ..types import NO_TID
 from .changes import Change, ChangePages
-from .follower import Follower
+from .follower import Follower, newest
 from .link import LinkOptions
 from .options import make_link_options, refuse_no_text
 
@@ -49,15 +50,20 @@ class ChangeFeed(Iterator[Change]):
         self._finalizer = weakref.finalize(self, self._follower.stop)
         self._finalizer.atexit = False
         try:
-            self._follower.wait()
+            channel = self._follower.wait()
         except BaseException:
             self.close()
             raise
+        assert channel is not None  # nobody has had this to close it
         start = self._follower.known if since is None else since
         self._pages = ChangePages(NO_TID if start is None else start)
         # The last one before those that are ready.
         self._handed_out = self._pages.position
-        self._until = None if wait else self._follower.newest()
+        # Of this connection, which may have ended meanwhile.
+        self._until = None if wait else newest(channel)
+        # When a question is given up that costs each connection its life; None: it has not yet.
+        self._gives_up_at: float | None = None
+        self._patience = options.wait_timeout
 
     @property
     def position(self) -> bytes:
@@ -76,12 +82,13 @@ class ChangeFeed(Iterator[Change]):
         """Return the next change; wait for it.
 
         :raises StopIteration: closed, or all that was asked for has been returned.
-        :raises ClientDisconnected: no server within ``wait_timeout``.
+        :raises ClientDisconnected: no server within ``wait_timeout``, or none that answers.
         :raises ServerRefused: a server is there, but will not have us.
         :raises OtherDatabase: the server has another database than before.
         :raises DatabaseRestored: it has the same one, restored from a backup since.
         :raises ServerBehindCache: it ends before what has been returned.
         :raises HistoryLost: the server cannot tell what changed since.
+        :raises ProtocolViolation: what it says instead makes no sense.
         """
         if os.getpid() != self._pid:
             raise ClientStorageError(
@@ -114,9 +121,10 @@ class ChangeFeed(Iterator[Change]):
         except ClientDisconnected:
             # Of this connection, another one goes on; anything else the server said is for
             # the caller.
-            if not channel.is_broken:
+            if not channel.is_broken or self._has_lost_patience():
                 raise
             return
+        self._gives_up_at = None
         try:
             found, pages = pages.take(answer)
         except ProtocolViolation as error:
@@ -126,6 +134,19 @@ class ChangeFeed(Iterator[Change]):
         # An interrupt must not come between these two, or what was found would be lost.
         self._ready, self._pages = ready, pages
         self._follower.known = pages.position
+
+    def _has_lost_patience(self) -> bool:
+        """A connection has ended over a question; return whether that goes on for too long.
+
+        If so, the next question begins anew.
+        """
+        now = time.monotonic()
+        if self._gives_up_at is None:
+            self._gives_up_at = now + self._patience
+        elif now >= self._gives_up_at and not self._follower.is_closed:
+            self._gives_up_at = None
+            return True
+        return False
 
     def close(self) -> None:
         """End the feed; whoever waits in it gets StopIteration.  May be called twice."""

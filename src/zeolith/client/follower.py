@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from copy import copy
 
 from ..errors import (
     ClientDisconnected,
@@ -27,8 +26,9 @@ from ..protocol.messages import InvalidateTransaction, Request, SetClientLabel
 from ..types import NO_TID
 from .backoff import Backoff
 from .channel import Channel
-from .connector import Candidate, Connector, Mode, format_address
+from .connector import Candidate, Connector, Mode
 from .link import ATTEMPT_TIMEOUT, CLOSE_PATIENCE, LinkOptions
+from .outages import anew, log_failure, not_connected
 from .watcher import watch
 
 logger = logging.getLogger(__name__)
@@ -133,38 +133,26 @@ class Follower:
             while not self._is_closed:
                 channel = self._channel
                 if channel is not None:
-                    if known is None or _newest(channel) > known:
+                    if known is None or newest(channel) > known:
                         return channel
                     # Nothing to be done, for however long that is so.
                     deadline = None
                     self._changed.wait()
                     continue
                 if isinstance(self._failure, BAR):
-                    raise _anew(self._failure)
+                    raise anew(self._failure)
                 now = time.monotonic()
                 if deadline is None:
                     deadline = now + self._options.wait_timeout
                 if now >= deadline:
-                    raise self._not_connected()
+                    raise not_connected(
+                        "timed out waiting for connection",
+                        self._connector,
+                        self._failure,
+                        self._connector.awaited(),
+                    )
                 self._changed.wait(deadline - now)
         return None
-
-    def newest(self) -> bytes:
-        """Return the last transaction that the server has announced; ``NO_TID`` without one."""
-        channel = self._channel
-        return NO_TID if channel is None else _newest(channel)
-
-    def _not_connected(self) -> ClientDisconnected:
-        where = ", ".join(map(format_address, self._connector.addresses))
-        reasons = [self._connector.awaited()]
-        if self._failure is not None:
-            reasons.append(f"last failure: {self._failure}")
-        why = "; ".join(filter(None, reasons))
-        error = ClientDisconnected(
-            f"timed out waiting for connection to {where}{f' ({why})' if why else ''}"
-        )
-        error.__cause__ = self._failure
-        return error
 
     def wake(self) -> None:
         """A transaction was announced."""
@@ -287,30 +275,16 @@ class Follower:
         return True
 
     def _failed(self, failure: Exception) -> None:
-        where = ", ".join(map(format_address, self._connector.addresses))
         with self._changed:
-            is_news = str(failure) != str(self._failure)
-            self._failure = failure
+            before, self._failure = self._failure, failure
             self._changed.notify_all()
             if self._is_closed:
                 return
-        # Said once, not at each attempt: a server may be away for hours.
-        logger.log(
-            logging.WARNING if is_news else logging.DEBUG,
-            "changes: no connection to %s: %s",
-            where,
-            failure,
-        )
+        log_failure("changes", self._connector, failure, before)
 
 
-def _newest(channel: Channel) -> bytes:
+def newest(channel: Channel) -> bytes:
+    """Return the last transaction that the server behind *channel*, a follower's, has announced."""
     notices = channel.receiver
     assert isinstance(notices, Notices)  # made by our own factory
     return notices.newest
-
-
-def _anew(failure: Exception) -> Exception:
-    """Return an exception like *failure*, which is raised more than once."""
-    error = copy(failure)
-    error.__cause__ = failure.__cause__
-    return error

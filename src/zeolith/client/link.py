@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,8 +21,9 @@ from ..protocol.compression import EXTRA
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
 from .backoff import Backoff
 from .channel import Channel
-from .connector import Candidate, Connector, Mode, format_address
+from .connector import Candidate, Connector, Mode
 from .intake import Intake
+from .outages import anew, log_failure, not_connected
 from .states import TRANSITIONS, State
 from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
@@ -165,7 +165,7 @@ class Link:
         """
         channel = self._channel
         if channel is None:
-            raise self._not_connected("not connected")
+            raise not_connected("not connected", self._connector, self._failure)
         return channel
 
     def wait(self, timeout: float | None = None) -> Channel:
@@ -260,27 +260,21 @@ class Link:
                 if self._state is State.CLOSED:
                     raise ClientDisconnected("closed")
                 if isinstance(self._failure, BAR):
-                    raise _anew(self._failure)
+                    raise anew(self._failure)
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     if self._channel is not None:
                         return self._channel
-                    awaited = self._connector.awaited()
-                    raise self._not_connected("timed out waiting for connection", awaited)
+                    raise not_connected(
+                        "timed out waiting for connection",
+                        self._connector,
+                        self._failure,
+                        self._connector.awaited(),
+                    )
 
     def wait_lost(self, channel: Channel, deadline: float) -> bool:
         """Wait until *channel* is not the present one, as :meth:`wait_until`; return whether."""
         return self._is_lost(channel, max(0.0, deadline - time.monotonic()))
-
-    def _not_connected(self, what: str, awaited: str = "") -> ClientDisconnected:
-        where = ", ".join(map(format_address, self._connector.addresses))
-        reasons = [awaited] if awaited else []
-        if self._failure is not None:
-            reasons.append(f"last failure: {self._failure}")
-        why = f" ({'; '.join(reasons)})" if reasons else ""
-        error = ClientDisconnected(f"{what} to {where}{why}")
-        error.__cause__ = self._failure
-        return error
 
     # -- what arrives (called by the thread that reads) ------------------------------------------
 
@@ -468,23 +462,14 @@ class Link:
             return None
 
     def _failed(self, failure: Exception) -> None:
-        where = ", ".join(map(format_address, self._connector.addresses))
         with self._changed:
-            is_news = str(failure) != str(self._failure)
-            self._failure = failure
+            before, self._failure = self._failure, failure
             if self._state is State.VERIFYING:
                 self._enter(State.CONNECTING)
             self._changed.notify_all()
             if self._state is State.CLOSED:
                 return
-        # Said once, not at each attempt: a server may be away for hours.
-        logger.log(
-            logging.WARNING if is_news else logging.DEBUG,
-            "%s: no connection to %s: %s",
-            self.name,
-            where,
-            failure,
-        )
+        log_failure(self.name, self._connector, failure, before)
 
     def _adopt(self, candidate: Candidate) -> bool:
         """Verify the cache against *candidate* and make it the present channel."""
@@ -583,13 +568,3 @@ class Link:
         """Wait up to *timeout* seconds for *channel* to end; return whether it has."""
         with self._changed:
             return self._changed.wait_for(lambda: self._channel is not channel, timeout)
-
-
-def _anew(failure: Exception) -> Exception:
-    """Return an exception like *failure*, which many threads may be about to raise.
-
-    Each time an exception is raised it collects another traceback, and all that hangs on it.
-    """
-    error = copy(failure)
-    error.__cause__ = failure.__cause__
-    return error

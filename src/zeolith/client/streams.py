@@ -147,8 +147,9 @@ class Incoming:
 
     def end(self, error: Exception | None) -> None:
         with self._lock:
-            self._receiver.end()
+            # First: whoever sees the end without the lock must see why, or takes it for a good one.
             self.error = error
+            self._receiver.end()
         self._channel.wake(self)
 
 
@@ -224,12 +225,16 @@ class Streams:
         :raises Exception: what the server says instead of opening it.
         """
         self._incoming[stream.number] = stream
+        slot = None
         try:
-            return self._channel.call(make_request(stream.number, stream.window))
+            slot = self._channel.start(make_request(stream.number, stream.window), None)
+            return self._channel.result(slot)
         except Exception:
-            # The server has refused; or there is no connection any more.
-            self._incoming.pop(stream.number, None)
-            stream.end(None)
+            # An exception of a signal handler, such as a time limit, does not mean that.
+            if slot is None or slot.error is not None:
+                # The server has refused; or there is no connection any more.
+                self._incoming.pop(stream.number, None)
+                stream.end(None)
             raise
 
     def fetch(self, make_request: Callable[[int, int], Request], sink: Sink) -> None:

@@ -43,6 +43,9 @@ class Wire(Protocol):
     def is_readable(self, timeout: float | None) -> bool:
         """Whether ``receive`` would not block, waiting up to *timeout* seconds for that."""
 
+    def is_writable(self) -> bool:
+        """Whether there is room for a short message, so that ``send`` would not wait for it."""
+
     def set_timeout(self, timeout: float | None) -> None:
         """Limit the waiting of ``send`` and ``receive`` (seconds, None: no limit)."""
 
@@ -72,7 +75,10 @@ class PlainWire:
         return self._recv(RECEIVE_SIZE)
 
     def is_readable(self, timeout: float | None) -> bool:
-        return _poll(self._sock.fileno(), timeout)
+        return _poll(self._sock.fileno(), select.POLLIN, timeout)
+
+    def is_writable(self) -> bool:
+        return _poll(self._sock.fileno(), select.POLLOUT, 0)
 
     def set_timeout(self, timeout: float | None) -> None:
         self._sock.settimeout(timeout)
@@ -203,6 +209,9 @@ class TlsWire:
     def is_readable(self, timeout: float | None) -> bool:
         return self._plain.is_readable(timeout)
 
+    def is_writable(self) -> bool:
+        return self._plain.is_writable()
+
     def set_timeout(self, timeout: float | None) -> None:
         self._plain.set_timeout(timeout)
 
@@ -213,12 +222,12 @@ class TlsWire:
         self._plain.close()
 
 
-def _poll(fileno: int, timeout: float | None) -> bool:
+def _poll(fileno: int, event: int, timeout: float | None) -> bool:
     if fileno < 0:
-        return True  # closed: let the reader find out
+        return True  # closed: let whoever uses it find out
     # Looked up at each call: gevent may have replaced it since this module was imported.
     poller = select.poll()
-    poller.register(fileno, select.POLLIN)
+    poller.register(fileno, event)
     return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
 

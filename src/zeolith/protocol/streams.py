@@ -5,7 +5,7 @@ data use it up.  The sender ends the stream, with END or with a fault; the recei
 that, by CANCEL.  So each stream has one end, and what is on its way when it is cancelled is known
 to come before that.  What is legal when is two tables; a pair that is not in one is a violation.
 
-No halves know where bytes come from or go to.  Not thread-safe: the caller sees to it that one
+No half knows where bytes come from or go to.  Not thread-safe: the caller sees to it that one
 thread at a time uses a half.
 """
 

@@ -159,6 +159,18 @@ class StorageAccess:
         """Have *publisher* told of what changes other than by this server's commits."""
         self.storage.registerDB(DatabaseFacade(self, publisher))
 
+    def sync_file(self) -> None:
+        """Bring to disk what the file of a FileStorage shows.  Blocks.
+
+        A server that was killed in a commit may have left a transaction that only the system's
+        memory has.  Clients are going to see it, and to be told that it is committed (R4).
+
+        :raises OSError: the disk failed.
+        """
+        for part in parts_of(self.storage):
+            if isinstance(part, FileStorage) and not part.isReadOnly():
+                _sync(part._file_name)
+
     def _guard_resolving(self) -> None:
         for layer in layers_of(self.storage):
             resolve = getattr(layer, "tryToResolveConflict", None)

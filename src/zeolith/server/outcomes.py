@@ -124,6 +124,9 @@ class Outcomes:
             return unknown("this server has never seen it, and others may change the database")
         if is_certain is None and since < self.log.horizon:
             return unknown("the server's record of transactions does not go back that far")
+        if is_certain is None:
+            # Should it still be on its way on another connection, it must not come true.
+            self._note(uid, True)
         return NOT_COMMITTED
 
 

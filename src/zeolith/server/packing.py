@@ -114,15 +114,18 @@ class Packing:
 
     # -- doing it --------------------------------------------------------------------------------
 
-    def pack(self, when: float, client: str, done: Done) -> None:
+    def pack(
+        self, when: float, client: str, done: Done, prepare: Callable[[], None] | None = None
+    ) -> None:
         """Pack on a thread of its own.
 
         :param when: seconds since the epoch.
         :param client: who asks, for the log.
         :param done: gets the storage's size information, or the error.
+        :param prepare: called first, on that thread.
         :raises StorageError: a pack or an estimate of this storage is running.
         """
-        self._start("pack", when, client, self._pack_job, done)
+        self._start("pack", when, client, partial(self._pack_job, prepare), done)
 
     def estimate(self, when: float, client: str) -> None:
         """Find out what a pack would bring; :meth:`describe` will say it.
@@ -154,7 +157,11 @@ class Packing:
         }  # fmt: skip
         self._pool.submit(partial(job, when), partial(self._ended, what, when, client, done))
 
-    def _pack_job(self, when: float) -> tuple[int | None, dict[str, Any]]:
+    def _pack_job(
+        self, prepare: Callable[[], None] | None, when: float
+    ) -> tuple[int | None, dict[str, Any]]:
+        if prepare is not None:
+            prepare()
         before = self._access.storage.getSize()
         self._access.pack(when)
         return before, self._access.size_info()

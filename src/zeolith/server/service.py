@@ -119,10 +119,12 @@ class StorageService:
         """Find out what the storage's last transactions changed.  Any thread may do this, once.
 
         :raises FileInUse: another storage has its file under another name.
+        :raises OSError: what its file shows cannot be brought to disk.
         :raises Exception: whatever the storage raises.
         """
         storage = self.access.storage
         claim_files(storage, f"storage {self.name!r}")
+        self.access.sync_file()
         # Until the log begins with what is read here, nothing may be added to it.
         self.publisher.is_held = True
         if self.options.client_conflict_resolution:
@@ -314,7 +316,11 @@ class StorageService:
         :param client: who asks, for the log.
         :raises StorageError: a pack of this storage is running.
         """
-        self.packing.pack(when, client, partial(self._packed, done))
+        identity = self._identity
+        # What the pack removes wholly was there: whoever opens the storage after a kill must not
+        # take it for something that never came to disk (R4).
+        note = None if identity is None else partial(identity.note, self.log.last_tid)
+        self.packing.pack(when, client, partial(self._packed, done), note)
 
     def _packed(self, done: Done, info: dict[str, Any] | None, error: Exception | None) -> None:
         if info is not None:

@@ -5,6 +5,9 @@ bounded size, one of each stream after the other.  No more than :data:`OUTPUT_MA
 the transport, so that the answer to a call finds little in front of it, and no stream is read ahead
 of its credit or beyond :data:`READ_AHEAD` (R8).
 
+The threads do other clients' work, too, and to find the beginning of an iteration or a blob in
+another server may take long.  So one client's streams have half of them at most (R7).
+
 Streams of iterations tell of transactions; what is sent passes through :meth:`.Session.send`, so
 the invalidations are out before (R1).  While a transaction is being finished nothing is sent that
 would have to be kept in memory until then.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ZODB.POSException import StorageError
@@ -27,6 +31,7 @@ from ..protocol.streamlayouts import STREAM_HEAD
 from ..protocol.streamrequests import StreamData, StreamEnd, StreamFault
 from ..protocol.streams import Sender
 from .sources import Source
+from .workers import Share
 
 if TYPE_CHECKING:
     from .session import Session
@@ -51,6 +56,7 @@ class _Outgoing:
     """One stream.
 
     :ivar waiting: bytes read and not sent, from *position* on.
+    :ivar is_answered: the call that opened it has its answer: it may have its turn.
     :ivar is_busy: a worker has the source.
     :ivar is_queued: it has its turn to come.
     :ivar reserved: bytes of the connection's read-ahead that it takes.
@@ -58,6 +64,7 @@ class _Outgoing:
 
     __slots__ = (
         "error",
+        "is_answered",
         "is_busy",
         "is_iteration",
         "is_queued",
@@ -76,6 +83,7 @@ class _Outgoing:
         self.position = 0
         self.reserved = 0
         self.error: Exception | None = None
+        self.is_answered = False
         self.is_busy = True
         self.is_queued = False
 
@@ -86,13 +94,23 @@ class Streams:
     :param session: the client.
     """
 
-    __slots__ = ("_is_closed", "_is_waiting", "_open", "_queue", "_read_ahead", "_session")
+    __slots__ = (
+        "_is_closed",
+        "_is_waiting",
+        "_open",
+        "_queue",
+        "_read_ahead",
+        "_session",
+        "_workers",
+    )
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._open: dict[int, _Outgoing] = {}
         self._queue: deque[_Outgoing] = deque()
         self._read_ahead = 0
+        most = max(session.lobby.options.workers // 2, 1)
+        self._workers = Share(session.service.pools.quick, most)
         self._is_waiting = False  # somebody will call _go_on
         self._is_closed = False
 
@@ -124,13 +142,18 @@ class Streams:
             stream.source, answer = made or (None, None)
             if stream.source is None or self._is_closed:
                 self._forget(stream)
-            else:
-                self._queue_up(stream)
             self._session.answer(msgid, answer, error)
             self._session.ended()
-            self._pump()
+            # The answer may wait for the end of a commit, and another stream's turn before it.
+            self._session.service.when_settled(partial(self._begin, stream))
 
-        self._session.service.pools.quick.submit(make, opened)
+        self._workers.submit(make, opened)
+
+    def _begin(self, stream: _Outgoing) -> None:
+        if not self._is_closed and stream.source is not None:
+            stream.is_answered = True
+            self._queue_up(stream)
+            self._pump()
 
     def granted(self, number: int, size: int) -> None:
         """The client takes more of a stream; nothing if that has ended, which it may not know.
@@ -162,7 +185,7 @@ class Streams:
         self._pump()
 
     def _queue_up(self, stream: _Outgoing) -> None:
-        if not stream.is_queued and not stream.is_busy:
+        if stream.is_answered and not stream.is_queued and not stream.is_busy:
             stream.is_queued = True
             self._queue.append(stream)
 
@@ -252,7 +275,7 @@ class Streams:
             self._queue_up(stream)
             self._pump()
 
-        self._session.service.pools.quick.submit(lambda: source.read(size), have_read)
+        self._workers.submit(lambda: source.read(size), have_read)
         return True
 
     def _release(self, stream: _Outgoing) -> None:
@@ -301,3 +324,4 @@ class Streams:
         for stream in list(self._open.values()):
             if not stream.is_busy:
                 self._forget(stream)
+        self._workers.forget()

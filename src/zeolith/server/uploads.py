@@ -91,7 +91,7 @@ class Uploads:
         upload = self._find(number)
         upload.receiver.end()
         del self._open[number]
-        logger.info("(%s) gives an upload up: %s", self._session.name, name)
+        logger.info("(%s) gives an upload up: %.80r", self._session.name, name)
         self._discard(upload)
 
     def take(self, number: int) -> tuple[Upload, int]:

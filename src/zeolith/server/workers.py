@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -186,3 +187,45 @@ class Lane:
         except Exception:
             # A defect in one callback must not stop the jobs behind it for ever.
             logger.exception("error in %r", done)
+
+
+class Share:
+    """Runs jobs of one client on a pool, not more than so many at once: the others' threads are for
+    other clients, however long the jobs take.
+
+    Not thread-safe: it belongs to the event loop.
+
+    :param pool: runs the jobs.
+    :param most: jobs at once.
+    """
+
+    __slots__ = ("_jobs", "_most", "_pool", "_running")
+
+    def __init__(self, pool: WorkerPool, most: int) -> None:
+        self._pool = pool
+        self._most = most
+        self._jobs: deque[tuple[Job, Done]] = deque()
+        self._running = 0
+
+    def submit(self, job: Job, done: Done) -> None:
+        """Have *job* run as soon as there is room for it, then *done* on the loop."""
+        self._jobs.append((job, done))
+        self._start()
+
+    def forget(self) -> None:
+        """Run none of the jobs that have not begun; what was to be called after them is, with
+        neither result nor error."""
+        jobs, self._jobs = self._jobs, deque()
+        for _, done in jobs:
+            done(None, None)
+
+    def _start(self) -> None:
+        if self._jobs and self._running < self._most:
+            self._running += 1
+            job, done = self._jobs.popleft()
+            self._pool.submit(job, partial(self._ended, done))
+
+    def _ended(self, done: Done, result: Any, error: Exception | None) -> None:
+        self._running -= 1
+        self._start()
+        done(result, error)

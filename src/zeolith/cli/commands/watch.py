@@ -47,7 +47,7 @@ def watch(
     because nobody reads its output any more; 1 if there is no server, or what was asked for is not
     known there.
     """
-    from ...errors import ClientStorageError
+    from ...errors import ClientStorageError, ProtocolViolation
 
     position = parse_since(since)
     # What its warnings would say is said here, in words for who looks at a terminal.
@@ -61,7 +61,7 @@ def watch(
     except BrokenPipeError:
         # Or the interpreter complains when it flushes what nobody will read.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ClientStorageError as error:
+    except (ClientStorageError, ProtocolViolation) as error:
         click.echo(f"zeolith: {error}", err=True)
         return 1
     return 0

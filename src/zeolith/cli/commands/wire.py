@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -97,12 +98,12 @@ async def _tap(
         click.echo(f"zeolith: {error}", err=True)
         return 1
     try:
-        printer.begin(format_address(where), format_address(target))
-        await ended.wait()
+        if printer.begin(format_address(where), format_address(target)):
+            await ended.wait()
     finally:
         await tap.close()
     printer.summarize(tap.tally)
-    return 0
+    return 1 if printer.has_failed else 0
 
 
 class _Printer:
@@ -110,15 +111,20 @@ class _Printer:
 
     :param with_data: show bytes, too.
     :param as_json: one object of JSON per line.
+    :ivar has_failed: whether it could not be written, as to a full disk; that is told then.
     """
 
     def __init__(self, with_data: bool, as_json: bool) -> None:
         self._with_data = with_data
         self._as_json = as_json
+        self.has_failed = False
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What peers say may have letters that the terminal has not.
+            sys.stdout.reconfigure(errors="backslashreplace")
 
-    def begin(self, where: str, target: str) -> None:
-        """Tell where clients are to connect."""
-        self._write(
+    def begin(self, where: str, target: str) -> bool:
+        """Tell where clients are to connect; return whether anybody reads."""
+        return self._write(
             lambda: {"listening": where, "server": target},
             lambda: f"{where} passes on to {target}; Ctrl-C ends it",
         )
@@ -139,7 +145,10 @@ class _Printer:
     def _write(self, as_object: Callable[[], Any], as_text: Callable[[], str]) -> bool:
         try:
             print(json.dumps(as_object()) if self._as_json else as_text(), flush=True)
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.has_failed = True
+                click.echo(f"zeolith: cannot write: {error.strerror}", err=True)
             # The interpreter would complain about what it still holds when it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return False
