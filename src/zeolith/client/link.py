@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
@@ -24,6 +25,7 @@ from .channel import Channel
 from .connector import Candidate, Connector, Mode
 from .intake import Intake
 from .outages import anew, log_failure, not_connected
+from .sharing import ask_changes, tend
 from .states import TRANSITIONS, State
 from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
@@ -443,7 +445,7 @@ class Link:
                 return None
             began = time.monotonic()
             # What the cache knows is brought to disk: a process that is killed leaves it warm.
-            watch(candidate.channel, self._nudge, self.cache.save)
+            watch(candidate.channel, self._nudge, partial(tend, self.cache))
             return time.monotonic() - began
         finally:
             candidate.channel.close(ClientDisconnected("closed"))
@@ -492,6 +494,8 @@ class Link:
                 self.options.drop_rather_than_verify,
                 self.visibility,
             )
+            if not self.options.drop_rather_than_verify:
+                ask_changes(channel, self.cache, candidate.database, tid)
             info = channel.call(GetInfo())
             # Nobody may read between the last held invalidation and the first one applied
             # directly, or their order could be lost.
