@@ -6,8 +6,9 @@ commands that it has no use for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -28,22 +29,32 @@ COMMANDS: Final = {
     "backup": "Back up a database with its blobs, also while it is served.",
     "restore": "Restore a database from a backup.",
     "verify": "Prove that a backup can be restored.",
+    "cache": "Look at the cache files of clients.",
     "version": "Print the versions of Zeolith and of what it runs on.",
 }
 """Name of each command → what ``zeolith --help`` says of it.  The command ``some-name`` is the
 function ``some_name`` of the module :mod:`.commands.some_name`."""
 
 
-class Commands(click.Group):
-    """The commands of :data:`COMMANDS`."""
+class LazyGroup(click.Group):
+    """A group whose commands are modules.
+
+    :param table: name of each command → what the group's help says of it.
+    :param prefix: what the names of their modules, and of the functions in them, begin with.
+    """
+
+    def __init__(self, *args: Any, table: Mapping[str, str], prefix: str = "", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.table: Final = table
+        self._prefix = prefix
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.table:
             return None
-        name = cmd_name.replace("-", "_")
+        name = self._prefix + cmd_name.replace("-", "_")
         module = import_module(f"{__package__}.commands.{name}")
         command: click.Command = getattr(module, name)
         return command
@@ -51,11 +62,12 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # As inherited, but without importing each command for its help.
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(self.table.items()))
 
 
 @click.command(
-    cls=Commands,
+    cls=LazyGroup,
+    table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, message="zeolith %(version)s")
