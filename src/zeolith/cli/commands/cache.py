@@ -1,0 +1,17 @@
+"""``zeolith cache``: its commands are the modules ``cache_*`` beside this one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from ..group import Commands
+
+COMMANDS: Final[dict[str, str]] = {}
+"""As the table of the same name in :mod:`..group`; the command ``stats`` is ``cache_stats``."""
+
+
+@click.group(cls=Commands, table=COMMANDS, prefix="cache_")
+def cache() -> None:
+    """Look at client caches and at traces of their use."""
