@@ -29,30 +29,37 @@ COMMANDS: Final = {
     "backup": "Back up a database with its blobs, also while it is served.",
     "restore": "Restore a database from a backup.",
     "verify": "Prove that a backup can be restored.",
-    "cache": "Look at the cache files of clients.",
+    "cache": "Look at client caches and at traces of their use.",
     "version": "Print the versions of Zeolith and of what it runs on.",
 }
 """Name of each command → what ``zeolith --help`` says of it.  The command ``some-name`` is the
 function ``some_name`` of the module :mod:`.commands.some_name`."""
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are modules.
+class Commands(click.Group):
+    """Commands that are modules of :mod:`.commands`.
 
-    :param table: name of each command → what the group's help says of it.
-    :param prefix: what the names of their modules, and of the functions in them, begin with.
+    :param table: as :data:`COMMANDS`.
+    :param prefix: of the names of their modules and functions, which begin with that of the group
+        they are in: ``zeolith cache stats`` is ``cache_stats``.
     """
 
-    def __init__(self, *args: Any, table: Mapping[str, str], prefix: str = "", **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.table: Final = table
+    def __init__(
+        self,
+        *args: Any,
+        table: Mapping[str, str] = COMMANDS,
+        prefix: str = "",
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self._table = table
         self._prefix = prefix
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.table)
+        return list(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.table:
+        if cmd_name not in self._table:
             return None
         name = self._prefix + cmd_name.replace("-", "_")
         module = import_module(f"{__package__}.commands.{name}")
@@ -62,12 +69,11 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # As inherited, but without importing each command for its help.
         with formatter.section("Commands"):
-            formatter.write_dl(list(self.table.items()))
+            formatter.write_dl(list(self._table.items()))
 
 
 @click.command(
-    cls=LazyGroup,
-    table=COMMANDS,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, message="zeolith %(version)s")

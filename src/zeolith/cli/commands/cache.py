@@ -1,4 +1,4 @@
-"""``zeolith cache``: the group; each command has a module of its own beside this one."""
+"""``zeolith cache``: its commands are the modules ``cache_*`` beside this one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Final
 
 import click
 
-from ..group import LazyGroup
+from ..group import Commands
 
-COMMANDS: Final = {
+COMMANDS: Final[dict[str, str]] = {
     "info": "Show what is in cache files, also while they are in use.",
 }
-"""As :data:`..group.COMMANDS`.  ``some-name`` is ``cache_some_name`` in a module of that name."""
+"""As the table of the same name in :mod:`..group`; the command ``stats`` is ``cache_stats``."""
 
 
-@click.group(cls=LazyGroup, table=COMMANDS, prefix="cache_")
+@click.group(cls=Commands, table=COMMANDS, prefix="cache_")
 def cache() -> None:
-    """Look at the cache files of clients."""
+    """Look at client caches and at traces of their use."""
