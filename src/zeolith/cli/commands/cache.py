@@ -9,6 +9,7 @@ import click
 from ..group import Commands
 
 COMMANDS: Final[dict[str, str]] = {
+    "check": "Read cache files to their end, and say what is damaged.",
     "info": "Show what is in cache files, also while they are in use.",
 }
 """As the table of the same name in :mod:`..group`; the command ``stats`` is ``cache_stats``."""
