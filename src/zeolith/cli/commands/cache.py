@@ -8,7 +8,9 @@ import click
 
 from ..group import Commands
 
-COMMANDS: Final[dict[str, str]] = {}
+COMMANDS: Final = {
+    "stats": "Say what a trace of a client's cache holds.",
+}
 """As the table of the same name in :mod:`..group`; the command ``stats`` is ``cache_stats``."""
 
 
