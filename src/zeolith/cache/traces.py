@@ -50,6 +50,9 @@ LONGEST_OID: Final = 8
 LONGEST: Final = RECORD.size + LONGEST_OID
 """Bytes of the longest record."""
 
+LONGEST_LENGTH: Final = (1 << 23) - 1
+"""The longest length of an object record that can be told."""
+
 READ_SIZE: Final = 1 << 18
 """Bytes that are read at once."""
 
@@ -144,6 +147,17 @@ class Event(NamedTuple):
     oid: bytes
     start: bytes
     end: bytes
+
+
+def begins_trace(head: bytes) -> bool:
+    """Return whether a file whose first bytes are *head* may be a trace.
+
+    :param head: :data:`LONGEST` bytes, or all there are.
+    """
+    if len(head) < RECORD.size:
+        return False
+    time, word, oid_size, _, _ = RECORD.unpack_from(head)
+    return time > 0 and word & 0x7E in KNOWN and oid_size <= LONGEST_OID
 
 
 class TraceReader:
