@@ -76,7 +76,7 @@ class Summary:
     :ivar codes: events by their code.
     :ivar versions: events that have the flag of versions.
     :ivar sized: events with the length of a record.
-    :ivar bytes: the sum of these lengths.
+    :ivar total_size: the sum of these lengths.
     :ivar loads: loads by object; counted only if *wants_loads*.
     :ivar sizes_loaded: by length how often each object was loaded; only if *wants_sizes*.
     :ivar sizes_written: the same of stores.
@@ -88,7 +88,7 @@ class Summary:
     codes: Counter[int] = field(default_factory=Counter)
     versions: int = 0
     sized: int = 0
-    bytes: int = 0
+    total_size: int = 0
     loads: Counter[bytes] = field(default_factory=Counter)
     sizes_loaded: dict[int, Counter[bytes]] = field(default_factory=dict)
     sizes_written: dict[int, Counter[bytes]] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Summary:
         length, operation = event.length, event.code & OPERATION
         if length:
             self.sized += 1
-            self.bytes += length
+            self.total_size += length
             if self.wants_sizes and operation in (LOAD, STORE):
                 sizes = self.sizes_loaded if operation == LOAD else self.sizes_written
                 sizes.setdefault(length, Counter())[event.oid] += 1

@@ -51,7 +51,7 @@ def summary_lines(summary: Summary, reader: TraceReader, seconds: float) -> Iter
     total = summary.total
     assert total is not None
     share = 100 * summary.sized / reader.count
-    average = summary.bytes / summary.sized if summary.sized else 0
+    average = summary.total_size / summary.sized if summary.sized else 0
     rate = 100 * total.hits / total.loads if total.loads else 0.0
     yield f"Read {reader.count:,} trace records ({reader.offset:,} bytes) in {seconds:.1f} seconds"
     yield f"Versions:   {summary.versions:,} records used a version"

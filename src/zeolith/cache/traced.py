@@ -6,8 +6,8 @@ from .home import CacheHome
 from .interface import Revision
 from .records import OVERHEAD
 from .ring import RingCache
-from .traces import EMPTY, ZERO, Code
 from .tracefile import TraceFile
+from .traces import EMPTY, ZERO, Code
 
 
 class TracedCache(RingCache):

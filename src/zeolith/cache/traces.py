@@ -53,12 +53,19 @@ LONGEST: Final = RECORD.size + LONGEST_OID
 LONGEST_LENGTH: Final = (1 << 23) - 1
 """The longest length of an object record that can be told."""
 
+LOOK_AHEAD: Final = 4 * LONGEST
+"""Bytes of a trace that are looked at to find out whether a record begins there."""
+
 READ_SIZE: Final = 1 << 18
 """Bytes that are read at once."""
 
 SKIP: Final = 8
 """Where a time of 0 shows that a record was cut off by a crash, ZEO's tools go on so many bytes
 behind it, and so do we."""
+
+EARLIEST: Final = 978_307_200
+"""The year 2001, when ZEO got its traces.  Where records are looked for, a time before shows none.
+"""
 
 LONGEST_PAUSE: Final = 366 * 86400
 """Seconds between two records.  Where records are looked for, another time shows none."""
@@ -83,7 +90,7 @@ class Code(enum.IntEnum):
     STORE_EARLIER = 0x54
 
 
-EXPLAIN: Final = {
+EXPLAIN: Final[dict[int, str]] = {
     Code.START: "start",
     Code.INVALIDATE_MISS: "invalidate (miss)",
     Code.INVALIDATE_VERSION: "invalidate (hit, version)",
@@ -188,39 +195,38 @@ class TraceReader:
         buffer, at = b"", 0
         while True:
             left = len(buffer) - at
-            if left < LONGEST:
+            if left < LOOK_AHEAD:
                 buffer, at = self._fill(buffer[at:]), 0
                 left = len(buffer)
                 if not left:
                     return
-                if left < size:
+                if left < size and buffer.strip(b"\0"):
                     raise TraceDamaged(self.offset, CUT, is_cut=True)
-            time, word, oid_size, start, end = unpack(buffer, at)
-            code = word & 0x7E
-            if time == 0:
+            if self._is_searching and not self._is_in_step(buffer, at):
+                step = 1
+                self.skipped += step
+            elif buffer.startswith(ZERO[:4], at):
                 step = min(SKIP, left)
                 self.skipped += step
-            elif code not in KNOWN or oid_size > LONGEST_OID:
-                step = self._skip()
             else:
+                time, word, oid_size, start, end = unpack(buffer, at)
+                code = word & 0x7E
+                if code not in KNOWN or oid_size > LONGEST_OID:
+                    raise TraceDamaged(self.offset, "there is no record of a cache trace")
                 step = size + oid_size
                 if step > left:
                     raise TraceDamaged(self.offset, CUT, is_cut=True)
-                oid = buffer[at + size : at + step]
-                if self._is_searching and not self._is_likely(time, word, oid):
-                    step = self._skip()
-                else:
-                    self._time = time
-                    self.count += 1
-                    length = (word & 0x7FFFFF00) >> 8
-                    yield Event(time, code, bool(word & 0x80), length, oid, start, end)
+                self._time = time
+                self.count += 1
+                oid, length = buffer[at + size : at + step], (word & 0x7FFFFF00) >> 8
+                yield Event(time, code, bool(word & 0x80), length, oid, start, end)
             at += step
             self.offset += step
 
     def _fill(self, rest: bytes) -> bytes:
         """Return *rest* and what follows, as much as a record may take if there is so much."""
         try:
-            while len(rest) < LONGEST and (more := self._read(READ_SIZE)):
+            while len(rest) < LOOK_AHEAD and (more := self._read(READ_SIZE)):
                 rest += more
         except EOFError:
             if not rest:
@@ -230,17 +236,33 @@ class TraceReader:
             raise TraceDamaged(self.offset, problem) from error
         return rest
 
-    def _skip(self) -> int:
-        """Pass over a byte that begins no record."""
-        if not self._is_searching:
-            raise TraceDamaged(self.offset, "there is no record of a cache trace")
-        self.skipped += 1
-        return 1
+    def _is_in_step(self, buffer: bytes, at: int) -> bool:
+        """Return whether a record begins at *at*, and not only a part of one.
 
-    def _is_likely(self, time: int, word: int, oid: bytes) -> bool:
-        if oid if word & 0x7E == Code.START else oid[:4] != ZERO[:4] or len(oid) != 8:
-            return False
-        return self._time is None or abs(time - self._time) <= LONGEST_PAUSE
+        A record that was cut off seems to be whole with the first bytes of the next one.  But what
+        follows then is none, and within it begins one that another follows.
+        """
+        after = self._likely_end(buffer, at)
+        if not after or self._likely_end(buffer, after):
+            return after > 0
+        inner = (self._likely_end(buffer, begin) for begin in range(at + 1, after))
+        return not any(end and self._likely_end(buffer, end) for end in inner)
+
+    def _likely_end(self, buffer: bytes, at: int) -> int:
+        """Return where the record at *at* ends, or the end of the trace at *at*; 0 for neither."""
+        if at == len(buffer):
+            return at
+        if len(buffer) - at < RECORD.size:
+            return 0
+        time, word, oid_size, _, _ = RECORD.unpack_from(buffer, at)
+        code, end = word & 0x7E, at + RECORD.size + oid_size
+        oid = buffer[at + RECORD.size : end]
+        if code not in KNOWN or time < EARLIEST or end > len(buffer):
+            return 0
+        if oid if code == Code.START else len(oid) != 8 or oid[:4] != ZERO[:4]:
+            return 0
+        is_soon = self._time is None or abs(time - self._time) <= LONGEST_PAUSE
+        return end if is_soon else 0
 
 
 @contextmanager
