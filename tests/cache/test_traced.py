@@ -103,12 +103,32 @@ def test_invalidations(open_traced: Callable[..., Traced]) -> None:
     cache.invalidate(A, T4)
     cache.invalidate(B, None)
     cache.invalidate(B, None)
-    assert traced.said() == [
+    cache.replace(B, T4, b"own")
+    cache.replace(B, T5, b"next")
+    assert cache.load_before(B, T5) == (b"own", T4, T5)
+    assert traced.said()[:-1] == [
         (Code.INVALIDATE_KEEP, A, T3, ZERO, 0),
         (Code.INVALIDATE_MISS, A, T4, ZERO, 0),
         (Code.INVALIDATE_DISCARD, B, ZERO, ZERO, 0),
         (Code.INVALIDATE_MISS, B, ZERO, ZERO, 0),
+        (Code.INVALIDATE_MISS, B, T4, ZERO, 0),
+        (Code.STORE, B, T4, ZERO, 3),
+        (Code.INVALIDATE_KEEP, B, T5, ZERO, 0),
+        (Code.STORE, B, T5, ZERO, 4),
     ]
+
+
+def test_nothing_goes_past_the_trace() -> None:
+    """A method that is added to the cache has to be traced, or to be named here."""
+    inherited = {
+        name
+        for name in dir(RingCache)
+        if not name.startswith("_") and getattr(TracedCache, name) is getattr(RingCache, name)
+    }
+    assert inherited == {
+        *("current", "database", "set_database", "last_tid", "set_last_tid"),
+        *("statistics", "store_many"),  # the latter calls what is traced
+    }
 
 
 def test_an_empty_beginning_is_told_from_a_warm_one(

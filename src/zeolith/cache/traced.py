@@ -87,6 +87,11 @@ class TracedCache(RingCache):
                 # What is held is not as new as *tid*, or nothing would have happened.
                 self.trace.add(Code.INVALIDATE_KEEP, oid, tid)
 
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """As inherited, in two steps."""
+        self.invalidate(oid, tid)
+        self.store(oid, tid, None, data)
+
     def clear(self) -> None:
         """As inherited."""
         super().clear()
