@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from zeolith.cache import MINIMUM_SIZE, SharedCache, Siblings
+from zeolith.cache import MINIMUM_SIZE, RingCache, SharedCache, Siblings
 from zeolith.cache import journal as journal_module
 from zeolith.cache.home import CacheHome
+from zeolith.cache.interface import ClientCache
 from zeolith.cache.siblings import Sibling
 from zeolith.protocol.hello import Database
 from zeolith.types import MAX_TID, NO_TID
@@ -37,7 +38,7 @@ def process(tmp_path: Path) -> Iterator[Open]:
     def open_one(number: int | None, last_tid: bytes = NO_TID) -> SharedCache:
         home = None if number is None else CacheHome(paths[number])
         others = [path for path in paths if home is None or path != home.path]
-        cache = SharedCache(20_000, Siblings(others, 1 << 20), home=home)
+        cache = SharedCache(RingCache(20_000, home=home), Siblings(others, 1 << 20))
         opened.append(cache)
         if last_tid != NO_TID:
             connect(cache, last_tid)
@@ -48,12 +49,12 @@ def process(tmp_path: Path) -> Iterator[Open]:
         cache.close()
 
 
-def connect(cache: SharedCache, tid: bytes, database: Database | None = DATABASE) -> None:
+def connect(cache: ClientCache, tid: bytes, database: Database | None = DATABASE) -> None:
     cache.set_last_tid(tid)
     cache.set_database(database)
 
 
-def announce(cache: SharedCache, tid: bytes, *oids: bytes) -> None:
+def announce(cache: ClientCache, tid: bytes, *oids: bytes) -> None:
     for oid in oids:
         cache.invalidate(oid, tid)
     cache.set_last_tid(tid)
@@ -193,7 +194,7 @@ def test_what_began_later_than_we_know_is_no_answer(process: Open, writer: Share
 
 
 def test_a_later_revision_at_the_same_place(tmp_path: Path, process: Open) -> None:
-    writer = SharedCache(MINIMUM_SIZE, Siblings([], 0), home=CacheHome(str(tmp_path / "cache.0")))
+    writer = RingCache(MINIMUM_SIZE, home=CacheHome(str(tmp_path / "cache.0")))
     connect(writer, T[5])
     writer.store(OID, T[3], None, b"three")
     writer.save()
@@ -279,6 +280,15 @@ def test_what_caused_a_conflict_is_not_read_again(process: Open, writer: SharedC
     assert reader.load_before(OID, MAX_TID) is None
 
 
+def test_what_we_commit_ourselves_ends_it(process: Open, writer: SharedCache) -> None:
+    reader = process(1, T[5])
+    # Too large to be kept here: what others hold is older all the same.
+    reader.replace(OID, T[6], b"s" * 20_000)
+    assert reader.load_before(OID, MAX_TID) is None
+    reader.set_last_tid(T[6])
+    assert reader.load_before(OID, MAX_TID) is None
+
+
 def test_without_a_server_it_begins_where_the_others_are(
     process: Open, writer: SharedCache
 ) -> None:
@@ -308,7 +318,7 @@ def test_after_its_end_it_reads_nothing(process: Open, writer: SharedCache) -> N
 
 def test_a_disk_that_fails_leaves_what_others_have(process: Open, writer: SharedCache) -> None:
     reader = process(1, T[5])
-    reader._degrade(OSError("gone"))
+    reader.own._degrade(OSError("gone"))
     assert reader.load_before(OID, MAX_TID) == THREE
     announce(reader, T[6], OID)
     assert reader.load_before(OID, MAX_TID) is None

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -94,9 +95,8 @@ class SharedMachine(RuleBasedStateMachine):
 
     def open(self, number: int) -> Process:
         others = [path for path in self.paths if path != self.paths[number]]
-        cache = SharedCache(
-            self.size, Siblings(others, 1 << 20), home=CacheHome(self.paths[number])
-        )
+        own = RingCache(self.size, home=CacheHome(self.paths[number]))
+        cache = SharedCache(own, Siblings(others, 1 << 20))
         cache.begin_as_sibling()
         return Process(cache)
 
@@ -136,8 +136,7 @@ class SharedMachine(RuleBasedStateMachine):
         self.commit(written, process)
         tid = to_tid(self.clock)
         for oid in written:
-            process.cache.invalidate(oid, tid)
-            process.cache.store(oid, tid, None, record_of(oid, self.clock, self.epoch))
+            process.cache.replace(oid, tid, record_of(oid, self.clock, self.epoch))
         process.cache.set_last_tid(tid)
         process.told = self.clock
 
@@ -205,7 +204,7 @@ class SharedMachine(RuleBasedStateMachine):
                     cache.invalidate(oid, None)
                 else:
                     # Only what it holds itself is looked at.
-                    RingCache.invalidate(cache, oid, None)
+                    cache.own.invalidate(oid, None)
 
         class Server:
             server_name = "server"
@@ -229,7 +228,7 @@ class SharedMachine(RuleBasedStateMachine):
     @rule(number=numbers)
     def it_is_killed_and_started(self, number: int) -> None:
         cache = self.processes[number].cache
-        cache._is_off = True
+        cache.own._is_off = True
         cache.close()
         self.processes[number] = self.open(number)
 
@@ -269,5 +268,13 @@ class SharedMachine(RuleBasedStateMachine):
             assert to_int(end) == ended
 
 
+class SharedMachineAtLength(SharedMachine):
+    """The same, more often."""
+
+
 TestSharedMachine = SharedMachine.TestCase
-TestSharedMachine.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestSharedMachine.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
+TestSharedMachineAtLength = pytest.mark.long(SharedMachineAtLength.TestCase)
+TestSharedMachineAtLength.settings = settings(
+    max_examples=500, stateful_step_count=80, deadline=None
+)

@@ -220,9 +220,12 @@ storage._cache.save()
 db.cacheMinimize()
 pid = os.fork()
 if pid == 0:
+    # Before it has a connection of its own.
     with db.transaction() as connection:
         assert [connection.root()[n]["value"] for n in range(200)] == list(range(200))
-        assert storage._cache.borrowed >= 200, storage._cache.borrowed
+    assert storage._cache.borrowed >= 200, storage._cache.borrowed
+    storage.ping()
+    with db.transaction() as connection:
         connection.root()[7]["value"] = -7
     db.close()
     os._exit(0)

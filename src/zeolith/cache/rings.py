@@ -30,6 +30,7 @@ from .log import (
     Batch,
     LogState,
     RecordLog,
+    end_of,
 )
 from .records import earlier_seed, reseal
 
@@ -67,6 +68,11 @@ class RingsState(NamedTuple):
     shift: int
     small: LogState
     main: LogState
+
+    @property
+    def capacity(self) -> int:
+        """Most bytes that both rings take."""
+        return (self.small.end - self.small.first + self.main.end - self.main.first) << self.shift
 
 
 class Rings:
@@ -351,7 +357,11 @@ class Rings:
             return False
         if end < self._main.state.end:
             os.ftruncate(self.fd, min(end << self.shift, os.fstat(self.fd).st_size))
-            self.count -= self._index.cut(end << LENGTH_BITS)
+
+            def is_left(place: int) -> bool:
+                return end_of(place, self.shift) <= end
+
+            self.count -= self._index.cut(is_left) + self._earlier.cut(is_left)
         self._main.resize(end)
         self.marks = bytearray((end >> MARK_BITS) + 1)
         return True

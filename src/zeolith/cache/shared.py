@@ -26,12 +26,12 @@ last tid is set, however that came about, nothing is known of what changed befor
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from threading import RLock
 from typing import Final
 
 from ..protocol.hello import Database
 from ..types import NO_TID
-from .home import CacheHome
 from .interface import Revision
 from .journal import MAX_CHANGES, ChangeJournal
 from .records import CHECKSUM_SIZE, HEADER
@@ -41,28 +41,22 @@ from .siblings import Sibling, Siblings
 logger = logging.getLogger(__name__)
 
 
-class SharedCache(RingCache):
-    """A :class:`.RingCache` that reads from *siblings* what it does not hold.
+class SharedCache:
+    """A cache of our own, and *siblings* to read from what it does not hold.
 
-    Threads and errors are those of :class:`.ClientCache`.
+    A :class:`.ClientCache`; threads and errors are as said there.
 
-    :param size: as of :class:`.RingCache`.
-    :param siblings: where the others' files may be; belongs to this cache from now on.
-    :param directory: as of :class:`.RingCache`.
-    :param home: of this process's own file; None for a temporary one, from which nobody reads.
+    :param own: this process's cache, which belongs to this one from now on.
+    :param siblings: where the others' files may be; likewise.
     """
 
-    def __init__(
-        self,
-        size: int,
-        siblings: Siblings,
-        *,
-        directory: str | None = None,
-        home: CacheHome | None = None,
-    ) -> None:
-        super().__init__(size, directory=directory, home=home)
+    def __init__(self, own: RingCache, siblings: Siblings) -> None:
+        self.own: Final = own
+        self._held = own.load_before
         self._siblings: Final = siblings
-        self._journal: Final = ChangeJournal(self.last_tid())
+        # Guards what follows; taken before the lock of our own cache.  Re-entrant as that is.
+        self._lock = RLock()
+        self._journal: Final = ChangeJournal(own.last_tid())
         self._announced: bytes = NO_TID
         self._is_closed = False
         self._has_told = False
@@ -70,10 +64,16 @@ class SharedCache(RingCache):
         self._present: list[Sibling] = siblings.look()
         self._readable: tuple[Sibling, ...] = ()
         # What we knew when we last looked for siblings.
-        self._looked_at = self.last_tid()
+        self._looked_at = own.last_tid()
         self.borrowed = 0
         """Revisions that were read from siblings."""
         self._choose()
+
+    def __repr__(self) -> str:
+        return f"<SharedCache {self.own!r}, {len(self._readable)} siblings>"
+
+    def __len__(self) -> int:
+        return len(self.own)
 
     def begin_as_sibling(self) -> None:
         """If nothing is known here yet, begin where the newest sibling is.
@@ -82,16 +82,16 @@ class SharedCache(RingCache):
         """
         with self._lock:
             newest = next((s for s in self._present if s.database is not None), None)
-            if self._last_tid == NO_TID and newest is not None:
+            if self.own.last_tid() == NO_TID and newest is not None:
                 self.set_last_tid(newest.as_of)
-                super().set_database(newest.database)
+                self.own.set_database(newest.database)
                 self._choose()
 
     # -- reading -------------------------------------------------------------------------------
 
     def load_before(self, oid: bytes, tid: bytes) -> Revision | None:
         """Return the revision of *oid* that was current just before *tid*, or None if not held."""
-        return RingCache.load_before(self, oid, tid) or self._borrow(oid, tid)
+        return self._held(oid, tid) or self._borrow(oid, tid)
 
     def _borrow(self, oid: bytes, tid: bytes) -> Revision | None:
         for sibling in self._readable:
@@ -109,24 +109,49 @@ class SharedCache(RingCache):
             # It may have been given up since its file was read.
             if sibling not in self._readable:
                 return False
-            as_of = min(sibling.as_of, self._last_tid)
+            as_of = min(sibling.as_of, self.own.last_tid())
             if start > as_of or not self._journal.is_unchanged(oid, as_of):
                 return False
             self.borrowed += 1
             return True
 
+    def current(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield ``(oid, start)`` of the current revisions in our own cache."""
+        return self.own.current()
+
     # -- changing ------------------------------------------------------------------------------
+
+    def store(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
+        """Keep the revision of *oid* that is valid from *start* up to before *end*."""
+        self.own.store(oid, start, end, data)
+
+    def store_many(self, records: Sequence[tuple[bytes, bytes, bytes | None, bytes]]) -> None:
+        """Keep each of *records*, which are the arguments of :meth:`store`, one after the other."""
+        self.own.store_many(records)
 
     def invalidate(self, oid: bytes, tid: bytes | None) -> None:
         """*oid* was changed by transaction *tid*: the current revision, wherever, ends there."""
         with self._lock:
             if tid is None:
                 # Not known when: no snapshot that is here now is to be believed.
-                self._journal.note(oid, _next(self._last_tid))
+                self._journal.note(oid, _next(self.own.last_tid()))
             else:
-                self._journal.note(oid, tid)
-                self._announced = tid
-            super().invalidate(oid, tid)
+                self._note(oid, tid)
+            self.own.invalidate(oid, tid)
+
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it."""
+        with self._lock:
+            self._note(oid, tid)
+            self.own.replace(oid, tid, data)
+
+    def _note(self, oid: bytes, tid: bytes) -> None:
+        self._journal.note(oid, tid)
+        self._announced = tid
+
+    def last_tid(self) -> bytes:
+        """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""
+        return self.own.last_tid()
 
     def set_last_tid(self, tid: bytes) -> None:
         """All invalidations up to *tid* have been applied.
@@ -134,7 +159,7 @@ class SharedCache(RingCache):
         :raises ValueError: *tid* is older than the present one.
         """
         with self._lock:
-            super().set_last_tid(tid)
+            self.own.set_last_tid(tid)
             if tid <= self._journal.top:
                 return
             if tid == self._announced:
@@ -142,10 +167,15 @@ class SharedCache(RingCache):
             else:
                 self._journal.begin(tid)
 
+    @property
+    def database(self) -> Database | None:
+        """The database that the revisions are of, as far as is known."""
+        return self.own.database
+
     def set_database(self, database: Database | None) -> None:
         """The cache was verified against *database*, or one that does not say which it is."""
         with self._lock:
-            super().set_database(database)
+            self.own.set_database(database)
             self._hold_down(self._present)
             self._choose()
         if database is None and not self._has_told:
@@ -155,13 +185,17 @@ class SharedCache(RingCache):
                 "(ZEO's servers do not)"
             )
 
+    def save(self) -> None:
+        """Bring to disk what would be lost with the process; any thread."""
+        self.own.save()
+
     def clear(self) -> None:
         """Forget everything, the last tid and the database too.
 
         Whatever the reason is, it may be true of the siblings as they are now.
         """
         with self._lock:
-            super().clear()
+            self.own.clear()
             self._journal.begin(NO_TID)
             self._announced = NO_TID
             self._present = []
@@ -173,10 +207,11 @@ class SharedCache(RingCache):
 
         It is all that a child made by ``fork`` may call: the file is its parent's too.
         """
+        # Without the lock: in a child there may be nobody who would give it back.
         self._is_closed = True
-        super().close()
         self._present = []
         self._readable = ()
+        self.own.close()
 
     # -- siblings ------------------------------------------------------------------------------
 
@@ -192,14 +227,14 @@ class SharedCache(RingCache):
             # What is saved from now on is not older than what we knew when we last looked.
             needed = [s.as_of for s in self._readable if s.as_of >= self._journal.floor]
             self._journal.prune(min(needed, default=self._looked_at))
-            self._looked_at = self._last_tid
+            self._looked_at = self.own.last_tid()
 
     def _hold_down(self, siblings: list[Sibling]) -> None:
         for sibling in siblings:
-            sibling.as_of = min(sibling.as_of, self._last_tid)
+            sibling.as_of = min(sibling.as_of, self.own.last_tid())
 
     def _choose(self) -> None:
-        database = self._database
+        database = self.own.database
         self._readable = tuple(
             sibling
             for sibling in self._present

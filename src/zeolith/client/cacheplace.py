@@ -13,16 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ..cache import (
-    CacheHome,
-    CacheInUse,
-    ForeignCache,
-    RingCache,
-    SharedCache,
-    Siblings,
-)
+from ..cache import CacheHome, CacheInUse, ForeignCache, SharedCache, Siblings
 from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
+from .cachetracing import make_ring
 
 logger = logging.getLogger(__name__)
 
@@ -102,12 +96,12 @@ def open_cache(path: str | None, size: int, var: str | None) -> ClientCache:
             logger.warning("%s: the cache is not kept, a temporary one is used: %s", path, error)
         else:
             try:
-                return RingCache(size, home=home)
+                return make_ring(path, size, home=home)
             except BaseException:
                 home.close()
                 raise
     with _naming_var(var):
-        return RingCache(size, directory=var)
+        return make_ring(None, size, directory=var)
 
 
 @contextmanager
@@ -138,10 +132,15 @@ def open_shared(path: str, size: int, var: str | None, *, is_reader: bool = Fals
     siblings = Siblings(others, max(size // INDEX_SHARE, LEAST_INDEXES))
     try:
         with _naming_var(None if home is not None else var):
-            return SharedCache(size, siblings, directory=var, home=home)
+            own = make_ring(None if home is None else home.path, size, directory=var, home=home)
     except BaseException:
         if home is not None:
             home.close()
+        raise
+    try:
+        return SharedCache(own, siblings)
+    except BaseException:
+        own.close()
         raise
 
 
