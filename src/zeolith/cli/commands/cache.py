@@ -11,6 +11,7 @@ from ..group import Commands
 COMMANDS: Final = {
     "info": "Show what is in cache files, also while they are in use.",
     "stats": "Say what a trace of a client's cache holds.",
+    "simulate": "Say what size of a cache would give which hit rate.",
 }
 """As the table of the same name in :mod:`..group`; the command ``stats`` is ``cache_stats``."""
 
