@@ -137,15 +137,14 @@ def _write_begin(request: AnyRequest, limit: int) -> bytes:
     return b"".join((head, user, description, extension, tail))
 
 
-def normalized(request: AnyRequest) -> AnyRequest:
-    """Return a TpcBegin that has bytes for texts and extension data."""
+def normalized(request: AnyRequest) -> tuple[Any, ...]:
+    """Return the fields of a TpcBegin, with bytes for texts and extension data."""
     txn, user, description, extension, tid, status, uid = request
     if not extension:
         extension = b""
     elif extension.__class__ is not bytes:
         raise TypeError("extension data is sent as the bytes that storages keep")
-    texts = _bytes_of(user), _bytes_of(description)
-    return m.TpcBegin(txn, *texts, extension, tid, status, uid)
+    return txn, _bytes_of(user), _bytes_of(description), extension, tid, status, uid
 
 
 def _bytes_of(text: str | bytes) -> bytes:
