@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "client": _BASE | {"protocol", "cache", "_callable", "__init__"},
     "server": _BASE | {"protocol", "_callable", "__init__"},
     "config": _BASE | {"protocol", "client", "server"},
-    "admin": _BASE | {"protocol", "client", "config", "__init__"},
+    "admin": _BASE | {"protocol", "cache", "client", "config", "__init__"},
     "cli": _BASE | {"admin", "client", "server", "config", "__init__", "shortcuts", "standalone"},
 }
 """Room → the rooms beside itself that its modules may import.  What is not listed lives at the top

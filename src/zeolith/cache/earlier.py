@@ -7,6 +7,7 @@ of one object is one ``bytes`` value, a row of entries ordered by start tid.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any, Final
 
 from BTrees.QOBTree import QOBTree
@@ -106,3 +107,14 @@ class EarlierRevisions:
     def load(self, rows: list[tuple[int, bytes]]) -> None:
         """Add what :meth:`dump` returned."""
         self.rows.update(rows)
+
+
+def entries_of(row: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield ``(start, end, place)`` of each revision in a row of :meth:`EarlierRevisions.dump`."""
+    for start, end, place in _ENTRY.iter_unpack(row):
+        yield start, end, int.from_bytes(place, "big")
+
+
+def pack_row(entries: list[tuple[bytes, bytes, int]]) -> bytes:
+    """Return the row that :func:`entries_of` makes *entries* of."""
+    return b"".join(_ENTRY.pack(s, e, place.to_bytes(6, "big")) for s, e, place in entries)

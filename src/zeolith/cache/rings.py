@@ -68,6 +68,11 @@ class RingsState(NamedTuple):
     small: LogState
     main: LogState
 
+    @property
+    def capacity(self) -> int:
+        """Most bytes that both rings take."""
+        return (self.small.end - self.small.first + self.main.end - self.main.first) << self.shift
+
 
 class Rings:
     """Keeps records, as many as there is room for.
