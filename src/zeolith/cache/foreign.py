@@ -90,6 +90,11 @@ class ForeignCache:
                 return
         self._cache.invalidate(oid, tid)
 
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it."""
+        self.invalidate(oid, tid)
+        self.store(oid, tid, None, data)
+
     def last_tid(self) -> bytes:
         """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""
         return self._last_tid

@@ -46,6 +46,10 @@ class ClientCache(Protocol):
         change is not known) the current revision is forgotten.
         """
 
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it and is later than all
+        that the cache knows of: ``invalidate`` and ``store`` in one step."""
+
     @property
     def suspects(self) -> Suspects | None:
         """Those current revisions that may be out of date and are not served; None if the cache

@@ -361,6 +361,33 @@ class RingCache:
             if start is not None and start < tid:
                 self._end_current(oid, held, start, tid)
 
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it.
+
+        :param tid: later than all that the cache knows of.
+        """
+        with self._lock:
+            if self._is_off:
+                return
+            try:
+                held = self._index.get(oid)
+                if held is not None and self._index.is_suspect(oid):
+                    # It may have changed before, too: where the revision ended is not known.
+                    self._forget(oid)
+                elif held is not None:
+                    start = self._start_of(oid, held)
+                    if start is not None:
+                        if start >= tid:
+                            # A load overtook the answer: servers that let it are known.
+                            return
+                        self._end_current(oid, held, start, tid)
+                place = self._append(oid, tid, data, self._seed)
+                if place is not None:
+                    self._index.set(oid, place)
+                    self._rings.count += 1
+            except OSError as error:
+                self._degrade(error)
+
     def _end_current(self, oid: bytes, place: int, start: bytes, end: bytes) -> None:
         # It becomes an earlier one before it ceases to be the current one: readers find it always.
         self._rings.count += 1 - self._earlier.add(oid, start, end, place)
