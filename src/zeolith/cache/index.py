@@ -15,7 +15,7 @@ may be served need not ask.  An object is in one layer at most.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from BTrees.fsBTree import fsBucket
@@ -126,10 +126,7 @@ class PlaceIndex:
 
     def suspects_of(self, number: int) -> list[tuple[bytes, int]]:
         """Return the suspects of page *number* with their places; empty if there are none."""
-        # The last two bits of the number are the first two of the suffix.
-        head = (number >> (16 - PAGE_BITS)).to_bytes(6, "big")
-        items = self.suspects[number].items() if number in self.suspects else ()
-        return [(head + suffix, int.from_bytes(place, "big")) for suffix, place in items]
+        return list(_items_of(number, self.suspects[number])) if number in self.suspects else []
 
     def acquit(self, oid: bytes) -> None:
         """Let *oid*, which is a suspect, be served.
@@ -155,6 +152,12 @@ class PlaceIndex:
 
     # -- all of it ---------------------------------------------------------------------------------
 
+    def items(self) -> Iterator[tuple[bytes, int]]:
+        """Yield all objects with their places, suspects too."""
+        for pages in (self.pages, self.suspects):
+            for number, page in pages.items():
+                yield from _items_of(number, page)
+
     def dump(self) -> list[tuple[int, bytes]]:
         """Return all that may be served: number of the page, then its keys and values as bytes."""
         return [(number, page.toBytes()) for number, page in self.pages.items()]
@@ -172,18 +175,25 @@ class PlaceIndex:
                 pages[number] = page = fsBucket()
                 page.fromBytes(data)
 
-    def cut(self, limit: int) -> int:
-        """Remove everything whose place is *limit* or more; return how much that was."""
+    def cut(self, is_left: Callable[[int], bool]) -> int:
+        """Remove everything whose place *is_left* denies; return how much that was."""
         removed = 0
         for pages in (self.pages, self.suspects):
             for number, page in list(pages.items()):
                 for suffix in [
                     suffix
                     for suffix, place in page.items()
-                    if int.from_bytes(place, "big") >= limit
+                    if not is_left(int.from_bytes(place, "big"))
                 ]:
                     del page[suffix]
                     removed += 1
                 if not page:
                     del pages[number]
         return removed
+
+
+def _items_of(number: int, page: Any) -> Iterator[tuple[bytes, int]]:
+    # The last two bits of the number are the first two of the suffix.
+    head = (number >> (16 - PAGE_BITS)).to_bytes(6, "big")
+    for suffix, place in page.items():
+        yield head + suffix, int.from_bytes(place, "big")

@@ -143,13 +143,14 @@ class RingCache:
                 self._index, self._earlier, snapshot.rings,
             )  # fmt: skip
             self._index.load(snapshot.pages, snapshot.suspects)
+            self._earlier.load(snapshot.rows)
             if rings.resize(size, HEADER_SIZE):
-                self._earlier.load(snapshot.rows)
                 rings.count += snapshot.revisions
                 self._last_tid = snapshot.last_tid
                 self._database = snapshot.database
                 return rings
             self._index.clear()
+            self._earlier.clear()
             os.ftruncate(rings.fd, HEADER_SIZE)
             logger.warning(
                 "%s: its records cannot be found in a file of %d bytes, it begins empty",
