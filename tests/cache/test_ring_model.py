@@ -102,8 +102,7 @@ class CacheMachine(RuleBasedStateMachine):
         tid = to_tid(self.clock)
         for oid in written:
             self.histories[oid].append(self.clock)
-            self.cache.invalidate(oid, tid)
-            self.cache.store(oid, tid, None, record_of(oid, self.clock))
+            self.cache.replace(oid, tid, record_of(oid, self.clock))
         self.cache.set_last_tid(tid)
         self.told = self.clock
 

@@ -11,9 +11,9 @@ from typing import TypeAlias
 import pytest
 from persistent.TimeStamp import TimeStamp
 
-from zeolith.admin.cachetext import NO_INDEX
 from zeolith.admin.tables import moment
 from zeolith.cache import CacheHome, RingCache
+from zeolith.cache.checking import NO_INDEX
 from zeolith.cli.main import USAGE, main
 from zeolith.protocol.hello import Database
 from zeolith.types import NO_TID

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from ..cache.checking import NO_INDEX
 from .cacheinfo import CacheInfo
 from .tables import align, duration, moment, printable, size
-
-NO_INDEX = "there is none: what the file holds cannot be found, a client begins with an empty cache"
 
 
 def render_info(info: CacheInfo) -> str:

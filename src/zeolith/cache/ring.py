@@ -135,13 +135,14 @@ class RingCache:
                 self._index, self._earlier, snapshot.rings,
             )  # fmt: skip
             self._index.load(snapshot.pages)
+            self._earlier.load(snapshot.rows)
             if rings.resize(size, HEADER_SIZE):
-                self._earlier.load(snapshot.rows)
                 rings.count += snapshot.revisions
                 self._last_tid = snapshot.last_tid
                 self._database = snapshot.database
                 return rings
             self._index.clear()
+            self._earlier.clear()
             os.ftruncate(rings.fd, HEADER_SIZE)
             logger.warning(
                 "%s: its records cannot be found in a file of %d bytes, it begins empty",
@@ -366,6 +367,30 @@ class RingCache:
                 return
             if start is not None and start < tid:
                 self._end_current(oid, held, start, tid)
+
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it.
+
+        :param tid: later than all that the cache knows of.
+        """
+        with self._lock:
+            if self._is_off:
+                return
+            try:
+                held = self._index.get(oid)
+                if held is not None:
+                    start = self._start_of(oid, held)
+                    if start is not None:
+                        if start >= tid:
+                            # A load overtook the answer: servers that let it are known.
+                            return
+                        self._end_current(oid, held, start, tid)
+                place = self._append(oid, tid, data, self._seed)
+                if place is not None:
+                    self._index.set(oid, place)
+                    self._rings.count += 1
+            except OSError as error:
+                self._degrade(error)
 
     def _end_current(self, oid: bytes, place: int, start: bytes, end: bytes) -> None:
         # It becomes an earlier one before it ceases to be the current one: readers find it always.

@@ -30,6 +30,7 @@ from .log import (
     Batch,
     LogState,
     RecordLog,
+    end_of,
 )
 from .records import earlier_seed, reseal
 
@@ -356,7 +357,11 @@ class Rings:
             return False
         if end < self._main.state.end:
             os.ftruncate(self.fd, min(end << self.shift, os.fstat(self.fd).st_size))
-            self.count -= self._index.cut(end << LENGTH_BITS)
+
+            def is_left(place: int) -> bool:
+                return end_of(place, self.shift) <= end
+
+            self.count -= self._index.cut(is_left) + self._earlier.cut(is_left)
         self._main.resize(end)
         self.marks = bytearray((end >> MARK_BITS) + 1)
         return True
