@@ -6,9 +6,10 @@ import logging
 import os
 from typing import Any
 
-from ..cache import CacheHome, CacheInUse, ForeignCache, RingCache
+from ..cache import CacheHome, CacheInUse, ForeignCache
 from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
+from .cachetracing import make_ring
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +76,12 @@ def open_cache(path: str | None, size: int, var: str | None) -> ClientCache:
             logger.warning("%s: the cache is not kept, a temporary one is used: %s", path, error)
         else:
             try:
-                return RingCache(size, home=home)
+                return make_ring(path, size, home=home)
             except BaseException:
                 home.close()
                 raise
     try:
-        return RingCache(size, directory=var)
+        return make_ring(None, size, directory=var)
     except ConfigurationError as error:
         if var is None:
             raise

@@ -9,7 +9,9 @@ import click
 from ..group import Commands
 
 COMMANDS: Final[dict[str, str]] = {
+    "check": "Read cache files to their end, and say what is damaged.",
     "info": "Show what is in cache files, also while they are in use.",
+    "stats": "Say what a trace of a client's cache holds.",
 }
 """As the table of the same name in :mod:`..group`; the command ``stats`` is ``cache_stats``."""
 
