@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from ..cache.checking import NO_INDEX
 from .cacheinfo import CacheInfo
 from .tables import align, duration, moment, printable, size
-
-NO_INDEX = "there is none: what the file holds cannot be found, a client begins with an empty cache"
 
 
 def render_info(info: CacheInfo) -> str:
@@ -51,6 +50,8 @@ def _index(info: CacheInfo) -> list[tuple[str, str]]:
         ("records", f"{contents.current} current, {contents.earlier} earlier"),
         ("bytes used", f"{size(contents.bytes_used)} of {size(snapshot.rings.capacity)}"),
     ]
+    if contents.suspects:
+        rows.append(("to be verified", f"{contents.suspects} of the current records"))
     if records := contents.current + contents.earlier:
         mean = contents.bytes_used / records
         rows.append(("record", f"{size(contents.biggest)} at most, {size(mean)} on average"))

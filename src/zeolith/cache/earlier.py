@@ -7,7 +7,7 @@ of one object is one ``bytes`` value, a row of entries ordered by start tid.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from BTrees.QOBTree import QOBTree
@@ -95,6 +95,18 @@ class EarlierRevisions:
         else:
             del self.rows[key]
         return True
+
+    def cut(self, is_left: Callable[[int], bool]) -> int:
+        """Remove everything whose place *is_left* denies; return how much that was."""
+        gone = [
+            (oid.to_bytes(8, "big"), place)
+            for oid, row in self.rows.items()
+            for _, _, place in entries_of(row)
+            if not is_left(place)
+        ]
+        for oid, place in gone:
+            self.remove(oid, place)
+        return len(gone)
 
     def clear(self) -> None:
         """Remove everything."""

@@ -52,6 +52,11 @@ class LogDamaged(Exception):
     """The file does not hold what was written to it."""
 
 
+def end_of(place: int, shift: int) -> int:
+    """Return the position behind the record at *place*, whose granules are 2 to the *shift*."""
+    return (place >> LENGTH_BITS) + ((place & LENGTH_MASK) + (1 << shift) - 1 >> shift)
+
+
 class Batch(NamedTuple):
     """The oldest records, as they lie in the file.
 

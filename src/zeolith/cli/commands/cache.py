@@ -8,7 +8,8 @@ import click
 
 from ..group import Commands
 
-COMMANDS: Final = {
+COMMANDS: Final[dict[str, str]] = {
+    "check": "Read cache files to their end, and say what is damaged.",
     "info": "Show what is in cache files, also while they are in use.",
     "stats": "Say what a trace of a client's cache holds.",
     "simulate": "Say what size of a cache would give which hit rate.",
