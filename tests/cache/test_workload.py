@@ -97,3 +97,14 @@ def test_loads_alone() -> None:
     assert steps(workload) == [(Step.LOAD, 1), (Step.LOAD, 0), (Step.LOAD, 1)]
     assert workload.lengths.tolist() == [7, 8]
     assert workload.loads == 3
+
+
+def test_zeo_writes_a_miss_twice() -> None:
+    workload = make(
+        event(Code.LOAD_MISS, A),
+        event(Code.LOAD_EARLIER_MISS, A, end=T2),
+        event(Code.STORE, A, T1, length=1),
+        event(Code.LOAD_MISS, A),
+        event(Code.LOAD_EARLIER_MISS, B, end=T2),
+    )
+    assert workload.loads == 3

@@ -95,10 +95,15 @@ class WorkloadReader:
         self._current: dict[bytes, int] = {}
         self._missed: dict[bytes, list[int]] = {}
         """Where in the steps loads wait to be told of which revision they were."""
+        self._before: tuple[int, bytes] | None = None
 
     def add(self, event: Event) -> None:
         """Take up *event*."""
         code, oid = event.code, event.oid
+        before, self._before = self._before, (code, oid)
+        if code == Code.LOAD_EARLIER_MISS and before == (Code.LOAD_MISS, oid):
+            # ZEO writes both of one load.
+            return
         operation = code & OPERATION
         if operation == LOAD:
             self._workload.times.append(event.time)
