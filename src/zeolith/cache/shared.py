@@ -26,7 +26,7 @@ last tid is set, however that came about, nothing is known of what changed befor
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from threading import RLock
 from typing import Final
 
@@ -37,6 +37,7 @@ from .journal import MAX_CHANGES, ChangeJournal
 from .records import CHECKSUM_SIZE, HEADER
 from .ring import RingCache
 from .siblings import Sibling, Siblings
+from .suspects import Suspects
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +116,13 @@ class SharedCache:
             self.borrowed += 1
             return True
 
-    def current(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield ``(oid, start)`` of the current revisions in our own cache."""
-        return self.own.current()
+    @property
+    def suspects(self) -> Suspects:
+        """Those current revisions of our own cache that may be out of date.
+
+        What siblings have is known to be current by another way, or not read.
+        """
+        return self.own.suspects
 
     # -- changing ------------------------------------------------------------------------------
 
