@@ -8,6 +8,7 @@ from typing import Protocol
 from ..protocol.hello import Database
 from ..types import NO_TID
 from .interface import CacheStatistics, Revision
+from .suspects import Suspects
 
 
 class IClientCacheLike(Protocol):
@@ -52,6 +53,9 @@ class ForeignCache:
         self._last_tid: bytes = cache.getLastTid() or NO_TID
         self.database: Database | None = None
         """Its file, if it has one, does not say which database it is of."""
+        self.suspects: Suspects | None = None
+        """The interface cannot tell them apart, and ZEO's cache cannot even be listed while others
+        read from it."""
 
     def load_before(self, oid: bytes, tid: bytes) -> Revision | None:
         """Return the revision of *oid* that was current just before *tid*, or None if not held."""
@@ -90,10 +94,6 @@ class ForeignCache:
         """*oid* was changed by transaction *tid*, which made *data* of it."""
         self.invalidate(oid, tid)
         self.store(oid, tid, None, data)
-
-    def current(self) -> None:
-        """Return None: the interface has no such method, and ZEO's cache, which has one, cannot be
-        listed while others read from it."""
 
     def last_tid(self) -> bytes:
         """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""

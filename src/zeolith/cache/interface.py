@@ -7,10 +7,11 @@ any time; it must never hold anything wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ..protocol.hello import Database
+from .suspects import Suspects
 
 Revision: TypeAlias = tuple[bytes, bytes, bytes | None]
 """``(data, start, end)``: the record, the tid that wrote it, and the tid that replaced it, or None
@@ -74,9 +75,10 @@ class ClientCache(Protocol):
         """*oid* was changed by transaction *tid*, which made *data* of it and is later than all
         that the cache knows of: ``invalidate`` and ``store`` in one step."""
 
-    def current(self) -> Iterator[tuple[bytes, bytes]] | None:
-        """Return an iterator over ``(oid, start)`` of the current revisions, or None if the cache
-        cannot list them.  What enters or leaves meanwhile may be left out or named."""
+    @property
+    def suspects(self) -> Suspects | None:
+        """Those current revisions that may be out of date and are not served; None if the cache
+        knows no such difference."""
 
     def last_tid(self) -> bytes:
         """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""

@@ -25,6 +25,7 @@ from .channel import Channel
 from .connector import Candidate, Connector, Mode
 from .intake import Intake
 from .outages import anew, log_failure, not_connected
+from .rechecking import Rechecking
 from .states import TRANSITIONS, State
 from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
@@ -445,15 +446,18 @@ class Link:
         candidate = self._next_candidate()
         if candidate is None:
             return None
+        rechecking = Rechecking(self.name, candidate.channel, self.cache, self.owner)
         try:
             if not self._adopt(candidate):
                 return None
             began = time.monotonic()
+            rechecking.start()
             watch(candidate.channel, self._nudge, partial(self._tend, candidate.channel))
             return time.monotonic() - began
         finally:
             candidate.channel.close(ClientDisconnected("closed"))
             candidate.channel.release()
+            rechecking.join()
 
     def _tend(self, channel: Channel) -> None:
         # What the cache knows is brought to disk: a process that is killed leaves it warm.

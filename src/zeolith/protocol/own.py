@@ -233,9 +233,8 @@ class OwnCodec(Codec):
         if cls is m.TpcFinish:
             return _pack_step(17, FINISH, msgid, check_txn(request[0]))
         self._check_parts(request)
-        if cls is m.TpcBegin:
-            request = normalized(request)
-        args = msgpacks.dumps(tuple(request))
+        fields = normalized(request) if cls is m.TpcBegin else tuple(request)
+        args = msgpacks.dumps(fields)
         size = self._fit(10 + len(args))
         return _pack_call(size, CALL, msgid, _number(cls)) + args
 
