@@ -78,16 +78,16 @@ def test_what_another_process_holds(process: Open, writer: SharedCache) -> None:
     assert reader.load_before(OID, T[4]) == THREE
     assert reader.load_before(OID, T[3]) is None
     assert reader.load_before(to_tid(1_000), MAX_TID) is None
-    assert (reader.borrowed, len(reader)) == (2, 0)
+    assert (reader.statistics().borrowed, len(reader)) == (2, 0)
     assert writer.load_before(OID, MAX_TID) == THREE
-    assert writer.borrowed == 0
+    assert writer.statistics().borrowed == 0
 
 
 def test_what_it_holds_itself_comes_first(process: Open, writer: SharedCache) -> None:
     reader = process(1, T[5])
     reader.store(OID, T[3], None, b"three")
     assert reader.load_before(OID, MAX_TID) == THREE
-    assert reader.borrowed == 0
+    assert reader.statistics().borrowed == 0
 
 
 def test_what_is_announced_ends_it(process: Open, writer: SharedCache) -> None:
@@ -364,4 +364,4 @@ def test_read_while_it_is_written(process: Open) -> None:
         is_over.set()
         thread.join()
     assert not wrong
-    assert reader.borrowed > 50
+    assert reader.statistics().borrowed > 50

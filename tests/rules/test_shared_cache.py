@@ -223,7 +223,7 @@ if pid == 0:
     # Before it has a connection of its own.
     with db.transaction() as connection:
         assert [connection.root()[n]["value"] for n in range(200)] == list(range(200))
-    assert storage._cache.borrowed >= 200, storage._cache.borrowed
+    assert storage.cache_stats().borrowed >= 200, storage.cache_stats().borrowed
     storage.ping()
     with db.transaction() as connection:
         connection.root()[7]["value"] = -7

@@ -32,7 +32,7 @@ from typing import Final
 
 from ..protocol.hello import Database
 from ..types import NO_TID
-from .interface import Revision
+from .interface import CacheStatistics, Revision
 from .journal import MAX_CHANGES, ChangeJournal
 from .records import CHECKSUM_SIZE, HEADER
 from .ring import RingCache
@@ -66,8 +66,7 @@ class SharedCache:
         self._readable: tuple[Sibling, ...] = ()
         # What we knew when we last looked for siblings.
         self._looked_at = own.last_tid()
-        self.borrowed = 0
-        """Revisions that were read from siblings."""
+        self._borrowed = 0
         self._choose()
 
     def __repr__(self) -> str:
@@ -113,7 +112,7 @@ class SharedCache:
             as_of = min(sibling.as_of, self.own.last_tid())
             if start > as_of or not self._journal.is_unchanged(oid, as_of):
                 return False
-            self.borrowed += 1
+            self._borrowed += 1
             return True
 
     @property
@@ -217,6 +216,10 @@ class SharedCache:
         self._present = []
         self._readable = ()
         self.own.close()
+
+    def statistics(self) -> CacheStatistics:
+        """Return what our own cache holds and has done; any thread."""
+        return self.own.statistics()._replace(borrowed=self._borrowed)
 
     # -- siblings ------------------------------------------------------------------------------
 

@@ -66,6 +66,9 @@ class Owner(CacheOwner, Protocol):
     def noticed(self, request: Request) -> None:
         """The server sent a notice other than an invalidation."""
 
+    def tended(self, channel: Channel) -> None:
+        """Another minute of a connection has passed; must not wait for the server."""
+
     def resized(self, length: int, size: int) -> None:
         """The storage has *length* objects and *size* bytes now."""
 
@@ -450,13 +453,17 @@ class Link:
                 return None
             began = time.monotonic()
             rechecking.start()
-            # What the cache knows is brought to disk: a process that is killed leaves it warm.
-            watch(candidate.channel, self._nudge, partial(tend, self.cache))
+            watch(candidate.channel, self._nudge, partial(self._tend, candidate.channel))
             return time.monotonic() - began
         finally:
             candidate.channel.close(ClientDisconnected("closed"))
             candidate.channel.release()
             rechecking.join()
+
+    def _tend(self, channel: Channel) -> None:
+        # What the cache knows is brought to disk: a process that is killed leaves it warm.
+        tend(self.cache)
+        self.owner.tended(channel)
 
     def _next_candidate(self) -> Candidate | None:
         with self._changed:
