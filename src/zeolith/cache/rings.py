@@ -74,6 +74,11 @@ class RingsState(NamedTuple):
         """Most bytes that both rings take."""
         return (self.small.end - self.small.first + self.main.end - self.main.first) << self.shift
 
+    @property
+    def used(self) -> int:
+        """Bytes that records take, those included that were replaced and not yet swept out."""
+        return (self.small.used + self.main.used) << self.shift
+
 
 class Rings:
     """Keeps records, as many as there is room for.
@@ -255,7 +260,7 @@ class Rings:
         if records:
             for (place, oid, is_current), copy in zip(leaving, self._extend_main(records)):
                 if is_current:
-                    index.set(oid, copy)
+                    index.move(oid, copy)
                 else:
                     self._earlier.move(oid, place, copy)
             self.kept += len(records)
@@ -287,11 +292,12 @@ class Rings:
         larger: list[bytes] = []
         for (oid, uses), record, copy in zip(kept, records, main.copy(records) if records else []):
             if copy is None:
+                if not index.is_suspect(oid):  # one that came back would be one no more
+                    larger.append(record)
                 index.delete(oid)
                 self._dropped_one()
-                larger.append(record)
             else:
-                index.set(oid, copy)
+                index.move(oid, copy)
                 marks[copy >> MARK_SHIFT] = uses - 1
                 self.kept += 1
         self._release(main, batch)
