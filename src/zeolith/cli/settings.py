@@ -48,6 +48,7 @@ class Settings:
     :ivar msgpack: ``--msgpack``.
     :ivar loop: ``--loop``.
     :ivar compression: ``--compression``.
+    :ivar conflict_resolution: ``--conflict-resolution``.
     :ivar sockets: those that were passed to this process.
     """
 
@@ -67,6 +68,7 @@ class Settings:
     msgpack: bool = False
     loop: Literal["auto", "uvloop", "asyncio"] | None = None
     compression: Literal["auto", "on", "off"] | None = None
+    conflict_resolution: Literal["off", "in-process", "worker"] | None = None
     sockets: Sequence[socket.socket] = ()
 
 
@@ -96,6 +98,8 @@ def read_config(settings: Settings) -> ServerConfig:
         changes["loop"] = settings.loop
     if settings.compression is not None:
         changes["compression"] = settings.compression
+    if settings.conflict_resolution is not None:
+        changes["conflict_resolution"] = settings.conflict_resolution
     if settings.read_only:
         changes["read_only"] = True
     if settings.msgpack:

@@ -155,6 +155,11 @@ def loads(text: str) -> str:
     return _one_of(text, ("auto", "loop", "workers"))
 
 
+def conflict_resolution(text: str) -> str:
+    """``off``, ``in-process`` or ``worker``."""
+    return _one_of(text, ("off", "in-process", "worker"))
+
+
 def compression(text: str) -> str:
     """``auto``, ``on`` or ``off``."""
     from ..server.options import check_compression
@@ -194,10 +199,11 @@ def zeo_section(section: Any) -> Any:
     """Check what the keys of ``<zeo>`` mean together; make its TLS context."""
     if section.ssl is not None:
         section.ssl = server_tls(section.ssl)
-    from ..server.options import check_incoming_limit
+    from ..server.options import check_conflict_resolution, check_incoming_limit
 
     names = ("incoming-limit", "max-message-size")
     try:
+        check_conflict_resolution(section, "-")
         check_incoming_limit(section.incoming_limit, section.max_message_size, names)
     except ConfigurationError as error:
         raise Refused(error.problem, error.remedy, error.option) from error

@@ -39,6 +39,8 @@ TUNING: Final = (
     "register_timeout",
     "dead_peer_timeout",
     "shutdown_grace",
+    "conflict_resolution_timeout",
+    "conflict_resolution_memory",
 )
 """Options of the server that are keys of ``<zeo>`` under the same name, and nothing else."""
 
@@ -58,6 +60,8 @@ class ServerConfig:
         or None.
     :ivar transaction_timeout: seconds a client may hold the commit lock, or None for ever.
     :ivar client_conflict_resolution: whether conflicts are resolved by the clients.
+    :ivar conflict_resolution: ``"off"``, ``"in-process"``, ``"worker"``, or None for what follows
+        from the other.
     :ivar msgpack: whether msgpack is proposed instead of pickle.
     :ivar ssl: TLS context, or None.
     :ivar pid_file: path, or None.
@@ -82,6 +86,7 @@ class ServerConfig:
     invalidation_age: float | None = None
     transaction_timeout: float | None = DEFAULT_TRANSACTION_TIMEOUT
     client_conflict_resolution: bool = False
+    conflict_resolution: Literal["off", "in-process", "worker"] | None = None
     msgpack: bool = False
     ssl: ssl.SSLContext | None = None
     pid_file: str | None = None
@@ -114,6 +119,7 @@ class ServerConfig:
             invalidation_age=self.invalidation_age,
             transaction_timeout=self.transaction_timeout,
             client_conflict_resolution=self.client_conflict_resolution,
+            conflict_resolution=self.conflict_resolution,
             msgpack=self.msgpack,
             ssl=self.ssl,
             loop=self.loop,
@@ -196,6 +202,7 @@ def to_config(values: Any, source: str) -> ServerConfig:
         invalidation_age=zeo.invalidation_age,
         transaction_timeout=zeo.transaction_timeout or None,
         client_conflict_resolution=zeo.client_conflict_resolution,
+        conflict_resolution=zeo.conflict_resolution,
         msgpack=msgpack_by_environment() if zeo.msgpack is None else zeo.msgpack,
         ssl=None if zeo.ssl is None else zeo.ssl.context,
         pid_file=zeo.pid_filename,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from ..errors import ConfigurationError
 from ..protocol.compression import EXTRA, is_available
@@ -20,6 +20,12 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 _NAMES: Final = ("incoming_limit", "limits.max_message_size")
+
+ConflictResolution: TypeAlias = Literal["off", "in-process", "worker"]
+
+RESOLUTION_TIMEOUT: Final = 5.0
+RESOLUTION_MEMORY: Final = GIB
+_MIN_RESOLUTION_MEMORY: Final = 128 * MIB  # ZODB's own modules need half of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +59,21 @@ class ServerOptions:
 
     client_conflict_resolution: bool = False
     """Send conflicts to the client for resolution instead of resolving them here."""
+
+    conflict_resolution: ConflictResolution | None = None
+    """Where conflicts are resolved: nowhere (``off``), by the storage as ZODB does
+    (``in-process``), or in a process of their own (``worker``).  To resolve them unpickles what
+    clients have sent and runs the code of their application.  None: ``worker``, or ``off`` if the
+    clients do it."""
+
+    conflict_resolution_timeout: float | None = None
+    """Seconds that the worker may take for the conflicts of one transaction, which keeps the
+    commit lock meanwhile.  None: 5; a resolution takes less than a thousandth of it, but the first
+    one of a class imports the application's modules."""
+
+    conflict_resolution_memory: int | None = None
+    """Bytes of address space that the worker of each storage may have.  None: 1 GiB, in which the
+    modules of a large application find room; what conflicts is small."""
 
     msgpack: bool = False
     """Propose the msgpack coding rather than pickle; the client chooses."""
@@ -148,10 +169,66 @@ class ServerOptions:
         check_incoming_limit(self.incoming_limit, self.limits.max_message_size)
         check_dead_peer_timeout(self.dead_peer_timeout)
         check_compression(self.compression)
+        check_conflict_resolution(self)
         if self.loop not in ("auto", "uvloop", "asyncio"):
             raise ConfigurationError("loop", f"{self.loop!r} is none of auto, uvloop, asyncio")
         if self.loads not in ("auto", "loop", "workers"):
             raise ConfigurationError("loads", f"{self.loads!r} is none of auto, loop, workers")
+
+    @property
+    def resolves_conflicts(self) -> ConflictResolution:
+        """Where the server resolves conflicts."""
+        if self.conflict_resolution is None:
+            return "off" if self.client_conflict_resolution else "worker"
+        return self.conflict_resolution
+
+    @property
+    def resolution_timeout(self) -> float:
+        """Seconds for the conflicts of one transaction, in the worker."""
+        given = self.conflict_resolution_timeout
+        return RESOLUTION_TIMEOUT if given is None else given
+
+    @property
+    def resolution_memory(self) -> int:
+        """Bytes of address space of a worker."""
+        given = self.conflict_resolution_memory
+        return RESOLUTION_MEMORY if given is None else given
+
+
+def check_conflict_resolution(options: Any, separator: str = "_") -> None:
+    """Check the options about conflicts against each other.
+
+    :param options: has them as attributes.
+    :param separator: what stands between the words in what the user calls them.
+    :raises ConfigurationError: one makes no sense, or would have no effect.
+    """
+    name = f"conflict{separator}resolution"
+    where, is_clients = options.conflict_resolution, options.client_conflict_resolution
+    if where not in (None, "off", "in-process", "worker"):
+        raise ConfigurationError(name, f"{where!r} is none of off, in-process, worker")
+    if is_clients and where not in (None, "off"):
+        raise ConfigurationError(
+            name,
+            f"{where} has no effect, because the clients resolve conflicts "
+            f"(client{separator}{name})",
+            "remove one of the two",
+        )
+    memory = options.conflict_resolution_memory
+    for limit, value, least, words in (
+        ("timeout", options.conflict_resolution_timeout, None, "must be greater than zero"),
+        ("memory", memory, _MIN_RESOLUTION_MEMORY, "is too little for a worker to start"),
+    ):
+        if value is None:
+            continue
+        if is_clients or where in ("off", "in-process"):
+            raise ConfigurationError(
+                f"{name}{separator}{limit}",
+                "has no effect, because there is no worker process that resolves conflicts",
+                f"remove it, or have {name} worker",
+            )
+        if value < least if least else value <= 0:
+            remedy = f"give at least {least // MIB}MB" if least else "give a number of seconds"
+            raise ConfigurationError(f"{name}{separator}{limit}", words, remedy)
 
 
 def check_dead_peer_timeout(seconds: float) -> None:
