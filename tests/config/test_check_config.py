@@ -348,7 +348,7 @@ def test_statuses_and_settings(var: Path, capsys: pytest.CaptureFixture[str]) ->
     path.write_text(conf("read-only true").replace("$var", str(var)))
     status, text = run(capsys, str(path))
     assert status == 0
-    assert "  read-only                   true\n" in text
+    assert "  read-only                    true\n" in text
     assert "  transaction-timeout         30  (default)\n" in text
     assert "  invalidation-age            (not set)\n" in text
     assert f"  path           {var}/Data.fs\n" in text
