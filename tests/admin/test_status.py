@@ -332,7 +332,7 @@ def test_a_drip_does_not_stretch_the_deadline() -> None:
         ["--limit", "5"],
         ["-c", "--limit", "5000"],
         ["--key", "file"],
-        ["--server-hostname", "name"],
+        ["--tls", "./zeo.sock"],
         ["--certificate", "/does/not/exist"],
         ["8100", "-C", "zeo.conf"],
         ["-C", "/does/not/exist.conf"],

@@ -66,7 +66,7 @@ def test_defaults() -> None:
         transaction_timeout=30.0,
         client_conflict_resolution=False,
         msgpack=False,
-        ssl=None,
+        tls=None,
         pid_file=None,
         loop="auto",
         tuning=config.tuning,
@@ -313,7 +313,7 @@ def test_a_file_with_definitions_and_an_include(tmp_path: Path) -> None:
             "create the directory",
         ),
         (["pid-filename $nowhere"], "line 3, pid-filename", "no replacement", "%define nowhere"),
-        (["<ssl>", "</ssl>"], "line 3, <ssl>", "certificate is missing", "add the key"),
+        (["<ssl>", "</ssl>"], "line 3, <ssl>", "certificate is missing", "name the file"),
         (
             ["<ssl>", "certificate /missing/a", "authenticate /missing/b", "</ssl>"],
             "line 5, authenticate",

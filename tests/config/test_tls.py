@@ -333,8 +333,8 @@ def test_the_section_in_zeo_conf(files: Files) -> None:
         </mappingstorage>
         """
     )
-    assert config.ssl is not None
-    assert talk(config.ssl, client_context(files.client, files.authority))
+    assert config.tls is not None
+    assert talk(config.tls.context, client_context(files.client, files.authority))
 
 
 def test_r9_authenticate_is_required(files: Files) -> None:

@@ -19,6 +19,7 @@ from tests.support.raw import RawClient, connect
 from tests.support.waiting import wait_until
 from ZODB.MappingStorage import MappingStorage
 
+from zeolith.credentials import FixedCredentials
 from zeolith.server import tlsaccepting
 from zeolith.server.loops import new_event_loop
 from zeolith.server.tlsaccepting import TlsAcceptor
@@ -102,6 +103,15 @@ class Listener:
         return self.socket.accept()
 
 
+def make_acceptor(
+    loop: asyncio.AbstractEventLoop,
+    listener: Any,
+    factory: Callable[[], asyncio.Protocol],
+    context: ssl.SSLContext,
+) -> TlsAcceptor:
+    return TlsAcceptor(loop, listener, factory, FixedCredentials(context), 30)
+
+
 class Greeter(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         transport.write(b"hello")
@@ -131,7 +141,7 @@ def turn(event_loop: asyncio.AbstractEventLoop) -> bool:
 def test_a_handshake_that_has_not_begun(
     listener: Listener, event_loop: asyncio.AbstractEventLoop, context: ssl.SSLContext
 ) -> None:
-    acceptor = TlsAcceptor(event_loop, listener, Greeter, context, 30)  # type: ignore[arg-type]
+    acceptor = make_acceptor(event_loop, listener, Greeter, context)
     with closing(connect(listener.socket.getsockname())) as sock:
         sock.settimeout(10)
         # By hand: on the loop, one step would be made before anything else could happen.
@@ -154,7 +164,7 @@ def test_a_system_without_room_is_tried_again(
 ) -> None:
     monkeypatch.setattr(tlsaccepting, "_PAUSE", 0.05)
     listener.failures = [OSError(number, "no room"), ConnectionAbortedError()]
-    acceptor = TlsAcceptor(event_loop, listener, Greeter, context, 30)  # type: ignore[arg-type]
+    acceptor = make_acceptor(event_loop, listener, Greeter, context)
 
     def talk() -> bytes:
         plain = connect(listener.socket.getsockname())
@@ -193,7 +203,7 @@ def test_a_handshake_that_fails(
         (Greeter, b"GET / HTTP/1.0\r\n\r\n", "no TLS connection"),
         (factory, b"", "error while a connection was accepted"),
     ):
-        acceptor = TlsAcceptor(event_loop, listener, make, context, 30)  # type: ignore[arg-type]
+        acceptor = make_acceptor(event_loop, listener, make, context)
         with closing(connect(listener.socket.getsockname())) as sock:
             sock.sendall(words)
             wait_until(lambda text=message: turn(event_loop) and text in caplog.text)  # type: ignore[misc]

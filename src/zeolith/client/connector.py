@@ -17,12 +17,14 @@ from enum import Enum
 
 from ZODB.POSException import ReadOnlyError
 
+from ..credentials import Credentials
 from ..errors import ClientDisconnected, IncompatiblePeer, ProtocolViolation, ServerRefused
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
+from .certificates import to_refusal
 from .channel import Channel, Receiver
 from .economy import prefers_compression
-from .strangers import describe_tls, describe_violation, is_lasting
+from .strangers import describe_violation, is_lasting
 from .wire import Address, PlainWire, TlsWire, Wire, open_socket
 
 CONNECT_TIMEOUT = 10.0
@@ -79,7 +81,7 @@ class Connector:
         storage: str,
         mode: Mode,
         timeout: float,
-        context: ssl.SSLContext | None,
+        credentials: Credentials | None,
         server_hostname: str | None,
         make_receiver: Callable[[], Receiver],
         silence: float | None = None,
@@ -89,7 +91,7 @@ class Connector:
         self.mode = mode
         self._storage = storage
         self._timeout = timeout
-        self._context = context
+        self._credentials = credentials
         self._server_hostname = server_hostname
         self._make_receiver = make_receiver
         self._silence = silence
@@ -142,6 +144,8 @@ class Connector:
         """
         mode = mode or self.mode
         addresses = list(self.addresses)
+        if self._credentials is not None:
+            self._credentials.refresh()
         if not addresses:
             raise ClientDisconnected("no server address is known")
         if len(addresses) == 1:
@@ -190,7 +194,7 @@ class Connector:
             raise ServerRefused(name, error) from error
         except ssl.SSLError as error:
             if is_lasting(error):
-                raise ServerRefused(name, describe_tls(error)) from error
+                raise to_refusal(name, error, self._credentials) from error
             raise
         finally:
             self._awaited.pop(attempt, None)
@@ -200,12 +204,12 @@ class Connector:
     def _terms(self, wire: Wire) -> Terms:
         compresses = self._compression
         if compresses is None:
-            compresses = prefers_compression(wire.peer_name, self._context is not None)
+            compresses = prefers_compression(wire.peer_name, self._credentials is not None)
         return Terms(self._silence, compresses)
 
     def _register(self, channel: Channel, mode: Mode, reached: Callable[[str], None]) -> Candidate:
         channel.wire.set_timeout(GREETING_TIMEOUT)
-        hint = "does it expect TLS?" if self._context is None else "is it a ZEO server?"
+        hint = "does it expect TLS?" if self._credentials is None else "is it a ZEO server?"
         reached(f"is connected, but there is no greeting: {hint}")
         try:
             channel.greet()
@@ -267,7 +271,7 @@ class Connector:
         try:
             sock = open_socket(address, CONNECT_TIMEOUT, note, self._silence)
             try:
-                if self._context is None:
+                if self._credentials is None:
                     return PlainWire(sock)
                 hostname = self._server_hostname
                 if hostname is None and not isinstance(address, str):
@@ -275,7 +279,7 @@ class Connector:
                 hint = "does it speak plain text?"
                 reached(f"is connected, but there is no answer to the TLS hand-shake: {hint}")
                 try:
-                    return TlsWire(sock, self._context, hostname)
+                    return TlsWire(sock, self._credentials.context, hostname)
                 except TimeoutError as error:
                     raise TimeoutError(
                         f"{format_address(address)} accepts connections but does not answer the "

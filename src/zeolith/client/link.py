@@ -7,7 +7,6 @@ thread starts anew.  Calls are made by the callers' own threads on the present :
 from __future__ import annotations
 
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
+from ..credentials import Credentials
 from ..errors import ClientDisconnected, OtherDatabase, ServerBehindCache, ServerRefused
 from ..protocol.compression import EXTRA
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
@@ -80,7 +80,7 @@ class LinkOptions:
     wait_timeout: float = 30.0
     min_poll: float = 0.05
     max_poll: float = 5.0
-    ssl: ssl.SSLContext | None = None
+    ssl: Credentials | None = None
     ssl_server_hostname: str | None = None
     when_behind: WhenBehind = WhenBehind.DROP_CACHE
     drop_rather_than_verify: bool = False

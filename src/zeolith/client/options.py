@@ -7,11 +7,11 @@ instead.  The full table is in ``docs/client.md``.
 from __future__ import annotations
 
 import re
-import ssl as ssl_module
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
+from ..credentials import to_credentials
 from ..errors import ConfigurationError
 from ..protocol.liveness import MAX_SILENCE, MIN_SILENCE, is_silence
 from .blobs import BlobDirectory
@@ -175,12 +175,12 @@ def make_link_options(
         raise ConfigurationError(
             "read_only_fallback", "contradicts read_only", "give at most one of the two"
         )
-    if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
+    try:
+        credentials = to_credentials(ssl)
+    except TypeError as error:
         raise ConfigurationError(
-            "ssl",
-            f"{type(ssl).__name__} is no SSL context",
-            "make one with ssl.create_default_context()",
-        )
+            "ssl", str(error), "make one with zeolith.tls() or ssl.create_default_context()"
+        ) from error
     if ssl is None and ssl_server_hostname is not None:
         raise ConfigurationError("ssl_server_hostname", "has no effect without ssl")
     refuse_no_text("ssl_server_hostname", ssl_server_hostname)
@@ -217,7 +217,7 @@ def make_link_options(
         wait_timeout=timeout,
         min_poll=shortest,
         max_poll=longest,
-        ssl=ssl,
+        ssl=credentials,
         ssl_server_hostname=ssl_server_hostname,
         when_behind=when_behind,
         drop_rather_than_verify=bool(drop_cache_rather_verify),

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..errors import ConfigurationError
 from .address import Address, format_address
-from .datatypes import Refused, address, no_login
+from .datatypes import Refused, address, no_login, tls_settings
 
 _KEYS: Final = {"addr": "server", "cache": "cache-path"}
 """Keywords of the client storage whose keys have other names."""
@@ -83,15 +83,15 @@ def _keywords(section: Any) -> dict[str, Any]:
             keywords[keyword] = getattr(section, keyword)
     tls = getattr(section, "ssl", None)
     if tls is not None:
-        from .tls import client_context
+        from .credentials import FileCredentials
 
-        keywords["ssl"] = client_context(
-            tls.certificate,
-            tls.authenticate,
-            key=tls.key,
-            password_function=tls.password_function,
-            check_hostname=tls.check_hostname is not False,
-        )
+        if tls.client_certificates is not None:
+            raise ConfigurationError(
+                "client-certificates",
+                "is for servers, and has no effect in a client",
+                "remove the line",
+            )
+        keywords["ssl"] = FileCredentials.of_client(tls_settings(tls))
         keywords["ssl_server_hostname"] = tls.server_hostname
     return keywords
 

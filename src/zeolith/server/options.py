@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from ..credentials import Credentials, to_credentials
 from ..errors import ConfigurationError
 from ..protocol.compression import EXTRA, is_available
 from ..protocol.limits import DEFAULT_LIMITS, Limits
@@ -57,8 +58,9 @@ class ServerOptions:
     msgpack: bool = False
     """Propose the msgpack coding rather than pickle; the client chooses."""
 
-    ssl: ssl.SSLContext | None = None
-    """TLS context for all connections, or None for plain sockets."""
+    ssl: ssl.SSLContext | Credentials | None = None
+    """TLS for all connections, or None for plain sockets.  Credentials may change: each new
+    connection gets what they have then."""
 
     limits: Limits = DEFAULT_LIMITS
     """What is accepted from a peer."""
@@ -145,6 +147,10 @@ class ServerOptions:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigurationError(name, "must not be negative")
+        try:
+            to_credentials(self.ssl)
+        except TypeError as error:
+            raise ConfigurationError("ssl", str(error)) from error
         check_incoming_limit(self.incoming_limit, self.limits.max_message_size)
         check_dead_peer_timeout(self.dead_peer_timeout)
         check_compression(self.compression)
@@ -152,6 +158,11 @@ class ServerOptions:
             raise ConfigurationError("loop", f"{self.loop!r} is none of auto, uvloop, asyncio")
         if self.loads not in ("auto", "loop", "workers"):
             raise ConfigurationError("loads", f"{self.loads!r} is none of auto, loop, workers")
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """What ``ssl`` comes to; None for plain sockets."""
+        return to_credentials(self.ssl)
 
 
 def check_dead_peer_timeout(seconds: float) -> None:

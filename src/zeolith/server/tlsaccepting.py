@@ -11,10 +11,10 @@ import asyncio
 import errno
 import logging
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
+from ..credentials import Credentials
 from .refusals import Refusals
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class TlsAcceptor:
 
     :param listener: not blocking; whoever made it closes it after :meth:`close`.
     :param factory: makes the protocol of a connection.
-    :param context: TLS.
+    :param credentials: TLS, asked for the context of each connection.
     :param patience: seconds that a handshake may take.
     """
 
@@ -42,13 +42,13 @@ class TlsAcceptor:
         loop: asyncio.AbstractEventLoop,
         listener: socket.socket,
         factory: Callable[[], asyncio.Protocol],
-        context: ssl.SSLContext,
+        credentials: Credentials,
         patience: float,
     ) -> None:
         self._loop = loop
         self._listener = listener
         self._factory = factory
-        self._context = context
+        self._credentials = credentials
         self._patience = patience
         self._handshakes: dict[asyncio.Task[None], socket.socket | None] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -99,7 +99,7 @@ class TlsAcceptor:
             await self._loop.connect_accepted_socket(
                 self._factory,
                 sock,
-                ssl=self._context,
+                ssl=self._credentials.context,
                 ssl_handshake_timeout=self._patience,
             )
         except ConnectionResetError as error:
