@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "backup": "Back up a database with its blobs, also while it is served.",
     "restore": "Restore a database from a backup.",
     "verify": "Prove that a backup can be restored.",
+    "certs": "Make the certificates of a site: its own authority, its server, its clients.",
     "version": "Print the versions of Zeolith and of what it runs on.",
 }
 """Name of each command → what ``zeolith --help`` says of it.  The command ``some-name`` is the

@@ -98,7 +98,36 @@ def to_refusal(
     if found is None:
         return ServerRefused(server, describe_tls(error))
     problem, text = found
-    end = None if credentials is None else credentials.expires
-    if problem is CertificateProblem.EXPIRED and end is not None and end < time.time():
-        text = f"it expired on {datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC; renew it"
+    end = _end_of(credentials)
+    if problem is CertificateProblem.EXPIRED and end:
+        text = end
     return CertificateRefused(server, text, "client", problem)
+
+
+def refusal_without_reason(
+    server: str, credentials: Credentials | None = None
+) -> CertificateRefused:
+    """Return the error for a server that agrees upon TLS, and ends the connection.
+
+    ZEO's servers do that to clients whose certificate they do not admit: what TLS has for telling
+    them why is not sent.
+
+    :param server: its address, as people write it.
+    :param credentials: those that were used.
+    """
+    end = _end_of(credentials)
+    if end:
+        return CertificateRefused(server, end, "client", CertificateProblem.EXPIRED)
+    text = (
+        "it ends each connection after the TLS hand-shake and does not say why, as ZEO's servers "
+        "do if they do not admit the certificate, or want one; see the server's log"
+    )
+    return CertificateRefused(server, text, "client", CertificateProblem.OTHER)
+
+
+def _end_of(credentials: Credentials | None) -> str:
+    """Return when our certificate expired; empty if it has not, or nobody knows."""
+    end = None if credentials is None else credentials.expires
+    if end is None or end > time.time():
+        return ""
+    return f"it expired on {datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC; renew it"

@@ -21,17 +21,21 @@ from ..credentials import Credentials
 from ..errors import ClientDisconnected, IncompatiblePeer, ProtocolViolation, ServerRefused
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
-from .certificates import to_refusal
+from .certificates import refusal_without_reason, to_refusal
 from .channel import Channel, Receiver
 from .economy import prefers_compression
 from .strangers import describe_violation, is_lasting
-from .wire import Address, PlainWire, TlsWire, Wire, open_socket
+from .wire import Address, PlainWire, TlsClosed, TlsWire, Wire, open_socket
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS to get through."""
 
 GREETING_TIMEOUT = 10.0
 """Seconds for the server's greeting, which it sends unasked."""
+
+CLOSURES = 3
+"""A server that ends so many connections in a row between the TLS hand-shake and its greeting will
+go on like that.  One that is just being stopped does it once, and then takes no connection."""
 
 PATIENCE = 1.0
 """Seconds to wait for a writable server once a read-only one has been found."""
@@ -102,6 +106,9 @@ class Connector:
         # What attempts under way wait for; changed by single steps, which need no lock.
         self._awaited: dict[object, str] = {}
         self._stopped = False
+        # How often in a row a server has ended the connection once TLS was agreed upon.  Each
+        # address is tried by one thread at a time.
+        self._closures: dict[str, int] = {}
 
     def stop(self) -> None:
         """End attempts under way; further ones fail.  Any thread."""
@@ -181,6 +188,7 @@ class Connector:
         def reached(state: str) -> None:
             self._awaited[attempt] = f"{name} {state}"
 
+        closures = self._closures.pop(name, 0)
         try:
             wire = self._open(address, sockets, reached)
             channel = Channel(wire, self._make_receiver(), name, self._terms(wire))
@@ -190,6 +198,11 @@ class Connector:
                 channel.close(error)
                 channel.release()
                 raise
+        except TlsClosed as error:
+            self._closures[name] = closures + 1
+            if closures + 1 < CLOSURES:
+                raise
+            raise refusal_without_reason(name, self._credentials) from error
         except IncompatiblePeer as error:
             raise ServerRefused(name, error) from error
         except ssl.SSLError as error:
@@ -217,6 +230,10 @@ class Connector:
             raise TimeoutError(
                 f"{channel.server_name} accepts connections but does not greet; {hint}"
             ) from error
+        except ConnectionError as error:
+            if self._credentials is None:
+                raise
+            raise TlsClosed(str(error)) from error
         except IncompatiblePeer:
             raise
         except ProtocolViolation as error:
