@@ -306,3 +306,34 @@ def test_a_refusal_is_one_line_with_peer_and_reason(
         (record,) = loud
         assert record.getMessage().startswith("(127.0.0.1:")
         assert reason in record.getMessage()
+
+
+def test_the_client_names_the_host_it_wants(
+    mapping: MappingStorage, loop: Any, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    """SNI, by which a proxy or a server with several certificates chooses."""
+    import zeolith
+    from zeolith.server import Server, ServerOptions, start_in_thread
+
+    first, second = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2))
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(first)
+    authority.issue_cert("db.example.org").configure_cert(second)
+    asked: list[str | None] = []
+
+    def choose(sock: Any, name: str | None, context: ssl.SSLContext) -> None:
+        asked.append(name)
+        if name == "db.example.org":
+            sock.context = second
+
+    first.sni_callback = choose
+    server = Server({"1": mapping}, ServerOptions(address=("127.0.0.1", 0), loop=loop, ssl=first))
+    stop = start_in_thread(server)
+    try:
+        address = ("localhost", server.address[1])
+        for hostname in (None, "db.example.org"):
+            zeolith.ClientStorage(address, ssl=trusting, ssl_server_hostname=hostname).close()
+        zeolith.ClientStorage(server.address, ssl=trusting).close()
+    finally:
+        stop()
+    # An IP address is no name.
+    assert asked == ["localhost", "db.example.org", None]

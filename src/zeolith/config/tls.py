@@ -167,6 +167,8 @@ class TlsSettings:
                 f"it is one of {', '.join(_VERSIONS)}",
             )
         context.minimum_version = version
+        # OpenSSL 3 does not let clients ask for it, OpenSSL 1.1 does: it costs the server much.
+        context.options |= ssl.OP_NO_RENEGOTIATION
         context.verify_mode = ssl.CERT_REQUIRED
         # A certificate listed under authenticate is trusted as it is, also without its authority;
         # Python 3.13 made that the default, and it must not depend on Python's version.
