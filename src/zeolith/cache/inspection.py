@@ -161,6 +161,8 @@ def _recognize(path: str) -> int:
 def _read_index(descriptor: int, size: int) -> bytes:
     # A large file of something else is not read only to be told from an index.
     head = os.pread(descriptor, len(INDEX_MAGIC), 0)
+    if head[:-1] == INDEX_MAGIC[:-1] and head != INDEX_MAGIC:
+        raise SnapshotDamaged("it was written by another version of Zeolith")
     if head != INDEX_MAGIC:
         return head
     parts = []
