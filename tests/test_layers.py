@@ -32,9 +32,10 @@ MAY_IMPORT = {
     "client": _BASE | {"credentials", "protocol", "cache", "_callable", "__init__"},
     "server": _BASE | {"credentials", "protocol", "_callable", "__init__"},
     "config": _BASE | {"credentials", "protocol", "client", "server"},
-    "admin": _BASE | {"credentials", "protocol", "client", "config", "__init__"},
+    "admin": _BASE | {"credentials", "protocol", "cache", "client", "config", "__init__"},
     "cli": _BASE
-    | {"credentials", "admin", "client", "server", "config", "__init__", "shortcuts", "standalone"},
+    | {"admin", "cache", "client", "credentials", "server", "config", "__init__"}
+    | {"shortcuts", "standalone"},
 }
 """Room → the rooms beside itself that its modules may import.  What is not listed lives at the top
 of the package, brings the rooms together and is imported by none of them."""

@@ -22,8 +22,9 @@ from ..errors import ClientDisconnected, IncompatiblePeer, ProtocolViolation, Se
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
 from .certificates import refusal_without_reason, to_refusal
-from .channel import Channel, Receiver
+from .channel import Channel
 from .economy import prefers_compression
+from .receiver import Receiver
 from .strangers import describe_violation, is_lasting
 from .wire import Address, PlainWire, TlsClosed, TlsWire, Wire, open_socket
 
