@@ -225,3 +225,20 @@ def test_sessions_are_not_resumed(ours: Certificates, current: Path) -> None:
     context = make(current, ours).context
     assert context.num_tickets == 0
     assert context.options & ssl.OP_NO_TICKET
+
+
+def test_what_comes_back_unchanged_is_no_trouble_any_more(
+    ours: Certificates, tmp_path: Path
+) -> None:
+    """As on a disk that was away for a moment."""
+    place, away = tmp_path / "place", tmp_path / "away"
+    place.mkdir()
+    current = place / "current.pem"
+    shutil.copy(ours.issue("first"), current)
+    found = make(current, ours)
+    place.rename(away)
+    found.refresh()
+    assert found.trouble
+    away.rename(place)
+    found.refresh()
+    assert found.trouble == ""
