@@ -95,6 +95,19 @@ class EarlierRevisions:
             del self.rows[key]
         return True
 
+    def cut(self, limit: int) -> int:
+        """Remove everything whose place is *limit* or more; return how much that was."""
+        size, removed = _ENTRY.size, 0
+        for key, row in list(self.rows.items()):
+            entries = [row[at : at + size] for at in range(0, len(row), size)]
+            kept = [entry for entry in entries if int.from_bytes(entry[16:], "big") < limit]
+            removed += len(entries) - len(kept)
+            if not kept:
+                del self.rows[key]
+            elif len(kept) < len(entries):
+                self.rows[key] = b"".join(kept)
+        return removed
+
     def clear(self) -> None:
         """Remove everything."""
         self.rows.clear()

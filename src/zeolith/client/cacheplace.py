@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from ..cache import CacheHome, CacheInUse, ForeignCache, RingCache
+from ..cache.home import ForeignFile
 from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
 
@@ -54,7 +55,9 @@ def find_path(cache: Any, client: str | None, storage: str, var: str | None) -> 
     return os.path.join(var or os.curdir, name)
 
 
-def open_cache(path: str | None, size: int, var: str | None) -> ClientCache:
+def open_cache(
+    path: str | None, size: int, var: str | None, storage: str | None = None
+) -> ClientCache:
     """Return the cache in the file *path*, or a temporary one.
 
     Where the file cannot be used an application is better off with a temporary cache than not at
@@ -63,28 +66,34 @@ def open_cache(path: str | None, size: int, var: str | None) -> ClientCache:
     :param path: None for a temporary one.
     :param size: bytes.
     :param var: directory for a temporary one.
+    :param storage: name of the storage.
     :raises CacheInUse: another process, or another storage of this one, has the cache open.
     :raises ConfigurationError: no temporary file can be made in *var*.
     """
     if path is not None:
         try:
-            home = CacheHome(path)
+            return _open_home(path, size, storage)
         except CacheInUse:
             raise
-        except (ConfigurationError, OSError) as error:
+        except (ForeignFile, OSError) as error:
             logger.warning("%s: the cache is not kept, a temporary one is used: %s", path, error)
-        else:
-            try:
-                return RingCache(size, home=home)
-            except BaseException:
-                home.close()
-                raise
+            # The directory may be what is wrong.
+            var = None
     try:
         return RingCache(size, directory=var)
     except ConfigurationError as error:
         if var is None:
             raise
         raise ConfigurationError("var", error.problem, error.remedy) from error
+
+
+def _open_home(path: str, size: int, storage: str | None) -> RingCache:
+    home = CacheHome(path, storage)
+    try:
+        return RingCache(size, home=home)
+    except BaseException:
+        home.close()
+        raise
 
 
 def make_cache(
@@ -97,4 +106,4 @@ def make_cache(
     path = find_path(cache, client, storage, var)
     if path is None and cache is not None:
         return ForeignCache(cache)
-    return open_cache(path, size, var)
+    return open_cache(path, size, var, storage)
