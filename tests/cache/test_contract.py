@@ -93,6 +93,25 @@ def test_an_invalidation_older_than_the_revision_changes_nothing(cache: ClientCa
     assert cache.load_before(OID, MAX_TID) == (b"data", T3, None)
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_revision_is_replaced_by_the_next(cache: ClientCache, is_held: bool) -> None:
+    if is_held:
+        cache.store(OID, T2, None, b"old")
+    cache.replace(OID, T4, b"new")
+    assert cache.load_before(OID, T4) == ((b"old", T2, T4) if is_held else None)
+    assert cache.load_before(OID, MAX_TID) == (b"new", T4, None)
+    assert len(cache) == 1 + is_held
+
+
+@pytest.mark.parametrize("start", [T4, T5])
+def test_what_a_load_has_brought_already_is_not_replaced(cache: ClientCache, start: bytes) -> None:
+    cache.store(OID, start, None, b"data")
+    cache.replace(OID, T4, b"data")
+    assert cache.load_before(OID, MAX_TID) == (b"data", start, None)
+    assert cache.load_before(OID, T4) is None
+    assert len(cache) == 1
+
+
 def test_an_invalidation_of_something_not_held_changes_nothing(cache: ClientCache) -> None:
     cache.invalidate(OID, T2)
     cache.invalidate(OID, None)

@@ -171,8 +171,8 @@ def test_an_empty_log_has_no_oldest(log: RecordLog) -> None:
     [
         (b"\0" * 4, [1, 2, 3]),
         (b"\xff" * 4, [1, 2, 3]),
-        # Possible, but it leads into the middle of the next record.
-        (b"\0\0\0\x90", [0, 2, 3]),
+        # Possible, but it would lead into the middle of the next record.
+        (b"\0\0\0\x90", [1, 2, 3]),
     ],
 )
 def test_the_walk_goes_on_behind_bytes_that_are_no_record(

@@ -33,6 +33,7 @@ from zeolith.protocol.messages import (
     GetInfo,
     GetInvalidations,
     Heartbeat,
+    Info,
     InvalidateTransaction,
     LastTransaction,
     LoadBefore,
@@ -242,6 +243,14 @@ class RawClient:
         with suppress(Closed):
             while True:
                 self.receive()
+
+    def infos(self) -> list[dict[str, Any]]:
+        """Return what the server said of its size so far."""
+        return [
+            message.request.info
+            for message in self.inbox
+            if isinstance(message, Notice) and isinstance(message.request, Info)
+        ]
 
     def invalidations(self) -> list[tuple[bytes, list[bytes]]]:
         """Return the invalidations received so far, in order, as ``(tid, oids)``."""

@@ -86,6 +86,11 @@ class ForeignCache:
                 return
         self._cache.invalidate(oid, tid)
 
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it."""
+        self.invalidate(oid, tid)
+        self.store(oid, tid, None, data)
+
     def current(self) -> None:
         """Return None: the interface has no such method, and ZEO's cache, which has one, cannot be
         listed while others read from it."""

@@ -11,6 +11,7 @@ so pages should be small; each page costs 300 bytes, so they should be large.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from BTrees.fsBTree import fsBucket
@@ -95,12 +96,14 @@ class PlaceIndex:
             self.pages[number] = page = fsBucket()
             page.fromBytes(data)
 
-    def cut(self, limit: int) -> int:
-        """Remove everything whose place is *limit* or more; return how much that was."""
+    def cut(self, is_left: Callable[[int], bool]) -> int:
+        """Remove everything whose place *is_left* denies; return how much that was."""
         removed = 0
         for number, page in list(self.pages.items()):
             for suffix in [
-                suffix for suffix, place in page.items() if int.from_bytes(place, "big") >= limit
+                suffix
+                for suffix, place in page.items()
+                if not is_left(int.from_bytes(place, "big"))
             ]:
                 del page[suffix]
                 removed += 1

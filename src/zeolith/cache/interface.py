@@ -45,6 +45,10 @@ class ClientCache(Protocol):
         change is not known) the current revision is forgotten.
         """
 
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it and is later than all
+        that the cache knows of: ``invalidate`` and ``store`` in one step."""
+
     def current(self) -> Iterator[tuple[bytes, bytes]] | None:
         """Return an iterator over ``(oid, start)`` of the current revisions, or None if the cache
         cannot list them.  What enters or leaves meanwhile may be left out or named."""

@@ -53,6 +53,11 @@ class LogDamaged(Exception):
     """The file does not hold what was written to it."""
 
 
+def end_of(place: int, shift: int) -> int:
+    """Return the position behind the record at *place*, whose granules are 2 to the *shift*."""
+    return (place >> LENGTH_BITS) + ((place & LENGTH_MASK) + (1 << shift) - 1 >> shift)
+
+
 class Batch(NamedTuple):
     """The oldest records, as they lie in the file.
 
@@ -250,7 +255,7 @@ class RecordLog:
         mask = self._seals.mask
         head = min((self._head + mask) & ~mask, self._end)
         if head > self._head:
-            # The walk along the records shall find nothing there.
+            # The walk along the records shall see at once that nothing is there.
             size = (head - self._head) << self.shift
             if os.pwrite(self.fd, bytes(size), self._head << self.shift) != size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -274,7 +279,7 @@ class RecordLog:
 
     def is_whole(self, record: bytes, position: int) -> bool:
         """Return whether *record* is what was written at *position*."""
-        return is_whole(record, self._seals.seeds[position >> self._seals.bits])
+        return is_whole(record, self._seals.seed_at(position))
 
     def read_start(self, place: int, oid: bytes) -> bytes:
         """Return the start tid of the record of *oid* at *place*; raises as :meth:`read`.
@@ -323,7 +328,11 @@ class RecordLog:
                 if len(chunk) != length:
                     at = size
                     break
-            places.append((tail + (at >> shift)) << LENGTH_BITS | length)
+            position = tail + (at >> shift)
+            if not self.is_whole(chunk[at : at + length], position):
+                at = self._next_whole(chunk, at, room, base)
+                continue
+            places.append(position << LENGTH_BITS | length)
             at += (length + self._round) >> shift << shift
         return Batch(chunk, base, places, tail + (at >> shift))
 

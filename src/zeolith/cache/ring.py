@@ -367,6 +367,31 @@ class RingCache:
             if start is not None and start < tid:
                 self._end_current(oid, held, start, tid)
 
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it.
+
+        :param tid: later than all that the cache knows of.
+        """
+        with self._lock:
+            if self._is_off:
+                return
+            self._saw(tid)
+            try:
+                held = self._index.get(oid)
+                if held is not None:
+                    start = self._start_of(oid, held)
+                    if start is not None:
+                        if start >= tid:
+                            # A load overtook the answer: servers that let it are known.
+                            return
+                        self._end_current(oid, held, start, tid)
+                place = self._append(oid, tid, data)
+                if place is not None:
+                    self._index.set(oid, place)
+                    self._rings.count += 1
+            except OSError as error:
+                self._degrade(error)
+
     def _end_current(self, oid: bytes, place: int, start: bytes, end: bytes) -> None:
         # It becomes an earlier one before it ceases to be the current one: readers find it always.
         self._rings.count += 1 - self._earlier.add(oid, start, end, place)
@@ -427,7 +452,7 @@ class RingCache:
             state = (rings.stored, rings.dropped, len(self), self._last_tid, self._database)
             if self._is_off or state == self._saved:
                 return
-            if self._newest > self._last_tid:
+            if self._newest > self._last_tid != NO_TID:
                 # In the middle of a transaction.  Were the server restored to the state before it,
                 # nobody would notice that what we know of it is wrong.
                 return

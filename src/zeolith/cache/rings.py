@@ -31,6 +31,7 @@ from .log import (
     Batch,
     LogState,
     RecordLog,
+    end_of,
 )
 from .records import CHECKSUM_SIZE
 from .seals import MOST_SEGMENTS, Seals
@@ -74,6 +75,16 @@ class RingsState(NamedTuple):
     small: LogState
     main: LogState
 
+    @property
+    def seals(self) -> Seals:
+        """The seeds, to be asked."""
+        return Seals(self.segment_bits, list(array("I", self.seeds)))
+
+    @property
+    def capacity(self) -> int:
+        """Most bytes that both rings take."""
+        return (self.small.end - self.small.first + self.main.end - self.main.first) << self.shift
+
 
 class Rings:
     """Keeps records, as many as there is room for.
@@ -110,7 +121,7 @@ class Rings:
             logs = LogState.empty(first, border), LogState.empty(border, end)
         else:
             shift = state.shift
-            self.seals = Seals(state.segment_bits, list(array("I", state.seeds)))
+            self.seals = state.seals
             logs = state.small, state.main
         self.shift: Final = shift
         """Offset in bytes = position in granules shifted left by this."""
@@ -237,15 +248,8 @@ class Rings:
             if length <= largest and (is_filling or marks[place >> MARK_SHIFT]):
                 is_current = index.get(oid) == place
                 if is_current or self._is_earlier(oid, place):
-                    body = self._unseal(chunk[at : at + length], place)
-                    if body is not None:
-                        leaving.append((place, oid, is_current))
-                        bodies.append(body)
-                    elif is_current:
-                        index.delete(oid)
-                        self._dropped_one()
-                    else:
-                        self._drop_earlier(oid, place)
+                    leaving.append((place, oid, is_current))
+                    bodies.append(chunk[at : at + length - CHECKSUM_SIZE])
             elif index.discard(oid, place):
                 ghosts.add(oid)
                 self._dropped_one()
@@ -288,15 +292,10 @@ class Rings:
             oid = chunk[at : at + 8]
             length = place & LENGTH_MASK
             uses = marks[place >> MARK_SHIFT]
-            if (
-                uses
-                and length <= credit
-                and index.get(oid) == place
-                and (body := self._unseal(chunk[at : at + length], place)) is not None
-            ):
+            if uses and length <= credit and index.get(oid) == place:
                 credit -= length
                 kept.append((oid, uses))
-                bodies.append(body)
+                bodies.append(chunk[at : at + length - CHECKSUM_SIZE])
             elif index.discard(oid, place):
                 self._dropped_one()
             else:
@@ -321,13 +320,6 @@ class Rings:
                 self.count += 1
                 self.dropped -= 1
                 self.kept += 1
-
-    def _unseal(self, record: bytes, place: int) -> bytes | None:
-        """Return the body of *record*, to be written elsewhere; None if it is not what was written
-        at *place*: its new checksum would make damage pass."""
-        if not self._main.is_whole(record, place >> LENGTH_BITS):
-            return None
-        return record[:-CHECKSUM_SIZE]
 
     def _is_earlier(self, oid: bytes, place: int) -> bool:
         earlier = self._earlier
@@ -380,8 +372,11 @@ class Rings:
             return False
         if end < self._main.state.end:
             os.ftruncate(self.fd, min(end << self.shift, os.fstat(self.fd).st_size))
-            self.count -= self._index.cut(end << LENGTH_BITS)
-            self.count -= self._earlier.cut(end << LENGTH_BITS)
+
+            def is_left(place: int) -> bool:
+                return end_of(place, self.shift) <= end
+
+            self.count -= self._index.cut(is_left) + self._earlier.cut(is_left)
         self.seals.resize(end)
         self._main.resize(end)
         self._small.go_on()

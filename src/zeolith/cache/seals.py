@@ -72,6 +72,10 @@ class Seals:
         self.seeds.extend([0] * (count - len(self.seeds)))
         del self.seeds[count:]
 
+    def seed_at(self, position: int) -> int:
+        """Return the seed of what begins at *position*."""
+        return self.seeds[position >> self.bits]
+
     def set(self, position: int, granules: int, seed: int) -> None:
         """What is written from *position* on, so many *granules*, is sealed with *seed*."""
         first, last = position >> self.bits, (position + granules - 1) >> self.bits

@@ -6,10 +6,11 @@ import logging
 import os
 from typing import Any
 
-from ..cache import CacheHome, CacheInUse, ForeignCache, RingCache
+from ..cache import CacheHome, CacheInUse, ForeignCache
 from ..cache.home import ForeignFile
 from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
+from .cachetracing import make_ring
 
 logger = logging.getLogger(__name__)
 
@@ -80,17 +81,17 @@ def open_cache(
             # The directory may be what is wrong.
             var = None
     try:
-        return RingCache(size, directory=var)
+        return make_ring(None, size, directory=var)
     except ConfigurationError as error:
         if var is None:
             raise
         raise ConfigurationError("var", error.problem, error.remedy) from error
 
 
-def _open_home(path: str, size: int, storage: str | None) -> RingCache:
+def _open_home(path: str, size: int, storage: str | None) -> ClientCache:
     home = CacheHome(path, storage)
     try:
-        return RingCache(size, home=home)
+        return make_ring(path, size, home=home)
     except BaseException:
         home.close()
         raise

@@ -63,6 +63,9 @@ class Owner(CacheOwner, Protocol):
     def noticed(self, request: Request) -> None:
         """The server sent a notice other than an invalidation."""
 
+    def resized(self, length: int, size: int) -> None:
+        """The storage has *length* objects and *size* bytes now."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinkOptions:

@@ -681,6 +681,11 @@ class ClientStorage(ConflictResolvingStorage):
             # A subscriber's fault must not keep us from connecting.
             logger.exception("%s: a subscriber of StaleCache failed", self.__name__)
 
+    def resized(self, length: int, size: int) -> None:
+        """The storage has *length* objects and *size* bytes now."""
+        self._info["length"] = length
+        self._info["size"] = size
+
     def noticed(self, request: Request) -> None:
         """The server sent a notice other than an invalidation."""
         if isinstance(request, Info):

@@ -38,6 +38,7 @@ STORE: Final = 0x21
 STORE_NEW: Final = 0x22
 VOTE: Final = 0x23
 FINISH: Final = 0x24
+COMMITTED: Final = 0x25
 INVALIDATE: Final = 0x30
 INFO: Final = 0x31
 
@@ -61,6 +62,7 @@ pack_head = Struct(">IB").pack
 _pack_store = Struct(">IBq").pack
 _pack_begin = Struct(">IBqBBIII").pack
 _pack_info = Struct(">IBQQ").pack
+_pack_committed = Struct(">IBQ8sQQ").pack
 
 # Without it, for reading.
 TAG: Final = Struct(">xQ")
@@ -69,6 +71,7 @@ _BEGIN: Final = Struct(">xqBBIII")
 _unpack_store = Struct(">xq8s8s").unpack_from
 _unpack_store_new = Struct(">xq8s").unpack_from
 _unpack_info = Struct(">xQQ").unpack
+_unpack_committed = Struct(">xQ8sQQ").unpack
 _unpack_id = Struct(">xQ8s").unpack
 _unpack_load = Struct(">x8s8s").unpack
 _unpack_loaded = Struct(">x8s8s8s").unpack_from
@@ -159,9 +162,8 @@ def _write_invalidate(request: AnyRequest, _limit: int) -> bytes:
     return b"".join((pack_head(size, INVALIDATE), check_id(tid), ids))
 
 
-def _write_info(request: AnyRequest, _limit: int) -> bytes | None:
-    """Return the frame, or None if there is more to say than two numbers."""
-    info = request[0]
+def size_numbers(info: dict[str, Any]) -> tuple[int, int] | None:
+    """Return length and size if that is all there is, and they fit; otherwise None."""
     length, size = info.get("length"), info.get("size")
     if (
         len(info) == 2
@@ -170,8 +172,19 @@ def _write_info(request: AnyRequest, _limit: int) -> bytes | None:
         and min(length, size) >= 0
         and max(length, size) <= _MAX_ID
     ):
-        return _pack_info(17, INFO, length, size)
+        return length, size
     return None
+
+
+def _write_info(request: AnyRequest, _limit: int) -> bytes | None:
+    """Return the frame, or None if there is more to say than two numbers."""
+    numbers = size_numbers(request[0])
+    return None if numbers is None else _pack_info(17, INFO, *numbers)
+
+
+def write_committed(msgid: Any, tid: bytes, length: int, size: int) -> bytes:
+    check_tag(msgid)
+    return _pack_committed(33, COMMITTED, msgid, check_id(tid), length, size)
 
 
 NOTICE_WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | None]]] = {
@@ -197,6 +210,11 @@ def _read_nothing(payload: bytes) -> Message:
 def _read_id(payload: bytes) -> Message:
     msgid, value = _unpack_id(payload)
     return make_tuple(Reply, (msgid, value))
+
+
+def _read_committed(payload: bytes) -> Message:
+    msgid, tid, length, size = _unpack_committed(payload)
+    return make_tuple(Reply, (msgid, make_tuple(m.Committed, (tid, length, size))))
 
 
 def _read_load(payload: bytes) -> Message:
@@ -276,6 +294,7 @@ FIXED_READERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     STORE_NEW: _read_store_new,
     VOTE: _read_vote,
     FINISH: _read_finish,
+    COMMITTED: _read_committed,
     INFO: _read_info,
     **STREAM_READERS,
 }

@@ -54,6 +54,8 @@ from .layouts import (
     fit,
     normalized,
     pack_head,
+    size_numbers,
+    write_committed,
 )
 from .loadrequests import LoadedMany, LoadMany, SyncTo
 from .manyloads import (
@@ -273,8 +275,16 @@ class OwnCodec(Codec):
         if (cls is list or cls is tuple) and are_ids(value):
             ids = b"".join(value)
             return _pack_tagged(self._fit(9 + len(ids)), REPLY_IDS, msgid) + ids
+        if cls is m.Committed:
+            return write_committed(msgid, *value)
         body = msgpacks.dumps(value)
         return _pack_tagged(self._fit(9 + len(body)), REPLY, msgid) + body
+
+    def committed(self, msgid: MsgId, tid: bytes, info: dict[str, Any] | None) -> bytes:
+        numbers = None if info is None else size_numbers(info)
+        if numbers is None:
+            return super().committed(msgid, tid, info)
+        return write_committed(msgid, tid, *numbers)
 
     def fault(self, msgid: MsgId, name: str, details: Any) -> bytes:
         body = msgpacks.dumps((name, details))
