@@ -74,7 +74,7 @@ def test_what_is_there(open_cache: OpenCache, path: str) -> None:
     assert files.snapshot.last_tid == T3
     assert files.snapshot.database == DATABASE
     assert count(files.snapshot) == Contents(
-        200, 1, sum(range(1, 201)) + 1_000 + 201 * OVERHEAD, 1_000 + OVERHEAD
+        200, 0, 1, sum(range(1, 201)) + 1_000 + 201 * OVERHEAD, 1_000 + OVERHEAD
     )
     assert files.snapshot.rings.capacity == capacity
 

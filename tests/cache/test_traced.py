@@ -126,7 +126,7 @@ def test_nothing_goes_past_the_trace() -> None:
         if not name.startswith("_") and getattr(TracedCache, name) is getattr(RingCache, name)
     }
     assert inherited == {
-        *("current", "database", "set_database", "last_tid", "set_last_tid"),
+        *("database", "set_database", "last_tid", "set_last_tid"),
         *("statistics", "store_many"),  # the latter calls what is traced
     }
 

@@ -68,6 +68,19 @@ def test_table(run: Run, path: str) -> None:
     assert value(text, "record") == "300 B at most, 200 B on average"
 
 
+def test_what_is_yet_to_be_verified(run: Run, path: str) -> None:
+    cache = RingCache(100_000, home=CacheHome(path))
+    cache.suspects.suspect_all()
+    cache.store(bytes(7) + b"1", TID, None, bytes(76))
+    cache.close()
+    _, text, _ = run(path)
+    assert value(text, "records") == "2 current, 1 earlier"
+    assert value(text, "to be verified") == "1 of the current records"
+    _, text, _ = run("--json", path)
+    (told,) = json.loads(text)
+    assert told["index"]["unverified"] == 1
+
+
 def test_json(run: Run, path: str) -> None:
     status, text, errors = run("--json", path)
     assert (status, errors) == (0, "")
@@ -88,6 +101,7 @@ def test_json(run: Run, path: str) -> None:
             },
             "database": {"identity": "some identity", "epoch": 3},
             "current": 2,
+            "unverified": 0,
             "earlier": 1,
             "bytes_used": 600,
             "capacity": 100_000,

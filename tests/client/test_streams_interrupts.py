@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from zeolith.client import channel as channel_module
+from zeolith.client import slots as slots_module
 from zeolith.client import streams as streams_module
 from zeolith.client.channel import Channel
 from zeolith.errors import (
@@ -95,7 +96,7 @@ def prompt_channel() -> tuple[Channel, StreamingWire]:
     return channel, wire
 
 
-MODULES = (channel_module, streams_module)
+MODULES = (channel_module, slots_module, streams_module)
 
 
 def test_an_interrupt_at_any_step_of_a_fetch() -> None:

@@ -90,9 +90,9 @@ def test_r6_a_server_that_has_forgotten_costs_the_cache(
     server.close()
     again = readmit(fake, tid_of(5))
     again.reply(again.expect(GetInvalidations), None)
-    again.fault(again.expect(VerifyMany), "ZODB.POSException.Unsupported", ("getTid",))
     again.reply(again.expect(GetInfo), INFO)
-    wait_until(storage.is_connected)
+    again.fault(again.expect(VerifyMany), "ZODB.POSException.Unsupported", ("getTid",))
+    wait_until(lambda: len(storage._cache) == 0)
     assert database.told == ["all"]
     assert cached(storage, X) is None
     assert [type(event) for event in events] == [StaleCache]

@@ -66,6 +66,7 @@ class CacheInfo:
             if database is None
             else {"identity": database.identity, "epoch": database.epoch},
             "current": contents.current,
+            "unverified": contents.suspects,
             "earlier": contents.earlier,
             "bytes_used": contents.bytes_used,
             "capacity": snapshot.rings.capacity,

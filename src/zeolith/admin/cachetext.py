@@ -50,6 +50,8 @@ def _index(info: CacheInfo) -> list[tuple[str, str]]:
         ("records", f"{contents.current} current, {contents.earlier} earlier"),
         ("bytes used", f"{size(contents.bytes_used)} of {size(snapshot.rings.capacity)}"),
     ]
+    if contents.suspects:
+        rows.append(("to be verified", f"{contents.suspects} of the current records"))
     if records := contents.current + contents.earlier:
         mean = contents.bytes_used / records
         rows.append(("record", f"{size(contents.biggest)} at most, {size(mean)} on average"))

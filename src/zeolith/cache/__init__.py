@@ -2,9 +2,9 @@
 
 from .foreign import ForeignCache
 from .home import CacheHome, CacheInUse
-from .interface import ClientCache, Revision
+from .interface import CacheStatistics, ClientCache, Revision
 from .log import MINIMUM_SIZE
-from .ring import CacheStatistics, RingCache
+from .ring import RingCache
 
 __all__ = [
     "MINIMUM_SIZE",

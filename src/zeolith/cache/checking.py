@@ -170,12 +170,8 @@ def _keys(snapshot: Snapshot) -> tuple[list[int], list[int]]:
     Integers, because there may be millions: a tuple of two would take three times as much.
     """
     index = PlaceIndex()
-    index.load(snapshot.pages)
-    current = [
-        place << _OID_BITS | int.from_bytes(oid, "big")
-        for number in index.pages
-        for oid, place in index.items_of(number)
-    ]
+    index.load(snapshot.pages, snapshot.suspects)
+    current = [place << _OID_BITS | int.from_bytes(oid, "big") for oid, place in index.items()]
     earlier = [
         place << _OID_BITS | oid for oid, row in snapshot.rows for _, _, place in entries_of(row)
     ]
@@ -245,14 +241,16 @@ def _without(snapshot: Snapshot, bad: tuple[frozenset[int], frozenset[int]]) -> 
     """Return *snapshot* without the revisions in *bad*."""
     current, earlier = bad
     index = PlaceIndex()
-    index.load(snapshot.pages)
+    index.load(snapshot.pages, snapshot.suspects)
     for key in current:
         index.delete((key & _OID_MASK).to_bytes(8, "big"))
-    held = sum(len(page) for page in index.pages.values())
+    held = sum(1 for _ in index.items())
     rows = []
     for oid, row in snapshot.rows:
         entries = [e for e in entries_of(row) if e[2] << _OID_BITS | oid not in earlier]
         held += len(entries)
         if entries:
             rows.append((oid, pack_row(entries)))
-    return snapshot._replace(revisions=held, pages=index.dump(), rows=rows)
+    return snapshot._replace(
+        revisions=held, pages=index.dump(), rows=rows, suspects=index.dump_suspects()
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from itertools import chain
 from typing import Final, NamedTuple
 
 from BTrees.fsBTree import fsBucket
@@ -100,13 +101,15 @@ def places_of(page: bytes) -> Iterator[tuple[bytes, int]]:
 class Contents(NamedTuple):
     """What an index says there is.
 
-    :ivar current: current revisions.
+    :ivar current: current revisions, suspects included.
+    :ivar suspects: those that a server has yet to verify; see :mod:`.suspects`.
     :ivar earlier: earlier ones.
     :ivar bytes_used: of all their records.
     :ivar biggest: bytes of the longest record, 0 if there are none.
     """
 
     current: int
+    suspects: int
     earlier: int
     bytes_used: int
     biggest: int
@@ -114,11 +117,12 @@ class Contents(NamedTuple):
 
 def count(snapshot: Snapshot) -> Contents:
     """Add up what *snapshot* says of records; reads none of them."""
-    current = earlier = used = biggest = 0
-    for _, page in snapshot.pages:
+    current = suspects = earlier = used = biggest = 0
+    for number, (_, page) in enumerate(chain(snapshot.pages, snapshot.suspects)):
         for _, place in places_of(page):
             length = place & LENGTH_MASK
             current += 1
+            suspects += number >= len(snapshot.pages)
             used += length
             biggest = max(biggest, length)
     for _, row in snapshot.rows:
@@ -127,7 +131,7 @@ def count(snapshot: Snapshot) -> Contents:
             earlier += 1
             used += length
             biggest = max(biggest, length)
-    return Contents(current, earlier, used, biggest)
+    return Contents(current, suspects, earlier, used, biggest)
 
 
 def _recognize(path: str) -> int:

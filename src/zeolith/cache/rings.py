@@ -85,6 +85,11 @@ class RingsState(NamedTuple):
         """Most bytes that both rings take."""
         return (self.small.end - self.small.first + self.main.end - self.main.first) << self.shift
 
+    @property
+    def used(self) -> int:
+        """Bytes that records take, those included that were replaced and not yet swept out."""
+        return (self.small.used + self.main.used) << self.shift
+
 
 class Rings:
     """Keeps records, as many as there is room for.
@@ -274,7 +279,7 @@ class Rings:
             # One after the other, each has to be in the index before the next sweep.
             copy = self._append_main(bodies[at]) if copies is None else copies[at]
             if is_current:
-                self._index.set(oid, copy)
+                self._index.move(oid, copy)
             else:
                 self._earlier.move(oid, place, copy)
 
@@ -304,11 +309,12 @@ class Rings:
         larger: list[bytes] = []
         for (oid, uses), body, copy in zip(kept, bodies, main.copy(bodies) if bodies else []):
             if copy is None:
+                if not index.is_suspect(oid):  # one that came back would be one no more
+                    larger.append(body)
                 index.delete(oid)
                 self._dropped_one()
-                larger.append(body)
             else:
-                index.set(oid, copy)
+                index.move(oid, copy)
                 marks[copy >> MARK_SHIFT] = uses - 1
                 self.kept += 1
         self._release(main, batch)

@@ -17,16 +17,18 @@ Layout, all numbers big-endian::
     number of segments u32 | per segment: seed u32, in the order of the machine
     number of pages u32 | per page: number u64, size u32, the page
     number of rows u32  | per row: oid u64, size u32, the row
+    number of pages of suspects u32 | per page as above
     checksum 4
 
 A page is what BTrees' fsBucket gives as bytes: keys of two bytes, sorted, then places of six.  A
-row is what :mod:`.earlier` keeps of one object.  The checksum is made as that of a record.
+row is what :mod:`.earlier` keeps of one object; suspects are explained in :mod:`.suspects`.  The
+checksum is made as that of a record.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -61,6 +63,7 @@ class Snapshot(NamedTuple):
     :ivar rings: where in the file what is.
     :ivar pages: number and bytes of each page of the index.
     :ivar rows: object id as a number, and what is known of its earlier revisions.
+    :ivar suspects: as *pages*, of what may be out of date already as of *last_tid*.
     """
 
     last_tid: bytes
@@ -70,11 +73,12 @@ class Snapshot(NamedTuple):
     rings: RingsState
     pages: list[tuple[int, bytes]]
     rows: list[tuple[int, bytes]]
+    suspects: Sequence[tuple[int, bytes]] = ()
 
 
 def serialize_snapshot(snapshot: Snapshot) -> bytes:
     """Return the bytes of the index file."""
-    last_tid, database, storage, revisions, rings, pages, rows = snapshot
+    last_tid, database, storage, revisions, rings, pages, rows, suspects = snapshot
     identity, epoch = (b"", 0) if database is None else (database[0].encode(), database[1])
     name = storage.encode()
     head = _HEAD.pack(
@@ -83,11 +87,12 @@ def serialize_snapshot(snapshot: Snapshot) -> bytes:
         epoch, len(identity), len(name),
     )  # fmt: skip
     seeds = _COUNT.pack(len(rings.seeds) // _SEED_SIZE) + rings.seeds
-    body = b"".join((head, identity, name, seeds, *_parts(pages), *_parts(rows)))
+    parts = (*_parts(pages), *_parts(rows), *_parts(suspects))
+    body = b"".join((head, identity, name, seeds, *parts))
     return body + crc32(body).to_bytes(CHECKSUM_SIZE, "little")
 
 
-def _parts(parts: list[tuple[int, bytes]]) -> Iterable[bytes]:
+def _parts(parts: Sequence[tuple[int, bytes]]) -> Iterable[bytes]:
     yield _COUNT.pack(len(parts))
     for number, data in parts:
         yield _PART.pack(number, len(data))
@@ -113,7 +118,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
     at += _COUNT.size
     seeds = data[at : at + count * _SEED_SIZE]
     reader = _Parts(data, at + len(seeds))
-    pages, rows = list(reader.take()), list(reader.take())
+    pages, rows, suspects = list(reader.take()), list(reader.take()), list(reader.take())
     return Snapshot(
         last_tid,
         Database(identity, epoch) if identity else None,
@@ -122,6 +127,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
         RingsState(shift, bits, seeds, LogState(*logs[:6]), LogState(*logs[6:])),
         pages,
         rows,
+        suspects,
     )
 
 

@@ -20,8 +20,9 @@ from ZODB.POSException import ReadOnlyError
 from ..errors import ClientDisconnected, IncompatiblePeer, ProtocolViolation, ServerRefused
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
-from .channel import Channel, Receiver
+from .channel import Channel
 from .economy import prefers_compression
+from .receiver import Receiver
 from .strangers import describe_tls, describe_violation, is_lasting
 from .wire import Address, PlainWire, TlsWire, Wire, open_socket
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
@@ -24,6 +25,7 @@ from .channel import Channel
 from .connector import Candidate, Connector, Mode
 from .intake import Intake
 from .outages import anew, log_failure, not_connected
+from .rechecking import Rechecking
 from .states import TRANSITIONS, State
 from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
@@ -62,6 +64,9 @@ class Owner(CacheOwner, Protocol):
 
     def noticed(self, request: Request) -> None:
         """The server sent a notice other than an invalidation."""
+
+    def tended(self, channel: Channel) -> None:
+        """Another minute of a connection has passed; must not wait for the server."""
 
     def resized(self, length: int, size: int) -> None:
         """The storage has *length* objects and *size* bytes now."""
@@ -441,16 +446,23 @@ class Link:
         candidate = self._next_candidate()
         if candidate is None:
             return None
+        rechecking = Rechecking(self.name, candidate.channel, self.cache, self.owner)
         try:
             if not self._adopt(candidate):
                 return None
             began = time.monotonic()
-            # What the cache knows is brought to disk: a process that is killed leaves it warm.
-            watch(candidate.channel, self._nudge, self.cache.save)
+            rechecking.start()
+            watch(candidate.channel, self._nudge, partial(self._tend, candidate.channel))
             return time.monotonic() - began
         finally:
             candidate.channel.close(ClientDisconnected("closed"))
             candidate.channel.release()
+            rechecking.join()
+
+    def _tend(self, channel: Channel) -> None:
+        # What the cache knows is brought to disk: a process that is killed leaves it warm.
+        self.cache.save()
+        self.owner.tended(channel)
 
     def _next_candidate(self) -> Candidate | None:
         with self._changed:

@@ -57,6 +57,7 @@ from .arguments import (
 )
 from .blobs import BlobDirectory
 from .cacheplace import make_cache, open_cache
+from .cachestats import CacheStats, make_report, make_stats
 from .channel import Channel
 from .committer import Committer
 from .events import StaleCache
@@ -240,6 +241,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def _start(self, cache: ClientCache) -> None:
         self._cache = cache
+        self._hits = self._misses = 0
         # Bound once: the first thing that every load does.
         self._cached = self._cache.load_before
         self._link = Link(self.__name__, self._options, self._cache, self)
@@ -372,6 +374,10 @@ class ClientStorage(ConflictResolvingStorage):
         status: dict[str, Any] = self._link.ask(ServerStatus(), timeout)
         return status
 
+    def cache_stats(self) -> CacheStats:
+        """Return what the cache has done and holds; does not ask the server."""
+        return make_stats(self._cache, self._hits, self._misses)
+
     # -- reading ---------------------------------------------------------------------------------
 
     def lastTransaction(self) -> bytes:
@@ -396,7 +402,13 @@ class ClientStorage(ConflictResolvingStorage):
         :raises POSKeyError: there is no such object.
         :raises ClientDisconnected: it is not cached, and no server in time.
         """
-        found = self._cached(oid, tid) or self._link.load_before(oid, tid)
+        found = self._cached(oid, tid)
+        if found is not None:
+            # Without a lock: one step to the interpreter, and 10 ns to a hit.
+            self._hits += 1
+            return found
+        self._misses += 1
+        found = self._link.load_before(oid, tid)
         if found is None and oid == ROOT_OID:
             # Another application has created the database just now.  To ZODB None means that the
             # object was deleted, which ends an application that is starting; told that there is no
@@ -680,6 +692,11 @@ class ClientStorage(ConflictResolvingStorage):
         except Exception:
             # A subscriber's fault must not keep us from connecting.
             logger.exception("%s: a subscriber of StaleCache failed", self.__name__)
+
+    def tended(self, channel: Channel) -> None:
+        """Another minute of a connection has passed: tell the server how the cache does."""
+        if channel.speaks_own:
+            channel.add(make_report(self.cache_stats()))
 
     def resized(self, length: int, size: int) -> None:
         """The storage has *length* objects and *size* bytes now."""

@@ -137,15 +137,14 @@ def _write_begin(request: AnyRequest, limit: int) -> bytes:
     return b"".join((head, user, description, extension, tail))
 
 
-def normalized(request: AnyRequest) -> AnyRequest:
-    """Return a TpcBegin that has bytes for texts and extension data."""
+def normalized(request: AnyRequest) -> tuple[Any, ...]:
+    """Return the fields of a TpcBegin, with bytes for texts and extension data."""
     txn, user, description, extension, tid, status, uid = request
     if not extension:
         extension = b""
     elif extension.__class__ is not bytes:
         raise TypeError("extension data is sent as the bytes that storages keep")
-    texts = _bytes_of(user), _bytes_of(description)
-    return m.TpcBegin(txn, *texts, extension, tid, status, uid)
+    return txn, _bytes_of(user), _bytes_of(description), extension, tid, status, uid
 
 
 def _bytes_of(text: str | bytes) -> bytes:
@@ -238,20 +237,24 @@ def _read_load_nothing(payload: bytes) -> Message:
 
 
 def _read_begin(payload: bytes) -> Message:
-    txn, flags, mark, *sizes = _BEGIN.unpack_from(payload)
+    txn, flags, mark, user_size, description_size, extension_size = _BEGIN.unpack_from(payload)
     if flags > _HAS_TID | _HAS_UID or mark > 127:
         raise UndecodableMessage("the beginning of a transaction with unknown flags")
-    texts = []
-    at = _BEGIN.size
-    tid_size = 8 if flags & _HAS_TID else 0
-    uid_size = UID_SIZE if flags & _HAS_UID else 0
-    for size in (*sizes, tid_size, uid_size):
-        texts.append(payload[at : at + size])
-        at += size
-    if at != len(payload):
+    about_at = _BEGIN.size + user_size
+    extension_at = about_at + description_size
+    tid_at = extension_at + extension_size
+    uid_at = tid_at + 8 if flags & _HAS_TID else tid_at
+    if len(payload) != (uid_at + UID_SIZE if flags & _HAS_UID else uid_at):
         raise UndecodableMessage("the beginning of a transaction has not its length")
-    user, description, extension, tid, uid = texts
-    fields = txn, user, description, extension, tid or None, chr(mark), uid or None
+    fields = (
+        txn,
+        payload[_BEGIN.size : about_at],
+        payload[about_at:extension_at],
+        payload[extension_at:tid_at],
+        payload[tid_at:uid_at] or None,
+        chr(mark),
+        payload[uid_at:] or None,
+    )
     request = make_tuple(m.TpcBegin, fields)
     return make_tuple(Notice, (request,))
 

@@ -1,7 +1,7 @@
 """Who votes next, who holds the commit lock and until when.
 
-Pure: no thread, no clock, no I/O.  Time is an argument; what is to be done is returned as actions,
-which the caller carries out in the order returned.
+Pure: no thread, no clock, no I/O.  Time is an argument; what is to be done is returned as an
+action, which the caller carries out.
 
 A *ticket* stands for one transaction that wants to commit; any hashable object will do.  Its way::
 
@@ -158,7 +158,7 @@ class CommitQueue(Generic[Ticket]):
         """Return the phase of *ticket*, or None if it is unknown."""
         return self._phases.get(ticket)
 
-    def vote(self, ticket: Ticket) -> list[Action[Ticket]]:
+    def vote(self, ticket: Ticket) -> Action[Ticket] | None:
         """*ticket* wants to commit.
 
         :raises IllegalStep: it is here already.
@@ -167,12 +167,12 @@ class CommitQueue(Generic[Ticket]):
             raise IllegalStep(self._phases[ticket], None)
         if self.holder is not None:
             self._phases[ticket] = Phase.WAITING
-            return []
+            return None
         self.holder = ticket
         self._phases[ticket] = Phase.VOTING
-        return [Action(Deed.VOTE, ticket)]
+        return Action(Deed.VOTE, ticket)
 
-    def step(self, ticket: Ticket, what: Input, now: float) -> list[Action[Ticket]]:
+    def step(self, ticket: Ticket, what: Input, now: float) -> Action[Ticket] | None:
         """Apply *what* to *ticket*.
 
         :param now: the time, in seconds of any clock.
@@ -190,22 +190,22 @@ class CommitQueue(Generic[Ticket]):
             # Nobody who goes leaves anything to be done.
             return self._leave(ticket)
         self._phases[ticket] = successor
-        return [] if deed is None else [Action(deed, ticket)]
+        return None if deed is None else Action(deed, ticket)
 
-    def expire(self, now: float) -> list[Action[Ticket]]:
+    def expire(self, now: float) -> Action[Ticket] | None:
         """Abort the holder if its time is over; nothing happens if it is not."""
         if self._deadline is None or now < self._deadline:
-            return []
+            return None
         holder = self.holder
         assert holder is not None  # a deadline is set only while there is one
         return self.step(holder, Input.EXPIRE, now)
 
-    def _leave(self, ticket: Ticket) -> list[Action[Ticket]]:
+    def _leave(self, ticket: Ticket) -> Action[Ticket] | None:
         del self._phases[ticket]
         if ticket != self.holder:
-            return []
+            return None
         self.holder = holder = next(iter(self._phases), None)
         if holder is None:
-            return []
+            return None
         self._phases[holder] = Phase.VOTING
-        return [Action(Deed.VOTE, holder)]
+        return Action(Deed.VOTE, holder)

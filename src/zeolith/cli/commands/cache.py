@@ -12,6 +12,7 @@ COMMANDS: Final[dict[str, str]] = {
     "check": "Read cache files to their end, and say what is damaged.",
     "info": "Show what is in cache files, also while they are in use.",
     "stats": "Say what a trace of a client's cache holds.",
+    "simulate": "Say what size of a cache would give which hit rate.",
 }
 """As the table of the same name in :mod:`..group`; the command ``stats`` is ``cache_stats``."""
 
