@@ -5,6 +5,8 @@ from .home import CacheHome, CacheInUse
 from .interface import CacheStatistics, ClientCache, Revision
 from .log import MINIMUM_SIZE
 from .ring import RingCache
+from .shared import SharedCache
+from .siblings import Siblings
 
 __all__ = [
     "MINIMUM_SIZE",
@@ -15,4 +17,6 @@ __all__ = [
     "ForeignCache",
     "Revision",
     "RingCache",
+    "SharedCache",
+    "Siblings",
 ]

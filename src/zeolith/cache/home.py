@@ -36,6 +36,9 @@ ASIDE: Final = ".zeo"
 """Appended to the name of a cache file of ZEO that stands where ours is to be."""
 
 
+INDEX_SUFFIX: Final = ".index"
+"""Appended to the name of the file of records: the file of the snapshot."""
+
 INDEX_SHARE: Final = 2
 """Bytes of the index for one of the records, at most: an object takes at least 32 bytes there, and
 at most 64 here."""
@@ -78,7 +81,7 @@ class CacheHome:
     @property
     def index_path(self) -> str:
         """The file of the snapshot."""
-        return self.path + ".index"
+        return self.path + INDEX_SUFFIX
 
     def _open(self) -> IO[bytes]:
         file = self._open_claimed()
@@ -233,8 +236,11 @@ def _claim(descriptor: int, path: str, cache: str) -> None:
             said = os.pread(descriptor, 40, 0).decode("ascii", "replace").strip()
         if said == str(os.getpid()):
             problem = "another storage of this process uses it"
-            remedy = "give each a cache name of its own"
+            remedy = "give each a cache name of its own, or have them share it: shared_cache"
         else:
             problem = "another process uses it" + (f" (process {said})" if said.isdigit() else "")
-            remedy = "give each process a cache name of its own"
+            remedy = (
+                "give each process a cache name of its own, or have all of them share it: "
+                "shared_cache"
+            )
         raise CacheInUse(f"client cache {cache}", problem, remedy) from None

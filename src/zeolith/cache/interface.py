@@ -32,6 +32,7 @@ class CacheStatistics(NamedTuple):
         had been written over since the last snapshot.
     :ivar used: bytes of the file that records take, those included that were replaced and not yet
         swept out.
+    :ivar borrowed: revisions that were read in the files of other processes.
     """
 
     revisions: int
@@ -41,6 +42,7 @@ class CacheStatistics(NamedTuple):
     kept: int
     damaged: int = 0
     used: int = 0
+    borrowed: int = 0
 
 
 class ClientCache(Protocol):

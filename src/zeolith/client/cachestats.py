@@ -24,6 +24,7 @@ class CacheStats(NamedTuple):
     :ivar records: records held, those of earlier revisions included.
     :ivar used: bytes of the file that records take; those that were replaced lately are included.
     :ivar capacity: most bytes that it takes; 0 once its disk has failed.
+    :ivar borrowed: hits that were found in the files of other processes; see ``shared_cache``.
     """
 
     hits: int
@@ -35,6 +36,7 @@ class CacheStats(NamedTuple):
     records: int
     used: int
     capacity: int
+    borrowed: int = 0
 
     @property
     def hit_rate(self) -> float | None:
@@ -60,6 +62,7 @@ def make_stats(cache: ClientCache, hits: int, misses: int) -> CacheStats:
         found.revisions,
         found.used,
         found.capacity,
+        found.borrowed,
     )
 
 

@@ -26,6 +26,7 @@ from .connector import Candidate, Connector, Mode
 from .intake import Intake
 from .outages import anew, log_failure, not_connected
 from .rechecking import Rechecking
+from .sharing import ask_changes, tend
 from .states import TRANSITIONS, State
 from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
@@ -461,7 +462,7 @@ class Link:
 
     def _tend(self, channel: Channel) -> None:
         # What the cache knows is brought to disk: a process that is killed leaves it warm.
-        self.cache.save()
+        tend(self.cache)
         self.owner.tended(channel)
 
     def _next_candidate(self) -> Candidate | None:
@@ -507,6 +508,8 @@ class Link:
                 self.options.drop_rather_than_verify,
                 self.visibility,
             )
+            if not self.options.drop_rather_than_verify:
+                ask_changes(channel, self.cache, candidate.database, tid)
             info = channel.call(GetInfo())
             # Nobody may read between the last held invalidation and the first one applied
             # directly, or their order could be lost.

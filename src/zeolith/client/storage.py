@@ -56,7 +56,7 @@ from .arguments import (
     check_wanted,
 )
 from .blobs import BlobDirectory
-from .cacheplace import make_cache, open_cache
+from .cacheplace import make_cache, make_child_cache
 from .cachestats import CacheStats, make_report, make_stats
 from .channel import Channel
 from .committer import Committer
@@ -144,6 +144,8 @@ class ClientStorage(ConflictResolvingStorage):
         (60; 1 to 86400), and 0 to wait for ever.
     :param compression: compress large messages, if the server does, too; None: only where it
         usually pays, which is not within one host, and not over TLS.
+    :param shared_cache: processes of this host that name the same cache each keep a file of it, and
+        read each other's.
     :raises ConfigurationError: a keyword cannot be used; it names the keyword and the way out.
     :raises ClientDisconnected: with *wait*: no server within *wait_timeout*.
     """
@@ -183,6 +185,7 @@ class ClientStorage(ConflictResolvingStorage):
         database_behind: str = "drop-cache",
         dead_server_timeout: float | None = None,
         compression: bool | None = None,
+        shared_cache: bool = False,
     ) -> None:
         refuse_unusable(
             disconnect_poll=disconnect_poll,
@@ -224,12 +227,11 @@ class ClientStorage(ConflictResolvingStorage):
         self._is_closed = False
         self._blobs = make_blobs(blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check)
         self.fshelper = None if self._blobs is None else self._blobs.fshelper
-        refuse_cache(cache, cache_size, client, storage, var)
-        self._make_temporary: Callable[[], ClientCache] = partial(
-            open_cache, None, cache_size, None if isinstance(cache, str) else var
-        )
+        refuse_cache(cache, cache_size, client, storage, var, shared_cache)
+        place = cache, cache_size, client, storage, var, shared_cache
+        self._make_temporary: Callable[[], ClientCache] = partial(make_child_cache, *place)
         try:
-            self._start(make_cache(cache, cache_size, client, storage, var))
+            self._start(make_cache(*place))
             if wait_for_server_on_startup is not None and wait is None:
                 wait = wait_for_server_on_startup
             if wait or wait is None:
