@@ -18,8 +18,9 @@ import zeolith
 from zeolith.cache import RingCache
 from zeolith.cache.traced import TracedCache
 from zeolith.cache.traces import Code, Event, open_trace
-from zeolith.client.cachetracing import TRACE_VARIABLE, find_trace
+from zeolith.client.cachetracing import TRACE_VARIABLE, find_trace, make_ring
 from zeolith.client.storage import ClientStorage
+from zeolith.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -133,6 +134,18 @@ def test_a_trace_that_cannot_be_written_stops_nobody(
         assert not isinstance(storage._cache, TracedCache)
     (said,) = [r.message for r in caplog.records if r.name == "zeolith.client.cachetracing"]
     assert "the cache is not traced: [Errno 2] No such file" in said
+
+
+def test_a_cache_that_cannot_be_made_leaves_its_trace_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trace = tmp_path / "app.trace"
+    monkeypatch.setenv(TRACE_VARIABLE, str(trace))
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        make_ring(None, 100_000, directory=str(tmp_path / "nowhere"))
+    with closing(make_ring(None, 100_000)) as cache:
+        assert isinstance(cache, TracedCache)
+        assert cache.trace.path == str(trace)
 
 
 def test_a_child_has_a_trace_of_its_own(

@@ -266,7 +266,10 @@ NEVER: Final = (1 << 63) - 1
 
 
 def _following(workload: Workload) -> array[int]:
-    """Return for each load and store when the same revision is loaded next, as a step's number."""
+    """Return for each load and store when the same revision is loaded next, as a step's number.
+
+    A clear in between makes no difference: what is needed before it comes first.
+    """
     following = array("Q")
     later: dict[int, int] = {}
     for at in range(len(workload.steps) - 1, -1, -1):
@@ -275,8 +278,6 @@ def _following(workload: Workload) -> array[int]:
             following.append(later.get(revision, NEVER))
             if kind == Step.LOAD:
                 later[revision] = at
-        elif kind == Step.CLEAR:
-            later.clear()
     following.reverse()
     return following
 
