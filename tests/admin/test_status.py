@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -386,6 +387,28 @@ def test_nothing_in_a_table_reaches_the_terminal_raw() -> None:
     assert all(line.isprintable() for line in lines)
     assert render_connections([]) == ["no connections"]
     assert printable("ü\x9b") == "ü?"
+
+
+@pytest.mark.parametrize(
+    ("cache", "hits", "used"),
+    [
+        (None, "-", "-"),
+        ({"hits": 0, "misses": 0, "used": 0}, "-", "0 B"),
+        ({"hits": 0, "misses": 3, "used": 700}, "0.0%", "700 B"),
+        ({"hits": 2, "misses": 1, "used": 1_500_000}, "66.7%", "1.5 MB"),
+        ({"hits": 5, "misses": 0, "used": 10}, "100.0%", "10 B"),
+    ],
+)
+def test_the_cache_of_a_client(cache: dict[str, int] | None, hits: str, used: str) -> None:
+    connection = {
+        "number": 1, "label": "one", "address": "x", "user": "", "storage": "1",
+        "read_only": True, "age": 1.0, "idle": 0.0, "transaction": None, "cache": cache,
+        "unsent": 7,
+    }  # fmt: skip
+    heading, row = render_connections([connection])
+    assert heading.split()[-3:] == ["hits", "cache", "unsent"]
+    cells = [cell.strip() for cell in re.split(r" {2,}", row)]
+    assert cells[-3:] == [hits, used, "7 B"]
 
 
 @pytest.mark.parametrize(

@@ -359,3 +359,10 @@ def test_many_are_dropped_when_closed(cache: ClientCache) -> None:
         cache.close()
         cache.store_many([(OID, T2, None, b"data")])
         assert cache.load_before(OID, MAX_TID) is None
+
+
+def test_it_says_how_many_it_holds(cache: ClientCache) -> None:
+    assert cache.statistics().revisions == 0
+    cache.store(OID, T1, T2, b"one")
+    cache.store(OID, T2, None, b"two")
+    assert cache.statistics().revisions == 2

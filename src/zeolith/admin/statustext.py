@@ -13,9 +13,9 @@ _COUNTERS: Final = ("loads", "stores", "commits", "aborts", "conflicts", "confli
 
 _HEADINGS: Final = (
     "number", "label", "address", "TLS user", "storage", "mode", "age", "idle", "transaction",
-    "unsent",
+    "hits", "cache", "unsent",
 )  # fmt: skip
-_RIGHT: Final = frozenset({0, 6, 7, 9})
+_RIGHT: Final = frozenset({0, 6, 7, 9, 10, 11})
 
 MISSING: Final = (
     "This is a ZEO server: it tells its counters only, not its version, sizes, packs, connections "
@@ -70,8 +70,17 @@ def _row(connection: dict[str, Any]) -> tuple[str, ...]:
         "-"
         if transaction is None
         else f"{printable(transaction['stage'])} for {duration(transaction['age'])}",
+        *_cache(connection.get("cache")),
         size(connection["unsent"]),
     )
+
+
+def _cache(cache: dict[str, int] | None) -> tuple[str, str]:
+    """Return hit rate and size."""
+    if cache is None:
+        return "-", "-"
+    loads = cache["hits"] + cache["misses"]
+    return f"{cache['hits'] / loads:.1%}" if loads else "-", size(cache["used"])
 
 
 def _render_server(status: Status) -> list[str]:

@@ -90,6 +90,13 @@ class LogState(NamedTuple):
     limit: int
     is_wrapped: bool
 
+    @property
+    def used(self) -> int:
+        """How much records take."""
+        if self.head < self.tail:
+            return self.head - self.first + self.limit - self.tail
+        return self.head - self.tail
+
     @classmethod
     def empty(cls, first: int, end: int) -> LogState:
         """Return the state of a log without records."""

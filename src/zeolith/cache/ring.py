@@ -30,7 +30,7 @@ import tempfile
 from collections.abc import Sequence
 from os import pread
 from threading import Lock, RLock
-from typing import IO, Final, NamedTuple
+from typing import IO, Final
 from zlib import crc32
 
 from ..errors import ConfigurationError
@@ -39,7 +39,7 @@ from ..types import NO_TID
 from .earlier import EarlierRevisions
 from .home import HEADER_SIZE, CacheHome
 from .index import PAGE_BITS, PlaceIndex
-from .interface import Revision
+from .interface import CacheStatistics, Revision
 from .log import LENGTH_BITS, LENGTH_MASK, MINIMUM_SIZE, NO_ROOM, LogDamaged
 from .records import (
     CHECKSUM_SIZE,
@@ -57,26 +57,6 @@ logger = logging.getLogger(__name__)
 
 _DATA_AT: Final = HEADER.size
 _DATA_END: Final = -CHECKSUM_SIZE
-
-
-class CacheStatistics(NamedTuple):
-    """A snapshot of what a cache holds and has done.
-
-    :ivar revisions: revisions held, earlier ones included.
-    :ivar capacity: most bytes the file takes now; 0 once the cache has given up.
-    :ivar stored: revisions taken in.
-    :ivar dropped: revisions swept out.
-    :ivar kept: revisions that a sweep copied because they had been used.
-    :ivar damaged: records that were not there when they were looked for: after a crash those that
-        had been written over since the last snapshot.
-    """
-
-    revisions: int
-    capacity: int
-    stored: int
-    dropped: int
-    kept: int
-    damaged: int = 0
 
 
 class RingCache:
@@ -170,9 +150,9 @@ class RingCache:
         """Return what the cache holds and has done; any thread."""
         with self._lock:
             rings = self._rings
-            capacity = 0 if self._is_off else rings.capacity
+            capacity, used = (0, 0) if self._is_off else (rings.capacity, rings.state.used)
             return CacheStatistics(
-                rings.count, capacity, rings.stored, rings.dropped, rings.kept, self._damaged
+                rings.count, capacity, rings.stored, rings.dropped, rings.kept, self._damaged, used
             )
 
     # -- reading -------------------------------------------------------------------------------

@@ -74,6 +74,11 @@ class RingsState(NamedTuple):
         """Most bytes that both rings take."""
         return (self.small.end - self.small.first + self.main.end - self.main.first) << self.shift
 
+    @property
+    def used(self) -> int:
+        """Bytes that records take, those included that were replaced and not yet swept out."""
+        return (self.small.used + self.main.used) << self.shift
+
 
 class Rings:
     """Keeps records, as many as there is room for.

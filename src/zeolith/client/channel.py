@@ -359,6 +359,21 @@ class Channel:
             self._end(failure)
             raise self._disconnected()
 
+    def add(self, request: Request) -> None:
+        """Have *request*, which has no answer and may be lost, sent with whatever is sent next.
+
+        Never waits: while somebody is sending it is left out.
+        """
+        frame = self._codec.notice(request)
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if self._cause is None:
+                self._waiting.append(frame)
+                self._waiting_size += len(frame)
+        finally:
+            self._sending.release()
+
     def flush(self) -> None:
         """Send what ``post`` has collected."""
         if self._is_sender():

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
@@ -25,6 +26,7 @@ from .connector import Candidate, Connector, Mode
 from .intake import Intake
 from .outages import anew, log_failure, not_connected
 from .rechecking import Rechecking
+from .sharing import ask_changes, tend
 from .states import TRANSITIONS, State
 from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
@@ -63,6 +65,9 @@ class Owner(CacheOwner, Protocol):
 
     def noticed(self, request: Request) -> None:
         """The server sent a notice other than an invalidation."""
+
+    def tended(self, channel: Channel) -> None:
+        """Another minute of a connection has passed; must not wait for the server."""
 
     def resized(self, length: int, size: int) -> None:
         """The storage has *length* objects and *size* bytes now."""
@@ -448,13 +453,17 @@ class Link:
                 return None
             began = time.monotonic()
             rechecking.start()
-            # What the cache knows is brought to disk: a process that is killed leaves it warm.
-            watch(candidate.channel, self._nudge, self.cache.save)
+            watch(candidate.channel, self._nudge, partial(self._tend, candidate.channel))
             return time.monotonic() - began
         finally:
             candidate.channel.close(ClientDisconnected("closed"))
             candidate.channel.release()
             rechecking.join()
+
+    def _tend(self, channel: Channel) -> None:
+        # What the cache knows is brought to disk: a process that is killed leaves it warm.
+        tend(self.cache)
+        self.owner.tended(channel)
 
     def _next_candidate(self) -> Candidate | None:
         with self._changed:
@@ -499,6 +508,8 @@ class Link:
                 self.options.drop_rather_than_verify,
                 self.visibility,
             )
+            if not self.options.drop_rather_than_verify:
+                ask_changes(channel, self.cache, candidate.database, tid)
             info = channel.call(GetInfo())
             # Nobody may read between the last held invalidation and the first one applied
             # directly, or their order could be lost.

@@ -227,7 +227,12 @@ def make_link_options(
 
 
 def refuse_cache(
-    cache: Any, cache_size: int, client: str | None, storage: str, var: str | None
+    cache: Any,
+    cache_size: int,
+    client: str | None,
+    storage: str,
+    var: str | None,
+    is_shared: bool = False,
 ) -> None:
     """Refuse keywords of the cache that cannot be used; nothing is made.
 
@@ -235,15 +240,22 @@ def refuse_cache(
     """
     for option, value in (("client", client), ("var", var)):
         refuse_no_text(option, value)
-    find_path(cache, client, storage, var)
+    path = find_path(cache, client, storage, var)
     if cache is not None and not isinstance(cache, str):
         for option, has_effect in (
             ("client", client),
             ("var", var is not None),
             ("cache_size", cache_size != CACHE_SIZE),
+            ("shared_cache", is_shared),
         ):
             if has_effect:
                 raise ConfigurationError(option, "has no effect with a cache of your own")
+    elif is_shared and path is None:
+        raise ConfigurationError(
+            "shared_cache",
+            "has no effect on a temporary cache, which no other process can find",
+            "give it a name with client, or a file with cache",
+        )
     _refuse_size("cache_size", cache_size)
 
 

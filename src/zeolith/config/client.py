@@ -77,7 +77,7 @@ def _keywords(section: Any) -> dict[str, Any]:
         "blob_dir", "shared_blob_dir", "blob_cache_size", "blob_cache_size_check", "client_label",
         "client", "var", "min_disconnect_poll", "max_disconnect_poll", "wait",
         "drop_cache_rather_verify", "server_sync", "database_behind", "dead_server_timeout",
-        "compression",
+        "compression", "shared_cache",
     ):  # fmt: skip
         if hasattr(section, keyword):
             keywords[keyword] = getattr(section, keyword)
@@ -116,6 +116,7 @@ def _check(keywords: dict[str, Any]) -> None:
         given("client"),
         keywords["storage"],
         given("var"),
+        given("shared_cache", False),
     )
     make_link_options(
         addr=keywords["addr"],

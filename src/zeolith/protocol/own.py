@@ -18,7 +18,7 @@ from typing import Any, Final
 from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import messages as m
 from . import msgpacks
-from .additions import NAMES, ChangesSince, VerifyMany
+from .additions import NAMES, CacheReport, ChangesSince, VerifyMany
 from .codec import Codec, Loaded
 from .compression import COMPRESSED, HEAD_SIZE, decompress, original_size
 from .framing import HEADER_SIZE, frame, pack_length
@@ -120,6 +120,7 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     53: OpenBlob,
     54: AttachBlob,
     55: OpenIteration,
+    61: CacheReport,
     64: m.Info,
     65: m.ReceiveBlobStart,
     66: m.ReceiveBlobChunk,

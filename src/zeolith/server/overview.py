@@ -96,6 +96,9 @@ def describe_connection(connection: Connection, now: float, loop_now: float) -> 
         "transaction": None
         if transaction is None
         else {"stage": transaction.stage.value, "age": _since(loop_now, transaction.began)},
+        "cache": None
+        if session is None or session.cache_report is None
+        else session.cache_report._asdict(),
         "unsent": connection.unsent,
     }
 

@@ -10,6 +10,7 @@ from ZODB.POSException import ReadOnlyError, StorageError
 
 from ..errors import MessageTooLarge
 from ..protocol import messages as m
+from ..protocol.additions import CacheReport
 from ..protocol.greeting import Coding
 from ..protocol.hello import Admission, serialize_admission
 from ..protocol.loadrequests import LoadMany
@@ -151,6 +152,10 @@ def set_client_label(session: Session, msgid: m.MsgId, request: m.SetClientLabel
     # It ends up in the log, where it must not be able to feign lines of its own.
     session.label = "".join(c if c.isprintable() else "?" for c in label[:_MAX_LABEL])
     session.reply(msgid, None)
+
+
+def cache_report(session: Session, msgid: m.MsgId, request: CacheReport) -> None:
+    session.cache_report = request
 
 
 def get_invalidations(session: Session, msgid: m.MsgId, request: m.GetInvalidations) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ZODB.POSException import POSError
 
 from ..errors import MessageTooLarge, ProtocolViolation
+from ..protocol.additions import CacheReport
 from ..protocol.codec import Codec
 from ..protocol.faults import serialize_fault
 from ..protocol.messages import MsgId
@@ -54,6 +55,7 @@ class Session:
     :ivar stats: the counters of that storage; likewise.
     :ivar is_registered: whether it has.
     :ivar label: what the client calls itself; may be empty.
+    :ivar cache_report: what it said last of its cache; None if it never did.
     :ivar read_only: whether the client may not write.
     :ivar publisher: of the storage the client has chosen; None before.
     :ivar transaction: in progress, or None.
@@ -71,6 +73,7 @@ class Session:
         "_incoming",
         "_outstanding",
         "_streams",
+        "cache_report",
         "codec",
         "is_lost",
         "is_registered",
@@ -101,6 +104,7 @@ class Session:
         self.codec = codec
         self.lobby = lobby
         self.label = ""
+        self.cache_report: CacheReport | None = None
         self.read_only = True
         self.publisher: Publisher | None = None
         self.transaction: Transaction | None = None
