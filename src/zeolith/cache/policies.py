@@ -115,6 +115,8 @@ class Zeolith:
 
     def clear(self) -> None:
         self._cache.clear()
+        # What follows may be the trace of another cache, from the same time.
+        self._ended.clear()
 
     def close(self) -> None:
         capacity = self._cache.statistics().capacity
