@@ -114,8 +114,9 @@ class Zeolith:
         self._cache.invalidate(oid, end.to_bytes(8, "big") if end else None)
 
     def clear(self) -> None:
-        self._cache.clear()
-        # What follows may be the trace of another cache, from the same time.
+        # A new one: what follows may be the trace of another cache, from the same time even.
+        self._cache.close()
+        self._cache = RingCache(self._room)
         self._ended.clear()
 
     def close(self) -> None:
