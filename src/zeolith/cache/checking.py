@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from .earlier import EarlierRevisions, entries_of, pack_row
-from .home import HEADER_SIZE, CacheHome, CacheInUse
+from .home import HEADER_SIZE, INDEX_SUFFIX, CacheHome, CacheInUse
 from .index import PlaceIndex
-from .inspection import INDEX, CacheFiles, is_same, look
+from .inspection import CacheFiles, is_same, look
 from .log import LENGTH_BITS, LENGTH_MASK, LogState, end_of
 from .records import earlier_seed, is_whole
 from .snapshot import Snapshot
@@ -141,7 +141,7 @@ def fix(findings: Findings) -> None:
             home.save(_without(snapshot, findings.bad))
             return
         if files.stamp is not None:
-            os.unlink(files.path + INDEX)
+            os.unlink(files.path + INDEX_SUFFIX)
         # What lies there is of no use to anybody.
         os.ftruncate(home.file.fileno(), HEADER_SIZE)
     finally:

@@ -78,8 +78,8 @@ class ServerConfig:
     socket_mode: int | None = None
     socket_owner: Owner | None = None
     read_only: bool = False
-    invalidation_queue_size: int = 100
-    invalidation_age: float | None = None
+    invalidation_queue_size: int = 10_000
+    invalidation_age: float | None = 86_400.0
     transaction_timeout: float | None = DEFAULT_TRANSACTION_TIMEOUT
     client_conflict_resolution: bool = False
     msgpack: bool = False

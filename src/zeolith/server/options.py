@@ -39,13 +39,14 @@ class ServerOptions:
     read_only: bool = False
     """Refuse clients that want to write.  Packing is still allowed."""
 
-    invalidation_queue_size: int = 100
+    invalidation_queue_size: int = 10_000
     """Transactions remembered, so that a client which was away for a moment learns what changed
-    instead of dropping its cache."""
+    instead of verifying its cache; fewer if they take more than ``invalidation_memory``."""
 
-    invalidation_age: float | None = None
+    invalidation_age: float | None = 86_400.0
     """Seconds.  A client that was away for no longer than this learns what changed even if the
-    queue is too short for it, at the price of reading the storage.  None: never."""
+    queue is too short for it, at the price of reading the storage for some seconds, on one of
+    ``slow_workers``.  0 or None: never."""
 
     transaction_timeout: float | None = 30.0
     """Seconds that a client may hold the commit lock after the answer to its vote.  None: for
@@ -113,9 +114,9 @@ class ServerOptions:
     max_outstanding: int = 128
     """Calls of one client that worker threads may have at the same time."""
 
-    invalidation_memory: int = 1_000_000
-    """Object ids in the invalidation queue, over all its transactions, and in an answer computed
-    because of ``invalidation_age``."""
+    invalidation_memory: int = 16 * MIB
+    """Bytes of the invalidation queue: eight for each object id, and 160 for each transaction.
+    Enough for 10,000 transactions that change 190 objects each."""
 
     load_workers: int = 8
     """Threads per server that load objects from slow storages."""

@@ -15,6 +15,7 @@ from ..protocol.greeting import Coding
 from ..protocol.hello import Admission, serialize_admission
 from ..protocol.loadrequests import LoadMany
 from .iterators import Iterators
+from .missed import find_missed
 from .service import StorageService
 from .session import Session
 from .workers import Lane
@@ -173,7 +174,7 @@ def get_invalidations(session: Session, msgid: m.MsgId, request: m.GetInvalidati
     session.began()
     service = session.service
     service.verifying += 1
-    service.missed_since(request.tid, found)
+    find_missed(service, request.tid, found)
 
 
 def load_serial(session: Session, msgid: m.MsgId, request: m.LoadSerial) -> None:
