@@ -17,7 +17,7 @@ from ..cache import CacheHome, CacheInUse, ForeignCache, RingCache, SharedCache,
 from ..cache.home import ForeignFile
 from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
-from .cachetracing import make_ring
+from .cachetracing import make_ring, make_shared
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,8 @@ def open_shared(
             own = make_ring(None, size, directory=var)
     try:
         others = [other for other in paths if other != taken]
-        return SharedCache(own, Siblings(others, max(size // INDEX_SHARE, LEAST_INDEXES)))
+        siblings = Siblings(others, max(size // INDEX_SHARE, LEAST_INDEXES))
+        return make_shared(own, siblings)
     except BaseException:
         own.close()
         raise
