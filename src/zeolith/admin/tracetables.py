@@ -62,7 +62,7 @@ def summary_lines(summary: Summary, reader: TraceReader, seconds: float) -> Iter
     yield f"Hit rate:   {rate:.1f}% (load hits / loads)"
     yield ""
     yield f"{'Count':>13} Code Function (action)"
-    for code, count in sorted(summary.codes.items()):
+    for code, count in sorted(total.codes.items()):
         yield f"{count:13,}  {code:02x}  {EXPLAIN[code]}"
 
 

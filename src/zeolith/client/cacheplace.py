@@ -16,7 +16,7 @@ from typing import Any, Final
 from ..cache import CacheHome, CacheInUse, ForeignCache, SharedCache, Siblings
 from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
-from .cachetracing import make_ring
+from .cachetracing import make_ring, make_shared
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def open_shared(path: str, size: int, var: str | None, *, is_reader: bool = Fals
             home.close()
         raise
     try:
-        return SharedCache(own, siblings)
+        return make_shared(own, siblings)
     except BaseException:
         own.close()
         raise
