@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .home import CacheHome
 from .interface import Revision
-from .records import OVERHEAD
+from .records import HEADER, OVERHEAD
 from .ring import RingCache
 from .shared import SharedCache
 from .siblings import Siblings
@@ -66,8 +66,8 @@ class TracedCache(RingCache):
                 self._trace_store(oid, start, end, len(data))
 
     def _append_fresh(self, fresh: dict[bytes, bytes]) -> None:
-        for oid, record in fresh.items():
-            self._trace_store(oid, record[8:16], None, len(record) - OVERHEAD)
+        for oid, body in fresh.items():
+            self._trace_store(oid, body[8:16], None, len(body) - HEADER.size)
         super()._append_fresh(fresh)
 
     def _trace_store(self, oid: bytes, start: bytes, end: bytes | None, length: int) -> None:
