@@ -17,6 +17,7 @@ from ..protocol.liveness import MAX_SILENCE, MIN_SILENCE, is_silence
 from .blobs import BlobDirectory
 from .cacheplace import find_path
 from .connector import Mode
+from .credentials import make_credentials
 from .economy import check_compression
 from .link import LinkOptions
 from .verification import WhenBehind
@@ -166,6 +167,10 @@ def make_link_options(
     database_behind: str,
     dead_server_timeout: float | None = None,
     compression: bool | None = None,
+    username: Any = None,
+    password: Any = None,
+    password_file: Any = None,
+    realm: Any = None,
 ) -> LinkOptions:
     """Return how to connect.
 
@@ -223,6 +228,7 @@ def make_link_options(
         drop_rather_than_verify=bool(drop_cache_rather_verify),
         dead_server_timeout=_dead_server_timeout(dead_server_timeout),
         compression=check_compression(compression),
+        credentials=make_credentials(username, password, password_file, realm),
     )
 
 
@@ -317,9 +323,6 @@ def refuse_unusable(
     *,
     disconnect_poll: Any,
     credentials: Any,
-    username: Any,
-    password: Any,
-    realm: Any,
     debug: Any,
 ) -> None:
     """Refuse keywords of other generations that can have no effect here.
@@ -330,18 +333,8 @@ def refuse_unusable(
         raise ConfigurationError(
             "disconnect_poll", "is not used", "give min_disconnect_poll and max_disconnect_poll"
         )
-    for option, value in (
-        ("credentials", credentials),
-        ("username", username),
-        ("password", password),
-        ("realm", realm),
-    ):
-        if value is not None:
-            raise ConfigurationError(
-                option,
-                "there is no log-in by password yet",
-                "authenticate with a client certificate: ssl=…",
-            )
+    if credentials is not None:
+        raise ConfigurationError("credentials", "is not used", "give username and password")
     if debug:
         raise ConfigurationError(
             "debug", "is not used", "set the level of the logger 'zeolith.client' to DEBUG"

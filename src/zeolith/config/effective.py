@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .outline import Section, Setting
 
-_SECRET: Final = re.compile(r"password(?!-function)|passwd|secret")
+_SECRET: Final = re.compile(r"password(?!-function|-file)|passwd|secret")
 _IN_TEXT: Final = re.compile(r"((?:password|passwd|secret)\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s'\"]+)")
 _HIDDEN: Final = "********"
 _CLIENT_ONLY: Final = frozenset({"check-hostname", "server-hostname"})

@@ -58,9 +58,13 @@ def server_context(
         password of the key.  It is imported: only an administrator's own file may name it.
     :raises ConfigurationError: a file is missing or unusable; the option is named.
     """
+    # Clients make contexts here, too, and have no use for a server's modules.
+    from ..server.bindings import note_certificate
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _trust(context, authenticate)
     _load_certificate(context, certificate, key, password_function)
+    note_certificate(context, Path(certificate).read_text(encoding="utf-8", errors="replace"))
     return _close(context)
 
 

@@ -73,9 +73,11 @@ def _check(findings: Findings, zeo: Section, key: str, address: Address, has_tls
         return
     if is_open and not has_tls:
         what = (
-            "reads and changes the whole database"
-            if key == "address"
-            else "learns what the server does"
+            "learns what the server does"
+            if key != "address"
+            else "reads and changes the whole database"
+            if zeo.value_of("authentication-database") is None
+            else "can read along, and take over the connection of who has logged in"
         )
         findings.warning(
             zeo,
