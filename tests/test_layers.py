@@ -26,12 +26,13 @@ MAY_IMPORT = {
     "types": frozenset[str](),
     "errors": frozenset[str](),
     "_callable": frozenset[str](),
+    "rights": frozenset({"errors"}),
     "protocol": _BASE,
     "cache": _BASE | {"protocol"},
     "client": _BASE | {"protocol", "cache", "_callable", "__init__"},
-    "server": _BASE | {"protocol", "_callable", "__init__"},
-    "config": _BASE | {"protocol", "client", "server"},
-    "admin": _BASE | {"protocol", "client", "config", "__init__"},
+    "server": _BASE | {"rights", "protocol", "_callable", "__init__"},
+    "config": _BASE | {"rights", "protocol", "client", "server"},
+    "admin": _BASE | {"rights", "protocol", "client", "config", "__init__"},
     "cli": _BASE | {"admin", "client", "server", "config", "__init__", "shortcuts", "standalone"},
 }
 """Room → the rooms beside itself that its modules may import.  What is not listed lives at the top

@@ -135,7 +135,15 @@ class WrongProof(IllegalMessage):
 
 
 class LoginRequired(ProtocolViolation):
-    """A client asked for something without having logged in, where that is required."""
+    """A client asked for something without having logged in, where that is required.
+
+    :param problem: what it did.
+    :param is_inquiry: whether it asked what an administrator asks, and can be told why not.
+    """
+
+    def __init__(self, problem: str, is_inquiry: bool = False) -> None:
+        super().__init__(problem)
+        self.is_inquiry = is_inquiry
 
 
 class LoginDelayed(ProtocolViolation):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..config.address import Address, local_address, parse_address
+from .login import ask_principal
 
 if TYPE_CHECKING:
     import ssl
@@ -89,6 +90,9 @@ def make_target(
     key: str | None = None,
     authenticate: str | None = None,
     server_hostname: str | None = None,
+    username: str | None = None,
+    password_file: str | None = None,
+    realm: str | None = None,
     timeout: float = 10.0,
 ) -> Target:
     """Return the server that the options mean.
@@ -121,4 +125,5 @@ def make_target(
         raise click.UsageError(
             f"the server of {configure} demands TLS: give --certificate and --authenticate"
         )
-    return Target(where, context, server_hostname, timeout)
+    principal = ask_principal(username, password_file, realm)
+    return Target(where, context, server_hostname, timeout, principal)

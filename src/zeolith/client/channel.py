@@ -46,9 +46,9 @@ from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from ..protocol.streamrequests import STREAM_MESSAGES
 from .arguments import check_tid, check_wanted
-from .credentials import Credentials
 from .login import NO_LOGIN, Conversation, refuse_login
 from .patience import Patience
+from .principal import Principal
 from .streams import Streams
 from .wire import Wire
 
@@ -112,7 +112,7 @@ class Channel:
     :param receiver: gets loaded objects and notices.
     :param server_name: how the server is called in errors.
     :param terms: what we ask of a server that speaks Zeolith's own protocol.
-    :param credentials: who we are; None: we do not say.
+    :param principal: who we are; None: we do not say.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Channel:
         receiver: Receiver,
         server_name: str,
         terms: Terms = NO_TERMS,
-        credentials: Credentials | None = None,
+        principal: Principal | None = None,
     ) -> None:
         self.wire = wire
         self.server_name = server_name
@@ -134,7 +134,7 @@ class Channel:
         self.demand: float | None = None
         """Seconds of silence after which the server gives us up; None: never, or it does not say.
         """
-        self._credentials = credentials
+        self._principal = principal
         self._peer = ClientPeer(program=PROGRAM, terms=terms)
         # By the id of the call, or by what somebody waits for: see wait_until.
         self._slots: dict[Any, Slot] = {}
@@ -196,13 +196,13 @@ class Channel:
         version = greeting.version
         if version is not None:
             return self._peer.hello(Coding.OWN, version)
-        if self._credentials is not None:
+        if self._principal is not None:
             raise LoginRefused(NO_LOGIN)
         # Between Zeolith peers no pickle travels; a ZEO server gets what it proposes.
         return self._peer.hello(Coding.MSGPACK if greeting.is_zeolith else greeting.coding)
 
     def log_in(self, binding: bytes | None) -> None:
-        """Log in, if we have credentials.  After the greeting, before any call.
+        """Log in, if there is somebody to log in as.  After the greeting, before any call.
 
         :param binding: what ties the log-in to the TLS connection; None without TLS.
         :raises OSError: the connection ended.
@@ -210,10 +210,10 @@ class Channel:
         :raises LoginDelayed: not now.
         :raises ProtocolViolation: the server broke the protocol.
         """
-        if self._credentials is not None:
+        if self._principal is not None:
             wire = self.wire
             line = Conversation(self._peer, wire.receive, wire.send)
-            self._met(line.log_in(self._credentials, binding))
+            self._met(line.log_in(self._principal, binding))
 
     def _met(self, event: Welcomed) -> None:
         self.server_program = event.introduction.program

@@ -32,8 +32,8 @@ from ..errors import (
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
 from .channel import Channel, Receiver
-from .credentials import Credentials
 from .economy import prefers_compression
+from .principal import Principal
 from .strangers import describe_tls, describe_violation, is_lasting
 from .wire import Address, PlainWire, TlsWire, Wire, open_socket
 
@@ -88,7 +88,7 @@ class Connector:
         never.
     :param compression: whether to compress if the server does; None: if :func:`prefers_compression`
         says so.
-    :param credentials: who we are; None: we do not say.
+    :param principal: who we are; None: we do not say.
     :param make_receiver: called for each attempt: what its channel reports to.
     """
 
@@ -103,7 +103,7 @@ class Connector:
         make_receiver: Callable[[], Receiver],
         silence: float | None = None,
         compression: bool | None = False,
-        credentials: Credentials | None = None,
+        principal: Principal | None = None,
     ) -> None:
         self.addresses = list(addresses)
         self.mode = mode
@@ -114,7 +114,7 @@ class Connector:
         self._make_receiver = make_receiver
         self._silence = silence
         self._compression = compression
-        self._credentials = credentials
+        self._principal = principal
         # Until when, and why; changed by single steps, which need no lock.
         self._refusals: dict[tuple[Address, Mode], tuple[float, AuthenticationFailed]] = {}
         self._lock = threading.Lock()
@@ -210,9 +210,7 @@ class Connector:
 
         try:
             wire = self._open(address, sockets, reached)
-            channel = Channel(
-                wire, self._make_receiver(), name, self._terms(wire), self._credentials
-            )
+            channel = Channel(wire, self._make_receiver(), name, self._terms(wire), self._principal)
             try:
                 return self._register(channel, mode, reached)
             except BaseException as error:

@@ -23,6 +23,7 @@ from .changes import Change, ChangePages
 from .follower import Follower, newest
 from .link import LinkOptions
 from .options import make_link_options, refuse_no_text
+from .principal import Principal
 
 
 class ChangeFeed(Iterator[Change]):
@@ -184,6 +185,7 @@ def changes(
     password: str | None = None,
     password_file: str | None = None,
     realm: str | None = None,
+    credentials: Principal | None = None,
 ) -> ChangeFeed:
     """Return an iterator over the transactions of a database, and which objects each changed.
 
@@ -207,7 +209,8 @@ def changes(
     :param max_disconnect_poll: longest pause between attempts in seconds.
     :param dead_server_timeout: seconds after which a silent server is given up (60); 0: never.
     :param compression: as of :class:`.ClientStorage`.
-    :param username: as of :class:`.ClientStorage`, like *password*, *password_file* and *realm*.
+    :param username: as of :class:`.ClientStorage`, like *password*, *password_file*,
+        *realm* and *credentials*.
     :raises ConfigurationError: a keyword cannot be used.
     :raises ClientDisconnected: no server within *wait_timeout*.
     :raises ServerRefused, OtherDatabase, DatabaseRestored, ServerBehindCache: as ``next`` does.
@@ -237,6 +240,7 @@ def changes(
         password=password,
         password_file=password_file,
         realm=realm,
+        credentials=credentials,
     )
     return ChangeFeed(options, since, bool(wait), _database(database), client_label)
 

@@ -22,9 +22,9 @@ from ..protocol.messages import GetInfo, InvalidateTransaction, Request
 from .backoff import Backoff
 from .channel import Channel
 from .connector import Candidate, Connector, Mode
-from .credentials import Credentials
 from .intake import Intake
 from .outages import anew, log_failure, not_connected
+from .principal import Principal
 from .states import TRANSITIONS, State
 from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
@@ -73,7 +73,7 @@ class LinkOptions:
     :ivar dead_server_timeout: seconds after which a server is given up that has not been heard of;
         None: never.
     :ivar compression: whether to compress if the server does; None: where that is usual.
-    :ivar credentials: who the client is; None: it does not say.
+    :ivar principal: who the client is; None: it does not say.
     """
 
     addresses: Sequence[Address]
@@ -88,7 +88,7 @@ class LinkOptions:
     drop_rather_than_verify: bool = False
     dead_server_timeout: float | None = None
     compression: bool | None = False
-    credentials: Credentials | None = None
+    principal: Principal | None = None
 
 
 class Link:
@@ -135,7 +135,7 @@ class Link:
             lambda: Intake(self, cache.store, cache.store_many),
             options.dead_server_timeout,
             options.compression,
-            options.credentials,
+            options.principal,
         )
         self._thread = threading.Thread(
             target=self._run, name=f"zeolith client {name}", daemon=True

@@ -10,7 +10,7 @@ from ..protocol.hello import Introduction
 from ..protocol.login import LoginReply, LoginStep
 from ..protocol.peers import ClientPeer, Violated, Welcomed
 from ..protocol.scram import NONCE_SIZE, PLAIN, PLUS, ClientExchange
-from .credentials import Credentials
+from .principal import Principal
 
 NO_LOGIN = (
     "this server does not ask its clients to log in, so it need not be the one that is meant: "
@@ -19,7 +19,7 @@ NO_LOGIN = (
 
 
 def refuse_login(introduction: Introduction) -> None:
-    """Return if a client without credentials may go on.
+    """Return if a client that does not log in may go on.
 
     :raises LoginRefused: the server wants clients to log in.
     """
@@ -62,7 +62,7 @@ class Conversation:
                     raise IllegalMessage("the server says too much before it has let us in")
                 return events[0]
 
-    def log_in(self, credentials: Credentials, binding: bytes | None) -> Welcomed:
+    def log_in(self, principal: Principal, binding: bytes | None) -> Welcomed:
         """Wait for the server's hello, which is to come, and log in; return the hello.
 
         :param binding: of the TLS connection; None without TLS.
@@ -75,11 +75,11 @@ class Conversation:
         if not isinstance(welcomed, Welcomed):
             raise IllegalMessage("the server does not answer our hello")
         offered = welcomed.introduction.mechanisms
-        _check_offer(welcomed.introduction, credentials)
+        _check_offer(welcomed.introduction, principal)
         exchange = ClientExchange(
-            credentials.user,
-            credentials.salted,
-            secrets.token_bytes(NONCE_SIZE),
+            principal.user,
+            principal.salted,
+            secrets.token_urlsafe(NONCE_SIZE),
             binding,
             PLUS in offered,
         )
@@ -102,7 +102,7 @@ class Conversation:
         return reply
 
 
-def _check_offer(introduction: Introduction, credentials: Credentials) -> None:
+def _check_offer(introduction: Introduction, principal: Principal) -> None:
     """Check that one can log in as it is wanted.
 
     :raises LoginRefused: one cannot.
@@ -115,8 +115,8 @@ def _check_offer(introduction: Introduction, credentials: Credentials) -> None:
             f"the server wants its clients to log in by {', '.join(offered)}; this client knows "
             f"{PLUS} and {PLAIN}"
         )
-    if credentials.realm is not None and introduction.realm != credentials.realm:
+    if principal.realm is not None and introduction.realm != principal.realm:
         raise LoginRefused(
-            f"its users belong to the realm {introduction.realm!r}, not {credentials.realm!r}: "
+            f"its users belong to the realm {introduction.realm!r}, not {principal.realm!r}: "
             "correct realm, or leave it out"
         )

@@ -17,9 +17,9 @@ from ..protocol.liveness import MAX_SILENCE, MIN_SILENCE, is_silence
 from .blobs import BlobDirectory
 from .cacheplace import find_path
 from .connector import Mode
-from .credentials import make_credentials
 from .economy import check_compression
 from .link import LinkOptions
+from .principal import make_principal
 from .verification import WhenBehind
 from .wire import Address
 
@@ -171,6 +171,7 @@ def make_link_options(
     password: Any = None,
     password_file: Any = None,
     realm: Any = None,
+    credentials: Any = None,
 ) -> LinkOptions:
     """Return how to connect.
 
@@ -228,7 +229,7 @@ def make_link_options(
         drop_rather_than_verify=bool(drop_cache_rather_verify),
         dead_server_timeout=_dead_server_timeout(dead_server_timeout),
         compression=check_compression(compression),
-        credentials=make_credentials(username, password, password_file, realm),
+        principal=make_principal(username, password, password_file, realm, credentials),
     )
 
 
@@ -322,7 +323,6 @@ def make_blobs(
 def refuse_unusable(
     *,
     disconnect_poll: Any,
-    credentials: Any,
     debug: Any,
 ) -> None:
     """Refuse keywords of other generations that can have no effect here.
@@ -333,8 +333,6 @@ def refuse_unusable(
         raise ConfigurationError(
             "disconnect_poll", "is not used", "give min_disconnect_poll and max_disconnect_poll"
         )
-    if credentials is not None:
-        raise ConfigurationError("credentials", "is not used", "give username and password")
     if debug:
         raise ConfigurationError(
             "debug", "is not used", "set the level of the logger 'zeolith.client' to DEBUG"

@@ -72,6 +72,7 @@ from .options import (
     refuse_no_text,
     refuse_unusable,
 )
+from .principal import Principal
 from .syncing import sync_to
 from .transfers import fetch_blob
 from .undo import filtered_undo_log
@@ -146,6 +147,7 @@ class ClientStorage(ConflictResolvingStorage):
     :param username: the user to log in as; the server must be one that knows its users.
     :param password: that user's password.
     :param password_file: path of a file whose first line is the password, in place of *password*.
+    :param credentials: name and password as an object of Zeolith's, in place of these.
     :param realm: what the realm of the server's users must be called; None: anything.
     :raises ConfigurationError: a keyword cannot be used; it names the keyword and the way out.
     :raises ClientDisconnected: with *wait*: no server within *wait_timeout*.
@@ -176,7 +178,7 @@ class ClientStorage(ConflictResolvingStorage):
         max_disconnect_poll: float | None = None,
         wait: bool | None = None,
         drop_cache_rather_verify: bool = False,
-        credentials: None = None,
+        credentials: Principal | None = None,
         server_sync: bool = False,
         username: str | None = None,
         password: str | None = None,
@@ -191,7 +193,6 @@ class ClientStorage(ConflictResolvingStorage):
     ) -> None:
         refuse_unusable(
             disconnect_poll=disconnect_poll,
-            credentials=credentials,
             debug=debug,
         )
         # For a label that is none a server would end the connection, again and again.
@@ -214,6 +215,7 @@ class ClientStorage(ConflictResolvingStorage):
             password=password,
             password_file=password_file,
             realm=realm,
+            credentials=credentials,
         )
         self.__name__ = name or str(addr)
         self._label = client_label

@@ -116,10 +116,9 @@ def describe_outdated(names: Iterable[str], path: str) -> list[str]:
         return []
     shown = ", ".join(map(repr, found[:_SHOWN]))
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return [
-        f"{path}: {shown}{more} cannot log in by password: what the file keeps of it is of an old "
-        f"form; set a new one each: zeolith user passwd -f {path} NAME"
-    ]
+    way_out = f"set a new one each: zeolith user passwd -f {path} NAME"
+    problem = "what the file keeps of it is of an old form"
+    return [f"{path}: {shown}{more} cannot log in by password: {problem}; {way_out}"]
 
 
 class _Index:

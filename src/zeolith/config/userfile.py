@@ -33,7 +33,7 @@ from urllib.parse import quote, unquote
 from ..errors import ConfigurationError
 from ..protocol.saslprep import saslprep
 from ..protocol.scram import PLAIN, Secret, check_iterations
-from ..server.rights import DEFAULT, Right, Rights, format_rights, parse_rights
+from ..rights import DEFAULT, Right, Rights, format_rights, parse_rights
 
 DEFAULT_REALM: Final = "ZEO"
 
@@ -146,7 +146,8 @@ def parse_users(text: str, source: str) -> UserTable:
     """
     table = UserTable()
     seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    *whole, last = text.split("\n")
+    for number, line in enumerate([*whole, last] if last else whole, 1):
         place = f"{source}, line {number}"
         words = line.split()
         if not words or line.startswith("#"):
@@ -157,6 +158,11 @@ def parse_users(text: str, source: str) -> UserTable:
             table.decoy_key = _bytes(words[1], place, _DECOY_SIZE)
         else:
             entry = _parse_entry(line, place)
+            if number > len(whole) and entry.digest is None:
+                # What is missing might be what the user may not do.
+                raise ConfigurationError(
+                    place, "has no end: the file may be cut off", "complete it, or end the line"
+                )
             for key in _keys(entry):
                 if key in seen:
                     raise ConfigurationError(

@@ -401,7 +401,10 @@ class ServerPeer(_Peer):
         if self.codec is not None:
             return self._before_messages(self.codec, payload)
         if self._must_log_in and not payload.startswith(MAGIC):
-            raise LoginRequired("it cannot log in, as ZEO's clients, or has not tried to")
+            raise LoginRequired(
+                "it cannot log in, as ZEO's clients, or has not tried to",
+                payload.startswith(PREFIX),
+            )
         if payload == STATUS_PROBE:
             self.phase = Phase.CLOSED
             return Probe()

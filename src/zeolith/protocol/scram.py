@@ -49,7 +49,7 @@ MAX_ITERATIONS: Final = 5_000_000
 
 SALT_SIZE: Final = 16
 NONCE_SIZE: Final = 18
-"""Random bytes; 24 characters on the wire."""
+"""Random bytes in a nonce; 24 characters on the wire."""
 
 _MAX_NONCE: Final = 128
 _MAX_SALT: Final = 256
@@ -174,7 +174,7 @@ class ClientExchange:
 
     :param user: name, prepared by :func:`.saslprep`.
     :param salted: returns the salted password, given salt and iterations.
-    :param nonce: random, :data:`NONCE_SIZE` bytes.
+    :param nonce: random, printable and without a comma.
     :param binding: hash of the server's certificate; None without TLS.
     :param offers_plus: whether the server says that it can tie the log-in to the connection.
     :ivar mechanism: what the server is to be told.
@@ -184,7 +184,7 @@ class ClientExchange:
         self,
         user: str,
         salted: Callable[[bytes, int], bytes],
-        nonce: bytes,
+        nonce: str,
         binding: bytes | None = None,
         offers_plus: bool = False,
     ) -> None:
@@ -195,7 +195,7 @@ class ClientExchange:
         self._header = f"{flag},,"
         self._binding = binding if is_bound and binding is not None else b""
         self._salted = salted
-        self._nonce = _encode(nonce)
+        self._nonce = nonce
         name = user.replace("=", "=3D").replace(",", "=2C")
         self._bare = f"n={name},r={self._nonce}"
         self._signature = b""
@@ -279,14 +279,14 @@ class ServerExchange:
         self._secret: Secret | None = None
         self._challenge = ""
 
-    def challenge(self, secret: Secret, nonce: bytes) -> bytes:
+    def challenge(self, secret: Secret, nonce: str) -> bytes:
         """Return the answer to the first message.
 
         :param secret: of the user; or a decoy.
-        :param nonce: random, :data:`NONCE_SIZE` bytes.
+        :param nonce: random, printable and without a comma.
         """
         self._secret = secret
-        self._nonce += _encode(nonce)
+        self._nonce += nonce
         salt = _encode(secret.salt)
         self._challenge = f"r={self._nonce},s={salt},i={secret.iterations}"
         return self._challenge.encode("ascii")

@@ -18,8 +18,8 @@ from .framing import HEADER_SIZE, frame, pack_length, unpack_length
 from .greeting import Coding, is_tls
 from .hello import Terms
 from .inquiry import parse_answer
-from .login import LoginReply, LoginStep, mechanisms
 from .limits import DEFAULT_LIMITS, Limits
+from .login import LoginReply, LoginStep, mechanisms
 from .messages import Call, Fault, MsgId, Register, Reply
 from .peers import (
     ClientPeer,

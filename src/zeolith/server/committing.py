@@ -21,10 +21,10 @@ from ZODB.POSException import (
 
 from ..protocol import messages as m
 from ..protocol.outcome import Outcome, Verdict, serialize_verdict
+from ..rights import Right
 from .coordinator import Finished
 from .log import Operation
 from .replay import Vote
-from .rights import Right
 from .session import NOTICE, Session
 from .transactions import Stage, Transaction, begin_transaction, check_operation
 

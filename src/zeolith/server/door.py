@@ -108,7 +108,7 @@ class Login:
         # Made for everybody: how long it takes must not tell who exists.
         decoy = self._door.users.decoy(exchange.user)
         secret = None if self._found is None else self._found.secret
-        return LoginReply(exchange.challenge(secret or decoy, secrets.token_bytes(NONCE_SIZE)))
+        return LoginReply(exchange.challenge(secret or decoy, secrets.token_urlsafe(NONCE_SIZE)))
 
     def _end(self, exchange: ServerExchange, step: LoginStep) -> LoginReply:
         self._is_over = True

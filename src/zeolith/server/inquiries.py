@@ -9,6 +9,7 @@ from ZODB.POSException import StorageError
 
 from ..errors import AccessDenied
 from ..protocol.inquiry import EstimateInquiry, Inquiry, KickInquiry, StatusInquiry
+from ..rights import Right
 from .kicking import kick
 from .lobby import Lobby
 from .overview import (
@@ -18,7 +19,6 @@ from .overview import (
     may_see,
     storage_of,
 )
-from .rights import Right
 
 if TYPE_CHECKING:
     from .transport import Connection

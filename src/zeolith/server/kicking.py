@@ -16,10 +16,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.inquiry import MOST_CONNECTIONS, KickInquiry
+from ..rights import Right
 from .identifying import process_of
 from .lobby import Lobby
 from .overview import describe_connections, storage_of, tls_user
-from .rights import Right
 
 if TYPE_CHECKING:
     from .transport import Connection

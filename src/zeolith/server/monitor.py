@@ -8,12 +8,12 @@ import time
 from typing import Any, Final
 
 from .. import __version__
+from ..rights import UNLIMITED, Rights
 from .endpoint import MONITOR_OPTION, Endpoint
 from .identifying import identify
 from .listening import Acceptor, start_accepting
 from .lobby import Lobby
 from .overview import SEES
-from .rights import UNLIMITED, Rights
 from .service import StorageService
 
 logger = logging.getLogger(__name__)

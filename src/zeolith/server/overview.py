@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from persistent.TimeStamp import TimeStamp
 
 from .. import __version__
+from ..rights import Right
 from ..types import NO_TID
 from .identifying import names_of_certificate
 from .lobby import Lobby
-from .rights import Right
 from .service import StorageService
 from .session import Session
 

@@ -13,8 +13,8 @@ from ..protocol import messages as m
 from ..protocol.greeting import Coding
 from ..protocol.hello import Admission, serialize_admission
 from ..protocol.loadrequests import LoadMany
+from ..rights import Right
 from .iterators import Iterators
-from .rights import Right
 from .service import StorageService
 from .session import Session
 from .workers import Lane

@@ -14,11 +14,11 @@ from ..protocol.codec import Codec
 from ..protocol.faults import serialize_fault
 from ..protocol.greeting import Coding
 from ..protocol.messages import MsgId
+from ..rights import NONE, Right
 from .blobsender import BlobSender
 from .bulk import BulkLoads
 from .iterators import Iterators
 from .lobby import Lobby
-from .rights import NONE, Right
 from .service import StorageService
 from .statistics import Statistics
 from .streams import Streams
@@ -148,7 +148,7 @@ class Session:
         """Return if the client has *right*.
 
         :raises AccessDenied: it has not, which is logged.
-        :raises ReadOnlyError, StorageError: the same, for ZEO's clients, which know no AccessDenied.
+        :raises ReadOnlyError, StorageError: the same, for ZEO's clients, which do not know it.
         """
         if right in self._connection.rights.on(storage):
             return

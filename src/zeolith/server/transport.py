@@ -24,6 +24,7 @@ from ..protocol.liveness import Liveness
 from ..protocol.login import LoginStep
 from ..protocol.messages import Call, Heartbeat, LoadBefore, Notice, make_tuple
 from ..protocol.peers import Event, Hello, Inquired, Probe, ServerPeer, Violated
+from ..rights import NOTHING, UNLIMITED, Rights
 from .door import Login
 from .handlers import HANDLERS
 from .inquiries import answer_inquiry
@@ -31,7 +32,6 @@ from .lobby import Lobby
 from .overview import describe_counters
 from .publisher import Publisher
 from .reading import load_before
-from .rights import NOTHING, UNLIMITED, Rights
 from .session import NOTICE, Session
 from .users import User
 
@@ -304,6 +304,9 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: ProtocolViolation) -> None:
         if isinstance(error, LoginRequired) and self._lobby.door is not None:
             self._lobby.door.warn("(%s) not let in: %s", self.address, error)
+            if error.is_inquiry:
+                answer = {"error": "this server knows its users: log in with --username"}
+                self.write(make_frame(serialize_answer(answer)))
             self.close()
             return
         logger.warning("(%s) connection closed, protocol violated: %s", self.name, error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..protocol.scram import Secret
-from .rights import Rights
+from ..rights import Rights
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ _KEPT: Final = 8
 """Hashed passwords kept: one for each server that has users of its own."""
 
 
-class Credentials:
+class Principal:
     """A user's name and password.  Any thread may use it.
 
     :param user: name of the user.
@@ -34,7 +34,7 @@ class Credentials:
         self._salted: dict[tuple[bytes, int], bytes] = {}
 
     def __repr__(self) -> str:
-        return f"<Credentials of {self.user!r}>"
+        return f"<Principal of {self.user!r}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("credentials are not written anywhere")
@@ -54,17 +54,25 @@ class Credentials:
         return found
 
 
-def make_credentials(
+def make_principal(
     username: Any = None,
     password: Any = None,
     password_file: Any = None,
     realm: Any = None,
-) -> Credentials | None:
+    credentials: Any = None,
+) -> Principal | None:
     """Return what the keywords of a client storage mean; None if they ask for no log-in.
 
     :param password_file: path of a file whose first line is the password.
+    :param credentials: an object of ours in place of all others.
     :raises ConfigurationError: one of them cannot be used, or would have no effect.
     """
+    if credentials is not None:
+        if not isinstance(credentials, Principal):
+            raise ConfigurationError("credentials", "are none", "give username and password")
+        if (username, password, password_file, realm) != (None, None, None, None):
+            raise ConfigurationError("credentials", "contradict username", "give one of the two")
+        return credentials
     for option, value in (
         ("username", username),
         ("password", password),
@@ -80,7 +88,9 @@ def make_credentials(
             ("realm", realm),
         ):
             if value is not None:
-                raise ConfigurationError(option, "has no effect without username")
+                raise ConfigurationError(
+                    option, "has no effect without username", "give that, too, or leave it out"
+                )
         return None
     if password is not None and password_file is not None:
         raise ConfigurationError("password_file", "contradicts password", "give one of the two")
@@ -90,7 +100,7 @@ def make_credentials(
         raise ConfigurationError(
             "username", "needs a password", "give password or password_file, too"
         )
-    return Credentials(username, password, realm)
+    return Principal(username, password, realm)
 
 
 def read_password(path: Any, option: str = "password_file") -> str:

@@ -8,7 +8,7 @@ from enum import Flag, auto
 from types import MappingProxyType
 from typing import Final
 
-from ..errors import ConfigurationError
+from .errors import ConfigurationError
 
 
 class Right(Flag):
@@ -64,16 +64,12 @@ def parse_rights(text: str, option: str) -> Right:
 
 
 def format_rights(rights: Right) -> str:
-    """Return *rights* as :func:`parse_rights` reads them; what others include is left out."""
-    if rights == NONE:
-        return "none"
-    words = [
-        word for word, right in _NAMES.items() if word not in ("none", "all") and right in rights
-    ]
+    """Return *rights* as :func:`parse_rights` reads them."""
+    for word in ("none", "all"):
+        if rights == _NAMES[word]:
+            return word
     return ",".join(
-        word
-        for word in words
-        if not any(_NAMES[word] in _NAMES[other] for other in words if other != word)
+        word for word, right in _NAMES.items() if right in rights and word not in ("none", "all")
     )
 
 
