@@ -19,7 +19,8 @@
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
         │   ├── ServerRefused       a server is there, but will not have us as we are
-        │   │   └── AuthenticationFailed    because of who we are, or say we are
+        │   │   ├── AuthenticationFailed    because of who we are, or say we are
+        │   │   └── CertificateRefused  because of a certificate, ours or its own
         │   └── NotCommitted        it went away in a commit, which certainly did not happen
         ├── OutcomeUnknown          it went away in a commit, which may have happened
         ├── AccessDenied            this user may not do that
@@ -36,6 +37,8 @@ What ZODB callers expect as ZODB's own exceptions (``POSKeyError``,
 """
 
 from __future__ import annotations
+
+from enum import Enum
 
 import transaction.interfaces
 from ZODB.POSException import StorageError, TransactionTooLargeError
@@ -217,6 +220,48 @@ class AuthenticationFailed(ServerRefused):
 
     Or the client refuses the server, which cannot prove that it is the right one.
     """
+
+
+class CertificateProblem(Enum):
+    """What is wrong with a certificate."""
+
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not yet valid"
+    FOREIGN = "foreign"
+    """Nobody whom the other side trusts has signed it."""
+    MISMATCH = "mismatch"
+    """It is for another host."""
+    REVOKED = "revoked"
+    REVOCATION_UNKNOWN = "revocation unknown"
+    """Its authority has no valid revocation list, where one is demanded."""
+    UNFIT = "unfit"
+    """It is not made for this use."""
+    MISSING = "missing"
+    """There is none."""
+    OTHER = "other"
+
+
+class CertificateRefused(ServerRefused):
+    """The TLS connection failed because of a certificate.
+
+    :param server: address of the server.
+    :param reason: what is wrong with it, and what can be done.
+    :param whose: ``"server"``: its certificate, refused by this side; ``"client"``: ours.
+    :param problem: what is wrong with it.
+    """
+
+    def __init__(
+        self, server: str, reason: object, whose: str, problem: CertificateProblem
+    ) -> None:
+        super().__init__(server, reason)
+        self.args = (server, reason, whose, problem)
+        self.whose = whose
+        self.problem = problem
+
+    def __str__(self) -> str:
+        if self.whose == "server":
+            return f"the certificate of {self.server} is not accepted: {self.reason}"
+        return f"{self.server} does not accept this client's certificate: {self.reason}"
 
 
 class NotCommitted(ClientDisconnected):

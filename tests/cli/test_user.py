@@ -284,9 +284,9 @@ def test_where_a_password_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for arguments in ((None, "file", None), (None, None, "realm")):
         with pytest.raises(click.UsageError, match="no effect without --username"):
             ask_principal(*arguments)
-    with pytest.raises(ConfigurationError, match="--password-file"):
+    with pytest.raises(ConfigurationError, match="--login-password-file"):
         ask_principal("alice", str(tmp_path / "missing"))
-    with pytest.raises(click.UsageError, match="--password-file, or set ZEOLITH_PASSWORD"):
+    with pytest.raises(click.UsageError, match="--login-password-file, or set ZEOLITH_PASSWORD"):
         ask_principal("alice", None, environ={})
     found = ask_principal("alice", None, "ZEO", environ={"ZEOLITH_PASSWORD": "x"})
     assert found is not None

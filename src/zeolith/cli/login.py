@@ -28,7 +28,7 @@ _OPTIONS: Final = (
         help=f"Log in as this user; the password is asked for, or taken from {PASSWORD}.",
     ),
     click.option(
-        "--password-file",
+        "--login-password-file",
         metavar="FILE",
         envvar="ZEOLITH_PASSWORD_FILE",
         help="File whose first line is the password.",
@@ -38,7 +38,7 @@ _OPTIONS: Final = (
 
 
 def login_options(command: Command) -> Command:
-    """Give *command* the options ``--username``, ``--password-file`` and ``--realm``."""
+    """Give *command* the options ``--username``, ``--login-password-file`` and ``--realm``."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -56,20 +56,20 @@ def ask_principal(
     :raises ConfigurationError: a value cannot be used.
     """
     if username is None:
-        for option, value in (("--password-file", password_file), ("--realm", realm)):
+        for option, value in (("--login-password-file", password_file), ("--realm", realm)):
             if value is not None:
                 raise click.UsageError(f"{option} has no effect without --username")
         return None
     from ..client.principal import Principal, read_password
 
     if password_file is not None:
-        password = read_password(password_file, "--password-file")
+        password = read_password(password_file, "--login-password-file")
     elif environ.get(PASSWORD):
         password = environ[PASSWORD]
     elif sys.stdin.isatty():
         password = click.prompt(f"Password of {username}", hide_input=True, err=True)
     else:
         raise click.UsageError(
-            f"--username needs a password: give --password-file, or set {PASSWORD}"
+            f"--username needs a password: give --login-password-file, or set {PASSWORD}"
         )
     return Principal(username, password, realm)

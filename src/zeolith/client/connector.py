@@ -19,6 +19,7 @@ from enum import Enum
 
 from ZODB.POSException import ReadOnlyError
 
+from ..credentials import Credentials
 from ..errors import (
     AccessDenied,
     AuthenticationFailed,
@@ -31,17 +32,23 @@ from ..errors import (
 )
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
-from .channel import Channel, Receiver
+from .certificates import refusal_without_reason, to_refusal
+from .channel import Channel
 from .economy import prefers_compression
 from .principal import Principal
-from .strangers import describe_tls, describe_violation, is_lasting
-from .wire import Address, PlainWire, TlsWire, Wire, open_socket
+from .receiver import Receiver
+from .strangers import describe_violation, is_lasting
+from .wire import Address, PlainWire, TlsClosed, TlsWire, Wire, open_socket
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS to get through."""
 
 GREETING_TIMEOUT = 10.0
 """Seconds for the server's greeting, which it sends unasked."""
+
+CLOSURES = 3
+"""A server that ends so many connections in a row between the TLS hand-shake and its greeting will
+go on like that.  One that is just being stopped does it once, and then takes no connection."""
 
 PATIENCE = 1.0
 """Seconds to wait for a writable server once a read-only one has been found."""
@@ -98,7 +105,7 @@ class Connector:
         storage: str,
         mode: Mode,
         timeout: float,
-        context: ssl.SSLContext | None,
+        credentials: Credentials | None,
         server_hostname: str | None,
         make_receiver: Callable[[], Receiver],
         silence: float | None = None,
@@ -109,7 +116,7 @@ class Connector:
         self.mode = mode
         self._storage = storage
         self._timeout = timeout
-        self._context = context
+        self._credentials = credentials
         self._server_hostname = server_hostname
         self._make_receiver = make_receiver
         self._silence = silence
@@ -123,6 +130,9 @@ class Connector:
         # What attempts under way wait for; changed by single steps, which need no lock.
         self._awaited: dict[object, str] = {}
         self._stopped = False
+        # How often in a row a server has ended the connection once TLS was agreed upon.  Each
+        # address is tried by one thread at a time.
+        self._closures: dict[str, int] = {}
 
     def set_addresses(self, addresses: Sequence[Address]) -> None:
         """Try *addresses* from the next attempt on, whatever has been refused so far."""
@@ -170,6 +180,8 @@ class Connector:
         """
         mode = mode or self.mode
         addresses = list(self.addresses)
+        if self._credentials is not None:
+            self._credentials.refresh()
         if not addresses:
             raise ClientDisconnected("no server address is known")
         if len(addresses) == 1:
@@ -208,6 +220,7 @@ class Connector:
         def reached(state: str) -> None:
             self._awaited[attempt] = f"{name} {state}"
 
+        closures = self._closures.pop(name, 0)
         try:
             wire = self._open(address, sockets, reached)
             channel = Channel(wire, self._make_receiver(), name, self._terms(wire), self._principal)
@@ -223,11 +236,16 @@ class Connector:
             raise copy(refusal) from error
         except LoginDelayed as error:
             raise ClientDisconnected(f"{name}: {error}") from error
+        except TlsClosed as error:
+            self._closures[name] = closures + 1
+            if closures + 1 < CLOSURES:
+                raise
+            raise refusal_without_reason(name, self._credentials) from error
         except IncompatiblePeer as error:
             raise ServerRefused(name, error) from error
         except ssl.SSLError as error:
             if is_lasting(error):
-                raise ServerRefused(name, describe_tls(error)) from error
+                raise to_refusal(name, error, self._credentials) from error
             raise
         finally:
             self._awaited.pop(attempt, None)
@@ -237,12 +255,12 @@ class Connector:
     def _terms(self, wire: Wire) -> Terms:
         compresses = self._compression
         if compresses is None:
-            compresses = prefers_compression(wire.peer_name, self._context is not None)
+            compresses = prefers_compression(wire.peer_name, self._credentials is not None)
         return Terms(self._silence, compresses)
 
     def _register(self, channel: Channel, mode: Mode, reached: Callable[[str], None]) -> Candidate:
         channel.wire.set_timeout(GREETING_TIMEOUT)
-        hint = "does it expect TLS?" if self._context is None else "is it a ZEO server?"
+        hint = "does it expect TLS?" if self._credentials is None else "is it a ZEO server?"
         reached(f"is connected, but there is no greeting: {hint}")
         try:
             channel.greet()
@@ -250,6 +268,10 @@ class Connector:
             raise TimeoutError(
                 f"{channel.server_name} accepts connections but does not greet; {hint}"
             ) from error
+        except ConnectionError as error:
+            if self._credentials is None:
+                raise
+            raise TlsClosed(str(error)) from error
         except IncompatiblePeer:
             raise
         except ProtocolViolation as error:
@@ -311,7 +333,7 @@ class Connector:
         try:
             sock = open_socket(address, CONNECT_TIMEOUT, note, self._silence)
             try:
-                if self._context is None:
+                if self._credentials is None:
                     return PlainWire(sock)
                 hostname = self._server_hostname
                 if hostname is None and not isinstance(address, str):
@@ -319,7 +341,7 @@ class Connector:
                 hint = "does it speak plain text?"
                 reached(f"is connected, but there is no answer to the TLS hand-shake: {hint}")
                 try:
-                    return TlsWire(sock, self._context, hostname)
+                    return TlsWire(sock, self._credentials.context, hostname)
                 except TimeoutError as error:
                     raise TimeoutError(
                         f"{format_address(address)} accepts connections but does not answer the "
