@@ -87,6 +87,11 @@ class TlsSettings:
         # Resuming a session would admit a client by what was true when it began.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
+        # Clients make contexts here, too, and have no use for a server's modules.
+        from ..server.bindings import note_certificate
+
+        path = Path(self.certificate)
+        note_certificate(context, path.read_text(encoding="utf-8", errors="replace"))
         if self.client_certificates == "none":
             context.verify_mode = ssl.CERT_NONE
         elif self.client_certificates == "optional":
