@@ -56,6 +56,7 @@ class Benchmark(NamedTuple):
         be repeated.
     :ivar is_timed: whether it measures time, which needs a quiet machine and many rounds; other
         numbers are taken as they come, in :data:`ROUNDS_UNTIMED` rounds at most.
+    :ivar is_encrypted: whether client and server talk over TLS, with certificates on both sides.
     """
 
     key: str
@@ -70,6 +71,7 @@ class Benchmark(NamedTuple):
     is_fresh: bool = False
     is_once: bool = False
     is_timed: bool = True
+    is_encrypted: bool = False
 
 
 ROUNDS_UNTIMED: Final = 2
@@ -91,6 +93,21 @@ BENCHMARKS: Final = (
         6_000,
         (Metric("cold load, one core each", "µs", _MICRO, 2.5),),
         floor=BARE,
+    ),
+    Benchmark(
+        "cold-load-tls",
+        "cold_load",
+        6_000,
+        (Metric("cold load over TLS, one core each", "µs", _MICRO, 2.5),),
+        is_encrypted=True,
+    ),
+    Benchmark(
+        "cold-load-tls-one-core",
+        "cold_load",
+        6_000,
+        (Metric("cold load over TLS, both on one core", "µs", _MICRO, 2.5),),
+        ONE_CORE,
+        is_encrypted=True,
     ),
     Benchmark(
         "cold-load-8-threads",
@@ -205,5 +222,34 @@ BENCHMARKS: Final = (
         ALL_CORES,
         database="small",
         is_timed=False,
+    ),
+    Benchmark(
+        "cache-hit-alone",
+        "cache_hit_alone",
+        200_000,
+        (Metric("hit of the cache alone, 300 bytes", "µs", _MICRO, 1 / 0.6),),
+    ),
+    Benchmark(
+        "cache-memory",
+        "cache_memory",
+        100_000,
+        (Metric("memory per object of 100,000 in the cache", "bytes", 1.0, 1.0, value="each"),),
+        is_timed=False,
+    ),
+    Benchmark(
+        "cache-memory-scattered",
+        "cache_memory_scattered",
+        100_000,
+        (Metric("the same, one object id in 20", "bytes", 1.0, 1.0, value="each"),),
+        is_timed=False,
+    ),
+    Benchmark(
+        "cache-open",
+        "cache_open",
+        600_000,
+        (
+            Metric("opening a cache of 300 MB, 600,000 objects, and a hit", "ms", 1e3, 5.0, "open"),
+            Metric("closing it", "ms", 1e3, value="close"),
+        ),
     ),
 )

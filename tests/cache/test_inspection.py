@@ -213,6 +213,13 @@ def test_a_damaged_index(open_cache: OpenCache, path: str, cut: int) -> None:
     assert not files.is_new
 
 
+def test_an_index_of_another_version(open_cache: OpenCache, path: str) -> None:
+    open_cache().close()
+    index = Path(path + ".index")
+    index.write_bytes(index.read_bytes()[:7] + b"9" + index.read_bytes()[8:])
+    assert look(path).problem == "it was written by another version of Zeolith"
+
+
 def test_a_large_file_in_the_place_of_the_index_is_not_read(
     open_cache: OpenCache, path: str
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from tests.support.certificates import DAY, Certificates
 
 from zeolith.cli.main import main
 from zeolith.config.accounts import Account
@@ -171,8 +172,8 @@ def test_the_server(text: str, expected: str, var: Path) -> None:
             "error: zeo.conf, line 5, server: is this server itself; name the server to forward",
         ),
         (
-            "<zeoclient>\nserver a:1\nusername x\npassword y\n</zeoclient>",
-            "error: zeo.conf, line 7, password: there is no log-in by password yet",
+            "<zeoclient>\nserver a:1\nusername x\n</zeoclient>",
+            "error: zeo.conf, line 6, username: needs a password; give password or",
         ),
     ],
 )
@@ -281,6 +282,38 @@ def test_certificates_have_their_time(
     assert all(line.startswith(expected) for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        (-1, "error: zeo.conf, line 6, crl: a revocation list in $var/ours-1.crl expired on"),
+        (0.5, "warning: zeo.conf, line 6, crl: a revocation list in $var/ours-1.crl expires"),
+        (2, ""),
+    ],
+)
+def test_revocation_lists_have_their_time(var: Path, days: float, expected: str) -> None:
+    ours = Certificates(var)
+    own = Path(ours.issue("server"))
+    own.chmod(0o600)
+    ours.revoke([], next_update=days * DAY)
+    lines = (
+        "certificate $var/ours-server.pem",
+        "authenticate $var/ours.pem",
+        "crl $var/ours-1.crl",
+    )
+    found = said(conf("<ssl>", *lines, "</ssl>", address="*:8100"), var)
+    assert len(found) == bool(expected)
+    assert all(line.startswith(expected) for line in found)
+
+
+def test_tls_that_lets_everybody_in(var: Path) -> None:
+    own = Path(Certificates(var).issue("server"))
+    own.chmod(0o600)
+    lines = ("certificate $var/ours-server.pem", "client-certificates none")
+    (line,) = said(conf("<ssl>", *lines, "</ssl>", address="*:8100"), var)
+    assert "reads and changes the whole database; set client-certificates required, or" in line
+    assert said(conf("<ssl>", *lines, "</ssl>"), var) == []
+
+
 def test_a_key_that_everybody_may_read(ca: trustme.CA, var: Path) -> None:
     write_certificate(ca, var / "c.pem", 99)
     (var / "c.pem").chmod(0o644)
@@ -350,7 +383,8 @@ def test_statuses_and_settings(var: Path, capsys: pytest.CaptureFixture[str]) ->
     assert status == 0
     assert "  read-only                    true\n" in text
     assert "  transaction-timeout         30  (default)\n" in text
-    assert "  invalidation-age            (not set)\n" in text
+    assert "  invalidation-age            1d  (default)\n" in text
+    assert "  monitor-address             (not set)\n" in text
     assert f"  path           {var}/Data.fs\n" in text
     assert text.endswith(f"{path}: no mistakes found\n")
     path.write_text(conf("transaction-timeout 0").replace("$var", str(var)))
@@ -388,7 +422,7 @@ def test_json(var: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (zeo["type"], zeo["name"], zeo["line"]) == ("zeo", None, 1)
     assert zeo["keys"]["transaction-timeout"] == {"value": "0", "default": False, "line": 3}
     assert zeo["keys"]["read-only"] == {"value": "false", "default": True, "line": None}
-    assert zeo["keys"]["invalidation-age"] == {"value": None, "default": True, "line": None}
+    assert zeo["keys"]["invalidation-age"] == {"value": "1d", "default": True, "line": None}
     assert (up["type"], up["name"]) == ("zeoclient", "up")
     assert up["keys"]["server"]["value"] == ["a:1", "b:1"]
     assert up["keys"]["password"]["value"] == "********"
@@ -464,3 +498,105 @@ def test_nothing_is_made_or_opened(var: Path) -> None:
     text = conf("pid-filename $var/zeo.pid", rest=rest)
     assert said(text, var) == []
     assert sorted(var.iterdir()) == before
+
+
+# -- users ---------------------------------------------------------------------------------------
+
+
+def users(var: Path, text: str, mode: int = 0o600) -> str:
+    """Write a file of users; return the line that names it."""
+    (var / "users").write_text(text)
+    (var / "users").chmod(mode)
+    return "authentication-database $var/users"
+
+
+def test_users_are_in_order(var: Path) -> None:
+    key = users(var, "realm ZEO\nweb:- certificate=web.example.org\n")
+    assert said(conf(key, "authentication-realm ZEO", "authentication-protocol digest"), var) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "more", "expected"),
+    [
+        (
+            f"realm ZEO\nbob:{'5' * 40}\n",
+            0o600,
+            "",
+            (
+                "warning: zeo.conf, line 3, authentication-database: $var/users: 'bob' cannot log "
+                "in by password"
+            ),
+        ),
+        (
+            "realm ZEO\n",
+            0o600,
+            "",
+            (
+                "warning: zeo.conf, line 3, authentication-database: $var/users has no user: "
+                "nobody can connect; add one"
+            ),
+        ),
+        (
+            "realm ZEO\nbob:x\n",
+            0o600,
+            "",
+            (
+                "error: zeo.conf, line 3, authentication-database: $var/users, line 2: the secret "
+                "of 'bob' is damaged"
+            ),
+        ),
+        (
+            "realm ZEO\n",
+            0o644,
+            "",
+            "error: zeo.conf, line 3, authentication-database: $var/users has the permissions 0644",
+        ),
+        (
+            "realm ZEO\n",
+            0o600,
+            "authentication-realm other",
+            (
+                "error: zeo.conf, line 4, authentication-realm: is other, but the users in "
+                "$var/users belong to the realm ZEO"
+            ),
+        ),
+        (
+            "realm ZEO\nweb:- uid=no-such-user\n",
+            0o600,
+            "",
+            (
+                "error: zeo.conf, line 3, authentication-database: $var/users, user web: there is "
+                "no user 'no-such-user' on this machine"
+            ),
+        ),
+        (
+            "realm ZEO\nweb:- uid=root\nweb2:- uid=0\n",
+            0o600,
+            "",
+            (
+                "error: zeo.conf, line 3, authentication-database: $var/users, user web2: the user "
+                "id 0 is that of 'web' too"
+            ),
+        ),
+    ],
+)
+def test_users_that_are_not(text: str, mode: int, more: str, expected: str, var: Path) -> None:
+    found = said(conf(users(var, text, mode), more), var)
+    assert [line for line in found if line.startswith(expected)], found
+
+
+def test_users_without_tls(var: Path) -> None:
+    key = users(var, "realm ZEO\nweb:-\n")
+    (line,) = said(conf(key, address="*:8100"), var)
+    assert "whoever reaches this address over the network can read along, and take over" in line
+
+
+def test_users_with_tls_need_no_certificates(var: Path) -> None:
+    """But the monitor's report has no log-in."""
+    own = Path(Certificates(var).issue("server"))
+    own.chmod(0o600)
+    tls = ("<ssl>", "certificate $var/ours-server.pem", "client-certificates none", "</ssl>")
+    key = users(var, "realm ZEO\nweb:-\n")
+    assert said(conf(key, *tls, address="*:8100"), var) == []
+    (line,) = said(conf(key, "monitor-address *:8101", *tls, address="*:8100"), var)
+    assert "monitor-address: whoever reaches this address over the network learns what" in line

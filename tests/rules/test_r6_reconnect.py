@@ -292,7 +292,9 @@ def test_r6_changes_made_while_the_client_was_away(
     """Few enough for the server's memory, and too many: either way nothing stale is served."""
 
     def serve() -> Any:
-        return running_server(FileStorage(str(tmp_path / "Data.fs")), invalidation_queue_size=2)
+        return running_server(
+            FileStorage(str(tmp_path / "Data.fs")), invalidation_queue_size=2, invalidation_age=None
+        )
 
     with Proxy(("127.0.0.1", 1)) as proxy:
         with serve() as server, RawClient(server.address) as writer:

@@ -234,7 +234,7 @@ def test_missed_transactions_are_found_by_age(
 def test_missed_transactions_that_nobody_knows(
     mapping: MappingStorage, serve: Serve, raw: Connect
 ) -> None:
-    client = raw(serve(mapping, invalidation_queue_size=1).address)
+    client = raw(serve(mapping, invalidation_queue_size=1, invalidation_age=None).address)
     tids = [client.commit({oid_of(n): (Z64, b"x")}) for n in range(1, 5)]
     assert client.call(m.GetInvalidations(tids[0])) is None
     assert client.call(m.GetInvalidations(tids[2])) == (tids[3], [oid_of(4)])

@@ -96,6 +96,13 @@ def _render_server(status: Status) -> list[str]:
         ("process", str(server["pid"])),
         ("address", _address(server["address"])),
     ]
+    certificate = server.get("certificate")
+    if certificate is not None:
+        left = certificate["expires"] - server["now"]
+        when = f"in {duration(left)}" if left > 0 else "EXPIRED"
+        rows.append(("certificate", f"until {moment(certificate['expires'])}, {when}"))
+        if certificate["trouble"]:
+            rows.append(("CERTIFICATE", f"not renewed: {printable(certificate['trouble'])}"))
     if server["monitor_address"] is not None:
         rows.append(("monitor", _address(server["monitor_address"])))
     up = duration(server["now"] - server["started"])

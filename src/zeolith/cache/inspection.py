@@ -9,19 +9,16 @@ import os
 import stat
 from collections.abc import Iterator
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from BTrees.fsBTree import fsBucket
 
 from .earlier import entries_of
-from .home import ASIDE, HEADER_SIZE, MAGIC, ZEO_MAGIC, ForeignFile
+from .home import ASIDE, HEADER_SIZE, INDEX_SUFFIX, MAGIC, ZEO_MAGIC, ForeignFile
 from .log import LENGTH_MASK
 from .owners import Owner, find_owner
 from .snapshot import MAGIC as INDEX_MAGIC
 from .snapshot import Snapshot, SnapshotDamaged, parse_snapshot
-
-INDEX: Final = ".index"
-"""Appended to the name of a cache file."""
 
 
 class Stamp(NamedTuple):
@@ -68,7 +65,7 @@ def look(path: str) -> CacheFiles:
     stamp = snapshot = None
     problem = ""
     try:
-        with open(path + INDEX, "rb", buffering=0) as file:
+        with open(path + INDEX_SUFFIX, "rb", buffering=0) as file:
             stamp = _stamp(os.fstat(file.fileno()))
             snapshot = parse_snapshot(_read_index(file.fileno(), stamp.size))
     except FileNotFoundError:
@@ -84,7 +81,7 @@ def is_same(files: CacheFiles) -> bool:
     :raises OSError: that cannot be found out.
     """
     try:
-        stamp = _stamp(os.stat(files.path + INDEX))
+        stamp = _stamp(os.stat(files.path + INDEX_SUFFIX))
     except FileNotFoundError:
         stamp = None
     return stamp == files.stamp and find_owner(files.path) is None
@@ -142,7 +139,7 @@ def _recognize(path: str) -> int:
     with open(path, "rb", buffering=0) as file:
         head = file.read(len(MAGIC))
         size = os.fstat(file.fileno()).st_size
-    if head == MAGIC or not head:
+    if MAGIC.startswith(head):
         return size
     if head.startswith(ZEO_MAGIC):
         raise ForeignFile(
@@ -161,6 +158,8 @@ def _recognize(path: str) -> int:
 def _read_index(descriptor: int, size: int) -> bytes:
     # A large file of something else is not read only to be told from an index.
     head = os.pread(descriptor, len(INDEX_MAGIC), 0)
+    if head[:-1] == INDEX_MAGIC[:-1] and head != INDEX_MAGIC:
+        raise SnapshotDamaged("it was written by another version of Zeolith")
     if head != INDEX_MAGIC:
         return head
     parts = []

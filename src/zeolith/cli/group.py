@@ -25,10 +25,12 @@ COMMANDS: Final = {
     "watch": "Show the transactions of a storage as they come.",
     "wire": "Show what clients and a server say to each other, for debugging.",
     "kick": "End the connections of a client.",
+    "user": "Look after the users who may connect to a server, and their rights.",
     "nagios": "Check a server for Nagios.",
     "backup": "Back up a database with its blobs, also while it is served.",
     "restore": "Restore a database from a backup.",
     "verify": "Prove that a backup can be restored.",
+    "certs": "Make the certificates of a site: its own authority, its server, its clients.",
     "cache": "Look at client caches and at traces of their use.",
     "version": "Print the versions of Zeolith and of what it runs on.",
 }

@@ -10,21 +10,35 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum
 
 from ZODB.POSException import ReadOnlyError
 
-from ..errors import ClientDisconnected, IncompatiblePeer, ProtocolViolation, ServerRefused
+from ..credentials import Credentials
+from ..errors import (
+    AccessDenied,
+    AuthenticationFailed,
+    ClientDisconnected,
+    IncompatiblePeer,
+    LoginDelayed,
+    LoginRefused,
+    ProtocolViolation,
+    ServerRefused,
+)
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
+from .certificates import refusal_without_reason, to_refusal
 from .channel import Channel
 from .economy import prefers_compression
+from .principal import Principal
 from .receiver import Receiver
-from .strangers import describe_tls, describe_violation, is_lasting
-from .wire import Address, PlainWire, TlsWire, Wire, open_socket
+from .strangers import describe_violation, is_lasting
+from .wire import Address, PlainWire, TlsClosed, TlsWire, Wire, open_socket
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS to get through."""
@@ -32,8 +46,18 @@ CONNECT_TIMEOUT = 10.0
 GREETING_TIMEOUT = 10.0
 """Seconds for the server's greeting, which it sends unasked."""
 
+CLOSURES = 3
+"""A server that ends so many connections in a row between the TLS hand-shake and its greeting will
+go on like that.  One that is just being stopped does it once, and then takes no connection."""
+
 PATIENCE = 1.0
 """Seconds to wait for a writable server once a read-only one has been found."""
+
+
+REFUSAL_PAUSE = 60.0
+"""Seconds for which a server is not asked again that has refused who we are.  Until then whoever
+asks gets the same answer; each attempt would be one more failure to the server, and somebody has to
+change a password or a right first."""
 
 
 class Mode(Enum):
@@ -71,6 +95,7 @@ class Connector:
         never.
     :param compression: whether to compress if the server does; None: if :func:`prefers_compression`
         says so.
+    :param principal: who we are; None: we do not say.
     :param make_receiver: called for each attempt: what its channel reports to.
     """
 
@@ -80,27 +105,39 @@ class Connector:
         storage: str,
         mode: Mode,
         timeout: float,
-        context: ssl.SSLContext | None,
+        credentials: Credentials | None,
         server_hostname: str | None,
         make_receiver: Callable[[], Receiver],
         silence: float | None = None,
         compression: bool | None = False,
+        principal: Principal | None = None,
     ) -> None:
         self.addresses = list(addresses)
         self.mode = mode
         self._storage = storage
         self._timeout = timeout
-        self._context = context
+        self._credentials = credentials
         self._server_hostname = server_hostname
         self._make_receiver = make_receiver
         self._silence = silence
         self._compression = compression
+        self._principal = principal
+        # Until when, and why; changed by single steps, which need no lock.
+        self._refusals: dict[tuple[Address, Mode], tuple[float, AuthenticationFailed]] = {}
         self._lock = threading.Lock()
         # Sockets of attempts under way, to be shut down if the client is closed meanwhile.
         self._sockets: set[socket.socket] = set()
         # What attempts under way wait for; changed by single steps, which need no lock.
         self._awaited: dict[object, str] = {}
         self._stopped = False
+        # How often in a row a server has ended the connection once TLS was agreed upon.  Each
+        # address is tried by one thread at a time.
+        self._closures: dict[str, int] = {}
+
+    def set_addresses(self, addresses: Sequence[Address]) -> None:
+        """Try *addresses* from the next attempt on, whatever has been refused so far."""
+        self.addresses = list(addresses)
+        self._refusals.clear()
 
     def stop(self) -> None:
         """End attempts under way; further ones fail.  Any thread."""
@@ -143,6 +180,8 @@ class Connector:
         """
         mode = mode or self.mode
         addresses = list(self.addresses)
+        if self._credentials is not None:
+            self._credentials.refresh()
         if not addresses:
             raise ClientDisconnected("no server address is known")
         if len(addresses) == 1:
@@ -171,6 +210,9 @@ class Connector:
             results.put(error)
 
     def _attempt(self, address: Address, mode: Mode) -> Candidate:
+        until, refusal = self._refusals.get((address, mode), (0.0, None))
+        if refusal is not None and time.monotonic() < until:
+            raise copy(refusal)
         sockets: list[socket.socket] = []
         name = format_address(address)
         attempt = object()
@@ -178,20 +220,32 @@ class Connector:
         def reached(state: str) -> None:
             self._awaited[attempt] = f"{name} {state}"
 
+        closures = self._closures.pop(name, 0)
         try:
             wire = self._open(address, sockets, reached)
-            channel = Channel(wire, self._make_receiver(), name, self._terms(wire))
+            channel = Channel(wire, self._make_receiver(), name, self._terms(wire), self._principal)
             try:
                 return self._register(channel, mode, reached)
             except BaseException as error:
                 channel.close(error)
                 channel.release()
                 raise
+        except (LoginRefused, AccessDenied) as error:
+            refusal = AuthenticationFailed(name, error)
+            self._refusals[address, mode] = time.monotonic() + REFUSAL_PAUSE, refusal
+            raise copy(refusal) from error
+        except LoginDelayed as error:
+            raise ClientDisconnected(f"{name}: {error}") from error
+        except TlsClosed as error:
+            self._closures[name] = closures + 1
+            if closures + 1 < CLOSURES:
+                raise
+            raise refusal_without_reason(name, self._credentials) from error
         except IncompatiblePeer as error:
             raise ServerRefused(name, error) from error
         except ssl.SSLError as error:
             if is_lasting(error):
-                raise ServerRefused(name, describe_tls(error)) from error
+                raise to_refusal(name, error, self._credentials) from error
             raise
         finally:
             self._awaited.pop(attempt, None)
@@ -201,12 +255,12 @@ class Connector:
     def _terms(self, wire: Wire) -> Terms:
         compresses = self._compression
         if compresses is None:
-            compresses = prefers_compression(wire.peer_name, self._context is not None)
+            compresses = prefers_compression(wire.peer_name, self._credentials is not None)
         return Terms(self._silence, compresses)
 
     def _register(self, channel: Channel, mode: Mode, reached: Callable[[str], None]) -> Candidate:
         channel.wire.set_timeout(GREETING_TIMEOUT)
-        hint = "does it expect TLS?" if self._context is None else "is it a ZEO server?"
+        hint = "does it expect TLS?" if self._credentials is None else "is it a ZEO server?"
         reached(f"is connected, but there is no greeting: {hint}")
         try:
             channel.greet()
@@ -214,18 +268,29 @@ class Connector:
             raise TimeoutError(
                 f"{channel.server_name} accepts connections but does not greet; {hint}"
             ) from error
+        except ConnectionError as error:
+            if self._credentials is None:
+                raise
+            raise TlsClosed(str(error)) from error
         except IncompatiblePeer:
             raise
         except ProtocolViolation as error:
             raise ServerRefused(channel.server_name, describe_violation(error)) from error
         reached("has greeted, but does not admit this client")
         channel.wire.set_timeout(self._timeout)
+        wire = channel.wire
+        channel.log_in(wire.binding() if isinstance(wire, TlsWire) else None)
         is_read_only = mode is Mode.READ_ONLY
         try:
             admission = self._ask(channel, is_read_only)
         except ValueError as error:
             # What servers say of a storage that they do not have.
             raise ServerRefused(channel.server_name, error) from error
+        except AccessDenied as error:
+            if error.right != "write" or mode is not Mode.FALLBACK:
+                raise
+            is_read_only = True
+            admission = self._ask(channel, True)
         except ReadOnlyError:
             if mode is not Mode.FALLBACK:
                 raise ReadOnlyError(
@@ -268,7 +333,7 @@ class Connector:
         try:
             sock = open_socket(address, CONNECT_TIMEOUT, note, self._silence)
             try:
-                if self._context is None:
+                if self._credentials is None:
                     return PlainWire(sock)
                 hostname = self._server_hostname
                 if hostname is None and not isinstance(address, str):
@@ -276,7 +341,7 @@ class Connector:
                 hint = "does it speak plain text?"
                 reached(f"is connected, but there is no answer to the TLS hand-shake: {hint}")
                 try:
-                    return TlsWire(sock, self._context, hostname)
+                    return TlsWire(sock, self._credentials.context, hostname)
                 except TimeoutError as error:
                     raise TimeoutError(
                         f"{format_address(address)} accepts connections but does not answer the "

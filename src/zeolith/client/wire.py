@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 from ..errors import IncompatiblePeer
+from ..protocol.binding import end_point
 from .strangers import describe_plain
 
 Address: TypeAlias = "tuple[str, int] | str"
@@ -26,9 +27,16 @@ RECEIVE_SIZE = 64 * 1024
 comes from the allocator's pool; from 128 KB on the C library would map and unmap pages for each
 read, which takes longer than reading."""
 
+RECORD_SIZE = 16 * 1024
+"""Bytes asked of the TLS layer at once: it hands out one record at a time."""
+
 KEEPALIVE_PROBES = 4
 """A silent peer is probed after half of the time after which it is given up, and then so many times
 in the other half."""
+
+
+class TlsClosed(ConnectionResetError):
+    """A server that speaks TLS has ended the connection before it said anything else."""
 
 
 class Wire(Protocol):
@@ -100,6 +108,7 @@ class TlsWire:
 
     :param sock: connected, with the timeout for the hand-shake set.
     :raises ssl.SSLError: the hand-shake failed (the socket is left to the caller).
+    :raises TlsClosed: the server ended the connection instead (likewise).
     :raises IncompatiblePeer: the server does not speak TLS (likewise).
     """
 
@@ -114,11 +123,18 @@ class TlsWire:
         # waiting for the network.
         self._computing = threading.Lock()
         self._sending = threading.Lock()
+        # What there is to decrypt after the last byte: None as long as more may come.
+        self._end: bytes | None = None
         self._handshake()
 
     @property
     def peer_name(self) -> Address:
         return self._plain.peer_name
+
+    def binding(self) -> bytes | None:
+        """Return what ties a log-in to this connection; None if the server showed nothing."""
+        certificate = self._tls.getpeercert(True)
+        return None if certificate is None else end_point(certificate)
 
     def _handshake(self) -> None:
         has_answered = False
@@ -127,11 +143,16 @@ class TlsWire:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._flush()
-                data = self._plain.receive()
+                try:
+                    data = self._plain.receive()
+                except ConnectionError as error:
+                    if has_answered:
+                        raise TlsClosed(str(error)) from error
+                    raise
                 if not data:
-                    raise ConnectionResetError(
-                        "the server closed the connection during the TLS hand-shake"
-                    ) from None
+                    problem = "the server closed the connection during the TLS hand-shake"
+                    kind = TlsClosed if has_answered else ConnectionResetError
+                    raise kind(problem) from None
                 if not has_answered:
                     # OpenSSL has several errors for that, and not the same in all versions.
                     has_answered = True
@@ -195,15 +216,19 @@ class TlsWire:
         """Return all bytes that can be decrypted now, ``b""`` at the end, None if none."""
         parts: list[bytes] = []
         try:
-            while True:
-                part = self._tls.read(RECEIVE_SIZE)
+            # To ask for more than there is makes an exception, which takes longer than decrypting.
+            while self._in.pending or self._tls.pending() or self._in.eof:
+                part = self._tls.read(RECORD_SIZE)
                 if not part:
                     break
                 parts.append(part)
+            else:
+                return b"".join(parts) if parts else self._end
         except ssl.SSLWantReadError:
             return b"".join(parts) if parts else None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             pass
+        self._end = b""
         return b"".join(parts)
 
     def is_readable(self, timeout: float | None) -> bool:

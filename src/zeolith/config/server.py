@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -25,7 +24,7 @@ from .storages import (
 
 if TYPE_CHECKING:
     from ..server import Server
-    from .tls import ServerTls
+    from .credentials import FileCredentials
 
 DEFAULT_TRANSACTION_TIMEOUT: Final = 30.0
 
@@ -63,7 +62,6 @@ class ServerConfig:
     :ivar conflict_resolution: ``"off"``, ``"in-process"``, ``"worker"``, or None for what follows
         from the other.
     :ivar msgpack: whether msgpack is proposed instead of pickle.
-    :ivar ssl: TLS context, or None.
     :ivar pid_file: path, or None.
     :ivar loop: ``"auto"``, ``"uvloop"`` or ``"asyncio"``.
     :ivar compression: ``"auto"``, ``"on"`` or ``"off"``.
@@ -72,7 +70,9 @@ class ServerConfig:
     :ivar eventlog: ZConfig's factory of the logging described in the file: calling it sets the
         logging up, its ``reopen()`` reopens the files; None to leave logging alone.
     :ivar runner: how ``zeolith ctl`` runs the server in the background.
-    :ivar tls: the files behind *ssl*, or None.
+    :ivar user_file: path of the file of users, or None where everybody may do everything.
+    :ivar realm: what the users' realm must be called, or None.
+    :ivar tls: certificates, or None for connections without TLS.
     :ivar source: where all this was read, for messages.
     """
 
@@ -82,13 +82,12 @@ class ServerConfig:
     socket_mode: int | None = None
     socket_owner: Owner | None = None
     read_only: bool = False
-    invalidation_queue_size: int = 100
-    invalidation_age: float | None = None
+    invalidation_queue_size: int = 10_000
+    invalidation_age: float | None = 86_400.0
     transaction_timeout: float | None = DEFAULT_TRANSACTION_TIMEOUT
     client_conflict_resolution: bool = False
     conflict_resolution: Literal["off", "in-process", "worker"] | None = None
     msgpack: bool = False
-    ssl: ssl.SSLContext | None = None
     pid_file: str | None = None
     loop: Literal["auto", "uvloop", "asyncio"] = "auto"
     compression: Literal["auto", "on", "off"] = "auto"
@@ -96,7 +95,9 @@ class ServerConfig:
     max_message_size: int = DEFAULT_LIMITS.max_message_size
     eventlog: Any = None
     runner: Runner = field(default_factory=Runner)
-    tls: ServerTls | None = None
+    tls: FileCredentials | None = None
+    user_file: str | None = None
+    realm: str | None = None
     source: str = "the command line"
 
     def open_storages(self, report: Report | None = None) -> dict[str, Any]:
@@ -110,8 +111,14 @@ class ServerConfig:
         :raises ConfigurationError: a setting makes no sense, or a storage cannot be opened.
         """
         from ..server import Server, ServerOptions
+        from .userdirectory import UserDirectory
 
+        users = None
+        if self.user_file is not None:
+            users = UserDirectory(self.user_file, self.realm)
+            users.announce()
         options = ServerOptions(
+            users=users,
             address=self.address,
             monitor_address=self.monitor_address,
             read_only=self.read_only,
@@ -121,7 +128,7 @@ class ServerConfig:
             client_conflict_resolution=self.client_conflict_resolution,
             conflict_resolution=self.conflict_resolution,
             msgpack=self.msgpack,
-            ssl=self.ssl,
+            ssl=self.tls,
             loop=self.loop,
             compression=self.compression,
             limits=replace(DEFAULT_LIMITS, max_message_size=self.max_message_size),
@@ -204,7 +211,6 @@ def to_config(values: Any, source: str) -> ServerConfig:
         client_conflict_resolution=zeo.client_conflict_resolution,
         conflict_resolution=zeo.conflict_resolution,
         msgpack=msgpack_by_environment() if zeo.msgpack is None else zeo.msgpack,
-        ssl=None if zeo.ssl is None else zeo.ssl.context,
         pid_file=zeo.pid_filename,
         loop=zeo.event_loop,
         compression=zeo.compression,
@@ -213,5 +219,7 @@ def to_config(values: Any, source: str) -> ServerConfig:
         eventlog=values.eventlog,
         runner=Runner.from_section(values.runner),
         tls=zeo.ssl,
+        user_file=zeo.authentication_database,
+        realm=zeo.authentication_realm,
         source=source,
     )

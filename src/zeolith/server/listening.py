@@ -239,8 +239,9 @@ async def start_accepting(
 
     :param factory: makes the protocol of a connection.
     """
-    if options.ssl is not None:
-        return TlsAcceptor(loop, listener, factory, options.ssl, options.register_timeout)
+    credentials = options.credentials
+    if credentials is not None:
+        return TlsAcceptor(loop, listener, factory, credentials, options.register_timeout)
     if listener.family == socket.AF_UNIX:
         return await loop.create_unix_server(factory, sock=listener, backlog=BACKLOG)
     return await loop.create_server(factory, sock=listener, backlog=BACKLOG)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..protocol.compression import is_available
 from ..protocol.hello import Terms
+from .door import Door
 from .options import Address, ServerOptions
 from .pulse import Pulse
 from .service import StorageService
@@ -31,6 +32,7 @@ class Lobby:
     :ivar started: when the server started, in seconds since the epoch.
     :ivar incoming: bytes that have arrived and are not done with, over all connections.
     :ivar terms: what is asked of clients that speak Zeolith's own protocol.
+    :ivar door: lets users in; None if none are known, and so everybody is.
     :ivar pulse: heartbeats, and the end of connections that are silent.
     """
 
@@ -53,6 +55,7 @@ class Lobby:
         self.terms = Terms(
             options.dead_peer_timeout, options.compression != "off" and is_available()
         )
+        self.door = None if options.users is None else Door(loop, options.users)
         self.pulse = Pulse(loop, lambda: self.connections, options.dead_peer_timeout)
 
     def status(self) -> dict[str, dict[str, Any]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
+from ..credentials import Credentials, to_credentials
 from ..errors import ConfigurationError
 from ..protocol.compression import EXTRA, is_available
 from ..protocol.limits import DEFAULT_LIMITS, Limits
 from ..protocol.liveness import MAX_SILENCE, MIN_SILENCE, is_silence
+from .resolution import MEMORY, TIMEOUT, ConflictResolution, check_conflict_resolution
+from .users import Users
 
 Address: TypeAlias = tuple[str, int] | str
 """``(host, port)``, an empty host meaning all interfaces and port 0 a free one; or the path of a
@@ -20,12 +23,6 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 _NAMES: Final = ("incoming_limit", "limits.max_message_size")
-
-ConflictResolution: TypeAlias = Literal["off", "in-process", "worker"]
-
-RESOLUTION_TIMEOUT: Final = 5.0
-RESOLUTION_MEMORY: Final = GIB
-_MIN_RESOLUTION_MEMORY: Final = 128 * MIB  # ZODB's own modules need half of it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,13 +42,14 @@ class ServerOptions:
     read_only: bool = False
     """Refuse clients that want to write.  Packing is still allowed."""
 
-    invalidation_queue_size: int = 100
+    invalidation_queue_size: int = 10_000
     """Transactions remembered, so that a client which was away for a moment learns what changed
-    instead of dropping its cache."""
+    instead of verifying its cache; fewer if they take more than ``invalidation_memory``."""
 
-    invalidation_age: float | None = None
+    invalidation_age: float | None = 86_400.0
     """Seconds.  A client that was away for no longer than this learns what changed even if the
-    queue is too short for it, at the price of reading the storage.  None: never."""
+    queue is too short for it, at the price of reading the storage for some seconds, on one of
+    ``slow_workers``.  0 or None: never."""
 
     transaction_timeout: float | None = 30.0
     """Seconds that a client may hold the commit lock after the answer to its vote.  None: for
@@ -78,8 +76,12 @@ class ServerOptions:
     msgpack: bool = False
     """Propose the msgpack coding rather than pickle; the client chooses."""
 
-    ssl: ssl.SSLContext | None = None
-    """TLS context for all connections, or None for plain sockets."""
+    ssl: ssl.SSLContext | Credentials | None = None
+    """TLS for all connections, or None for plain sockets.  Credentials may change: each new
+    connection gets what they have then."""
+
+    users: Users | None = None
+    """Who may do what: nobody gets in who is none of them.  None: everybody may do everything."""
 
     limits: Limits = DEFAULT_LIMITS
     """What is accepted from a peer."""
@@ -134,9 +136,9 @@ class ServerOptions:
     max_outstanding: int = 128
     """Calls of one client that worker threads may have at the same time."""
 
-    invalidation_memory: int = 1_000_000
-    """Object ids in the invalidation queue, over all its transactions, and in an answer computed
-    because of ``invalidation_age``."""
+    invalidation_memory: int = 16 * MIB
+    """Bytes of the invalidation queue: eight for each object id, and 160 for each transaction.
+    Enough for 10,000 transactions that change 190 objects each."""
 
     load_workers: int = 8
     """Threads per server that load objects from slow storages."""
@@ -166,6 +168,10 @@ class ServerOptions:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigurationError(name, "must not be negative")
+        try:
+            to_credentials(self.ssl)
+        except TypeError as error:
+            raise ConfigurationError("ssl", str(error)) from error
         check_incoming_limit(self.incoming_limit, self.limits.max_message_size)
         check_dead_peer_timeout(self.dead_peer_timeout)
         check_compression(self.compression)
@@ -186,49 +192,18 @@ class ServerOptions:
     def resolution_timeout(self) -> float:
         """Seconds for the conflicts of one transaction, in the worker."""
         given = self.conflict_resolution_timeout
-        return RESOLUTION_TIMEOUT if given is None else given
+        return TIMEOUT if given is None else given
 
     @property
     def resolution_memory(self) -> int:
         """Bytes of address space of a worker."""
         given = self.conflict_resolution_memory
-        return RESOLUTION_MEMORY if given is None else given
+        return MEMORY if given is None else given
 
-
-def check_conflict_resolution(options: Any, separator: str = "_") -> None:
-    """Check the options about conflicts against each other.
-
-    :param options: has them as attributes.
-    :param separator: what stands between the words in what the user calls them.
-    :raises ConfigurationError: one makes no sense, or would have no effect.
-    """
-    name = f"conflict{separator}resolution"
-    where, is_clients = options.conflict_resolution, options.client_conflict_resolution
-    if where not in (None, "off", "in-process", "worker"):
-        raise ConfigurationError(name, f"{where!r} is none of off, in-process, worker")
-    if is_clients and where not in (None, "off"):
-        raise ConfigurationError(
-            name,
-            f"{where} has no effect, because the clients resolve conflicts "
-            f"(client{separator}{name})",
-            "remove one of the two",
-        )
-    memory = options.conflict_resolution_memory
-    for limit, value, least, words in (
-        ("timeout", options.conflict_resolution_timeout, None, "must be greater than zero"),
-        ("memory", memory, _MIN_RESOLUTION_MEMORY, "is too little for a worker to start"),
-    ):
-        if value is None:
-            continue
-        if is_clients or where in ("off", "in-process"):
-            raise ConfigurationError(
-                f"{name}{separator}{limit}",
-                "has no effect, because there is no worker process that resolves conflicts",
-                f"remove it, or have {name} worker",
-            )
-        if value < least if least else value <= 0:
-            remedy = f"give at least {least // MIB}MB" if least else "give a number of seconds"
-            raise ConfigurationError(f"{name}{separator}{limit}", words, remedy)
+    @property
+    def credentials(self) -> Credentials | None:
+        """What ``ssl`` comes to; None for plain sockets."""
+        return to_credentials(self.ssl)
 
 
 def check_dead_peer_timeout(seconds: float) -> None:

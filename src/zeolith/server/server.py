@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+from ..credentials import FixedCredentials
 from ..errors import ConfigurationError
 from .endpoint import Endpoint
 from .inbox import Inbox
@@ -23,6 +24,7 @@ from .loops import handle_loop_error, new_event_loop
 from .monitor import Monitor
 from .options import Address, ServerOptions
 from .recovery import Recovery
+from .renewal import Renewal
 from .service import Pools, StorageService
 from .transport import Connection
 
@@ -162,6 +164,7 @@ class Server:
         self._address = endpoint.address
         servers: list[Acceptor] = []
         monitor = Monitor(lobby, monitor_endpoint)
+        renewal = self._make_renewal(loop)
         try:
             endpoint.listen()
             for listener in listeners:
@@ -178,6 +181,8 @@ class Server:
         finally:
             lobby.is_closing = True
             monitor.pause()
+            if renewal is not None:
+                renewal.stop()
             for listener in listeners:
                 # asyncio cannot finish accepting for a server that is closed, and leaks the
                 # connection.  (uvloop has no reader here; its accepting has no second half.)
@@ -188,6 +193,12 @@ class Server:
                 server.close()
             endpoint.close()
             await self._end(loop, lobby)
+
+    def _make_renewal(self, loop: asyncio.AbstractEventLoop) -> Renewal | None:
+        credentials = self._options.credentials
+        if credentials is None or isinstance(credentials, FixedCredentials):
+            return None
+        return Renewal(loop, self._pools.quick, credentials)
 
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, listener: Any, lobby: Lobby
@@ -266,6 +277,8 @@ class Server:
 
     async def _end(self, loop: asyncio.AbstractEventLoop, lobby: Lobby) -> None:
         lobby.pulse.stop()
+        if lobby.door is not None:
+            lobby.door.close()
         for recovery in self._recoveries.values():
             recovery.stop()
         connections = list(lobby.connections)
