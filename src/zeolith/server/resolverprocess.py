@@ -74,6 +74,19 @@ class ResolverProcess:
         except BaseException:
             self._socket.close()
             raise
+        # Ended while nobody asks it anything, it would stay in the process table, and what it has
+        # started would go on.
+        self._burial = threading.Thread(
+            target=self._bury, name=f"zeolith-burial-{self._process.pid}", daemon=True
+        )
+        self._burial.start()
+
+    def _bury(self) -> None:
+        """Wait for the end of the process.  Runs on a thread of its own."""
+        with suppress(ChildProcessError):
+            # Without taking its status: kill() does that, and knows that the id is still its own.
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        self.kill()
 
     @property
     def pid(self) -> int:
@@ -171,6 +184,7 @@ class ResolverProcess:
     def close(self) -> None:
         """End it, and let go what we have of it."""
         self.kill()
+        self._burial.join()
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._socket.close()
