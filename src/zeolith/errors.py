@@ -10,8 +10,10 @@
     │   ├── UndecodableMessage      the bytes of a message make no sense, or are not admitted
     │   ├── IllegalMessage          a well-formed message that has no place here
     │   │   └── StreamViolation     of a stream, that is
-    │   └── IncompatiblePeer        its greeting names no protocol we speak
-    │       └── UnknownVersion      its hello names a version of our own that we do not speak
+    │   ├── IncompatiblePeer        its greeting names no protocol we speak
+    │   │   ├── UnknownVersion      its hello names a version of our own that we do not speak
+    │   │   └── PickleRefused       it wants the pickle coding, which is not accepted here
+    │   └── ServerFull              a server in place of its greeting: it has no room
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
         │   ├── ServerRefused       a server is there, but will not have us as we are
@@ -146,6 +148,23 @@ class UnknownVersion(IncompatiblePeer):
             f"the client wants version {self.wanted} of Zeolith's protocol, the server speaks "
             f"{spoken}"
         )
+
+
+class PickleRefused(IncompatiblePeer):
+    """A client chose the pickle coding, which its server does not accept."""
+
+    def __str__(self) -> str:
+        return (
+            "the client insists on the pickle coding, which is not accepted here (pickle false): "
+            "it needs msgpack, which ZEO's clients have if the package msgpack is installed"
+        )
+
+
+class ServerFull(ProtocolViolation):
+    """A server takes no more connections; told in place of its greeting."""
+
+    def __str__(self) -> str:
+        return "the server has as many connections as it takes; its log says which limit it is"
 
 
 class ClientStorageError(ZeolithError, StorageError):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from zeolith.server.refusals import MOST_LINES, PERIOD, Refusals
+from zeolith.server.limitedlog import MOST_LINES, PERIOD
+from zeolith.server.refusals import Refusals
 
 
 class Clock:

@@ -17,7 +17,13 @@ from enum import Enum
 
 from ZODB.POSException import ReadOnlyError
 
-from ..errors import ClientDisconnected, IncompatiblePeer, ProtocolViolation, ServerRefused
+from ..errors import (
+    ClientDisconnected,
+    IncompatiblePeer,
+    ProtocolViolation,
+    ServerFull,
+    ServerRefused,
+)
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
 from .channel import Channel, Receiver
@@ -215,6 +221,9 @@ class Connector:
             ) from error
         except IncompatiblePeer:
             raise
+        except ServerFull as error:
+            # Others leave sooner or later: no reason not to try again.
+            raise ConnectionRefusedError(f"{channel.server_name}: {error}") from error
         except ProtocolViolation as error:
             raise ServerRefused(channel.server_name, describe_violation(error)) from error
         reached("has greeted, but does not admit this client")

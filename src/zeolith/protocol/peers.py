@@ -280,9 +280,11 @@ class ServerPeer(_Peer):
         Zeolith's own protocol.
     :param program: our name and version, for the client's log.
     :param terms: what we ask of clients that speak Zeolith's own protocol.
+    :param takes_pickle: whether the client may choose the pickle coding; if not, nothing that it
+        sends in it is decoded.
     """
 
-    __slots__ = ("_coding", "_load_size", "_parse_load")
+    __slots__ = ("_coding", "_load_size", "_parse_load", "_takes_pickle")
 
     def __init__(
         self,
@@ -290,10 +292,13 @@ class ServerPeer(_Peer):
         limits: Limits = DEFAULT_LIMITS,
         program: str = "",
         terms: Terms = NO_TERMS,
+        takes_pickle: bool = True,
     ) -> None:
+        assert takes_pickle or coding is not Coding.PICKLE, "it would propose what it refuses"
         first_size = max(limits.max_inquiry_size, limits.max_hello_size)
         super().__init__(limits, first_size, program, terms)
         self._coding = coding
+        self._takes_pickle = takes_pickle
         self._load_size = 0
         self._parse_load: Callable[[bytes], tuple[bytes, bytes] | None]
 
@@ -344,7 +349,7 @@ class ServerPeer(_Peer):
             self._version = introduction.version
             coding = Coding.OWN
         else:
-            coding = parse_hello(payload)
+            coding = parse_hello(payload, self._takes_pickle)
         self.codec = self._reader = make_codec(coding, requests_to_server(coding), self._limits)
         if introduction is not None:
             self._meet(self.codec, introduction)

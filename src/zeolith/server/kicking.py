@@ -7,7 +7,6 @@ machine and can open its Unix socket are obeyed.
 
 from __future__ import annotations
 
-import logging
 import socket
 import struct
 import sys
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 from ..protocol.inquiry import MOST_CONNECTIONS, KickInquiry
 from .lobby import Lobby
 from .overview import describe_connections, storage_of, tls_user
+from .peerlog import peer_logger
 
 if TYPE_CHECKING:
     from .transport import Connection
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 _CREDENTIALS: Final = struct.Struct("3i")  # process id, user id, group id
 

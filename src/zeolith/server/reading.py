@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Any, Final
 
@@ -14,11 +13,12 @@ from ..protocol.greeting import Coding
 from ..protocol.hello import Admission, serialize_admission
 from ..protocol.loadrequests import LoadMany
 from .iterators import Iterators
+from .peerlog import peer_logger
 from .service import StorageService
 from .session import Session
 from .workers import Lane
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 _MAX_LABEL = 200
 
@@ -106,7 +106,7 @@ def register(session: Session, msgid: m.MsgId, request: m.Register) -> None:
         tid = session.register(service, read_only)
         session.uploads = Lane(service.pools.quick)
         session.reads = Lane(service.pools.quick)
-        session.iterators = Iterators(service.access, lobby.options.max_iterators)
+        session.iterators = Iterators(service.access, lobby.options.max_iterators, lobby.tally)
         logger.info(
             "(%s) connected to storage %r%s",
             session.name, service.name, ", read-only" if read_only else "",

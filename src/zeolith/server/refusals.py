@@ -1,8 +1,4 @@
-"""Log lines about peers that were not let in, as many as somebody may want to read.
-
-Whoever can reach the port can be refused as often as he likes: his lines must not fill the disk,
-nor hide all others (R8).
-"""
+"""Log lines about TLS handshakes that failed, as many as somebody may want to read."""
 
 from __future__ import annotations
 
@@ -11,13 +7,9 @@ import logging
 import ssl
 from typing import Any, Final
 
+from .limitedlog import LimitedLog
+
 logger = logging.getLogger(__name__)
-
-MOST_LINES: Final = 10
-"""Refusals in a period that get a line each; of the others only their number is told."""
-
-PERIOD: Final = 60.0
-"""Seconds, counted from the first refusal."""
 
 _REASONS: Final = {
     "HTTP_REQUEST": "it speaks HTTP",
@@ -40,35 +32,25 @@ class Refusals:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._count = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._log = LimitedLog(loop, logger, "TLS handshakes failed")
 
     def note(self, peername: Any, error: OSError) -> None:
         """The handshake of a peer has failed with *error*.
 
         :param peername: of its socket.
         """
-        if self._timer is None:
-            self._timer = self._loop.call_later(PERIOD, self._end_period)
-        self._count += 1
-        if self._count <= MOST_LINES:
-            logger.warning("(%s) no TLS connection: %s", _label(peername), _reason(error))
+        self._log.warn("(%s) no TLS connection: %s", label(peername), _reason(error))
 
     def close(self) -> None:
         """Tell what has not been told; any number of times."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._end_period()
-
-    def _end_period(self) -> None:
-        self._timer = None
-        left_out, self._count = self._count - MOST_LINES, 0
-        if left_out > 0:
-            logger.warning("%d more TLS handshakes failed within %g s", left_out, PERIOD)
+        self._log.close()
 
 
-def _label(peername: Any) -> str:
+def label(peername: Any) -> str:
+    """Return what a peer is called that has only an address.
+
+    :param peername: of its socket.
+    """
     if not isinstance(peername, tuple):
         return "unix client"
     host, port = peername[:2]

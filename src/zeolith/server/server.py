@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from ..errors import ConfigurationError
+from .crowd import Entry
 from .endpoint import Endpoint
 from .inbox import Inbox
 from .listening import Acceptor, start_accepting
@@ -192,10 +193,10 @@ class Server:
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, listener: Any, lobby: Lobby
     ) -> Acceptor:
-        def factory() -> Connection:
-            return Connection(lobby)
+        def factory(entry: Entry | None = None) -> Connection:
+            return Connection(lobby, entry)
 
-        return await start_accepting(loop, listener, factory, self._options)
+        return await start_accepting(loop, listener, factory, self._options, lobby.crowd)
 
     def _wake_up(self) -> None:
         if self._stopped is not None:
@@ -266,6 +267,7 @@ class Server:
 
     async def _end(self, loop: asyncio.AbstractEventLoop, lobby: Lobby) -> None:
         lobby.pulse.stop()
+        lobby.overdue.stop()
         for recovery in self._recoveries.values():
             recovery.stop()
         connections = list(lobby.connections)
@@ -294,6 +296,7 @@ class Server:
         # Temporary files that the connections' end has left to be removed.
         await self._until(loop, lambda: self._pools.is_idle)
         self._pools.close()
+        lobby.close_logs()
 
     def _is_idle(self) -> bool:
         return all(service.is_idle for service in self._services.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,9 +16,11 @@ from .blobsender import BlobSender
 from .bulk import BulkLoads
 from .iterators import Iterators
 from .lobby import Lobby
+from .peerlog import PeerName, peer_logger
 from .service import StorageService
 from .statistics import Statistics
 from .streams import Streams
+from .tally import Limit
 from .transactions import Stage, Transaction
 from .upload import Upload
 from .uploads import Uploads
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .publisher import Publisher
     from .transport import Connection
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 NOTICE: Final[Any] = object()
 """Stands for the message id of a request that expects no answer."""
@@ -117,7 +118,11 @@ class Session:
     def name(self) -> str:
         """Label and address, for messages."""
         address = self._connection.address
-        return f"{self.label} {address}" if self.label else address
+        if not self.label:
+            return address
+        text = f"{self.label} {address}"
+        # Without its origin it could fill the log.
+        return address.replace_text(text) if isinstance(address, PeerName) else text
 
     @property
     def service(self) -> StorageService:
@@ -279,6 +284,7 @@ class Session:
         """A call is on its way that will be answered later (R8: there may not be many)."""
         self._outstanding += 1
         if self._outstanding >= self.lobby.options.max_outstanding:
+            self.lobby.tally.hit(Limit.OUTSTANDING_CALLS)
             self.stall("calls")
 
     def ended(self) -> None:
@@ -379,6 +385,7 @@ class Session:
         """Start *transaction*."""
         transaction.began = self.lobby.loop.time()
         self.transaction = transaction
+        self.lobby.overdue.watch()
         self.stats.active_txns += 1
 
     def abort(self, transaction: Transaction, done: Callable[[], None]) -> None:
