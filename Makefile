@@ -4,6 +4,8 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)) python3)
 VENV ?= .venv
 ADDRESS ?= 127.0.0.1:8100
+# How many processes `make test` runs tests in; 0: in its own, as a debugger wants it.
+WORKERS ?= 2
 # Further arguments for the tool that a target starts: make test ARGS="tests/cli -x"
 ARGS ?=
 
@@ -24,7 +26,7 @@ help:
 	@echo 'make reference  write what docs/ has of the schema of zeo.conf and of transcripts'
 	@echo 'make lock       renew the lock files in requirements/'
 	@echo 'make clean      remove the virtual environment and the caches, not ./var'
-	@echo 'Variables: PYTHON (3.11 or newer), VENV, ADDRESS, ARGS'
+	@echo 'Variables: PYTHON (3.11 or newer), VENV, ADDRESS, ARGS, WORKERS (of make test: $(WORKERS))'
 
 # foreground.py lets Ctrl-C end the server and not make, so that both end with status 0.
 run: $(FOR_RUN)
@@ -33,7 +35,7 @@ run: $(FOR_RUN)
 		--address $(ADDRESS) --filename var/Data.fs --blob-dir var/blobs $(ARGS)
 
 test: $(FOR_DEV)
-	@$(BIN)/python -m pytest -m 'not long' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not long' -n $(WORKERS) --dist loadscope $(ARGS)
 
 test-long: $(FOR_DEV)
 	@$(BIN)/python -m pytest -m long $(ARGS)

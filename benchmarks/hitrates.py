@@ -1,31 +1,35 @@
 """Hit rates of the client cache beside other ways to choose what stays.
 
-``python -m benchmarks.hitrates`` prints the table of ``docs/cache.md``.  Ours is the real cache;
-the others are models of the same room: ZEO's circle (what is read from the oldest fifth is copied
-to the front), least-recently-used, and the optimum, which knows the future.
+``python -m benchmarks.hitrates`` prints the tables of ``docs/cache.md``: of synthetic loads, and of
+recorded ones, which are the traces in ``traces/`` or those that are named as arguments.  The ways
+are those of ``zeolith cache simulate``, but each counts the same bytes beside a record's data.
 """
 
 from __future__ import annotations
 
-import heapq
 import random
+import sys
 from bisect import bisect
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Final
 
-from zeolith.cache import RingCache
-from zeolith.types import MAX_TID
+from zeolith.cache.policies import Circle, PolicyMaker, make_policies, simulate
+from zeolith.cache.records import OVERHEAD
+from zeolith.cache.traces import open_trace
+from zeolith.cache.workload import Workload, WorkloadReader
 
 OBJECTS: Final = 20_000
 READS: Final = 200_000
 SHARES: Final = (0.02, 0.1, 0.3, 0.6)
-OVERHEAD: Final = 24
-"""Bytes of a record of ours beside its data; the models count the same."""
+TRACES: Final = Path(__file__).parent / "traces"
 
-Trace = Sequence[int]
-Policy = Callable[[Trace, Sequence[int], int], int]
+POLICIES: Final[dict[str, PolicyMaker]] = {
+    **make_policies(),
+    "ZEO": partial(Circle, overhead=OVERHEAD),
+}
 
 
 def make_traces(seed: int) -> dict[str, list[int]]:
@@ -70,110 +74,50 @@ def make_traces(seed: int) -> dict[str, list[int]]:
     }
 
 
-def zeolith(trace: Trace, sizes: Sequence[int], room: int) -> int:
-    """Return the hits of our cache with *room* bytes."""
-    cache = RingCache(room)
-    hits = 0
-    start = (1).to_bytes(8, "big")
-    try:
-        for number in trace:
-            oid = number.to_bytes(8, "big")
-            if cache.load_before(oid, MAX_TID) is not None:
-                hits += 1
-            else:
-                cache.store(oid, start, None, bytes(sizes[number] - OVERHEAD))
-    finally:
-        cache.close()
-    return hits
-
-
-def circle(trace: Trace, sizes: Sequence[int], room: int) -> int:
-    """Return the hits of a circle as ZEO's cache is one."""
-    places: dict[int, int] = {}
-    written: deque[tuple[int, int]] = deque()
-    head = hits = 0
-    for number in trace:
-        place = places.get(number)
-        if place is not None:
-            hits += 1
-            if head - place <= 0.8 * room:
-                continue
-        while written and head + sizes[number] - written[0][0] > room:
-            old, gone = written.popleft()
-            if places.get(gone) == old:
-                del places[gone]
-        places[number] = head
-        written.append((head, number))
-        head += sizes[number]
-    return hits
-
-
-def recent(trace: Trace, sizes: Sequence[int], room: int) -> int:
-    """Return the hits where the least recently used goes."""
-    held: OrderedDict[int, None] = OrderedDict()
-    used = hits = 0
-    for number in trace:
-        if number in held:
-            hits += 1
-            held.move_to_end(number)
-            continue
-        held[number] = None
-        used += sizes[number]
-        while used > room:
-            gone, _ = held.popitem(last=False)
-            used -= sizes[gone]
-    return hits
-
-
-def optimum(trace: Trace, sizes: Sequence[int], room: int) -> int:
-    """Return the hits where that goes which is not needed for longest (Bélády)."""
-    never = len(trace)
-    following = [never] * len(trace)
-    later: dict[int, int] = {}
-    for at in range(len(trace) - 1, -1, -1):
-        following[at] = later.get(trace[at], never)
-        later[trace[at]] = at
-    needed: dict[int, int] = {}
-    queue: list[tuple[int, int]] = []
-    used = hits = 0
-    for at, number in enumerate(trace):
-        if number in needed:
-            hits += 1
-        else:
-            used += sizes[number]
-        needed[number] = following[at]
-        heapq.heappush(queue, (-following[at], number))
-        while used > room:
-            when, gone = heapq.heappop(queue)
-            if needed.get(gone) == -when:
-                del needed[gone]
-                used -= sizes[gone]
-    return hits
-
-
-POLICIES: Final[dict[str, Policy]] = {
-    "ZEO": circle,
-    "LRU": recent,
-    "Zeolith": zeolith,
-    "optimum": optimum,
-}
-
-
-def main() -> None:
-    """Print the table of ``docs/cache.md``."""
+def synthetic() -> Iterator[tuple[str, Workload]]:
+    """Yield the name and the workload of each synthetic load."""
     chance = random.Random(1)
-    sizes = [int(chance.lognormvariate(5.5, 1.0)) + OVERHEAD for _ in range(OBJECTS)]
-    total = sum(sizes)
+    lengths = [int(chance.lognormvariate(5.5, 1.0)) for _ in range(OBJECTS)]
+    for name, trace in make_traces(1).items():
+        yield name, Workload.of_reads(trace, lengths)
+
+
+def recorded(paths: Iterable[Path]) -> Iterator[tuple[str, Workload]]:
+    """Yield the name and the workload of each recorded trace."""
+    for path in paths:
+        reader = WorkloadReader()
+        with open_trace(str(path)) as events:
+            for event in events:
+                reader.add(event)
+        yield path.name.removesuffix(".gz").removesuffix(".trace"), reader.finish()
+
+
+def rows(name: str, workload: Workload, shares: Iterable[float] = SHARES) -> Iterator[str]:
+    """Yield the lines of the table about *workload*.
+
+    :param shares: sizes of the cache, as shares of the room that all revisions take.
+    """
+    total = sum(workload.lengths) + OVERHEAD * len(workload.lengths)
+    for share in shares:
+        rates = []
+        for make in POLICIES.values():
+            hits = simulate(make, workload, int(total * share))
+            rates.append(f"{sum(hits) / len(hits):.3f}")
+        yield f"| {name} | {share:.0%} | {' | '.join(rates)} |"
+
+
+def main(arguments: list[str]) -> None:
+    """Print the tables of ``docs/cache.md``, or that of the traces named."""
     print(f"| load | share of all objects that fits | {' | '.join(POLICIES)} |")
     print("| --- " * (2 + len(POLICIES)) + "|")
-    for name, trace in make_traces(1).items():
-        for share in SHARES:
-            rates = [
-                run(trace, sizes, int(total * share)) / len(trace) for run in POLICIES.values()
-            ]
-            cells = " | ".join(f"{rate:.3f}" for rate in rates)
-            print(f"| {name} | {share:.0%} | {cells} |", flush=True)
+    if arguments:
+        loads = list(recorded(map(Path, arguments)))
+    else:
+        loads = [*synthetic(), *recorded(sorted(TRACES.iterdir()))]
+    for name, workload in loads:
+        for row in rows(name, workload):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -48,11 +48,13 @@ class Server:
     :raises BenchmarkFailed: it does not listen in time.
     """
 
-    def __init__(self, product: str, data: Path, cores: Sequence[int]) -> None:
+    def __init__(
+        self, product: str, data: Path, cores: Sequence[int], certificates: Path | None = None
+    ) -> None:
         self.product = product
         self.address = _free_address()
         self._log = data.with_suffix(".log")
-        module, arguments = server_arguments(product, self.address, data)
+        module, arguments = server_arguments(product, self.address, data, certificates)
         where = ",".join(map(str, cores))
         self._command = [sys.executable, "-m", "benchmarks.launch", where, module, *arguments]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
+
+from zeolith.admin.certstore import CertificateStore
 
 Address: TypeAlias = tuple[str, int]
 
@@ -49,24 +52,53 @@ def parse_contender(text: str) -> Contender:
     return contender
 
 
-def open_storage(client: str, address: Address, data: Path, cache_size: int) -> Any:
+def open_storage(
+    client: str, address: Address, data: Path, cache_size: int, certificates: Path | None = None
+) -> Any:
     """Return a storage of the product *client*, connected.
 
     :param address: the server's.
     :param data: the database file, for the client that needs no server.
     :param cache_size: in bytes.
+    :param certificates: directory of :func:`make_certificates`; None: no TLS.
     """
     if client == "file":
         return import_module("ZODB.FileStorage").FileStorage(str(data))
     if client == "bare":
         return import_module("benchmarks.bare").BareClient(address)
     module = import_module("ZEO.ClientStorage" if client == "zeo" else "zeolith")
-    return module.ClientStorage(address, cache_size=cache_size, wait_timeout=CONNECT_TIMEOUT)
+    context = None
+    if certificates is not None:
+        context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+        context.load_cert_chain(str(certificates / "client-bench.pem"))
+    return module.ClientStorage(
+        address, cache_size=cache_size, wait_timeout=CONNECT_TIMEOUT, ssl=context
+    )
 
 
-def server_arguments(server: str, address: Address, data: Path) -> tuple[str, list[str]]:
-    """Return the module to run as ``__main__``, and its command line, for the product *server*."""
+def make_certificates(directory: Path) -> None:
+    """Make certificates for server and client, which both products take."""
+    store = CertificateStore(directory)
+    list(store.make(["127.0.0.1"], ["bench"], days=2, ca_days=2, title="benchmarks"))
+
+
+def server_arguments(
+    server: str, address: Address, data: Path, certificates: Path | None = None
+) -> tuple[str, list[str]]:
+    """Return the module to run as ``__main__``, and its command line, for the product *server*.
+
+    :param certificates: directory of :func:`make_certificates`; None: no TLS.
+    """
     where = "{}:{}".format(*address)
+    if certificates is not None:
+        conf = data.with_suffix(".conf")
+        conf.write_text(
+            f"<zeo>\n  address {where}\n  <ssl>\n    certificate {certificates}/server.pem\n"
+            f"    authenticate {certificates}/ca.pem\n  </ssl>\n</zeo>\n"
+            f"<filestorage 1>\n  path {data}\n</filestorage>\n"
+        )
+        module, command = ("ZEO.runzeo", []) if server == "zeo" else ("zeolith", ["serve"])
+        return module, [*command, "-C", str(conf)]
     if server == "zeo":
         return "ZEO.runzeo", ["-a", where, "-f", str(data)]
     if server == "zeolith":

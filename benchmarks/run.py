@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from .affinity import busy_seconds, usable_cores
 from .processes import BenchmarkFailed, Server, Worker
-from .products import Contender
+from .products import Contender, make_certificates
 from .sample import write_items, write_oids, write_small_objects, write_twice
 from .suite import ROUNDS_UNTIMED, Benchmark
 from .worker import Job, Outcome
@@ -65,6 +65,7 @@ class Runner:
         self._say = say
         self._cores = usable_cores()
         self._numbered = 0
+        self._certificates: Path | None = None
 
     def run(self, benchmark: Benchmark, contenders: Sequence[Contender], rounds: int) -> Results:
         """Run *benchmark* in up to *rounds* rounds; the floor takes part in each.
@@ -117,7 +118,16 @@ class Runner:
         if product == "none":
             return None, own
         cores = self._places(benchmark.placement.server)
-        return stack.enter_context(Server(product, own, cores)), own
+        certificates = self._find_certificates(benchmark)
+        return stack.enter_context(Server(product, own, cores, certificates)), own
+
+    def _find_certificates(self, benchmark: Benchmark) -> Path | None:
+        if not benchmark.is_encrypted:
+            return None
+        if self._certificates is None:
+            self._certificates = self._folder / "certificates"
+            make_certificates(self._certificates)
+        return self._certificates
 
     def _places(self, positions: Sequence[int]) -> list[int]:
         return [self._cores[p % len(self._cores)] for p in positions] or self._cores
@@ -149,6 +159,7 @@ class Runner:
                     clients,
                     benchmark.amount,
                     100 * number + worker,
+                    str(self._find_certificates(benchmark) or ""),
                 )
                 for worker in range(benchmark.workers)
             ]

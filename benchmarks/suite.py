@@ -56,6 +56,7 @@ class Benchmark(NamedTuple):
         be repeated.
     :ivar is_timed: whether it measures time, which needs a quiet machine and many rounds; other
         numbers are taken as they come, in :data:`ROUNDS_UNTIMED` rounds at most.
+    :ivar is_encrypted: whether client and server talk over TLS, with certificates on both sides.
     """
 
     key: str
@@ -70,6 +71,7 @@ class Benchmark(NamedTuple):
     is_fresh: bool = False
     is_once: bool = False
     is_timed: bool = True
+    is_encrypted: bool = False
 
 
 ROUNDS_UNTIMED: Final = 2
@@ -91,6 +93,21 @@ BENCHMARKS: Final = (
         6_000,
         (Metric("cold load, one core each", "µs", _MICRO, 2.5),),
         floor=BARE,
+    ),
+    Benchmark(
+        "cold-load-tls",
+        "cold_load",
+        6_000,
+        (Metric("cold load over TLS, one core each", "µs", _MICRO, 2.5),),
+        is_encrypted=True,
+    ),
+    Benchmark(
+        "cold-load-tls-one-core",
+        "cold_load",
+        6_000,
+        (Metric("cold load over TLS, both on one core", "µs", _MICRO, 2.5),),
+        ONE_CORE,
+        is_encrypted=True,
     ),
     Benchmark(
         "cold-load-8-threads",

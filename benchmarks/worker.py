@@ -34,6 +34,7 @@ class Job(NamedTuple):
     :ivar cores: where to run.
     :ivar amount: how many operations.
     :ivar seed: for choosing objects; workers of one round get different ones.
+    :ivar certificates: directory with those for TLS; empty: no TLS.
     """
 
     workload: str
@@ -45,6 +46,7 @@ class Job(NamedTuple):
     cores: list[int]
     amount: int
     seed: int
+    certificates: str = ""
 
 
 class Outcome(NamedTuple):
@@ -76,7 +78,10 @@ class Session:
     def open(self, cache_size: int = 200 << 20) -> closing[Any]:
         """Return a connected storage, to be closed by ``with``; *cache_size* in bytes."""
         job = self.job
-        return closing(open_storage(job.client, job.address, Path(job.data), cache_size))
+        certificates = Path(job.certificates) if job.certificates else None
+        return closing(
+            open_storage(job.client, job.address, Path(job.data), cache_size, certificates)
+        )
 
     def start(self) -> None:
         """Everything is prepared: tell the parent, and wait until it says go."""

@@ -13,7 +13,9 @@ import pytest
 
 import zeolith
 
-PUBLIC = {"DB", "ClientStorage", "__version__", "changes", "client", "connection", "server"}
+PUBLIC = {
+    *("DB", "ClientStorage", "__version__", "changes", "client", "connection", "server", "tls"),
+}
 
 
 def in_a_fresh_interpreter(code: str) -> str:

@@ -27,12 +27,15 @@ MAY_IMPORT = {
     "errors": frozenset[str](),
     "_callable": frozenset[str](),
     "protocol": _BASE,
+    "credentials": frozenset[str](),
     "cache": _BASE | {"protocol"},
-    "client": _BASE | {"protocol", "cache", "_callable", "__init__"},
-    "server": _BASE | {"protocol", "_callable", "__init__"},
-    "config": _BASE | {"protocol", "client", "server"},
-    "admin": _BASE | {"protocol", "client", "config", "__init__"},
-    "cli": _BASE | {"admin", "client", "server", "config", "__init__", "shortcuts", "standalone"},
+    "client": _BASE | {"credentials", "protocol", "cache", "_callable", "__init__"},
+    "server": _BASE | {"credentials", "protocol", "_callable", "__init__"},
+    "config": _BASE | {"credentials", "protocol", "client", "server"},
+    "admin": _BASE | {"credentials", "protocol", "cache", "client", "config", "__init__"},
+    "cli": _BASE
+    | {"admin", "cache", "client", "credentials", "server", "config", "__init__"}
+    | {"shortcuts", "standalone"},
 }
 """Room → the rooms beside itself that its modules may import.  What is not listed lives at the top
 of the package, brings the rooms together and is imported by none of them."""

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client.feed import changes
     from .client.storage import ClientStorage
+    from .config.credentials import tls
     from .shortcuts import DB, client, connection
     from .standalone import server
 
-__all__ = ["DB", "ClientStorage", "__version__", "changes", "client", "connection", "server"]
+__all__ = ["DB", "ClientStorage", "__version__", "changes", "client", "connection", "server", "tls"]
 
 __version__ = "0.1.0.dev0"
 
@@ -23,6 +24,7 @@ _HOMES = {
     "DB": "zeolith.shortcuts",
     "changes": "zeolith.client.feed",
     "connection": "zeolith.shortcuts",
+    "tls": "zeolith.config.credentials",
 }
 
 # These two are packages that can also be called; see zeolith._callable.

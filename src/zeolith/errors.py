@@ -17,6 +17,7 @@
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
         │   ├── ServerRefused       a server is there, but will not have us as we are
+        │   │   └── CertificateRefused  because of a certificate, ours or its own
         │   └── NotCommitted        it went away in a commit, which certainly did not happen
         ├── OutcomeUnknown          it went away in a commit, which may have happened
         ├── ObjectTooLarge          (also TransactionTooLargeError) it cannot be stored there
@@ -32,6 +33,8 @@ What ZODB callers expect as ZODB's own exceptions (``POSKeyError``,
 """
 
 from __future__ import annotations
+
+from enum import Enum
 
 import transaction.interfaces
 from ZODB.POSException import StorageError, TransactionTooLargeError
@@ -189,6 +192,48 @@ class ServerRefused(ClientDisconnected):
 
     def __str__(self) -> str:
         return f"{self.server} refuses this client: {self.reason}"
+
+
+class CertificateProblem(Enum):
+    """What is wrong with a certificate."""
+
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not yet valid"
+    FOREIGN = "foreign"
+    """Nobody whom the other side trusts has signed it."""
+    MISMATCH = "mismatch"
+    """It is for another host."""
+    REVOKED = "revoked"
+    REVOCATION_UNKNOWN = "revocation unknown"
+    """Its authority has no valid revocation list, where one is demanded."""
+    UNFIT = "unfit"
+    """It is not made for this use."""
+    MISSING = "missing"
+    """There is none."""
+    OTHER = "other"
+
+
+class CertificateRefused(ServerRefused):
+    """The TLS connection failed because of a certificate.
+
+    :param server: address of the server.
+    :param reason: what is wrong with it, and what can be done.
+    :param whose: ``"server"``: its certificate, refused by this side; ``"client"``: ours.
+    :param problem: what is wrong with it.
+    """
+
+    def __init__(
+        self, server: str, reason: object, whose: str, problem: CertificateProblem
+    ) -> None:
+        super().__init__(server, reason)
+        self.args = (server, reason, whose, problem)
+        self.whose = whose
+        self.problem = problem
+
+    def __str__(self) -> str:
+        if self.whose == "server":
+            return f"the certificate of {self.server} is not accepted: {self.reason}"
+        return f"{self.server} does not accept this client's certificate: {self.reason}"
 
 
 class NotCommitted(ClientDisconnected):

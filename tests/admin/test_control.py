@@ -26,7 +26,7 @@ from zeolith.admin.signalnames import signal_named
 from zeolith.admin.supervised import Supervised
 from zeolith.cli.main import main
 from zeolith.config.accounts import find_account
-from zeolith.config.tls import ServerTls, server_context
+from zeolith.config.tls import TlsSettings
 from zeolith.errors import ConfigurationError
 
 CONF = "<zeo>\naddress 8100\n{zeo}\n</zeo>\n<mappingstorage>\n</mappingstorage>\n{rest}\n"
@@ -160,14 +160,15 @@ def tls_server(request: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     )
     with ExitStack() as cleanup:
 
-        def start(admits_itself: bool) -> tuple[Any, ServerTls]:
+        def start(admits_itself: bool) -> tuple[Any, TlsSettings]:
             clients = tmp_path / "clients.pem"
             (authority if admits_itself else other).cert_pem.write_to_path(str(clients))
-            context = server_context(str(certificate), str(clients))
+            settings = TlsSettings(certificate=str(certificate), authenticate=str(clients))
+            context = settings.server_context()
             server = cleanup.enter_context(
                 running_server(MappingStorage(), ssl=context, loop=request.param)
             )
-            return server, ServerTls(context, str(certificate), None, None)
+            return server, settings
 
         yield start
 

@@ -132,7 +132,7 @@ WRONG = [
     (["-S", "x", "localhost:1"], "-S has no effect here"),
     (["-C", "zeo.conf", "localhost:1"], "exclude each other"),
     (["-n", "--force", "localhost:1"], "--force has no effect"),
-    (["--key", "x", "localhost:1"], "--key and --server-hostname have no effect"),
+    (["--key", "x", "localhost:1"], "key: has no effect without a certificate"),
     (["-d", "-1", "localhost:1"], "-1"),
     (["-t", "25", "localhost:1"], "is no time of day"),
     (["localhost"], "has no port"),

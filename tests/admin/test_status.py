@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import trustme
+from tests.support.certificates import DAY, Certificates
 from tests.support.hosts import Hosts
 from tests.support.processes import ServerProcess, free_port, running_server
 from tests.support.raw import RawClient, oid_of
@@ -211,6 +213,55 @@ def test_tls(run: Any, tmp_path: Path) -> None:
         assert "does not use TLS" in errors
 
 
+def test_tls_with_nothing_but_the_configuration(run: Any, tmp_path: Path) -> None:
+    """The server's own certificate does for both sides."""
+    ours = Certificates(tmp_path)
+    own = ours.issue("server", "db.example.org", end=20 * DAY)
+    section = f"<ssl>\ncertificate {own}\nauthenticate {ours.root}\n</ssl>"
+    with ServerProcess(tmp_path, config=section) as process:
+        conf = str(tmp_path / "zeo.conf")
+        status, text, _ = run("-C", conf)
+        assert status == 0
+        assert ", in 19 d" in value(text, "certificate")
+        # What is given counts: this certificate names another host.
+        status, _, errors = run("-C", conf, "--certificate", own, "--authenticate", ours.root)
+        assert status == 1
+        assert "connect by a name that it bears" in errors
+        named = ("--server-hostname", "db.example.org", "--authenticate", ours.root)
+        status, _, errors = run("-C", conf, *named)
+        assert status == 1
+        assert "does not accept this client's certificate: there is none" in errors
+        (tmp_path / "word").write_text("open sesame\n")
+        locked = ours.encrypt(own, b"open sesame")
+        keys = ("--certificate", locked, "--password-file", str(tmp_path / "word"))
+        assert run("-C", conf, *named, *keys)[0] == 0
+        status, _, errors = run("-C", conf, *named, "--certificate", locked)
+        assert status == 2
+        assert "the private key is encrypted" in errors
+        unlisted = ("--crl", Certificates(tmp_path, "other").revoke([]))
+        status, _, errors = run("-C", conf, *named, *keys, *unlisted)
+        assert status == 1
+        assert "no revocation list" in errors
+        assert process.stop() == 0
+
+
+def test_tls_of_a_server_that_asks_nobody(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Certificates(tmp_path)
+    context = server_context(ours.issue("server", "127.0.0.1"), client_certificates="none")
+    with running_server(MappingStorage(), ssl=context) as server:
+        port = str(server.address[1])
+        status, _, errors = run(port, "--tls")
+        assert status == 1
+        assert "nobody whom this client trusts" in errors
+        monkeypatch.setenv("SSL_CERT_FILE", ours.root)
+        status, text, _ = run(port, "--tls")
+        assert status == 0
+        # A context that somebody else has made tells nothing of its files.
+        assert "certificate" not in text
+
+
 # -- a server of ZEO -----------------------------------------------------------------------------
 
 
@@ -332,7 +383,7 @@ def test_a_drip_does_not_stretch_the_deadline() -> None:
         ["--limit", "5"],
         ["-c", "--limit", "5000"],
         ["--key", "file"],
-        ["--server-hostname", "name"],
+        ["--tls", "./zeo.sock"],
         ["--certificate", "/does/not/exist"],
         ["8100", "-C", "zeo.conf"],
         ["-C", "/does/not/exist.conf"],
@@ -386,6 +437,28 @@ def test_nothing_in_a_table_reaches_the_terminal_raw() -> None:
     assert all(line.isprintable() for line in lines)
     assert render_connections([]) == ["no connections"]
     assert printable("ü\x9b") == "ü?"
+
+
+@pytest.mark.parametrize(
+    ("cache", "hits", "used"),
+    [
+        (None, "-", "-"),
+        ({"hits": 0, "misses": 0, "used": 0}, "-", "0 B"),
+        ({"hits": 0, "misses": 3, "used": 700}, "0.0%", "700 B"),
+        ({"hits": 2, "misses": 1, "used": 1_500_000}, "66.7%", "1.5 MB"),
+        ({"hits": 5, "misses": 0, "used": 10}, "100.0%", "10 B"),
+    ],
+)
+def test_the_cache_of_a_client(cache: dict[str, int] | None, hits: str, used: str) -> None:
+    connection = {
+        "number": 1, "label": "one", "address": "x", "user": "", "storage": "1",
+        "read_only": True, "age": 1.0, "idle": 0.0, "transaction": None, "cache": cache,
+        "unsent": 7,
+    }  # fmt: skip
+    heading, row = render_connections([connection])
+    assert heading.split()[-3:] == ["hits", "cache", "unsent"]
+    cells = [cell.strip() for cell in re.split(r" {2,}", row)]
+    assert cells[-3:] == [hits, used, "7 B"]
 
 
 @pytest.mark.parametrize(

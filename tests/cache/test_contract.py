@@ -93,6 +93,25 @@ def test_an_invalidation_older_than_the_revision_changes_nothing(cache: ClientCa
     assert cache.load_before(OID, MAX_TID) == (b"data", T3, None)
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_revision_is_replaced_by_the_next(cache: ClientCache, is_held: bool) -> None:
+    if is_held:
+        cache.store(OID, T2, None, b"old")
+    cache.replace(OID, T4, b"new")
+    assert cache.load_before(OID, T4) == ((b"old", T2, T4) if is_held else None)
+    assert cache.load_before(OID, MAX_TID) == (b"new", T4, None)
+    assert len(cache) == 1 + is_held
+
+
+@pytest.mark.parametrize("start", [T4, T5])
+def test_what_a_load_has_brought_already_is_not_replaced(cache: ClientCache, start: bytes) -> None:
+    cache.store(OID, start, None, b"data")
+    cache.replace(OID, T4, b"data")
+    assert cache.load_before(OID, MAX_TID) == (b"data", start, None)
+    assert cache.load_before(OID, T4) is None
+    assert len(cache) == 1
+
+
 def test_an_invalidation_of_something_not_held_changes_nothing(cache: ClientCache) -> None:
     cache.invalidate(OID, T2)
     cache.invalidate(OID, None)
@@ -203,22 +222,84 @@ def test_closed_it_answers_nothing_and_closes_again(cache: ClientCache) -> None:
     cache.close()
 
 
-def test_it_lists_its_current_revisions_or_says_that_it_cannot(cache: ClientCache) -> None:
-    assert list(cache.current() or ()) == []
-    cache.store(OID, T2, None, b"data")
-    cache.store(OTHER, T1, T2, b"earlier")
-    listed = cache.current()
+def test_r6_suspects_are_not_served_until_they_are_cleared(cache: ClientCache) -> None:
+    suspects = cache.suspects
     if isinstance(cache, ForeignCache):
-        assert listed is None
+        assert suspects is None
         return
-    assert listed is not None
-    assert list(listed) == [(OID, T2)]
-    cache.store(OTHER, T2, None, b"data")
-    cache.invalidate(OID, T3)
-    cache.store(OID, T3, None, b"data")
-    assert sorted(cache.current() or ()) == [(OID, T3), (OTHER, T2)]
-    cache.close()
-    assert list(cache.current() or ()) == []
+    assert suspects is not None
+    assert suspects.page() is None
+    oids = [b"%08d" % n for n in range(6)]
+    for oid in oids:
+        cache.store(oid, T2, None, b"data")
+    cache.store(OTHER, T1, T2, b"earlier")
+    suspects.suspect_all()
+    assert len(suspects) == 6
+    assert len(cache) == 7
+    for oid in oids:
+        assert cache.load_before(oid, MAX_TID) is None
+        assert cache.load_before(oid, T3) is None
+    assert cache.load_before(OTHER, T2) == (b"earlier", T1, T2)
+    page = suspects.page()
+    assert page is not None
+    number, pairs = page
+    assert sorted(pairs) == [(oid, T2) for oid in oids]
+    # Loaded meanwhile: found to be as it was, changed, changed before and after, ended.
+    cache.store(oids[0], T2, None, b"data")
+    cache.store(oids[1], T3, None, b"new")
+    cache.invalidate(oids[2], T3)
+    cache.store(oids[3], T2, T3, b"data")
+    assert cache.load_before(oids[0], MAX_TID) == (b"data", T2, None)
+    assert cache.load_before(oids[1], MAX_TID) == (b"new", T3, None)
+    # Where it ended is not known: it may have changed before T3, too.
+    assert cache.load_before(oids[2], T3) is None
+    assert cache.load_before(oids[3], T3) == (b"data", T2, T3)
+    assert len(suspects) == 2
+    suspects.settle(number, [oids[1], oids[4]])
+    assert len(suspects) == 0
+    assert cache.load_before(oids[1], MAX_TID) == (b"new", T3, None)
+    assert cache.load_before(oids[2], MAX_TID) is None
+    assert cache.load_before(oids[4], MAX_TID) is None
+    assert cache.load_before(oids[5], MAX_TID) == (b"data", T2, None)
+    # That it is current is known again: so where it ends is.
+    cache.invalidate(oids[5], T4)
+    assert cache.load_before(oids[5], T4) == (b"data", T2, T4)
+
+
+def test_what_we_make_of_a_suspect_is_none(cache: ClientCache) -> None:
+    if cache.suspects is None:
+        return
+    cache.store(OID, T1, None, b"data")
+    cache.suspects.suspect_all()
+    cache.replace(OID, T4, b"new")
+    assert cache.load_before(OID, MAX_TID) == (b"new", T4, None)
+    # Others may have changed it before.
+    assert cache.load_before(OID, T4) is None
+    assert len(cache) == 1
+    assert len(cache.suspects) == 0
+
+
+def test_suspects_can_be_given_up(cache: ClientCache) -> None:
+    if cache.suspects is None:
+        return
+    cache.store(OID, T1, None, b"data")
+    cache.suspects.suspect_all()
+    cache.store(OTHER, T1, None, b"data")
+    assert cache.suspects.forget_all() == 1
+    assert len(cache) == 1
+    assert cache.load_before(OTHER, MAX_TID) == (b"data", T1, None)
+    cache.store(OID, T1, None, b"data")
+    assert cache.load_before(OID, MAX_TID) == (b"data", T1, None)
+
+
+def test_a_server_that_says_otherwise_is_believed(cache: ClientCache) -> None:
+    """Of what is suspect an answer knows more than we do, even if it names an older revision."""
+    if cache.suspects is None:
+        return
+    cache.store(OID, T3, None, b"gone")
+    cache.suspects.suspect_all()
+    cache.store(OID, T2, None, b"data")
+    assert cache.load_before(OID, MAX_TID) == (b"data", T2, None)
 
 
 def test_it_keeps_to_its_size(cache: ClientCache) -> None:
@@ -278,3 +359,10 @@ def test_many_are_dropped_when_closed(cache: ClientCache) -> None:
         cache.close()
         cache.store_many([(OID, T2, None, b"data")])
         assert cache.load_before(OID, MAX_TID) is None
+
+
+def test_it_says_how_many_it_holds(cache: ClientCache) -> None:
+    assert cache.statistics().revisions == 0
+    cache.store(OID, T1, T2, b"one")
+    cache.store(OID, T2, None, b"two")
+    assert cache.statistics().revisions == 2

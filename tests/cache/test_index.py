@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from zeolith.cache.index import PlaceIndex
+from zeolith.cache.index import PAGE_BITS, PlaceIndex
 
 oids = st.one_of(
     st.integers(0, 40).map(lambda n: n.to_bytes(8, "big")),
@@ -36,7 +36,9 @@ def test_it_is_a_dictionary(steps: list[tuple[bytes, int | None]]) -> None:
     for oid, _ in steps:
         assert index.get(oid) == model.get(oid)
     assert sum(len(page) for page in index.pages.values()) == len(model)
-    listed = [item for number in index.pages for item in index.items_of(number)]
+    index.suspect_all()
+    assert not index.pages
+    listed = [item for number in index.suspects for item in index.suspects_of(number)]
     assert sorted(listed) == sorted(model.items())
 
 
@@ -51,7 +53,56 @@ def test_an_empty_page_is_given_up() -> None:
 
 
 def test_a_page_that_is_not_there_has_no_items() -> None:
-    assert PlaceIndex().items_of(7) == []
+    assert PlaceIndex().suspects_of(7) == []
+
+
+def test_suspects_are_held_but_not_served() -> None:
+    index = PlaceIndex()
+    oids = [n.to_bytes(8, "big") for n in (1, 2, 3, 1 << 20)]
+    for n, oid in enumerate(oids):
+        index.set(oid, n)
+    index.suspect_all()
+    index.set(oid := (4).to_bytes(8, "big"), 4)
+    assert [index.is_suspect(oid) for oid in oids] == [True] * 4
+    assert not index.is_suspect(oid)
+    assert [index.get(oid) for oid in oids] == [0, 1, 2, 3]
+    index.move(oids[0], 10)
+    index.move(oid, 14)
+    assert (index.is_suspect(oids[0]), index.get(oids[0])) == (True, 10)
+    assert (index.is_suspect(oid), index.get(oid)) == (False, 14)
+    with pytest.raises(KeyError):
+        index.move((5).to_bytes(8, "big"), 1)
+    index.acquit(oids[1])
+    assert (index.is_suspect(oids[1]), index.get(oids[1])) == (False, 1)
+    with pytest.raises(KeyError):
+        index.acquit(oids[1])
+    assert not index.discard(oids[2], 7)
+    assert index.discard(oids[2], 2)
+    index.acquit_page(0)
+    index.acquit_page(7)
+    assert sorted(index.suspects) == [(1 << 20) >> PAGE_BITS]
+    assert {oid: index.get(oid) for oid in (oids[0], oids[1], oid)} == {
+        oids[0]: 10, oids[1]: 1, oid: 14
+    }  # fmt: skip
+    index.delete(oids[3])
+    assert not index.suspects
+
+
+def test_what_is_suspected_twice_is_suspected_once() -> None:
+    index = PlaceIndex()
+    index.set(b"1234567a", 1)
+    index.suspect_all()
+    index.set(b"1234567b", 2)
+    index.suspect_all()
+    assert not index.pages
+    copy = PlaceIndex()
+    copy.load(index.dump(), index.dump_suspects())
+    assert copy.get(b"1234567a") == 1
+    assert copy.is_suspect(b"1234567b")
+    assert copy.cut(lambda place: place < 2) == 1
+    assert copy.get(b"1234567b") is None
+    copy.clear()
+    assert copy.get(b"1234567a") is None
 
 
 def test_clear_forgets_all() -> None:

@@ -41,6 +41,9 @@ class CacheMachine(RuleBasedStateMachine):
         self.told = 0
         self.histories: dict[bytes, list[int]] = {oid: [] for oid in OIDS}
         self.untold: list[tuple[int, list[bytes]]] = []
+        self.asked: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        self.asked_at = 0
+        self.answer: tuple[int, list[bytes]] | None = None
 
     def make_cache(self) -> RingCache:
         return RingCache(self.size)
@@ -73,14 +76,46 @@ class CacheMachine(RuleBasedStateMachine):
         self.told = tid
 
     @rule()
-    def it_was_away_and_is_verified(self) -> None:
-        """What the cache lists as current is compared with the server; nothing else is."""
-        for oid, start in list(self.cache.current()):
-            if self.histories[oid][-1:] != [int.from_bytes(start, "big")]:
-                self.cache.invalidate(oid, None)
+    def it_was_away(self) -> None:
+        """And nobody knows what changed: what it holds is looked into while it goes on."""
+        self.cache.suspects.suspect_all()
         self.untold.clear()
         self.cache.set_last_tid(to_tid(self.clock))
         self.told = self.clock
+        self.asked = self.answer = None
+
+    @precondition(lambda self: self.asked is None and self.answer is None)
+    @rule()
+    def a_page_of_suspects_is_asked_about(self) -> None:
+        self.asked = self.cache.suspects.page()
+        self.asked_at = self.clock
+        assert (self.asked is None) is (len(self.cache.suspects) == 0)
+
+    @precondition(lambda self: self.asked is not None)
+    @rule()
+    def the_server_looks_at_them(self) -> None:
+        assert self.asked is not None
+        (number, pairs), self.asked = self.asked, None
+        stale = [
+            oid
+            for oid, start in pairs
+            if self.histories[oid][-1:] != [int.from_bytes(start, "big")]
+        ]
+        self.answer = number, stale
+
+    @precondition(lambda self: self.answer is not None and self.told >= self.asked_at)
+    @rule()
+    def its_findings_arrive(self) -> None:
+        """After what had been announced when it was asked, and maybe long after it looked."""
+        assert self.answer is not None
+        self.cache.suspects.settle(*self.answer)
+        self.answer = None
+
+    @rule()
+    def suspects_are_given_up(self) -> None:
+        count = len(self.cache.suspects)
+        assert self.cache.suspects.forget_all() == count
+        assert len(self.cache.suspects) == 0
 
     @rule(
         wanted=st.lists(st.tuples(oids, st.integers(0, 5)), min_size=1, max_size=12),
@@ -102,8 +137,7 @@ class CacheMachine(RuleBasedStateMachine):
         tid = to_tid(self.clock)
         for oid in written:
             self.histories[oid].append(self.clock)
-            self.cache.invalidate(oid, tid)
-            self.cache.store(oid, tid, None, record_of(oid, self.clock))
+            self.cache.replace(oid, tid, record_of(oid, self.clock))
         self.cache.set_last_tid(tid)
         self.told = self.clock
 
@@ -169,7 +203,7 @@ class CacheMachine(RuleBasedStateMachine):
             for start in self.histories[oid]
             if (found := self.cache.load_before(oid, to_tid(start + 1))) is not None
         }
-        assert len(self.cache) == len(held)
+        assert len(self.cache) == len(held) + len(self.cache.suspects)
         assert self.cache.statistics().capacity <= self.size + HEADER_SIZE
 
 
@@ -192,10 +226,11 @@ class PersistentCacheMachine(CacheMachine):
 
     @rule()
     def it_is_closed_and_opened(self) -> None:
-        held = len(self.cache)
+        held, suspects = len(self.cache), len(self.cache.suspects)
         self.cache.close()
         self.cache = self.make_cache()
         assert len(self.cache) == held
+        assert len(self.cache.suspects) == suspects
         assert self.cache.last_tid() == to_tid(self.told)
         self.the_server_tells_what_was_missed()
 
@@ -220,6 +255,7 @@ class PersistentCacheMachine(CacheMachine):
         self.the_server_tells_what_was_missed()
 
     def the_server_tells_what_was_missed(self) -> None:
+        self.asked = self.answer = None  # whoever asked is gone
         for oid, history in self.histories.items():
             if history and history[-1] > self.told:
                 self.cache.invalidate(oid, None)

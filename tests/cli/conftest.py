@@ -74,6 +74,18 @@ class Process:
         return self._errors.read_text()
 
     @property
+    def warnings(self) -> list[str]:
+        """The warnings that it has logged, but for those of a busy machine.
+
+        In Python's development mode asyncio warns of whatever takes longer than 100 ms.
+        """
+        return [
+            line
+            for line in self.log.splitlines()
+            if "WARNING" in line and " WARNING asyncio Executing " not in line
+        ]
+
+    @property
     def address(self) -> Address:
         """Where a client of this machine finds it."""
         found = re.search(r" at (\S+?)(?: with TLS)?; connect with: ", self.line)

@@ -307,7 +307,7 @@ def test_debugging_reaches_an_event_log(serve: Start, tmp_path: Path) -> None:
 
 def test_a_server_open_to_the_network_is_warned_about_in_one_line(serve: Start) -> None:
     server = serve("-p", "0", "--host", "*", "-f", "Data.fs")
-    (line,) = [line for line in server.log.splitlines() if " WARNING " in line]
+    (line,) = server.warnings
     assert "can be reached from other machines, without TLS and without log-in" in line
     assert "0.0.0.0:" in line
     assert server.stop() == 0
@@ -316,7 +316,7 @@ def test_a_server_open_to_the_network_is_warned_about_in_one_line(serve: Start) 
 @pytest.mark.parametrize("address", ["0", "localhost:0", "./zeo.sock"])
 def test_a_server_for_this_machine_is_not(serve: Start, address: str) -> None:
     server = serve("-a", address, "-f", "Data.fs")
-    assert "WARNING" not in server.log
+    assert server.warnings == []
     assert server.stop() == 0
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import trustme
 from tests.cli.conftest import Process, Start
+from tests.support.certificates import Certificates
+from tests.support.waiting import wait_until
 
 import zeolith
 from zeolith.config.address import Address
@@ -269,6 +271,23 @@ def test_sigusr2_without_log_files_is_harmless(serve: Start) -> None:
     server.send(signal.SIGUSR2)
     assert greeting(server.address)
     assert server.stop() == 0
+
+
+def test_sigusr2_has_renewed_certificates_read(serve: Start, tmp_path: Path) -> None:
+    """At once, not only when it is time for the next look."""
+    ours = Certificates(tmp_path)
+    current = Path(ours.issue("server", "localhost"))
+    (tmp_path / "zeo.conf").write_text(
+        f"<zeo>\naddress localhost:0\n<ssl>\ncertificate {current}\nauthenticate {ours.root}\n"
+        "</ssl>\n</zeo>\n<mappingstorage>\n</mappingstorage>\n"
+    )
+    server = serve("-C", "zeo.conf")
+    current.write_bytes(Path(ours.issue("second", "localhost")).read_bytes())
+    server.send(signal.SIGUSR2)
+    wait_until(lambda: "SIGUSR2: looked for renewed certificates" in server.log, timeout=8)
+    assert "certificates read again, for new connections" in server.log
+    assert server.stop() == 0
+    assert_clean(server)
 
 
 def test_the_pid_file_lives_as_long_as_the_server(serve: Start, tmp_path: Path) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import waiting
 from tests.support.raw import FakeConnection, FakeServer
+from zeolith.client.blobs import BlobDirectory
 from zeolith.client.channel import Channel
 from zeolith.client.storage import ClientStorage
 from zeolith.client.wire import Address
@@ -213,3 +215,10 @@ def attach(fake: FakeServer, client: Open) -> Attach:
         return storage, connection
 
     return attach_client
+
+
+@pytest.fixture
+def blob_cache(tmp_path: Path) -> Iterator[BlobDirectory]:
+    """A directory of blobs without a limit of its size."""
+    with closing(BlobDirectory(str(tmp_path / "cache"), shared=False, cache_size=None)) as found:
+        yield found

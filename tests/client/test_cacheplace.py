@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zeolith.cache import CacheInUse, RingCache
-from zeolith.client.cacheplace import NAME_VARIABLE, find_path, make_cache, open_cache
+import zeolith
+from zeolith.cache import CacheInUse, RingCache, SharedCache
+from zeolith.client import cacheplace
+from zeolith.client.cacheplace import (
+    NAME_VARIABLE,
+    find_path,
+    make_cache,
+    make_child_cache,
+    open_cache,
+)
 from zeolith.errors import ConfigurationError
+from zeolith.protocol.hello import Database
 from zeolith.types import MAX_TID
 
 OID, TID = b"\0" * 7 + b"\7", b"\0" * 7 + b"\1"
@@ -123,3 +133,109 @@ def test_a_size_that_is_none_leaves_the_file_to_others(tmp_path: Path) -> None:
     cache = open_cache(path, 0, None)
     assert isinstance(cache, RingCache)
     cache.close()
+
+
+def share(tmp_path: Path, stack: ExitStack) -> SharedCache:
+    cache = make_cache(None, 100_000, "app", "1", str(tmp_path), True)
+    stack.callback(cache.close)
+    assert isinstance(cache, SharedCache)
+    return cache
+
+
+def files(tmp_path: Path) -> set[str]:
+    return {path.name for path in tmp_path.iterdir() if path.suffix not in (".lock", ".index")}
+
+
+def test_each_process_that_shares_has_a_file_of_its_own(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        first = share(tmp_path, stack)
+        share(tmp_path, stack)
+        share(tmp_path, stack)
+        assert files(tmp_path) == {"app-1.zec", "app-1.zec.2", "app-1.zec.3"}
+        with pytest.raises(CacheInUse, match="shared_cache"):
+            make_cache(None, 100_000, "app", "1", str(tmp_path))
+        first.store(OID, TID, None, b"data")
+        first.close()
+        # Who comes next goes on with what is there.
+        assert share(tmp_path, stack).load_before(OID, MAX_TID) == (b"data", TID, None)
+        assert len(files(tmp_path)) == 3
+
+
+def test_more_processes_than_may_have_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cacheplace, "MAX_SHARERS", 2)
+    with ExitStack() as stack:
+        first = share(tmp_path, stack)
+        first.store(OID, TID, None, b"data")
+        first.set_last_tid(TID)
+        first.set_database(Database("identity", 1))
+        first.save()
+        share(tmp_path, stack)
+        assert not caplog.records
+        third = share(tmp_path, stack)
+        assert "2 processes share it already" in caplog.text
+        assert third.load_before(OID, MAX_TID) == (b"data", TID, None)
+        assert len(files(tmp_path)) == 2
+
+
+def test_who_cannot_have_a_file_reads_those_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ExitStack() as stack:
+        first = share(tmp_path, stack)
+        first.store(OID, TID, None, b"data")
+        first.set_last_tid(TID)
+        first.set_database(Database("identity", 1))
+        first.save()
+        (tmp_path / "app-1.zec.2").write_bytes(b"important")
+        second = share(tmp_path, stack)
+        assert "app-1.zec.2: the cache is not kept" in caplog.text
+        assert second.load_before(OID, MAX_TID) == (b"data", TID, None)
+    assert (tmp_path / "app-1.zec.2").read_bytes() == b"important"
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConfigurationError, match="var"), ExitStack() as stack:
+        share(tmp_path / "missing", stack)
+    path = str(tmp_path / "missing" / "file")
+    cache = make_cache(path, 100_000, None, "1", None, True)
+    cache.close()
+    assert f"{path}: the cache is not kept" in caplog.text
+
+
+def test_a_size_that_is_none_leaves_a_shared_file_to_others(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    with pytest.raises(ConfigurationError, match="number of bytes"):
+        make_cache(path, -1, None, "1", None, True)
+    open_cache(path, 100_000, None).close()
+
+
+def test_a_child_reads_from_its_parents_file_and_writes_none(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        parent = share(tmp_path, stack)
+        parent.store(OID, TID, None, b"data")
+        parent.set_last_tid(TID)
+        parent.set_database(Database("identity", 1))
+        parent.save()
+        child = make_child_cache(None, 100_000, "app", "1", str(tmp_path), True)
+        stack.callback(child.close)
+        child.set_last_tid(parent.last_tid())
+        child.set_database(parent.database)
+        assert child.load_before(OID, MAX_TID) == (b"data", TID, None)
+        assert files(tmp_path) == {"app-1.zec"}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "problem"),
+    [
+        ({}, "temporary cache"),
+        ({"var": "."}, "temporary cache"),
+        ({"cache": object()}, "a cache of your own"),
+    ],
+)
+def test_sharing_what_nobody_can_find(keywords: dict[str, Any], problem: str) -> None:
+    """R9: an option without effect is an error."""
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        zeolith.ClientStorage(1, shared_cache=True, wait=False, **keywords)
+    assert caught.value.option == "shared_cache"

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from zeolith.client import channel as channel_module
+from zeolith.client import slots as slots_module
 from zeolith.client.channel import Channel
 from zeolith.errors import ClientDisconnected, ClientStorageError
 from zeolith.protocol.messages import Call, LoadBefore, Ping, SetClientLabel
@@ -74,7 +75,7 @@ def test_an_interrupt_at_any_step_leaves_nobody_waiting(action: Callable[[Channe
     while is_reached:
         step += 1
         channel = open_channel()
-        is_reached = interrupted_at(step, partial(action, channel), [channel_module])
+        is_reached = interrupted_at(step, partial(action, channel), [channel_module, slots_module])
         # Whoever comes next gets an answer, or is told that the connection has ended.
         assert not channel.is_being_read, step
         assert not channel.follower_count, step
@@ -101,7 +102,7 @@ def test_an_interrupted_reader_leaves_nobody_else_waiting() -> None:
             wait_until(lambda: channel.follower_count == 1)  # noqa: B023 - called before the next
         channel._ask_to_lead = ask  # type: ignore[method-assign]
         requests = wire.requests
-        is_reached = interrupted_at(step, partial(load, channel), [channel_module])
+        is_reached = interrupted_at(step, partial(load, channel), [channel_module, slots_module])
         if wire.requests == requests:
             channel._ask_to_lead()  # as above: this thread has not come as far as taking over
         try:

@@ -10,6 +10,7 @@ import pytest
 from zeolith.client import economy
 from zeolith.client.connector import Connector, Mode
 from zeolith.client.economy import check_compression, prefers_compression
+from zeolith.credentials import to_credentials
 from zeolith.errors import ConfigurationError
 from zeolith.protocol.hello import Terms
 
@@ -58,8 +59,9 @@ class Wire:
 def test_the_hello_says_so(asked: bool | None, host: str, is_encrypted: bool) -> None:
     """Who asks for it gets it, and who refuses does not, wherever the server is."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_encrypted else None
+    credentials = to_credentials(context)
     make: Any = None
-    connector = Connector([], "1", Mode.WRITABLE, 1.0, context, None, make, 60.0, asked)
+    connector = Connector([], "1", Mode.WRITABLE, 1.0, credentials, None, make, 60.0, asked)
     wire: Any = Wire((host, 1))
     expected = host != "127.0.0.1" and not is_encrypted if asked is None else asked
     assert connector._terms(wire) == Terms(60.0, expected)

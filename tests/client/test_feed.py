@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,9 @@ def test_no_server_is_an_error_in_time_and_does_not_end_it(
     server: Any, writer: RawClient, follow: Follow
 ) -> None:
     with Proxy(server.address) as proxy:
-        feed = follow(proxy.address, wait_timeout=0.1)
+        feed = follow(proxy.address)
+        # Not from the beginning: connecting may take longer.
+        feed._follower._options = replace(feed._follower._options, wait_timeout=0.1)
         proxy.target = NOWHERE
         proxy.cut()
         for _ in range(2):
@@ -438,7 +441,8 @@ def test_a_question_that_costs_each_connection_its_life_is_not_repeated_for_ever
         return value(self, sock, peer, request)
 
     monkeypatch.setattr(ScriptedServer, "_value", hang_up)
-    feed = follow(scripted.address, bytes(8), wait_timeout=0.2)
+    feed = follow(scripted.address, bytes(8))
+    feed._patience = 0.2  # with a server that is lost; one may take longer to connect to
     for _ in range(2):
         with promptly(10), pytest.raises(ClientDisconnected, match="lost"):
             next(feed)

@@ -13,6 +13,7 @@ from tests.support.interrupts import interrupted_at
 from tests.support.waiting import Background as Waiting
 from tests.support.waiting import wait_until
 from zeolith.client import channel as channel_module
+from zeolith.client import slots as slots_module
 from zeolith.client.channel import Channel
 from zeolith.errors import ClientDisconnected
 from zeolith.protocol.greeting import Coding
@@ -253,7 +254,7 @@ def test_an_interrupt_at_any_step_of_reading_leaves_nobody_waiting() -> None:
             wait_until(lambda: channel.follower_count == 1)  # noqa: B023 - called before the next
         channel._ask_to_lead = ask  # type: ignore[method-assign]
         load = partial(channel.load_before, D, TID)
-        is_reached = interrupted_at(step, load, [channel_module])
+        is_reached = interrupted_at(step, load, [channel_module, slots_module])
         if not wire.arriving.empty():
             channel._ask_to_lead()  # this thread has not come as far as taking over
         try:

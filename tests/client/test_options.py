@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 import ssl
 import tempfile
@@ -21,6 +22,11 @@ from zeolith.errors import ClientDisconnected, ConfigurationError
 
 from .conftest import Attach, Open
 from .scripted import tid
+
+
+def named(value: object) -> str:
+    """Return the name of a case, the same in every process that collects it."""
+    return re.sub(" object at 0x[0-9a-f]+", "", str(value))[:60]
 
 
 class OwnCache:
@@ -131,9 +137,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("keywords", "option", "problem"), REFUSED, ids=lambda value: str(value)[:60]
-)
+@pytest.mark.parametrize(("keywords", "option", "problem"), REFUSED, ids=named)
 def test_what_cannot_be_used_is_refused_at_once_rule_r9(
     keywords: dict[str, Any],
     option: str,
@@ -165,7 +169,7 @@ def test_what_cannot_be_used_is_refused_at_once_rule_r9(
         {"wait_timeout": 7, "min_disconnect_poll": 20},
         {"client_label": "", "client": "", "name": ""},
     ],
-    ids=str,
+    ids=named,
 )
 def test_defaults_may_be_written_out_and_bounds_reached(
     keywords: dict[str, Any], nobody: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

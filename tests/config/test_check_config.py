@@ -350,7 +350,8 @@ def test_statuses_and_settings(var: Path, capsys: pytest.CaptureFixture[str]) ->
     assert status == 0
     assert "  read-only                   true\n" in text
     assert "  transaction-timeout         30  (default)\n" in text
-    assert "  invalidation-age            (not set)\n" in text
+    assert "  invalidation-age            1d  (default)\n" in text
+    assert "  monitor-address             (not set)\n" in text
     assert f"  path           {var}/Data.fs\n" in text
     assert text.endswith(f"{path}: no mistakes found\n")
     path.write_text(conf("transaction-timeout 0").replace("$var", str(var)))
@@ -388,7 +389,7 @@ def test_json(var: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (zeo["type"], zeo["name"], zeo["line"]) == ("zeo", None, 1)
     assert zeo["keys"]["transaction-timeout"] == {"value": "0", "default": False, "line": 3}
     assert zeo["keys"]["read-only"] == {"value": "false", "default": True, "line": None}
-    assert zeo["keys"]["invalidation-age"] == {"value": None, "default": True, "line": None}
+    assert zeo["keys"]["invalidation-age"] == {"value": "1d", "default": True, "line": None}
     assert (up["type"], up["name"]) == ("zeoclient", "up")
     assert up["keys"]["server"]["value"] == ["a:1", "b:1"]
     assert up["keys"]["password"]["value"] == "********"

@@ -112,6 +112,8 @@ def test_every_key_reaches_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path:
           dead-server-timeout 2m
           compression on
           client-label web1
+          client app
+          shared-cache on
         </zeolith>
         """
     ).open()
@@ -130,7 +132,8 @@ def test_every_key_reaches_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path:
             "blob_cache_size": 5 * 1024**2,
             "blob_cache_size_check": 20,
             "client_label": "web1",
-            "client": None,
+            "client": "app",
+            "shared_cache": True,
             "var": str(tmp_path),
             "min_disconnect_poll": 0.1,
             "max_disconnect_poll": 2.0,
@@ -192,6 +195,7 @@ def test_zodbs_own_section_opens_our_client(
             "read-only-fallback",
             "contradicts",
         ),
+        ("<zeolith>\nserver 1\nshared-cache on\n</zeolith>", "shared-cache", "temporary cache"),
         ("<zeolith>\nserver 1\ndatabase-behind no\n</zeolith>", "database-behind", "is unknown"),
         (
             "<zeolith>\nserver 1\ndead-server-timeout 0.5\n</zeolith>",

@@ -165,7 +165,7 @@ def test_the_outline_shows_what_is_written_and_what_holds() -> None:
         GOOD.replace("8100", "$x").replace("<zeo>", "%define x 8100\n<zeo>")
     ).outline
     (zeo,) = outline.find("zeo")
-    (address, read_only, age) = map(zeo.setting, ("address", "read-only", "invalidation-age"))
+    (address, read_only, monitor) = map(zeo.setting, ("address", "read-only", "monitor-address"))
     assert address is not None
     assert (address.texts, address.value, address.is_default) == (
         ["8100"],
@@ -174,8 +174,8 @@ def test_the_outline_shows_what_is_written_and_what_holds() -> None:
     )
     assert read_only is not None
     assert (read_only.texts, read_only.value, read_only.is_default) == (["false"], False, True)
-    assert age is not None
-    assert (age.texts, age.value) == ([], None)
+    assert monitor is not None
+    assert (monitor.texts, monitor.value) == ([], None)
     assert zeo.value is BROKEN  # its <ssl> says nothing
 
 

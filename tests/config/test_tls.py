@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from zeolith.config.server import parse_server_config
-from zeolith.config.tls import client_context, server_context
+from zeolith.config.tls import TlsSettings, client_context, server_context
 from zeolith.errors import ConfigurationError
 
 PASSWORD = b"correct horse"
@@ -152,6 +152,8 @@ def test_old_protocol_versions_are_refused(files: Files) -> None:
         assert context.minimum_version is ssl.TLSVersion.TLSv1_2
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.verify_flags & ssl.VERIFY_X509_STRICT
+        assert context.options & ssl.OP_NO_RENEGOTIATION
+        assert context.options & ssl.OP_NO_COMPRESSION
 
 
 def test_an_encrypted_key(files: Files) -> None:
@@ -333,8 +335,8 @@ def test_the_section_in_zeo_conf(files: Files) -> None:
         </mappingstorage>
         """
     )
-    assert config.ssl is not None
-    assert talk(config.ssl, client_context(files.client, files.authority))
+    assert config.tls is not None
+    assert talk(config.tls.context, client_context(files.client, files.authority))
 
 
 def test_r9_authenticate_is_required(files: Files) -> None:
@@ -343,3 +345,132 @@ def test_r9_authenticate_is_required(files: Files) -> None:
             f"<zeo>\naddress 1\n<ssl>\ncertificate {files.server}\n</ssl>\n</zeo>\n"
             "<mappingstorage>\n</mappingstorage>\n"
         )
+
+
+# -- less, and more, than certificates on both sides -------------------------------------------
+
+
+def test_a_server_that_asks_nobody(files: Files) -> None:
+    server = server_context(files.server, client_certificates="none")
+    assert talk(server, client_context(authenticate=files.authority))
+    assert talk(server, client_context(files.stranger, files.authority))
+
+
+def test_a_certificate_that_is_shown_must_be_admitted(files: Files) -> None:
+    server = server_context(files.server, files.authority, client_certificates="optional")
+    assert talk(server, client_context(authenticate=files.authority))
+    assert talk(server, client_context(files.client, files.authority))
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate"):
+        talk(server, client_context(files.stranger, files.authority))
+
+
+def test_r9_to_admit_everybody_has_to_be_said(files: Files) -> None:
+    with pytest.raises(ConfigurationError, match="client-certificates none"):
+        server_context(files.server)
+    with pytest.raises(ConfigurationError, match="authenticate: is missing"):
+        server_context(files.server, client_certificates="optional")
+    for option, keywords in (
+        ("authenticate", {"authenticate": files.authority}),
+        ("crl", {"crl": "/some/list.pem"}),
+    ):
+        with pytest.raises(ConfigurationError, match=f"{option}: has no effect with"):
+            server_context(files.server, client_certificates="none", **keywords)
+
+
+@pytest.mark.parametrize("word", ["-", "SIGNED"])
+def test_the_words_for_the_systems_authorities(files: Files, word: str) -> None:
+    server = server_context(files.server, files.authority)
+    client = client_context(files.client, word)
+    assert client.verify_mode is ssl.CERT_REQUIRED
+    with pytest.raises(ssl.SSLCertVerificationError):
+        talk(server, client)
+
+
+def test_the_systems_authorities_are_trusted(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", files.authority)
+    server = server_context(files.server, files.authority)
+    assert talk(server, client_context(files.client))
+    assert talk(server, client_context(files.client, "SIGNED"))
+
+
+def test_a_file_of_revocation_lists(files: Files, tmp_path: Path) -> None:
+    lists = tmp_path / "crl.pem"
+    server = server_context(files.server, files.authority)
+    for revoked, is_trusted in ((None, True), (files.server, False)):
+        lists.write_bytes(revocation_list(files.ca, revoked))
+        client = client_context(files.client, files.authority, crl=str(lists))
+        if is_trusted:
+            assert talk(server, client)
+        else:
+            with pytest.raises(ssl.SSLCertVerificationError, match="revoked"):
+                talk(server, client)
+
+
+def test_a_directory_of_revocation_lists(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "crl.pem").write_bytes(revocation_list(files.ca, files.client))
+    with pytest.raises(ConfigurationError, match=f"run 'openssl rehash {tmp_path}'"):
+        server_context(files.server, files.authority, crl=str(tmp_path))
+    rehash(tmp_path)
+    server = server_context(files.server, files.authority, crl=str(tmp_path))
+    with pytest.raises(ssl.SSLCertVerificationError, match="revoked"):
+        talk(server, client_context(files.client, files.authority))
+    (tmp_path / "ca.pem").write_bytes(Path(files.authority).read_bytes())
+    rehash(tmp_path)
+    with pytest.raises(ConfigurationError, match="holds certificates, too"):
+        server_context(files.server, files.authority, crl=str(tmp_path))
+
+
+def test_r9_a_file_without_revocation_lists_is_refused(files: Files, tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    both.write_bytes(Path(files.client).read_bytes() + revocation_list(files.ca, None))
+    for path, problem in (
+        (files.authority, "holds no revocation list"),
+        (str(both), "holds certificates, too"),
+        ("/missing/crl.pem", "No such file"),
+    ):
+        with pytest.raises(ConfigurationError, match=problem) as caught:
+            server_context(files.server, files.authority, crl=path)
+        assert caught.value.option == "crl"
+
+
+def test_the_oldest_version(files: Files) -> None:
+    server = server_context(files.server, files.authority, minimum_version="1.3")
+    client = client_context(files.client, files.authority)
+    assert talk(server, client) == "TLSv1.3"
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError, match=r"(?i)version|protocol"):
+        talk(server, client)
+    with pytest.raises(ConfigurationError, match=r"minimum-version: '1.1' is unknown"):
+        client_context(minimum_version="1.1")
+
+
+def test_a_password_for_a_key_that_needs_none(files: Files) -> None:
+    for option, keywords in (
+        ("password-file", {"password_file": "/some/file"}),
+        ("password-environment", {"password_environment": "HOME"}),
+        ("password-command", {"password_command": "pwd"}),
+    ):
+        with pytest.raises(ConfigurationError, match=f"{option}: has no effect: the private key"):
+            client_context(files.client, files.authority, **keywords)  # type: ignore[arg-type]
+    # ZEO's own option has always been allowed.
+    assert client_context(files.client, files.authority, password_function="os.getcwd")
+
+
+def test_a_neighbour_trusts_the_servers_own_certificate_only(files: Files) -> None:
+    settings = TlsSettings(certificate=files.server, authenticate=files.authority)
+    assert talk(settings.server_context(), settings.neighbour_context(), None)
+    # Of the same authority, but another.
+    other = TlsSettings(certificate=files.client, authenticate=files.authority)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        talk(other.server_context(), settings.neighbour_context(), None)
+
+
+def test_a_neighbour_needs_no_key_where_nobody_is_asked(files: Files, tmp_path: Path) -> None:
+    chain = tmp_path / "chain.pem"
+    _begin, end, rest = Path(files.server).read_text().partition("-----BEGIN CERTIFICATE-----")
+    chain.write_text(end + rest)
+    settings = TlsSettings(
+        certificate=str(chain), key="/not/readable.key", client_certificates="none"
+    )
+    server = server_context(files.server, client_certificates="none")
+    assert talk(server, settings.neighbour_context(), None)

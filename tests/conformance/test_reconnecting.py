@@ -52,7 +52,7 @@ def _loads(proxy: Proxy) -> int:
     ("options", "is_told"),
     [
         ({"invalidation_queue_size": 100}, True),
-        ({"invalidation_queue_size": 2}, False),
+        ({"invalidation_queue_size": 2, "invalidation_age": 0}, False),
         ({"invalidation_queue_size": 2, "invalidation_age": 3600}, True),
     ],
     ids=["queue", "queue too short", "age"],

@@ -26,7 +26,7 @@ NO_TID, LATEST = bytes(8), b"\x7f" + b"\xff" * 7
 CALL, NOTICE, REPLY, ERROR, HEARTBEAT = 0x01, 0x02, 0x03, 0x04, 0x05
 NOTHING, ID, IDS = 0x06, 0x07, 0x08
 LOAD, CURRENT, EARLIER, NONE_BEFORE, LOAD_ERROR = 0x10, 0x11, 0x12, 0x13, 0x14
-BEGIN, STORE, STORE_NEW, VOTE, FINISH = 0x20, 0x21, 0x22, 0x23, 0x24
+BEGIN, STORE, STORE_NEW, VOTE, FINISH, COMMITTED = 0x20, 0x21, 0x22, 0x23, 0x24, 0x25
 LOAD_MANY, LOADED_MANY = 0x15, 0x16
 INVALIDATE, INFO = 0x30, 0x31
 DATA, END, FAULT, CREDIT, CANCEL = 0x40, 0x41, 0x42, 0x43, 0x44
@@ -118,7 +118,7 @@ class Client:
         while True:
             payload = self.next_frame()
             kind = payload[0]
-            if kind in (REPLY, ERROR, NOTHING, ID, IDS):
+            if kind in (REPLY, ERROR, NOTHING, ID, IDS, COMMITTED):
                 found = struct.unpack_from(">Q", payload, 1)[0]
                 assert found == tag
                 body = payload[9:]
@@ -128,6 +128,10 @@ class Client:
                 if kind == ID:
                     assert len(body) == 8
                     return body
+                if kind == COMMITTED:
+                    tid, length, size = struct.unpack(">8sQQ", body)
+                    self.info = {"length": length, "size": size}
+                    return tid
                 if kind == IDS:
                     return split_ids(body)
                 if kind == ERROR:

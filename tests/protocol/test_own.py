@@ -296,3 +296,18 @@ def test_hostile_peers(is_server: bool, payloads: list[bytes], data: st.DataObje
         events += peer.receive(frame(start + payload))
     violations = [event for event in events if isinstance(event, Violated)]
     assert violations == ([events[-1]] if violations else [])
+
+
+@pytest.mark.parametrize(
+    "info",
+    [{"length": 1.5, "size": 2}, {"length": 1}, {"length": 1, "size": 2, "name": "x"},
+     {"length": -1, "size": 2}],
+)  # fmt: skip
+def test_a_size_that_is_no_two_numbers_is_said_before_the_answer(info: dict[str, Any]) -> None:
+    codec = make_codec(Coding.OWN, SERVER_REQUESTS, DEFAULT_LIMITS)
+    assert codec.committed(7, TID, info) == codec.notice(m.Info(info)) + codec.reply(7, TID)
+
+
+def test_a_size_that_is_not_known_is_not_said() -> None:
+    codec = make_codec(Coding.OWN, SERVER_REQUESTS, DEFAULT_LIMITS)
+    assert codec.committed(7, TID, None) == codec.reply(7, TID)

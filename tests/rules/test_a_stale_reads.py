@@ -85,7 +85,9 @@ def test_a_invalidations_under_breaks(tmp_path: Path, client: Open) -> None:
     generator = random.Random(11)
     rounds = 400
     with (
-        running_server(FileStorage(str(tmp_path / "Data.fs")), invalidation_queue_size=3) as server,
+        running_server(
+            FileStorage(str(tmp_path / "Data.fs")), invalidation_queue_size=3, invalidation_age=None
+        ) as server,
         Proxy(server.address) as proxy,
         ExitStack() as stack,
     ):

@@ -244,7 +244,7 @@ def test_r6_the_connection_is_lost_at_every_message(
     undisturbed = run_session(tmp_path / "undisturbed", None)
     count = sum(passing.direction is direction for passing in undisturbed)
     names = {passing.name for passing in undisturbed}
-    assert {"vote", "tpc_finish", "storea", "undoa", "undoLog", ".reply", "info"} <= names
+    assert {"vote", "tpc_finish", "storea", "undoa", "undoLog", ".reply"} <= names
     assert {"invalidateTransaction", ".fault", "load_many"} <= names
     assert {"attach_blob", "open_blob", "stream_data", "stream_end"} <= names
     assert {"open_iteration", "sync_to"} <= names

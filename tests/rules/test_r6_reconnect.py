@@ -90,9 +90,9 @@ def test_r6_a_server_that_has_forgotten_costs_the_cache(
     server.close()
     again = readmit(fake, tid_of(5))
     again.reply(again.expect(GetInvalidations), None)
-    again.fault(again.expect(VerifyMany), "ZODB.POSException.Unsupported", ("getTid",))
     again.reply(again.expect(GetInfo), INFO)
-    wait_until(storage.is_connected)
+    again.fault(again.expect(VerifyMany), "ZODB.POSException.Unsupported", ("getTid",))
+    wait_until(lambda: len(storage._cache) == 0)
     assert database.told == ["all"]
     assert cached(storage, X) is None
     assert [type(event) for event in events] == [StaleCache]
@@ -292,7 +292,9 @@ def test_r6_changes_made_while_the_client_was_away(
     """Few enough for the server's memory, and too many: either way nothing stale is served."""
 
     def serve() -> Any:
-        return running_server(FileStorage(str(tmp_path / "Data.fs")), invalidation_queue_size=2)
+        return running_server(
+            FileStorage(str(tmp_path / "Data.fs")), invalidation_queue_size=2, invalidation_age=None
+        )
 
     with Proxy(("127.0.0.1", 1)) as proxy:
         with serve() as server, RawClient(server.address) as writer:

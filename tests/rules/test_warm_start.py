@@ -152,6 +152,7 @@ def test_after_long_absence_what_is_current_is_kept(
             db = ZODB.DB(client(server.address, **keywords))
         finally:
             ZODB.event.notify = notify
+        wait_until(lambda: len(db.storage._cache.suspects) == 0)
         before = server.status()["1"]["loads"]
         with db.transaction() as connection:
             assert sum(connection.root()[n]["value"] for n in range(100)) == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.blobsites import KIB, Site, store_blob
 from tests.support.packing import Contents
 from tests.support.processes import running_server
-from tests.support.raw import RawClient
+from tests.support.raw import RawClient, oid_of
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
@@ -64,6 +66,21 @@ def mapping() -> MappingStorage:
 def files(tmp_path: Path) -> FileStorage:
     """A FileStorage with blobs; whoever serves it closes it."""
     return FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+
+
+@pytest.fixture
+def client(files: FileStorage, serve: Serve, raw: Connect, loop: str, coding: Coding) -> RawClient:
+    """A client of a FileStorage with blobs."""
+    return raw(serve(files, loop=loop).address, coding=coding)
+
+
+@pytest.fixture
+def site(files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, loop: str) -> Site:
+    """A server with one large blob, and a client of it."""
+    data = os.urandom(4 * 1024 * KIB + 77)
+    tid = store_blob(files, tmp_path, 1, data)
+    server = serve(files, loop=loop)
+    return Site(server, raw(server.address, coding=Coding.OWN), oid_of(1), tid, data)
 
 
 @pytest.fixture(scope="module")

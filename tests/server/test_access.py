@@ -189,7 +189,7 @@ def test_r4_a_missing_blob_is_an_error(tmp_path: Path) -> None:
 
 def test_what_a_storage_sees_of_the_database() -> None:
     wakes: list[int] = []
-    log = InvalidationLog(10, 100)
+    log = InvalidationLog(10, 100_000)
     log.reset(NO_TID, [])
     publisher = Publisher("1", log, lambda: wakes.append(1))
     storage = MappingStorage()
@@ -199,7 +199,7 @@ def test_what_a_storage_sees_of_the_database() -> None:
     with pytest.raises(Unsupported):
         facade.invalidate(b"3" * 8, [OID], "version")
     publisher.drain()
-    assert log.since(NO_TID) == (b"2" * 8, [OID])
+    assert log.after(NO_TID) == [(b"1" * 8, OID), (b"2" * 8, OID)]
     facade.invalidateCache()
     publisher.drain()
     assert log.last_tid == storage.lastTransaction()

@@ -105,7 +105,9 @@ def test_server_and_client_back_to_back(
     objects: list[list[bytes]], limit: int, size: int, since: int
 ) -> None:
     """Whatever the sizes of pages and transactions: all comes, in order, once."""
-    transactions = [LoggedTransaction(oid_of(n + 1), tuple(oids)) for n, oids in enumerate(objects)]
+    transactions = [
+        LoggedTransaction(oid_of(n), b"".join(oids)) for n, oids in enumerate(objects, 1)
+    ]
     after, stop = oid_of(min(since, len(objects))), oid_of(len(objects))
     pages = ChangePages(after)
     found: list[Any] = []
@@ -132,7 +134,7 @@ def test_server_and_client_back_to_back(
 
 def test_a_page_ends_when_its_time_is_over() -> None:
     """R8: one client's page does not keep a worker from the others."""
-    transactions = iter([LoggedTransaction(oid_of(n), (X,)) for n in range(1, 100)])
+    transactions = iter([LoggedTransaction(oid_of(n), X) for n in range(1, 100)])
     history = History(transactions, Z64, oid_of(99))
     page = make_page(history, Question(Z64, 1000, b"", b"", 10_000), seconds=0.0)
     assert page == ([(oid_of(1), X)], oid_of(1), False)

@@ -36,21 +36,21 @@ def queue_with(ticket: str, phase: Phase) -> CommitQueue[str]:
 
 
 # (phase, input) → the next phase and what the storage is told, the next vote included.
-EXPECTED: dict[tuple[Phase, Input], tuple[Phase | None, list[Action[str]]]] = {
-    (Phase.WAITING, Input.ABORT): (None, []),
-    (Phase.VOTING, Input.ACCEPTED): (Phase.VOTED, []),
-    (Phase.VOTING, Input.REFUSED): (None, [Action(Deed.VOTE, "next")]),
-    (Phase.VOTING, Input.ABORT): (Phase.DOOMED, []),
-    (Phase.DOOMED, Input.ACCEPTED): (Phase.ABORTING, [Action(Deed.ABORT, "it")]),
-    (Phase.DOOMED, Input.REFUSED): (None, [Action(Deed.VOTE, "next")]),
-    (Phase.DOOMED, Input.ABORT): (Phase.DOOMED, []),
-    (Phase.VOTED, Input.FINISH): (Phase.FINISHING, [Action(Deed.FINISH, "it")]),
-    (Phase.VOTED, Input.ABORT): (Phase.ABORTING, [Action(Deed.ABORT, "it")]),
-    (Phase.VOTED, Input.EXPIRE): (Phase.ABORTING, [Action(Deed.ABORT, "it")]),
-    (Phase.FINISHING, Input.ABORT): (Phase.FINISHING, []),
-    (Phase.FINISHING, Input.DONE): (None, [Action(Deed.VOTE, "next")]),
-    (Phase.ABORTING, Input.ABORT): (Phase.ABORTING, []),
-    (Phase.ABORTING, Input.DONE): (None, [Action(Deed.VOTE, "next")]),
+EXPECTED: dict[tuple[Phase, Input], tuple[Phase | None, Action[str] | None]] = {
+    (Phase.WAITING, Input.ABORT): (None, None),
+    (Phase.VOTING, Input.ACCEPTED): (Phase.VOTED, None),
+    (Phase.VOTING, Input.REFUSED): (None, Action(Deed.VOTE, "next")),
+    (Phase.VOTING, Input.ABORT): (Phase.DOOMED, None),
+    (Phase.DOOMED, Input.ACCEPTED): (Phase.ABORTING, Action(Deed.ABORT, "it")),
+    (Phase.DOOMED, Input.REFUSED): (None, Action(Deed.VOTE, "next")),
+    (Phase.DOOMED, Input.ABORT): (Phase.DOOMED, None),
+    (Phase.VOTED, Input.FINISH): (Phase.FINISHING, Action(Deed.FINISH, "it")),
+    (Phase.VOTED, Input.ABORT): (Phase.ABORTING, Action(Deed.ABORT, "it")),
+    (Phase.VOTED, Input.EXPIRE): (Phase.ABORTING, Action(Deed.ABORT, "it")),
+    (Phase.FINISHING, Input.ABORT): (Phase.FINISHING, None),
+    (Phase.FINISHING, Input.DONE): (None, Action(Deed.VOTE, "next")),
+    (Phase.ABORTING, Input.ABORT): (Phase.ABORTING, None),
+    (Phase.ABORTING, Input.DONE): (None, Action(Deed.VOTE, "next")),
 }
 
 
@@ -60,8 +60,8 @@ def test_every_pair(phase: Phase, what: Input) -> None:
     queue = queue_with("it", phase)
     before = (queue.holder, queue.waiting, queue.deadline)
     if (phase, what) in EXPECTED:
-        successor, actions = EXPECTED[phase, what]
-        assert queue.step("it", what, 1.0) == actions
+        successor, action = EXPECTED[phase, what]
+        assert queue.step("it", what, 1.0) == action
         assert queue.phase("it") is successor
     else:
         with pytest.raises(IllegalStep) as caught:
@@ -93,13 +93,14 @@ def test_voting_twice(phase: Phase) -> None:
 
 def test_first_come_first_served() -> None:
     queue: CommitQueue[int] = CommitQueue(TIMEOUT)
-    assert queue.vote(1) == [Action(Deed.VOTE, 1)]
-    assert [queue.vote(number) for number in (2, 3, 4)] == [[], [], []]
+    assert queue.vote(1) == Action(Deed.VOTE, 1)
+    assert [queue.vote(number) for number in (2, 3, 4)] == [None, None, None]
     assert (queue.holder, queue.waiting) == (1, 3)
     queue.step(3, Input.ABORT, 0.0)
     order = [1]
     while queue.holder is not None:
-        for action in queue.step(queue.holder, Input.REFUSED, 0.0):
+        action = queue.step(queue.holder, Input.REFUSED, 0.0)
+        if action is not None:
             assert action.deed is Deed.VOTE
             order.append(action.ticket)
     assert order == [1, 2, 4]
@@ -111,20 +112,20 @@ def test_the_lock_is_free_only_after_the_abort_is_done() -> None:
     queue.step("it", Input.ABORT, 0.0)
     assert queue.holder == "it"
     assert queue.phase("next") is Phase.WAITING
-    assert queue.step("it", Input.DONE, 0.0) == [Action(Deed.VOTE, "next")]
+    assert queue.step("it", Input.DONE, 0.0) == Action(Deed.VOTE, "next")
 
 
 def test_the_deadline_counts_from_the_vote() -> None:
     queue: CommitQueue[str] = CommitQueue(TIMEOUT)
     queue.vote("it")
     assert queue.deadline is None
-    assert queue.expire(1000.0) == []
+    assert queue.expire(1000.0) is None
     queue.step("it", Input.ACCEPTED, 1000.0)
     assert queue.deadline == 1000.0 + TIMEOUT
-    assert queue.expire(1000.0 + TIMEOUT - 0.1) == []
-    assert queue.expire(1000.0 + TIMEOUT) == [Action(Deed.ABORT, "it")]
+    assert queue.expire(1000.0 + TIMEOUT - 0.1) is None
+    assert queue.expire(1000.0 + TIMEOUT) == Action(Deed.ABORT, "it")
     assert queue.deadline is None
-    assert queue.expire(9999.0) == []
+    assert queue.expire(9999.0) is None
 
 
 @pytest.mark.parametrize("what", [Input.FINISH, Input.ABORT])
@@ -139,14 +140,14 @@ def test_no_timeout_no_deadline() -> None:
     queue.vote("it")
     queue.step("it", Input.ACCEPTED, 0.0)
     assert queue.deadline is None
-    assert queue.expire(1e9) == []
+    assert queue.expire(1e9) is None
 
 
 def test_a_timeout_of_zero_is_a_timeout() -> None:
     queue: CommitQueue[str] = CommitQueue(0.0)
     queue.vote("it")
     queue.step("it", Input.ACCEPTED, 5.0)
-    assert queue.expire(5.0) == [Action(Deed.ABORT, "it")]
+    assert queue.expire(5.0) == Action(Deed.ABORT, "it")
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([None, *Input])), max_size=60))
@@ -157,10 +158,10 @@ def test_whatever_happens_one_ticket_holds_the_lock(
     queue: CommitQueue[int] = CommitQueue(TIMEOUT)
     for now, (ticket, what) in enumerate(events):
         try:
-            actions = queue.vote(ticket) if what is None else queue.step(ticket, what, now)
+            action = queue.vote(ticket) if what is None else queue.step(ticket, what, now)
         except IllegalStep:
             continue
-        for action in actions:
+        if action is not None:
             assert action.ticket == queue.holder
         phases = [queue.phase(number) for number in range(5)]
         holding = [phase for phase in phases if phase not in (None, Phase.WAITING)]

@@ -128,7 +128,7 @@ class Bed:
         self.is_undisturbed = False  # so that every vote is a job that the test plays
         self.storage = MappingStorage()
         self.access = StorageAccess("1", self.storage)
-        self.log = InvalidationLog(100, 1000)
+        self.log = InvalidationLog(100, 100_000)
         self.log.reset(NO_TID, [])
         self.publisher = Publisher("1", self.log, lambda: None)
         self.stats = Statistics()
@@ -192,7 +192,7 @@ def test_a_commit(bed: Bed) -> None:
     tid = bed.storage.lastTransaction()
     assert one.heard[1:] == [Finished(tid, {"length": 1, "size": bed.storage.getSize()})]
     assert bed.settled == [False]
-    assert bed.log.since(NO_TID) == (tid, [OID])
+    assert bed.log.after(NO_TID) == [(tid, OID)]
     bed.assert_idle()
 
 

@@ -23,8 +23,9 @@ from ZODB.MappingStorage import MappingStorage
 from zeolith import __version__
 from zeolith.admin.asking import NotAnswering, Refused, Target, ask_zeolith
 from zeolith.config.tls import client_context, server_context
+from zeolith.protocol.additions import CacheReport
 from zeolith.protocol.framing import frame
-from zeolith.protocol.greeting import STATUS_PROBE
+from zeolith.protocol.greeting import STATUS_PROBE, Coding
 from zeolith.protocol.inquiry import PREFIX, StatusInquiry, parse_answer, serialize_inquiry
 from zeolith.protocol.messages import LoadBefore, SetClientLabel, Vote
 from zeolith.server.overview import tls_user
@@ -146,6 +147,21 @@ def test_a_client_that_talks_is_not_idle(serve: Any, raw: Any, mapping: MappingS
         return bool(min(idle["quiet"], idle["beating"]) > 0.05 + idle["busy"])
 
     wait_until(is_told_apart)
+
+
+def test_what_a_client_says_of_its_cache(serve: Any, raw: Any, mapping: MappingStorage) -> None:
+    server = serve(mapping)
+    client = raw(server.address, coding=Coding.OWN)
+    label(client, "one")
+    assert by_label(look(server), "one")["cache"] is None
+    for n in (1, 2):
+        client.send(CacheReport(n, 10, 20, 30, 40))
+    client.ping()
+    told = {"hits": 2, "misses": 10, "records": 20, "used": 30, "capacity": 40}
+    assert by_label(look(server), "one")["cache"] == told
+    raw(server.address, None)
+    wait_until(lambda: len(look(server)["connections"]) == 2)
+    assert look(server)["connections"][1]["cache"] is None
 
 
 def test_what_waits_for_a_client(serve: Any, raw: Any, mapping: MappingStorage) -> None:

@@ -97,14 +97,16 @@ def test_report(serve: Any, raw: Any, mapping: MappingStorage, loop: str) -> Non
     assert told["two"]["Clients"] == "0"
 
 
-def test_who_holds_the_lock_and_who_verifies(serve: Any, raw: Any, files: Any, loop: str) -> None:
-    server = monitored(serve, files, loop=loop, invalidation_age=1e6, invalidation_queue_size=0)
+def test_who_holds_the_lock_and_who_verifies(
+    serve: Any, raw: Any, mapping: MappingStorage, loop: str
+) -> None:
+    server = monitored(serve, mapping, loop=loop, invalidation_age=1e6, invalidation_queue_size=0)
     writer, returning = raw(server.address), raw(server.address)
     first = writer.commit({oid_of(1): (bytes(8), b"x")})
     writer.commit({oid_of(1): (first, b"y")})
     writer.begin()
     writer.vote()
-    with gate(files, "iterator") as stop:
+    with gate(mapping, "iterator") as stop:
         verification = returning.ask(GetInvalidations(first))
         stop.wait_reached()
         told = values(read(address_of(server)))["1"]

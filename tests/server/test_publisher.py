@@ -63,7 +63,7 @@ class Bed:
 
     def __init__(self) -> None:
         self.wakes: list[int] = []
-        self.log = InvalidationLog(100, 1000)
+        self.log = InvalidationLog(100, 100_000)
         self.log.reset(num(10), [])
         self.publisher = Publisher("1", self.log, lambda: self.wakes.append(1))
 
@@ -174,8 +174,8 @@ def test_a_storage_that_lost_track_makes_everybody_verify(bed: Bed) -> None:
     bed.publisher.drain()
     assert [tid for tid, _ in listener.heard] == [num(11)]
     assert len(listener.reasons) == 1
-    assert bed.log.since(num(11)) is None
-    assert bed.log.since(num(20)) == (num(20), [])
+    assert bed.log.after(num(11)) is None
+    assert bed.log.after(num(20)) == []
 
 
 @pytest.mark.parametrize("tid", [9, 10])

@@ -16,11 +16,15 @@ from typing import Any
 import pytest
 import trustme
 from tests.support.raw import RawClient, connect
-from tests.support.waiting import wait_until
+from tests.support.waiting import Background, wait_until
 from ZODB.MappingStorage import MappingStorage
 
+from zeolith.credentials import FixedCredentials
 from zeolith.server import tlsaccepting
+from zeolith.server.crowd import Crowd
+from zeolith.server.limitedlog import LimitedLog
 from zeolith.server.loops import new_event_loop
+from zeolith.server.tally import Tally
 from zeolith.server.tlsaccepting import TlsAcceptor
 
 
@@ -102,6 +106,18 @@ class Listener:
         return self.socket.accept()
 
 
+def make_acceptor(
+    loop: asyncio.AbstractEventLoop,
+    listener: Any,
+    factory: Callable[[], asyncio.Protocol],
+    context: ssl.SSLContext,
+) -> TlsAcceptor:
+    crowd = Crowd(
+        loop.time, 10, 10, Tally(), LimitedLog(loop, logging.getLogger(__name__), "tests")
+    )
+    return TlsAcceptor(loop, listener, lambda _: factory(), FixedCredentials(context), 30, crowd)
+
+
 class Greeter(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         transport.write(b"hello")
@@ -131,7 +147,7 @@ def turn(event_loop: asyncio.AbstractEventLoop) -> bool:
 def test_a_handshake_that_has_not_begun(
     listener: Listener, event_loop: asyncio.AbstractEventLoop, context: ssl.SSLContext
 ) -> None:
-    acceptor = TlsAcceptor(event_loop, listener, Greeter, context, 30)  # type: ignore[arg-type]
+    acceptor = make_acceptor(event_loop, listener, Greeter, context)
     with closing(connect(listener.socket.getsockname())) as sock:
         sock.settimeout(10)
         # By hand: on the loop, one step would be made before anything else could happen.
@@ -154,7 +170,7 @@ def test_a_system_without_room_is_tried_again(
 ) -> None:
     monkeypatch.setattr(tlsaccepting, "_PAUSE", 0.05)
     listener.failures = [OSError(number, "no room"), ConnectionAbortedError()]
-    acceptor = TlsAcceptor(event_loop, listener, Greeter, context, 30)  # type: ignore[arg-type]
+    acceptor = make_acceptor(event_loop, listener, Greeter, context)
 
     def talk() -> bytes:
         plain = connect(listener.socket.getsockname())
@@ -180,6 +196,7 @@ def test_a_handshake_that_fails(
     listener: Listener,
     event_loop: asyncio.AbstractEventLoop,
     context: ssl.SSLContext,
+    trusting: ssl.SSLContext,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Nothing is left; a defect of ours is told from what peers do."""
@@ -189,15 +206,28 @@ def test_a_handshake_that_fails(
     def factory() -> asyncio.Protocol:
         raise RuntimeError("defect")
 
-    for make, words, message in (
-        (Greeter, b"GET / HTTP/1.0\r\n\r\n", "no TLS connection"),
-        (factory, b"", "error while a connection was accepted"),
-    ):
-        acceptor = TlsAcceptor(event_loop, listener, make, context, 30)  # type: ignore[arg-type]
+    def speak_http() -> None:
         with closing(connect(listener.socket.getsockname())) as sock:
-            sock.sendall(words)
-            wait_until(lambda text=message: turn(event_loop) and text in caplog.text)  # type: ignore[misc]
-            wait_until(lambda found=acceptor: turn(event_loop) and not found._handshakes)  # type: ignore[misc]
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            while sock.recv(100):
+                pass
+
+    def shake_hands() -> None:
+        with (
+            connect(listener.socket.getsockname()) as plain,
+            trusting.wrap_socket(plain, server_hostname="localhost") as sock,
+        ):
+            assert is_closed(sock)
+
+    for make, speak, message in (
+        (Greeter, speak_http, "no TLS connection"),
+        (factory, shake_hands, "error while a connection was accepted"),
+    ):
+        acceptor = make_acceptor(event_loop, listener, make, context)
+        talk = Background(speak)
+        wait_until(lambda text=message: turn(event_loop) and text in caplog.text)  # type: ignore[misc]
+        wait_until(lambda found=acceptor: turn(event_loop) and not found._handshakes)  # type: ignore[misc]
+        talk.result()
         acceptor.close()
         turn(event_loop)
 
@@ -242,7 +272,7 @@ def leave(address: Any, trusting: ssl.SSLContext) -> None:
         (show_no_certificate, "it shows no certificate"),
         (show_a_stranger_s_certificate, "its certificate is not admitted: unable to get local"),
         (trust_nobody, "it does not trust our certificate"),
-        (say_nothing, "handshake is taking longer than 0.2 seconds"),
+        (say_nothing, "no TLS handshake within 0.2 s"),
         (leave, None),
     ],
 )
@@ -282,3 +312,34 @@ def test_a_refusal_is_one_line_with_peer_and_reason(
         (record,) = loud
         assert record.getMessage().startswith("(127.0.0.1:")
         assert reason in record.getMessage()
+
+
+def test_the_client_names_the_host_it_wants(
+    mapping: MappingStorage, loop: Any, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    """SNI, by which a proxy or a server with several certificates chooses."""
+    import zeolith
+    from zeolith.server import Server, ServerOptions, start_in_thread
+
+    first, second = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2))
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(first)
+    authority.issue_cert("db.example.org").configure_cert(second)
+    asked: list[str | None] = []
+
+    def choose(sock: Any, name: str | None, context: ssl.SSLContext) -> None:
+        asked.append(name)
+        if name == "db.example.org":
+            sock.context = second
+
+    first.sni_callback = choose
+    server = Server({"1": mapping}, ServerOptions(address=("127.0.0.1", 0), loop=loop, ssl=first))
+    stop = start_in_thread(server)
+    try:
+        address = ("localhost", server.address[1])
+        for hostname in (None, "db.example.org"):
+            zeolith.ClientStorage(address, ssl=trusting, ssl_server_hostname=hostname).close()
+        zeolith.ClientStorage(server.address, ssl=trusting).close()
+    finally:
+        stop()
+    # An IP address is no name.
+    assert asked == ["localhost", "db.example.org", None]

@@ -29,10 +29,12 @@ from zeolith.protocol.hello import (
 from zeolith.protocol.limits import DEFAULT_LIMITS
 from zeolith.protocol.messages import (
     Call,
+    Committed,
     Fault,
     GetInfo,
     GetInvalidations,
     Heartbeat,
+    Info,
     InvalidateTransaction,
     LastTransaction,
     LoadBefore,
@@ -216,6 +218,11 @@ class RawClient:
             if isinstance(event, Welcomed):
                 continue
             assert isinstance(event, (Call, Notice, Reply, Fault, Heartbeat))
+            if isinstance(event, Reply) and isinstance(event.value, Committed):
+                # As in ZEO's protocol, so that a test can be about all of them.
+                tid, length, size = event.value
+                self.inbox.append(Notice(Info({"length": length, "size": size})))
+                event = Reply(event.msgid, tid)
             self.inbox.append(event)
 
     def next(self) -> Message:
@@ -242,6 +249,14 @@ class RawClient:
         with suppress(Closed):
             while True:
                 self.receive()
+
+    def infos(self) -> list[dict[str, Any]]:
+        """Return what the server said of its size so far."""
+        return [
+            message.request.info
+            for message in self.inbox
+            if isinstance(message, Notice) and isinstance(message.request, Info)
+        ]
 
     def invalidations(self) -> list[tuple[bytes, list[bytes]]]:
         """Return the invalidations received so far, in order, as ``(tid, oids)``."""

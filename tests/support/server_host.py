@@ -27,6 +27,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import ZODB.config
@@ -50,12 +51,16 @@ class Records(logging.Handler):
         self.kept.append((self.count, record.levelname, record.name, text))
 
 
-def server_context(settings: dict[str, Any]) -> ssl.SSLContext:
-    """Return the context that ZEO 6.2's ``<ssl>`` section of a server stands for."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=settings["authenticate"])
-    context.load_cert_chain(settings["certificate"], settings["key"])
-    context.verify_mode = ssl.CERT_REQUIRED
-    return context
+def server_context(kind: str, settings: dict[str, Any]) -> ssl.SSLContext:
+    """Return the context that an ``<ssl>`` section of a server stands for, made as *kind* does."""
+    if kind == "zeo":
+        from ZEO.zconfig import server_ssl
+
+        found: ssl.SSLContext = server_ssl(SimpleNamespace(password_function=None, **settings))
+        return found
+    from zeolith.config import tls
+
+    return tls.server_context(**settings)
 
 
 def start_zeo(storages: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Stop]:
@@ -102,7 +107,7 @@ class Host:
         if isinstance(options.get("address"), list):
             options["address"] = tuple(options["address"])
         if "ssl" in options:
-            options["ssl"] = server_context(options["ssl"])
+            options["ssl"] = server_context(kind, options["ssl"])
         since = self._records.count
         opened: dict[str, Any] = {}
         with ExitStack() as stack:

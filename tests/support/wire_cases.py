@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from zeolith.protocol.additions import ChangesSince, VerifyMany
+from zeolith.protocol.additions import CacheReport, ChangesSince, VerifyMany
 from zeolith.protocol.codec import Codec
 from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME
 from zeolith.protocol.loadrequests import LoadedMany, LoadMany, SyncTo
 from zeolith.protocol.messages import (
     Call,
     CheckCurrentSerial,
+    Committed,
     DeleteObject,
     Fault,
     GetInfo,
@@ -231,6 +232,8 @@ _OWN: tuple[tuple[str, str, Message], ...] = (
     ("server", "changes_since", Call(304, ChangesSince(TID, 100))),
     ("server", "changes_since", Call(305, ChangesSince(TID, 100, TID2 + OID))),
     ("client", ".reply", Reply(306, (TID, TID2))),
+    ("client", ".reply", Reply(311, Committed(TID, 0, (1 << 64) - 1))),
+    ("server", "cache_report", Notice(CacheReport(0, (1 << 64) - 1, 3, 4, 5))),
     ("server", "sync_to", Call(307, SyncTo(TID, 1.5))),
     ("server", "load_many", Notice(LoadMany(MAX_TID, [OID]))),
     ("server", "load_many", Notice(LoadMany(TID, [OID, TID, TID2] * 50))),

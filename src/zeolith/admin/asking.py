@@ -13,7 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from ..client.certificates import to_refusal
+from ..client.strangers import is_lasting
 from ..config.address import Address, format_address
+from ..credentials import Credentials, to_credentials
 from ..errors import IllegalMessage, ProtocolViolation, ZeolithError
 from ..protocol.framing import FrameReader, frame
 from ..protocol.greeting import STATUS_PROBE, Greeting, parse_greeting
@@ -70,13 +73,13 @@ class Target:
     """A server, and how to reach it.
 
     :ivar address: where it listens.
-    :ivar ssl: TLS context of a client, or None for a plain connection.
+    :ivar ssl: TLS of a client, or None for a plain connection.
     :ivar server_hostname: the name that its certificate must bear; None: the host's own.
     :ivar timeout: seconds for the whole exchange.
     """
 
     address: Address
-    ssl: ssl.SSLContext | None = None
+    ssl: ssl.SSLContext | Credentials | None = None
     server_hostname: str | None = None
     timeout: float = TIMEOUT
 
@@ -149,15 +152,15 @@ class _Line:
         self._server = format_address(target.address)
         self._timeout = target.timeout
         self._deadline = time.monotonic() + target.timeout
-        self._is_tls = target.ssl is not None
+        self._credentials = to_credentials(target.ssl)
         self._frames = FrameReader(0)
         try:
             self._socket: socket.socket = self._connect(target.address)
         except (OSError, UnicodeError) as error:
             problem = self._explain(error)
             raise NotAnswering(self._server, f"cannot connect: {problem}", False) from error
-        if target.ssl is not None:
-            self._encrypt(target.ssl, self._hostname(target))
+        if self._credentials is not None:
+            self._encrypt(self._credentials.context, self._hostname(target))
 
     def _connect(self, address: Address) -> socket.socket:
         if not isinstance(address, str):
@@ -228,8 +231,13 @@ class _Line:
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
-            hint = "" if self._is_tls else "; if it demands TLS, name a certificate"
+            hint = (
+                "" if self._credentials is not None else "; if it demands TLS, name a certificate"
+            )
             return f"no answer within {self._timeout:g} s{hint}"
-        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-            return "the server does not use TLS"
+        if isinstance(error, ssl.SSLError):
+            if error.reason == "WRONG_VERSION_NUMBER":
+                return "the server does not use TLS"
+            if is_lasting(error):
+                return str(to_refusal(self._server, error, self._credentials))
         return str(error)

@@ -6,7 +6,7 @@ import ssl
 from typing import Any, NamedTuple
 
 from ..config.address import Address, local_address
-from ..config.tls import ServerTls
+from ..config.tls import TlsSettings
 from ..errors import ConfigurationError
 from ..protocol.inquiry import StatusInquiry
 from .asking import NotAnswering, Target, ask
@@ -21,7 +21,7 @@ class Alive(NamedTuple):
     note: str = ""
 
 
-def check_alive(address: Address, tls: ServerTls | None = None, timeout: float = 5.0) -> Alive:
+def check_alive(address: Address, tls: TlsSettings | None = None, timeout: float = 5.0) -> Alive:
     """Ask the server at *address* how it is.  Blocks.
 
     :param tls: what the server's own configuration says of TLS.  Its certificate serves as ours;
@@ -53,22 +53,19 @@ class _Context(ssl.SSLContext):
         return sock
 
 
-def _context(tls: ServerTls) -> _Context:
+def _context(tls: TlsSettings) -> _Context:
     # A renewed certificate may lie in the file already while the server still shows the old one.
     # Nothing secret is sent, so whom we are talking to need not be proved.
     context = _Context(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    if tls.password_function is None:
+    # The password may be known to the server's user only: its refusal must do, then.  A function
+    # may be in a program that is not this one.
+    if tls.certificate is not None and tls.password.function is None:
         try:
-            context.load_cert_chain(tls.certificate, tls.key, _no_password)
+            context.load_cert_chain(tls.certificate, tls.key, tls.password.asker())
         except (OSError, ConfigurationError):
-            # Files that only the server's user may read: the server's refusal must do.
+            # Files that only the server's user may read: likewise.
             pass
     return context
-
-
-def _no_password() -> str:
-    # Without this OpenSSL would ask on the terminal.
-    raise ConfigurationError("key", "the private key is encrypted")

@@ -6,7 +6,6 @@ itself besides is used for all else: its disk, an estimate, progress.
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Final, Protocol
 from ZODB.POSException import POSError
 
 from ..config.address import format_address
+from ..credentials import Credentials
 from ..errors import ClientStorageError, ZeolithError
 from ..protocol.inquiry import EstimateInquiry
 from .asking import NotAnswering, NotZeolith, Refused, Target, ask_zeolith
@@ -51,7 +51,7 @@ class Packer:
     :ivar when: the time to pack to, in seconds since the epoch.
     :ivar display: where to show what happens.
     :ivar interrupted: set when the administrator does not want to wait any longer.
-    :ivar ssl: TLS context of a client, or None.
+    :ivar ssl: TLS of a client, or None.
     :ivar server_hostname: the name that the server's certificate must bear; None: the host's own.
     :ivar wait: seconds to wait for a server that does not answer.
     :ivar force: whether to pack although the disk may be too small.
@@ -60,7 +60,7 @@ class Packer:
     when: float
     display: Display
     interrupted: threading.Event
-    ssl: ssl.SSLContext | None = None
+    ssl: Credentials | None = None
     server_hostname: str | None = None
     wait: float = 60.0
     force: bool = False

@@ -13,9 +13,9 @@ _COUNTERS: Final = ("loads", "stores", "commits", "aborts", "conflicts", "confli
 
 _HEADINGS: Final = (
     "number", "label", "address", "TLS user", "storage", "mode", "age", "idle", "transaction",
-    "unsent",
+    "hits", "cache", "unsent",
 )  # fmt: skip
-_RIGHT: Final = frozenset({0, 6, 7, 9})
+_RIGHT: Final = frozenset({0, 6, 7, 9, 10, 11})
 
 MISSING: Final = (
     "This is a ZEO server: it tells its counters only, not its version, sizes, packs, connections "
@@ -70,8 +70,17 @@ def _row(connection: dict[str, Any]) -> tuple[str, ...]:
         "-"
         if transaction is None
         else f"{printable(transaction['stage'])} for {duration(transaction['age'])}",
+        *_cache(connection.get("cache")),
         size(connection["unsent"]),
     )
+
+
+def _cache(cache: dict[str, int] | None) -> tuple[str, str]:
+    """Return hit rate and size."""
+    if cache is None:
+        return "-", "-"
+    loads = cache["hits"] + cache["misses"]
+    return f"{cache['hits'] / loads:.1%}" if loads else "-", size(cache["used"])
 
 
 def _render_server(status: Status) -> list[str]:
@@ -87,6 +96,13 @@ def _render_server(status: Status) -> list[str]:
         ("process", str(server["pid"])),
         ("address", _address(server["address"])),
     ]
+    certificate = server.get("certificate")
+    if certificate is not None:
+        left = certificate["expires"] - server["now"]
+        when = f"in {duration(left)}" if left > 0 else "EXPIRED"
+        rows.append(("certificate", f"until {moment(certificate['expires'])}, {when}"))
+        if certificate["trouble"]:
+            rows.append(("CERTIFICATE", f"not renewed: {printable(certificate['trouble'])}"))
     if server["monitor_address"] is not None:
         rows.append(("monitor", _address(server["monitor_address"])))
     up = duration(server["now"] - server["started"])

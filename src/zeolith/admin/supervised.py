@@ -15,7 +15,7 @@ from ..config.address import Address
 from ..config.logs import log_files
 from ..config.runner import LONGEST_SOCKET_PATH, Runner
 from ..config.server import ServerConfig, load_server_config
-from ..config.tls import ServerTls
+from ..config.tls import TlsSettings
 from ..errors import ConfigurationError
 from .privileges import account_to_become
 
@@ -41,7 +41,7 @@ class Supervised:
 
     configuration: str
     address: Address
-    tls: ServerTls | None
+    tls: TlsSettings | None
     runner: Runner
     changes: frozenset[str]
     socket: str
@@ -66,7 +66,7 @@ class Supervised:
         return cls(
             configuration=path,
             address=_under(runner, config.address),
-            tls=config.tls,
+            tls=None if config.tls is None else config.tls.settings,
             runner=runner,
             changes=frozenset(changes or ()),
             socket=_socket(runner, config, path),

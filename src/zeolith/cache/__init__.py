@@ -2,9 +2,11 @@
 
 from .foreign import ForeignCache
 from .home import CacheHome, CacheInUse
-from .interface import ClientCache, Revision
+from .interface import CacheStatistics, ClientCache, Revision
 from .log import MINIMUM_SIZE
-from .ring import CacheStatistics, RingCache
+from .ring import RingCache
+from .shared import SharedCache
+from .siblings import Siblings
 
 __all__ = [
     "MINIMUM_SIZE",
@@ -15,4 +17,6 @@ __all__ = [
     "ForeignCache",
     "Revision",
     "RingCache",
+    "SharedCache",
+    "Siblings",
 ]

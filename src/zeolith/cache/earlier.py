@@ -7,6 +7,7 @@ of one object is one ``bytes`` value, a row of entries ordered by start tid.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from BTrees.QOBTree import QOBTree
@@ -95,6 +96,18 @@ class EarlierRevisions:
             del self.rows[key]
         return True
 
+    def cut(self, is_left: Callable[[int], bool]) -> int:
+        """Remove everything whose place *is_left* denies; return how much that was."""
+        gone = [
+            (oid.to_bytes(8, "big"), place)
+            for oid, row in self.rows.items()
+            for _, _, place in entries_of(row)
+            if not is_left(place)
+        ]
+        for oid, place in gone:
+            self.remove(oid, place)
+        return len(gone)
+
     def clear(self) -> None:
         """Remove everything."""
         self.rows.clear()
@@ -106,3 +119,14 @@ class EarlierRevisions:
     def load(self, rows: list[tuple[int, bytes]]) -> None:
         """Add what :meth:`dump` returned."""
         self.rows.update(rows)
+
+
+def entries_of(row: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield ``(start, end, place)`` of each revision in a row of :meth:`EarlierRevisions.dump`."""
+    for start, end, place in _ENTRY.iter_unpack(row):
+        yield start, end, int.from_bytes(place, "big")
+
+
+def pack_row(entries: list[tuple[bytes, bytes, int]]) -> bytes:
+    """Return the row that :func:`entries_of` makes *entries* of."""
+    return b"".join(_ENTRY.pack(s, e, place.to_bytes(6, "big")) for s, e, place in entries)

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from ..protocol.hello import Database
 from ..types import NO_TID
-from .interface import Revision
+from .interface import CacheStatistics, Revision
+from .suspects import Suspects
 
 
 class IClientCacheLike(Protocol):
@@ -52,6 +53,9 @@ class ForeignCache:
         self._last_tid: bytes = cache.getLastTid() or NO_TID
         self.database: Database | None = None
         """Its file, if it has one, does not say which database it is of."""
+        self.suspects: Suspects | None = None
+        """The interface cannot tell them apart, and ZEO's cache cannot even be listed while others
+        read from it."""
 
     def load_before(self, oid: bytes, tid: bytes) -> Revision | None:
         """Return the revision of *oid* that was current just before *tid*, or None if not held."""
@@ -86,9 +90,10 @@ class ForeignCache:
                 return
         self._cache.invalidate(oid, tid)
 
-    def current(self) -> None:
-        """Return None: the interface has no such method, and ZEO's cache, which has one, cannot be
-        listed while others read from it."""
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it."""
+        self.invalidate(oid, tid)
+        self.store(oid, tid, None, data)
 
     def last_tid(self) -> bytes:
         """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""
@@ -128,3 +133,7 @@ class ForeignCache:
 
     def __len__(self) -> int:
         return len(self._cache)
+
+    def statistics(self) -> CacheStatistics:
+        """Return how many revisions there are, which is all that the interface tells."""
+        return CacheStatistics(len(self), 0, 0, 0, 0)

@@ -33,6 +33,10 @@ ASIDE: Final = ".zeo"
 """Appended to the name of a cache file of ZEO that stands where ours is to be."""
 
 
+INDEX_SUFFIX: Final = ".index"
+"""Appended to the name of the file of records: the file of the snapshot."""
+
+
 class CacheInUse(ConfigurationError):
     """Another process has the persistent cache of that name open."""
 
@@ -65,7 +69,7 @@ class CacheHome:
     @property
     def index_path(self) -> str:
         """The file of the snapshot."""
-        return self.path + ".index"
+        return self.path + INDEX_SUFFIX
 
     def _open(self) -> IO[bytes]:
         try:
@@ -168,7 +172,7 @@ def _lock(path: str, cache: str) -> int:
         raise CacheInUse(
             f"client cache {cache}",
             f"another process uses it{owner}",
-            "give each process a cache name of its own",
+            "give each process a cache name of its own, or have all of them share it: shared_cache",
         ) from None
     except BaseException:
         os.close(descriptor)

@@ -7,14 +7,42 @@ any time; it must never hold anything wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ..protocol.hello import Database
+from .suspects import Suspects
 
 Revision: TypeAlias = tuple[bytes, bytes, bytes | None]
 """``(data, start, end)``: the record, the tid that wrote it, and the tid that replaced it, or None
 while it is the current one."""
+
+
+class CacheStatistics(NamedTuple):
+    """A snapshot of what a cache holds and has done since it was opened.
+
+    Of a cache that does not say, all but ``revisions`` are 0.
+
+    :ivar revisions: revisions held, earlier ones included.
+    :ivar capacity: most bytes the file takes now; 0 once the cache has given up.
+    :ivar stored: revisions taken in.
+    :ivar dropped: revisions swept out.
+    :ivar kept: revisions that a sweep copied because they had been used.
+    :ivar damaged: records that were not there when they were looked for: after a crash those that
+        had been written over since the last snapshot.
+    :ivar used: bytes of the file that records take, those included that were replaced and not yet
+        swept out.
+    :ivar borrowed: revisions that were read in the files of other processes.
+    """
+
+    revisions: int
+    capacity: int
+    stored: int
+    dropped: int
+    kept: int
+    damaged: int = 0
+    used: int = 0
+    borrowed: int = 0
 
 
 class ClientCache(Protocol):
@@ -45,9 +73,14 @@ class ClientCache(Protocol):
         change is not known) the current revision is forgotten.
         """
 
-    def current(self) -> Iterator[tuple[bytes, bytes]] | None:
-        """Return an iterator over ``(oid, start)`` of the current revisions, or None if the cache
-        cannot list them.  What enters or leaves meanwhile may be left out or named."""
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it and is later than all
+        that the cache knows of: ``invalidate`` and ``store`` in one step."""
+
+    @property
+    def suspects(self) -> Suspects | None:
+        """Those current revisions that may be out of date and are not served; None if the cache
+        knows no such difference."""
 
     def last_tid(self) -> bytes:
         """Return the last transaction whose invalidations were applied, ``NO_TID`` if none."""
@@ -79,3 +112,6 @@ class ClientCache(Protocol):
 
     def __len__(self) -> int:
         """Return the number of revisions held."""
+
+    def statistics(self) -> CacheStatistics:
+        """Return what the cache holds and has done; any thread."""

@@ -52,6 +52,11 @@ class LogDamaged(Exception):
     """The file does not hold what was written to it."""
 
 
+def end_of(place: int, shift: int) -> int:
+    """Return the position behind the record at *place*, whose granules are 2 to the *shift*."""
+    return (place >> LENGTH_BITS) + ((place & LENGTH_MASK) + (1 << shift) - 1 >> shift)
+
+
 class Batch(NamedTuple):
     """The oldest records, as they lie in the file.
 
@@ -84,6 +89,13 @@ class LogState(NamedTuple):
     tail: int
     limit: int
     is_wrapped: bool
+
+    @property
+    def used(self) -> int:
+        """How much records take."""
+        if self.head < self.tail:
+            return self.head - self.first + self.limit - self.tail
+        return self.head - self.tail
 
     @classmethod
     def empty(cls, first: int, end: int) -> LogState:

@@ -10,6 +10,9 @@ overwritten meanwhile and the record is whole; otherwise the reader asks again u
 Everything but such a hit (an earlier revision, a miss, a failure) goes through the lock: these are
 rare, or followed by a request to the server.
 
+**Suspects** (:mod:`.suspects`) are held, but lie in another layer of the index, where a hit does
+not look.
+
 **Earlier revisions.**  An invalidation writes nothing: the record stays where it is, and the tid
 that ended it is remembered.  So a full disk cannot keep the cache from learning of a change.
 
@@ -24,10 +27,10 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from os import pread
 from threading import Lock, RLock
-from typing import IO, Final, NamedTuple
+from typing import IO, Final
 from zlib import crc32
 
 from ..errors import ConfigurationError
@@ -36,7 +39,7 @@ from ..types import NO_TID
 from .earlier import EarlierRevisions
 from .home import HEADER_SIZE, CacheHome
 from .index import PAGE_BITS, PlaceIndex
-from .interface import Revision
+from .interface import CacheStatistics, Revision
 from .log import LENGTH_BITS, LENGTH_MASK, MINIMUM_SIZE, NO_ROOM, LogDamaged
 from .records import (
     CHECKSUM_SIZE,
@@ -48,31 +51,12 @@ from .records import (
 )
 from .rings import MARK_SHIFT, MOST_USES, Rings
 from .snapshot import Snapshot
+from .suspects import Suspects
 
 logger = logging.getLogger(__name__)
 
 _DATA_AT: Final = HEADER.size
 _DATA_END: Final = -CHECKSUM_SIZE
-
-
-class CacheStatistics(NamedTuple):
-    """A snapshot of what a cache holds and has done.
-
-    :ivar revisions: revisions held, earlier ones included.
-    :ivar capacity: most bytes the file takes now; 0 once the cache has given up.
-    :ivar stored: revisions taken in.
-    :ivar dropped: revisions swept out.
-    :ivar kept: revisions that a sweep copied because they had been used.
-    :ivar damaged: records that were not there when they were looked for: after a crash those that
-        had been written over since the last snapshot.
-    """
-
-    revisions: int
-    capacity: int
-    stored: int
-    dropped: int
-    kept: int
-    damaged: int = 0
 
 
 class RingCache:
@@ -106,6 +90,10 @@ class RingCache:
         self._pid = os.getpid()
         self._home = home
         self._index = PlaceIndex()
+        self.suspects: Final = Suspects(
+            self._lock, self._index, self._start_of, self._forget, self._degrade
+        )
+        """Current revisions that may be out of date; they are not served."""
         self._earlier = EarlierRevisions()
         self._last_tid: bytes = NO_TID
         self._database: Database | None = None
@@ -134,14 +122,15 @@ class RingCache:
                 home.file, size, snapshot.seed, HEADER_SIZE,
                 self._index, self._earlier, snapshot.rings,
             )  # fmt: skip
-            self._index.load(snapshot.pages)
+            self._index.load(snapshot.pages, snapshot.suspects)
+            self._earlier.load(snapshot.rows)
             if rings.resize(size, HEADER_SIZE):
-                self._earlier.load(snapshot.rows)
                 rings.count += snapshot.revisions
                 self._last_tid = snapshot.last_tid
                 self._database = snapshot.database
                 return rings
             self._index.clear()
+            self._earlier.clear()
             os.ftruncate(rings.fd, HEADER_SIZE)
             logger.warning(
                 "%s: its records cannot be found in a file of %d bytes, it begins empty",
@@ -161,9 +150,9 @@ class RingCache:
         """Return what the cache holds and has done; any thread."""
         with self._lock:
             rings = self._rings
-            capacity = 0 if self._is_off else rings.capacity
+            capacity, used = (0, 0) if self._is_off else (rings.capacity, rings.state.used)
             return CacheStatistics(
-                rings.count, capacity, rings.stored, rings.dropped, rings.kept, self._damaged
+                rings.count, capacity, rings.stored, rings.dropped, rings.kept, self._damaged, used
             )
 
     # -- reading -------------------------------------------------------------------------------
@@ -201,7 +190,7 @@ class RingCache:
         with self._lock:
             try:
                 place = self._index.get(oid)
-                if place is not None:
+                if place is not None and not self._index.is_suspect(oid):
                     try:
                         record = self._rings.read(place, oid)
                     except LogDamaged as error:
@@ -240,25 +229,6 @@ class RingCache:
         else:
             self._rings.count -= self._earlier.remove(oid, earlier)
 
-    def current(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield ``(oid, start)`` of the current revisions; see :class:`.ClientCache`."""
-        for number in list(self._pages):
-            # One page at a time, or those who store would wait for all of it.
-            yield from self._current_of(number)
-
-    def _current_of(self, number: int) -> list[tuple[bytes, bytes]]:
-        with self._lock:
-            items = self._index.items_of(number)
-            try:
-                starts = [(oid, self._start_of(oid, place)) for oid, place in items]
-            except OSError as error:
-                self._degrade(error)
-                # What cannot be named may be out of date.
-                for oid, _ in self._index.items_of(number):
-                    self._forget(oid)
-                return []
-            return [(oid, start) for oid, start in starts if start is not None]
-
     # -- changing ------------------------------------------------------------------------------
 
     def store(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
@@ -281,7 +251,11 @@ class RingCache:
                 if held is not None:
                     held_start = self._start_of(oid, held)
                     if held_start is not None:
-                        if held_start >= start:
+                        is_suspect = index.is_suspect(oid)
+                        if is_suspect and held_start == start:
+                            index.acquit(oid)
+                            return
+                        if held_start >= start and not is_suspect:
                             return
                         # Whether it ended at *start* or before is not known.
                         self._forget(oid)
@@ -356,7 +330,8 @@ class RingCache:
             held = self._index.get(oid)
             if held is None:
                 return
-            if tid is None:
+            if tid is None or self._index.is_suspect(oid):
+                # It may have changed before, too: where the revision ended is not known.
                 self._forget(oid)
                 return
             try:
@@ -366,6 +341,33 @@ class RingCache:
                 return
             if start is not None and start < tid:
                 self._end_current(oid, held, start, tid)
+
+    def replace(self, oid: bytes, tid: bytes, data: bytes) -> None:
+        """*oid* was changed by transaction *tid*, which made *data* of it.
+
+        :param tid: later than all that the cache knows of.
+        """
+        with self._lock:
+            if self._is_off:
+                return
+            try:
+                held = self._index.get(oid)
+                if held is not None and self._index.is_suspect(oid):
+                    # It may have changed before, too: where the revision ended is not known.
+                    self._forget(oid)
+                elif held is not None:
+                    start = self._start_of(oid, held)
+                    if start is not None:
+                        if start >= tid:
+                            # A load overtook the answer: servers that let it are known.
+                            return
+                        self._end_current(oid, held, start, tid)
+                place = self._append(oid, tid, data, self._seed)
+                if place is not None:
+                    self._index.set(oid, place)
+                    self._rings.count += 1
+            except OSError as error:
+                self._degrade(error)
 
     def _end_current(self, oid: bytes, place: int, start: bytes, end: bytes) -> None:
         # It becomes an earlier one before it ceases to be the current one: readers find it always.
@@ -417,7 +419,10 @@ class RingCache:
         with self._saving:
             with self._lock:
                 rings = self._rings
-                state = (rings.stored, rings.dropped, len(self), self._last_tid, self._database)
+                state = (
+                    rings.stored, rings.dropped, len(self), self._last_tid, self._database,
+                    len(self.suspects),
+                )  # fmt: skip
                 if self._is_off or state == self._saved:
                     return
                 self._saved = state
@@ -429,6 +434,7 @@ class RingCache:
                     self._rings.state,
                     self._index.dump(),
                     self._earlier.dump(),
+                    self._index.dump_suspects(),
                 )
             try:
                 home.save(snapshot)

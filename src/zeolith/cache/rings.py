@@ -30,6 +30,7 @@ from .log import (
     Batch,
     LogState,
     RecordLog,
+    end_of,
 )
 from .records import earlier_seed, reseal
 
@@ -67,6 +68,16 @@ class RingsState(NamedTuple):
     shift: int
     small: LogState
     main: LogState
+
+    @property
+    def capacity(self) -> int:
+        """Most bytes that both rings take."""
+        return (self.small.end - self.small.first + self.main.end - self.main.first) << self.shift
+
+    @property
+    def used(self) -> int:
+        """Bytes that records take, those included that were replaced and not yet swept out."""
+        return (self.small.used + self.main.used) << self.shift
 
 
 class Rings:
@@ -249,7 +260,7 @@ class Rings:
         if records:
             for (place, oid, is_current), copy in zip(leaving, self._extend_main(records)):
                 if is_current:
-                    index.set(oid, copy)
+                    index.move(oid, copy)
                 else:
                     self._earlier.move(oid, place, copy)
             self.kept += len(records)
@@ -281,11 +292,12 @@ class Rings:
         larger: list[bytes] = []
         for (oid, uses), record, copy in zip(kept, records, main.copy(records) if records else []):
             if copy is None:
+                if not index.is_suspect(oid):  # one that came back would be one no more
+                    larger.append(record)
                 index.delete(oid)
                 self._dropped_one()
-                larger.append(record)
             else:
-                index.set(oid, copy)
+                index.move(oid, copy)
                 marks[copy >> MARK_SHIFT] = uses - 1
                 self.kept += 1
         self._release(main, batch)
@@ -351,7 +363,11 @@ class Rings:
             return False
         if end < self._main.state.end:
             os.ftruncate(self.fd, min(end << self.shift, os.fstat(self.fd).st_size))
-            self.count -= self._index.cut(end << LENGTH_BITS)
+
+            def is_left(place: int) -> bool:
+                return end_of(place, self.shift) <= end
+
+            self.count -= self._index.cut(is_left) + self._earlier.cut(is_left)
         self._main.resize(end)
         self.marks = bytearray((end >> MARK_BITS) + 1)
         return True

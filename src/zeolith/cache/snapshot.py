@@ -15,16 +15,18 @@ Layout, all numbers big-endian::
     epoch u64 | length of the identity u16 | identity, UTF-8; empty if none is known
     number of pages u32 | per page: number u64, size u32, the page
     number of rows u32  | per row: oid u64, size u32, the row
+    number of pages of suspects u32 | per page as above
     checksum 4
 
 A page is what BTrees' fsBucket gives as bytes: keys of two bytes, sorted, then places of six.  A
-row is what :mod:`.earlier` keeps of one object.  The checksum is made as that of a record.
+row is what :mod:`.earlier` keeps of one object; suspects are explained in :mod:`.suspects`.  The
+checksum is made as that of a record.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -33,7 +35,7 @@ from .log import LogState
 from .records import CHECKSUM_SIZE, REMAINDER
 from .rings import RingsState
 
-MAGIC: Final = b"zeoindx1"
+MAGIC: Final = b"zeoindx2"
 """The last letter is the version."""
 
 _HEAD: Final = struct.Struct(">8sI8sQB IIIII? IIIII? QH")
@@ -58,6 +60,7 @@ class Snapshot(NamedTuple):
     :ivar rings: where in the file what is.
     :ivar pages: number and bytes of each page of the index.
     :ivar rows: object id as a number, and what is known of its earlier revisions.
+    :ivar suspects: as *pages*, of what may be out of date already as of *last_tid*.
     """
 
     seed: int
@@ -67,22 +70,23 @@ class Snapshot(NamedTuple):
     rings: RingsState
     pages: list[tuple[int, bytes]]
     rows: list[tuple[int, bytes]]
+    suspects: Sequence[tuple[int, bytes]] = ()
 
 
 def serialize_snapshot(snapshot: Snapshot) -> bytes:
     """Return the bytes of the index file."""
-    seed, last_tid, database, revisions, rings, pages, rows = snapshot
+    seed, last_tid, database, revisions, rings, pages, rows, suspects = snapshot
     identity, epoch = (b"", 0) if database is None else (database[0].encode(), database[1])
     head = _HEAD.pack(
         MAGIC, seed, last_tid, revisions,
         rings.shift, *rings.small, *rings.main,
         epoch, len(identity),
     )  # fmt: skip
-    body = b"".join((head, identity, *_parts(pages), *_parts(rows)))
+    body = b"".join((head, identity, *_parts(pages), *_parts(rows), *_parts(suspects)))
     return body + crc32(body).to_bytes(CHECKSUM_SIZE, "little")
 
 
-def _parts(parts: list[tuple[int, bytes]]) -> Iterable[bytes]:
+def _parts(parts: Sequence[tuple[int, bytes]]) -> Iterable[bytes]:
     yield _COUNT.pack(len(parts))
     for number, data in parts:
         yield _PART.pack(number, len(data))
@@ -102,7 +106,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
     at = _HEAD.size
     identity = data[at : at + size].decode()
     reader = _Parts(data, at + size)
-    pages, rows = list(reader.take()), list(reader.take())
+    pages, rows, suspects = list(reader.take()), list(reader.take()), list(reader.take())
     return Snapshot(
         seed,
         last_tid,
@@ -111,6 +115,7 @@ def parse_snapshot(data: bytes) -> Snapshot:
         RingsState(shift, LogState(*logs[:6]), LogState(*logs[6:])),
         pages,
         rows,
+        suspects,
     )
 
 

@@ -6,8 +6,9 @@ commands that it has no use for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -28,6 +29,8 @@ COMMANDS: Final = {
     "backup": "Back up a database with its blobs, also while it is served.",
     "restore": "Restore a database from a backup.",
     "verify": "Prove that a backup can be restored.",
+    "certs": "Make the certificates of a site: its own authority, its server, its clients.",
+    "cache": "Look at client caches and at traces of their use.",
     "version": "Print the versions of Zeolith and of what it runs on.",
 }
 """Name of each command → what ``zeolith --help`` says of it.  The command ``some-name`` is the
@@ -35,15 +38,31 @@ function ``some_name`` of the module :mod:`.commands.some_name`."""
 
 
 class Commands(click.Group):
-    """The commands of :data:`COMMANDS`."""
+    """Commands that are modules of :mod:`.commands`.
+
+    :param table: as :data:`COMMANDS`.
+    :param prefix: of the names of their modules and functions, which begin with that of the group
+        they are in: ``zeolith cache stats`` is ``cache_stats``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        table: Mapping[str, str] = COMMANDS,
+        prefix: str = "",
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self._table = table
+        self._prefix = prefix
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self._table:
             return None
-        name = cmd_name.replace("-", "_")
+        name = self._prefix + cmd_name.replace("-", "_")
         module = import_module(f"{__package__}.commands.{name}")
         command: click.Command = getattr(module, name)
         return command
@@ -51,7 +70,7 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # As inherited, but without importing each command for its help.
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(self._table.items()))
 
 
 @click.command(

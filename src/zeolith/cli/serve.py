@@ -130,7 +130,8 @@ def _serve(
         server.stop()
 
     if signals is not None:
-        signals.direct_to(stop, config.eventlog)
+        refresh = None if config.tls is None else config.tls.refresh
+        signals.direct_to(stop, config.eventlog, refresh)
 
     def on_listening(address: Address) -> None:
         if pid_file is not None and not pid_file.is_written:
@@ -240,7 +241,7 @@ def set_up_logging(
 
 def warn_of_strangers(config: ServerConfig, sockets: Sequence[socket.socket]) -> None:
     """Warn, in one line, of a server that anybody on the network can use."""
-    if config.ssl is not None:
+    if config.tls is not None and config.tls.settings.client_certificates in (None, "required"):
         return
     wide = [
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -251,9 +252,11 @@ def warn_of_strangers(config: ServerConfig, sockets: Sequence[socket.socket]) ->
     ]
     if wide:
         logger.warning(
-            "%s can be reached from other machines, without TLS and without log-in: who reaches "
-            "it can read and change every object.  Add an <ssl> section, or listen on 127.0.0.1",
+            "%s can be reached from other machines, %s and without log-in: who reaches "
+            "it can read and change every object.  %s, or listen on 127.0.0.1",
             " and ".join(wide),
+            "without TLS" if config.tls is None else "without a client certificate",
+            "Add an <ssl> section" if config.tls is None else "Set client-certificates required",
         )
 
 
@@ -283,12 +286,12 @@ def describe(config: ServerConfig, address: Address) -> str:
         arguments += f", storage={name!r}"
     if config.read_only:
         arguments += ", read_only=True"
-    if config.ssl is None:
+    if config.tls is None:
         how = f'python -c "import zeolith; print(zeolith.connection({arguments}).root())"'
     else:
-        how = f"zeolith.DB({arguments}, ssl=zeolith.config.tls.client_context(...))"
+        how = f"zeolith.DB({arguments}, ssl=zeolith.tls(...))"
     mode = " read-only" if config.read_only else ""
-    tls = " with TLS" if config.ssl is not None else ""
+    tls = " with TLS" if config.tls is not None else ""
     return f"serving{mode} {storages} at {format_address(address)}{tls}; connect with: {how}"
 
 

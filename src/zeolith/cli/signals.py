@@ -1,7 +1,8 @@
 """Signals, taken by a thread that does nothing else.
 
 SIGTERM and SIGINT stop a server and end it with status 0; SIGHUP does the same with status 1, so
-that a supervisor starts it again; SIGUSR2 reopens the log files.  SIGXFSZ is ignored: a file
+that a supervisor starts it again; SIGUSR2 reopens the log files
+and looks for renewed certificates.  SIGXFSZ is ignored: a file
 that grows beyond its limit gives an error, which the one commit reports that caused it.
 
 Handlers would run in the main thread, between any two steps of whatever it does, and the event
@@ -50,6 +51,7 @@ class Signals:
         self._clean_up: Callable[[], None] | None = None
         self._is_stopping = False
         self._eventlog: Any = None
+        self._refresh: Callable[[], None] | None = None
         self._taken = {*_STATUS, _REOPEN}
         if os.getpid() == 1:
             self._taken.add(signal.SIGCHLD)
@@ -65,15 +67,22 @@ class Signals:
         with self._lock:
             self._clean_up = clean_up
 
-    def direct_to(self, stop: Callable[[], None], eventlog: Any) -> None:
+    def direct_to(
+        self,
+        stop: Callable[[], None],
+        eventlog: Any,
+        refresh: Callable[[], None] | None = None,
+    ) -> None:
         """From now on signals call *stop*; before, they end the process on the spot.
 
         :param stop: called once, in another thread.
         :param eventlog: its ``reopen()`` reopens the log files; None if there are none.
+        :param refresh: looks for renewed certificates; None if there are none.
         """
         with self._lock:
             self._stop = stop
             self._eventlog = eventlog
+            self._refresh = refresh
 
     def _take(self) -> None:
         take_next = self._next
@@ -109,7 +118,12 @@ class Signals:
             are_waiting = reaper.look(time.monotonic())
 
     def _reopen_logs(self) -> None:
+        if self._refresh is not None:
+            self._refresh()
         if self._eventlog is None:
+            if self._refresh is not None:
+                logger.info("SIGUSR2: looked for renewed certificates")
+                return
             logger.warning("SIGUSR2: without an <eventlog> there are no log files to reopen")
         else:
             self._eventlog.reopen()

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 import click
 
 from ..config.address import Address, local_address, parse_address
 
 if TYPE_CHECKING:
-    import ssl
-
     from ..admin.asking import Target
+    from ..config.server import ServerConfig
+    from ..credentials import Credentials
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_ADDRESS = "127.0.0.1:8100"
 
 _TLS_OPTIONS = (
+    click.option("--tls", is_flag=True, help="Use TLS, which the other options of TLS imply."),
     click.option("--certificate", metavar="FILE", help="TLS: our certificate, perhaps with key."),
     click.option("--key", metavar="FILE", help="TLS: our private key, if not in --certificate."),
+    click.option(
+        "--password-file", metavar="FILE", help="TLS: its first line is the password of the key."
+    ),
+    click.option(
+        "--password-environment",
+        metavar="NAME",
+        help="TLS: an environment variable with the password of the key.",
+    ),
+    click.option(
+        "--password-command",
+        metavar="COMMAND",
+        help="TLS: a command that prints the password of the key.",
+    ),
     click.option(
         "--authenticate",
         metavar="PATH",
         help="TLS: certificates of servers or authorities to trust; the system's unless given.",
+    ),
+    click.option(
+        "--crl",
+        metavar="PATH",
+        help="TLS: revocation lists on which the server's certificate must not be.",
     ),
     click.option(
         "--server-hostname",
@@ -35,11 +54,25 @@ _TLS_OPTIONS = (
 
 
 def tls_options(command: Command) -> Command:
-    """Give *command* the options ``--certificate``, ``--key``, ``--authenticate`` and
-    ``--server-hostname``."""
+    """Give *command* the options that :class:`TlsOptions` has, which :func:`make_target` and
+    :func:`make_credentials` take."""
     for option in reversed(_TLS_OPTIONS):
         command = option(command)
     return command
+
+
+class TlsOptions(TypedDict, total=False):
+    """What the options of :func:`tls_options` said."""
+
+    tls: bool
+    certificate: str | None
+    key: str | None
+    password_file: str | None
+    password_environment: str | None
+    password_command: str | None
+    authenticate: str | None
+    crl: str | None
+    server_hostname: str | None
 
 
 def timeout_option(command: Command) -> Command:
@@ -54,42 +87,48 @@ def timeout_option(command: Command) -> Command:
     )(command)
 
 
-def make_context(
+def make_credentials(
     addresses: Iterable[Address],
-    *,
-    certificate: str | None = None,
-    key: str | None = None,
-    authenticate: str | None = None,
-    server_hostname: str | None = None,
-) -> ssl.SSLContext | None:
-    """Return the TLS context that the options of :func:`tls_options` mean; None without TLS.
+    config: ServerConfig | None = None,
+    /,
+    **options: Unpack[TlsOptions],
+) -> Credentials | None:
+    """Return the TLS that the options of :func:`tls_options` mean; None without TLS.
 
     :param addresses: of the servers.
+    :param config: of the server, if that is where the address comes from.  Its own certificate
+        serves for both sides unless the options name others.
     :raises click.UsageError: an option would have no effect, or one is missing.
     :raises ConfigurationError: a value cannot be used.
     """
-    if certificate is None and authenticate is None:
-        if key is not None or server_hostname is not None:
-            raise click.UsageError(
-                "--key and --server-hostname have no effect without --certificate or --authenticate"
-            )
-        return None
-    if server_hostname is None and any(isinstance(address, str) for address in addresses):
-        raise click.UsageError("TLS over a Unix socket needs --server-hostname")
-    from ..config.tls import client_context
+    if not any(options.values()):
+        if config is None or config.tls is None:
+            return None
+        from ..config.credentials import FileCredentials
 
-    return client_context(certificate, authenticate, key=key)
+        return FileCredentials.of_neighbour(config.tls.settings)
+    hostname = options.get("server_hostname")
+    if hostname is None and any(isinstance(address, str) for address in addresses):
+        raise click.UsageError("TLS over a Unix socket needs --server-hostname")
+    from ..config.credentials import tls
+
+    return tls(
+        options.get("certificate"),
+        options.get("authenticate"),
+        key=options.get("key"),
+        password_file=options.get("password_file"),
+        password_environment=options.get("password_environment"),
+        password_command=options.get("password_command"),
+        crl=options.get("crl"),
+    )
 
 
 def make_target(
     address: str | None,
     *,
     configure: str | None = None,
-    certificate: str | None = None,
-    key: str | None = None,
-    authenticate: str | None = None,
-    server_hostname: str | None = None,
     timeout: float = 10.0,
+    **options: Unpack[TlsOptions],
 ) -> Target:
     """Return the server that the options mean.
 
@@ -99,26 +138,16 @@ def make_target(
     """
     from ..admin.asking import Target
 
-    needs_tls = False
+    config = None
     if configure is not None:
         if address is not None:
             raise click.UsageError("ADDRESS and -C exclude each other: the file names the address")
         from ..config.server import load_server_config
 
         config = load_server_config(configure)
-        where, needs_tls = local_address(config.address), config.ssl is not None
+        where = local_address(config.address)
     else:
         where = parse_address(DEFAULT_ADDRESS if address is None else address, "ADDRESS")
         where = local_address(where)
-    context = make_context(
-        [where],
-        certificate=certificate,
-        key=key,
-        authenticate=authenticate,
-        server_hostname=server_hostname,
-    )
-    if needs_tls and context is None:
-        raise click.UsageError(
-            f"the server of {configure} demands TLS: give --certificate and --authenticate"
-        )
-    return Target(where, context, server_hostname, timeout)
+    credentials = make_credentials([where], config, **options)
+    return Target(where, credentials, options.get("server_hostname"), timeout)

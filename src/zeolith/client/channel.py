@@ -31,7 +31,7 @@ import threading
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 from ZODB.POSException import POSKeyError
 
@@ -47,6 +47,8 @@ from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from ..protocol.streamrequests import STREAM_MESSAGES
 from .arguments import check_tid, check_wanted
 from .patience import Patience
+from .receiver import Receiver
+from .slots import Slot, release
 from .streams import Streams
 from .wire import Wire
 
@@ -62,43 +64,6 @@ one system call per some two hundred of them, and the server starts on them earl
 
 class NotSent(ClientDisconnected):
     """The connection had ended before anything of a request was sent."""
-
-
-class Receiver(Protocol):
-    """What a channel does with messages that answer no call, and with loaded objects.
-
-    Called by the thread that leads, in the order of arrival.
-    """
-
-    def loaded(self, oid: bytes, start: bytes, end: bytes | None, data: bytes) -> None:
-        """An object revision has arrived; nobody has been told yet."""
-
-    def loaded_many(self, records: Sequence[Record]) -> None:
-        """Object revisions have arrived together; nobody has been told yet."""
-
-    def noticed(self, request: Request) -> None:
-        """The server sent a notice.  An exception raised here ends the connection."""
-
-    def broken(self, channel: Channel, cause: BaseException) -> None:
-        """The connection has ended; called once, all waiting calls have failed."""
-
-
-class Slot:
-    """Where the answer to one call goes.
-
-    :ivar done: the answer is there: ``error`` if not None, else ``value``.
-    :ivar on_reply: called by the leader with the value before anybody is told; an exception
-        becomes the slot's error and ends the connection.
-    """
-
-    __slots__ = ("done", "error", "locks", "on_reply", "value")
-
-    def __init__(self) -> None:
-        self.done = False
-        self.value: Any = None
-        self.error: Exception | None = None
-        self.on_reply: Callable[[Any], None] | None = None
-        self.locks: list[LockType] = []
 
 
 class Channel:
@@ -369,7 +334,7 @@ class Channel:
         """Let the thread that waits with *key*, if one does, look again."""
         slot = self._slots.pop(key, None)
         if slot is not None:
-            self._settle(slot, None, None)
+            slot.settle(None)
 
     def post(self, request: Request) -> None:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
@@ -393,6 +358,21 @@ class Channel:
         if failure is not None:
             self._end(failure)
             raise self._disconnected()
+
+    def add(self, request: Request) -> None:
+        """Have *request*, which has no answer and may be lost, sent with whatever is sent next.
+
+        Never waits: while somebody is sending it is left out.
+        """
+        frame = self._codec.notice(request)
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if self._cause is None:
+                self._waiting.append(frame)
+                self._waiting_size += len(frame)
+        finally:
+            self._sending.release()
 
     def flush(self) -> None:
         """Send what ``post`` has collected."""
@@ -450,9 +430,9 @@ class Channel:
         finally:
             if slot is not None and failure is None:
                 # Also if the break has settled it already: its caller may rely on the difference.
-                self._settle(slot, None, self._disconnected(NotSent))
+                slot.settle(self._disconnected(NotSent))
             elif slot is not None and not slot.done:
-                self._settle(slot, None, self._disconnected())
+                slot.settle(self._disconnected())
         if slot is None:
             raise self._disconnected()
 
@@ -508,7 +488,7 @@ class Channel:
                     self._break(self._cause)
                     if not slot.done:
                         # Taken out by a reader who was interrupted then: nobody else knows of it.
-                        self._settle(slot, None, self._disconnected())
+                        slot.settle(self._disconnected())
         finally:
             self._step_down()
 
@@ -540,7 +520,7 @@ class Channel:
     def _ask_to_lead(self) -> None:
         with suppress(RuntimeError, StopIteration):
             # RuntimeError: changed while we looked, so somebody is awake and sees to it.
-            _release(next(iter(self._followers)))
+            release(next(iter(self._followers)))
 
     def read_if_ready(self) -> bool:
         """Handle what has arrived, if anything has and nobody leads.  Return whether it had.
@@ -591,7 +571,7 @@ class Channel:
                 slot.value = answer
                 slot.done = True
                 if slot.locks:
-                    _wake(slot)
+                    slot.wake()
                 return
             for event in self._peer.receive(data):
                 if isinstance(event, Reply):
@@ -607,7 +587,7 @@ class Channel:
                     slot.value = value
                     slot.done = True
                     if slot.locks:
-                        _wake(slot)
+                        slot.wake()
                 else:
                     self._handle(event)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this connection
@@ -617,7 +597,7 @@ class Channel:
                 if slot is not None and not slot.done:
                     # The answer came but could not be taken in: its caller learns why.
                     cause = error if isinstance(error, Exception) else self._disconnected()
-                    self._settle(slot, None, cause)
+                    slot.settle(cause)
 
     def wait_patiently(self, timeout: float) -> None:
         """Give the server up if it says nothing for *timeout* seconds while it is waited for, and
@@ -643,7 +623,7 @@ class Channel:
             slot = self._slots.pop(event.msgid, None)
             if slot is None:
                 raise ProtocolViolation(f"an error for no call: {event.name}")
-            self._settle(slot, None, parse_fault(event.name, event.details))
+            slot.settle(parse_fault(event.name, event.details))
         elif isinstance(event, Welcomed):
             self.server_program = event.introduction.program
             self.demand = event.introduction.silence
@@ -667,15 +647,8 @@ class Channel:
             slot.value = data, start, end
             slot.done = True
             if slot.locks:
-                _wake(slot)
+                slot.wake()
             del slots[key]
-
-    def _settle(self, slot: Slot, value: Any, error: Exception | None) -> None:
-        slot.value = value
-        slot.error = error
-        slot.done = True
-        if slot.locks:
-            _wake(slot)
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -720,9 +693,9 @@ class Channel:
                 with suppress(KeyError):
                     slot = self._slots.popitem()[1]
                     if not slot.done:
-                        self._settle(slot, None, self._disconnected())
+                        slot.settle(self._disconnected())
                     elif slot.locks:
-                        _wake(slot)
+                        slot.wake()
 
 
 def _owned(lock: Any) -> Callable[[], bool]:
@@ -743,13 +716,3 @@ def _no_id(oid: bytes, tid: bytes) -> Exception:
         return ValueError(f"{tid!r} is not a transaction id")
     error: Exception = POSKeyError(oid)
     return error
-
-
-def _wake(slot: Slot) -> None:
-    for lock in tuple(slot.locks):
-        _release(lock)
-
-
-def _release(lock: LockType) -> None:
-    with suppress(RuntimeError):  # it was released already: its thread is about to look
-        lock.release()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..cache.interface import ClientCache
 from ..errors import ClientDisconnected, ClientStorageError, MessageTooLarge, ObjectTooLarge
 from ..protocol.messages import (
     CheckCurrentSerial,
+    Committed,
     DeleteObject,
     Request,
     Restore,
@@ -37,6 +38,7 @@ from ..protocol.messages import (
     Undo,
     Vote,
 )
+from ..types import NO_TID
 from .arguments import check_bytes, check_oid, check_record, check_tid, check_tid_or_none
 from .blobs import BlobDirectory
 from .iterators import Iterators
@@ -165,8 +167,10 @@ class Committer:
             name = os.path.basename(path)
             _post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
             return
-        with _told(oid):
+        try:
             send_blob(transaction.channel, blobs, path, oid, serial, data, number)
+        except MessageTooLarge as error:
+            raise ObjectTooLarge(oid, error.size, error.limit) from None
 
     def restore(
         self, oid: bytes, serial: bytes, data: bytes | None, prev_txn: bytes | None, txn: Any
@@ -250,11 +254,17 @@ class Committer:
         transaction = self._present(txn, "tpc_finish")
         channel, since = transaction.channel, self._cache.last_tid()
         is_answered = False
+        tid: bytes = NO_TID
 
-        def committed(tid: bytes) -> None:
+        def committed(answer: bytes | Committed) -> None:
             # Run by whoever reads the answer, before any later message (rules R2, R3).
-            nonlocal is_answered
+            nonlocal is_answered, tid
             is_answered = True
+            if isinstance(answer, Committed):
+                tid, length, size = answer
+                self._link.owner.resized(length, size)
+            else:
+                tid = answer
             transaction.update(self._cache, tid)
             self._link.committed(tid, visible)
 
@@ -265,7 +275,7 @@ class Committer:
 
         try:
             try:
-                tid: bytes = channel.call(TpcFinish(transaction.number), committed)
+                channel.call(TpcFinish(transaction.number), committed)
             except Exception as error:
                 if is_answered or not leaves_doubt(error, transaction.uid is not None):
                     raise
@@ -331,14 +341,7 @@ def _post(transaction: Transaction, oid: bytes, request: Request) -> None:
 
     :raises ObjectTooLarge: the server does not take that much.
     """
-    with _told(oid):
-        transaction.channel.post(request)
-
-
-@contextmanager
-def _told(oid: bytes) -> Iterator[None]:
-    """Have it said whose record it is that the server does not take."""
     try:
-        yield
+        transaction.channel.post(request)
     except MessageTooLarge as error:
         raise ObjectTooLarge(oid, error.size, error.limit) from None

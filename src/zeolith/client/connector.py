@@ -17,6 +17,7 @@ from enum import Enum
 
 from ZODB.POSException import ReadOnlyError
 
+from ..credentials import Credentials
 from ..errors import (
     ClientDisconnected,
     IncompatiblePeer,
@@ -26,16 +27,22 @@ from ..errors import (
 )
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
-from .channel import Channel, Receiver
+from .certificates import refusal_without_reason, to_refusal
+from .channel import Channel
 from .economy import prefers_compression
-from .strangers import describe_tls, describe_violation, is_lasting
-from .wire import Address, PlainWire, TlsWire, Wire, open_socket
+from .receiver import Receiver
+from .strangers import describe_violation, is_lasting
+from .wire import Address, PlainWire, TlsClosed, TlsWire, Wire, open_socket
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS to get through."""
 
 GREETING_TIMEOUT = 10.0
 """Seconds for the server's greeting, which it sends unasked."""
+
+CLOSURES = 3
+"""A server that ends so many connections in a row between the TLS hand-shake and its greeting will
+go on like that.  One that is just being stopped does it once, and then takes no connection."""
 
 PATIENCE = 1.0
 """Seconds to wait for a writable server once a read-only one has been found."""
@@ -85,7 +92,7 @@ class Connector:
         storage: str,
         mode: Mode,
         timeout: float,
-        context: ssl.SSLContext | None,
+        credentials: Credentials | None,
         server_hostname: str | None,
         make_receiver: Callable[[], Receiver],
         silence: float | None = None,
@@ -95,7 +102,7 @@ class Connector:
         self.mode = mode
         self._storage = storage
         self._timeout = timeout
-        self._context = context
+        self._credentials = credentials
         self._server_hostname = server_hostname
         self._make_receiver = make_receiver
         self._silence = silence
@@ -106,6 +113,9 @@ class Connector:
         # What attempts under way wait for; changed by single steps, which need no lock.
         self._awaited: dict[object, str] = {}
         self._stopped = False
+        # How often in a row a server has ended the connection once TLS was agreed upon.  Each
+        # address is tried by one thread at a time.
+        self._closures: dict[str, int] = {}
 
     def stop(self) -> None:
         """End attempts under way; further ones fail.  Any thread."""
@@ -148,6 +158,8 @@ class Connector:
         """
         mode = mode or self.mode
         addresses = list(self.addresses)
+        if self._credentials is not None:
+            self._credentials.refresh()
         if not addresses:
             raise ClientDisconnected("no server address is known")
         if len(addresses) == 1:
@@ -183,6 +195,7 @@ class Connector:
         def reached(state: str) -> None:
             self._awaited[attempt] = f"{name} {state}"
 
+        closures = self._closures.pop(name, 0)
         try:
             wire = self._open(address, sockets, reached)
             channel = Channel(wire, self._make_receiver(), name, self._terms(wire))
@@ -192,11 +205,16 @@ class Connector:
                 channel.close(error)
                 channel.release()
                 raise
+        except TlsClosed as error:
+            self._closures[name] = closures + 1
+            if closures + 1 < CLOSURES:
+                raise
+            raise refusal_without_reason(name, self._credentials) from error
         except IncompatiblePeer as error:
             raise ServerRefused(name, error) from error
         except ssl.SSLError as error:
             if is_lasting(error):
-                raise ServerRefused(name, describe_tls(error)) from error
+                raise to_refusal(name, error, self._credentials) from error
             raise
         finally:
             self._awaited.pop(attempt, None)
@@ -206,12 +224,12 @@ class Connector:
     def _terms(self, wire: Wire) -> Terms:
         compresses = self._compression
         if compresses is None:
-            compresses = prefers_compression(wire.peer_name, self._context is not None)
+            compresses = prefers_compression(wire.peer_name, self._credentials is not None)
         return Terms(self._silence, compresses)
 
     def _register(self, channel: Channel, mode: Mode, reached: Callable[[str], None]) -> Candidate:
         channel.wire.set_timeout(GREETING_TIMEOUT)
-        hint = "does it expect TLS?" if self._context is None else "is it a ZEO server?"
+        hint = "does it expect TLS?" if self._credentials is None else "is it a ZEO server?"
         reached(f"is connected, but there is no greeting: {hint}")
         try:
             channel.greet()
@@ -219,6 +237,10 @@ class Connector:
             raise TimeoutError(
                 f"{channel.server_name} accepts connections but does not greet; {hint}"
             ) from error
+        except ConnectionError as error:
+            if self._credentials is None:
+                raise
+            raise TlsClosed(str(error)) from error
         except IncompatiblePeer:
             raise
         except ServerFull as error:
@@ -276,7 +298,7 @@ class Connector:
         try:
             sock = open_socket(address, CONNECT_TIMEOUT, note, self._silence)
             try:
-                if self._context is None:
+                if self._credentials is None:
                     return PlainWire(sock)
                 hostname = self._server_hostname
                 if hostname is None and not isinstance(address, str):
@@ -284,7 +306,7 @@ class Connector:
                 hint = "does it speak plain text?"
                 reached(f"is connected, but there is no answer to the TLS hand-shake: {hint}")
                 try:
-                    return TlsWire(sock, self._context, hostname)
+                    return TlsWire(sock, self._credentials.context, hostname)
                 except TimeoutError as error:
                     raise TimeoutError(
                         f"{format_address(address)} accepts connections but does not answer the "

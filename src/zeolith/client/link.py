@@ -7,15 +7,16 @@ thread starts anew.  Calls are made by the callers' own threads on the present :
 from __future__ import annotations
 
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from ..cache.interface import ClientCache
+from ..credentials import Credentials
 from ..errors import ClientDisconnected, OtherDatabase, ServerBehindCache, ServerRefused
 from ..protocol.compression import EXTRA
 from ..protocol.messages import GetInfo, InvalidateTransaction, Request
@@ -24,6 +25,8 @@ from .channel import Channel
 from .connector import Candidate, Connector, Mode
 from .intake import Intake
 from .outages import anew, log_failure, not_connected
+from .rechecking import Rechecking
+from .sharing import ask_changes, tend
 from .states import TRANSITIONS, State
 from .syncing import Progress
 from .verification import CacheOwner, Databases, WhenBehind, verify
@@ -63,6 +66,12 @@ class Owner(CacheOwner, Protocol):
     def noticed(self, request: Request) -> None:
         """The server sent a notice other than an invalidation."""
 
+    def tended(self, channel: Channel) -> None:
+        """Another minute of a connection has passed; must not wait for the server."""
+
+    def resized(self, length: int, size: int) -> None:
+        """The storage has *length* objects and *size* bytes now."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinkOptions:
@@ -80,7 +89,7 @@ class LinkOptions:
     wait_timeout: float = 30.0
     min_poll: float = 0.05
     max_poll: float = 5.0
-    ssl: ssl.SSLContext | None = None
+    ssl: Credentials | None = None
     ssl_server_hostname: str | None = None
     when_behind: WhenBehind = WhenBehind.DROP_CACHE
     drop_rather_than_verify: bool = False
@@ -438,16 +447,23 @@ class Link:
         candidate = self._next_candidate()
         if candidate is None:
             return None
+        rechecking = Rechecking(self.name, candidate.channel, self.cache, self.owner)
         try:
             if not self._adopt(candidate):
                 return None
             began = time.monotonic()
-            # What the cache knows is brought to disk: a process that is killed leaves it warm.
-            watch(candidate.channel, self._nudge, self.cache.save)
+            rechecking.start()
+            watch(candidate.channel, self._nudge, partial(self._tend, candidate.channel))
             return time.monotonic() - began
         finally:
             candidate.channel.close(ClientDisconnected("closed"))
             candidate.channel.release()
+            rechecking.join()
+
+    def _tend(self, channel: Channel) -> None:
+        # What the cache knows is brought to disk: a process that is killed leaves it warm.
+        tend(self.cache)
+        self.owner.tended(channel)
 
     def _next_candidate(self) -> Candidate | None:
         with self._changed:
@@ -492,6 +508,8 @@ class Link:
                 self.options.drop_rather_than_verify,
                 self.visibility,
             )
+            if not self.options.drop_rather_than_verify:
+                ask_changes(channel, self.cache, candidate.database, tid)
             info = channel.call(GetInfo())
             # Nobody may read between the last held invalidation and the first one applied
             # directly, or their order could be lost.

@@ -7,11 +7,11 @@ instead.  The full table is in ``docs/client.md``.
 from __future__ import annotations
 
 import re
-import ssl as ssl_module
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
+from ..credentials import to_credentials
 from ..errors import ConfigurationError
 from ..protocol.liveness import MAX_SILENCE, MIN_SILENCE, is_silence
 from .blobs import BlobDirectory
@@ -175,12 +175,12 @@ def make_link_options(
         raise ConfigurationError(
             "read_only_fallback", "contradicts read_only", "give at most one of the two"
         )
-    if ssl is not None and not isinstance(ssl, ssl_module.SSLContext):
+    try:
+        credentials = to_credentials(ssl)
+    except TypeError as error:
         raise ConfigurationError(
-            "ssl",
-            f"{type(ssl).__name__} is no SSL context",
-            "make one with ssl.create_default_context()",
-        )
+            "ssl", str(error), "make one with zeolith.tls() or ssl.create_default_context()"
+        ) from error
     if ssl is None and ssl_server_hostname is not None:
         raise ConfigurationError("ssl_server_hostname", "has no effect without ssl")
     refuse_no_text("ssl_server_hostname", ssl_server_hostname)
@@ -217,7 +217,7 @@ def make_link_options(
         wait_timeout=timeout,
         min_poll=shortest,
         max_poll=longest,
-        ssl=ssl,
+        ssl=credentials,
         ssl_server_hostname=ssl_server_hostname,
         when_behind=when_behind,
         drop_rather_than_verify=bool(drop_cache_rather_verify),
@@ -227,7 +227,12 @@ def make_link_options(
 
 
 def refuse_cache(
-    cache: Any, cache_size: int, client: str | None, storage: str, var: str | None
+    cache: Any,
+    cache_size: int,
+    client: str | None,
+    storage: str,
+    var: str | None,
+    is_shared: bool = False,
 ) -> None:
     """Refuse keywords of the cache that cannot be used; nothing is made.
 
@@ -235,15 +240,22 @@ def refuse_cache(
     """
     for option, value in (("client", client), ("var", var)):
         refuse_no_text(option, value)
-    find_path(cache, client, storage, var)
+    path = find_path(cache, client, storage, var)
     if cache is not None and not isinstance(cache, str):
         for option, has_effect in (
             ("client", client),
             ("var", var is not None),
             ("cache_size", cache_size != CACHE_SIZE),
+            ("shared_cache", is_shared),
         ):
             if has_effect:
                 raise ConfigurationError(option, "has no effect with a cache of your own")
+    elif is_shared and path is None:
+        raise ConfigurationError(
+            "shared_cache",
+            "has no effect on a temporary cache, which no other process can find",
+            "give it a name with client, or a file with cache",
+        )
     _refuse_size("cache_size", cache_size)
 
 

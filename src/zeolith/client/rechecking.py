@@ -1,90 +1,120 @@
-"""Asking the server which objects of a cache are out of date, when nobody knows what was missed."""
+"""Asking the server which suspects of a cache are out of date, while the application goes on.
+
+See :mod:`zeolith.cache.suspects`.  A thread of its own asks: the one that watches the connection
+has heartbeats to send.  What it asks costs others no more than any call: it reads as callers do,
+and what it learns it tells the cache when it has given up the reading role again.
+"""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
-from itertools import islice
-from typing import Final, NamedTuple
-
-from ZODB.POSException import POSError
+import threading
+from collections.abc import Sequence
+from typing import Final
 
 from ..cache.interface import ClientCache
+from ..cache.suspects import Suspects
 from ..errors import ClientDisconnected, IllegalMessage
 from ..protocol.additions import MAX_PAIRS, PAIR_SIZE, VerifyMany
 from .channel import Channel
+from .verification import CacheOwner
 
 logger = logging.getLogger(__name__)
-
-PATIENCE: Final = 10.0
-"""Seconds for asking.  Calls wait for the end of it, thirty seconds unless told otherwise; what has
-not been asked about by then is forgotten, as all of it would be without asking."""
 
 _OVERHEAD: Final = 64
 """Bytes of a question without its pairs."""
 
 
-class Findings(NamedTuple):
-    """What asking has brought.
+class Rechecking:
+    """Looks into the suspects of *cache* until there are none, or the connection ends.
 
-    :ivar checked: objects that were asked about.
-    :ivar stale: those of them that were out of date.
-    :ivar unchecked: objects that there was no time for.
+    To be used by the link's thread, which starts it when the connection is the present one, and
+    joins it when that has ended.
+
+    :param name: of the storage, for logs and the thread.
+    :param owner: told when suspects are given up.
     """
 
-    checked: int
-    stale: int
-    unchecked: int
+    def __init__(self, name: str, channel: Channel, cache: ClientCache, owner: CacheOwner) -> None:
+        self._name = name
+        self._channel = channel
+        self._cache = cache
+        self._owner = owner
+        self._thread: threading.Thread | None = None
 
+    def start(self) -> None:
+        """Begin if there is anything to do."""
+        suspects = self._cache.suspects
+        if suspects is None or not len(suspects):
+            return
+        if not self._channel.speaks_own:
+            self._forget(suspects, "the server speaks ZEO's protocol, which has no call for it")
+            return
+        self._thread = threading.Thread(
+            target=self._run, args=(suspects,), name=f"zeolith verify {self._name}", daemon=True
+        )
+        self._thread.start()
 
-def forget_stale(channel: Channel, cache: ClientCache, server_tid: bytes) -> Findings | None:
-    """Forget the current revisions in *cache* that are not the server's.
+    def join(self) -> None:
+        """Wait for the end; the channel has been closed."""
+        if self._thread is not None:
+            self._thread.join()
 
-    Earlier ones stay: they were right, and are.  Nobody may store anything meanwhile.
-
-    :param server_tid: the server's last transaction when it admitted us: up to this one the cache
-        is right afterwards, given that what was announced since is applied.
-    :returns: None if it cannot be done: the cache is as it was, or has forgotten some of it.
-    :raises ClientDisconnected: the connection ended meanwhile.
-    """
-    entries = cache.current() if channel.speaks_own else None
-    if entries is None:
-        return None
-    deadline = time.monotonic() + PATIENCE
-    most = min(MAX_PAIRS, max(1, (channel.max_payload - _OVERHEAD) // PAIR_SIZE))
-    checked = stale = 0
-    while batch := list(islice(entries, most)):
-        if time.monotonic() >= deadline:
-            return Findings(checked, stale, _forget(cache, batch) + _forget(cache, entries))
+    def _run(self, suspects: Suspects) -> None:
         try:
-            found = _ask(channel, batch, server_tid)
-        except ClientDisconnected:
-            raise
-        except POSError as error:
-            logger.warning("%s cannot verify objects: %s", channel.server_name, error)
-            return None
-        for oid in found:
-            # Not known when: so where the revision we hold ended is not known.
-            cache.invalidate(oid, None)
-        checked += len(batch)
-        stale += len(found)
-    return Findings(checked, stale, 0)
+            self._look_into(suspects)
+        except ClientDisconnected as error:
+            logger.debug("%s: the rest is verified on the next connection: %s", self._name, error)
+        except IllegalMessage as error:
+            # What else it says is not to be trusted either.
+            logger.warning("%s: leaving %s: %s", self._name, self._channel.server_name, error)
+            self._channel.close(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is said
+            self._forget(suspects, f"the server cannot verify them: {error}")
 
+    def _look_into(self, suspects: Suspects) -> None:
+        checked = stale = 0
+        while (page := suspects.page()) is not None:
+            number, pairs = page
+            found = self._ask(pairs)
+            suspects.settle(number, found)
+            checked += len(pairs)
+            stale += len(found)
+        logger.info(
+            "%s: of %d objects in the cache that were verified at %s %d were stale",
+            self._name,
+            checked,
+            self._channel.server_name,
+            stale,
+        )
 
-def _forget(
-    cache: ClientCache, entries: list[tuple[bytes, bytes]] | Iterator[tuple[bytes, bytes]]
-) -> int:
-    count = 0
-    for oid, _ in entries:
-        cache.invalidate(oid, None)
-        count += 1
-    return count
+    def _ask(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """Return the objects of *pairs* that are out of date.
 
+        :raises POSError: the server cannot tell.
+        :raises IllegalMessage: its answer is none.
+        :raises ClientDisconnected: the connection has ended.
+        """
+        channel = self._channel
+        most = min(MAX_PAIRS, max(1, (channel.max_payload - _OVERHEAD) // PAIR_SIZE))
+        found: list[bytes] = []
+        for at in range(0, len(pairs), most):
+            part = pairs[at : at + most]
+            # All that we know when we ask has been announced before: see the server's answer.
+            known = self._cache.last_tid()
+            answer = channel.call(VerifyMany(b"".join([oid + start for oid, start in part])))
+            match answer:
+                case (bytes(tid), bytes(stale)) if tid >= known and len(stale) % 8 == 0:
+                    found += [stale[at : at + 8] for at in range(0, len(stale), 8)]
+                case _:
+                    raise IllegalMessage(f"no answer to a verification: {answer!r:.60}")
+        return found
 
-def _ask(channel: Channel, pairs: list[tuple[bytes, bytes]], server_tid: bytes) -> list[bytes]:
-    answer = channel.call(VerifyMany(b"".join([oid + tid for oid, tid in pairs])))
-    match answer:
-        case (bytes(tid), bytes(stale)) if tid >= server_tid and len(stale) % 8 == 0:
-            return [stale[at : at + 8] for at in range(0, len(stale), 8)]
-    raise IllegalMessage(f"no answer to a verification: {answer!r:.60}")
+    def _forget(self, suspects: Suspects, reason: str) -> None:
+        self._owner.cache_is_stale()
+        logger.warning(
+            "%s: %d objects of the cache that may be out of date are dropped: %s",
+            self._name,
+            suspects.forget_all(),
+            reason,
+        )

@@ -56,7 +56,8 @@ from .arguments import (
     check_wanted,
 )
 from .blobs import BlobDirectory
-from .cacheplace import make_cache, open_cache
+from .cacheplace import make_cache, make_child_cache
+from .cachestats import CacheStats, make_report, make_stats
 from .channel import Channel
 from .committer import Committer
 from .events import StaleCache
@@ -143,6 +144,8 @@ class ClientStorage(ConflictResolvingStorage):
         (60; 1 to 86400), and 0 to wait for ever.
     :param compression: compress large messages, if the server does, too; None: only where it
         usually pays, which is not within one host, and not over TLS.
+    :param shared_cache: processes of this host that name the same cache each keep a file of it, and
+        read each other's.
     :raises ConfigurationError: a keyword cannot be used; it names the keyword and the way out.
     :raises ClientDisconnected: with *wait*: no server within *wait_timeout*.
     """
@@ -182,6 +185,7 @@ class ClientStorage(ConflictResolvingStorage):
         database_behind: str = "drop-cache",
         dead_server_timeout: float | None = None,
         compression: bool | None = None,
+        shared_cache: bool = False,
     ) -> None:
         refuse_unusable(
             disconnect_poll=disconnect_poll,
@@ -223,12 +227,11 @@ class ClientStorage(ConflictResolvingStorage):
         self._is_closed = False
         self._blobs = make_blobs(blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check)
         self.fshelper = None if self._blobs is None else self._blobs.fshelper
-        refuse_cache(cache, cache_size, client, storage, var)
-        self._make_temporary: Callable[[], ClientCache] = partial(
-            open_cache, None, cache_size, None if isinstance(cache, str) else var
-        )
+        refuse_cache(cache, cache_size, client, storage, var, shared_cache)
+        place = cache, cache_size, client, storage, var, shared_cache
+        self._make_temporary: Callable[[], ClientCache] = partial(make_child_cache, *place)
         try:
-            self._start(make_cache(cache, cache_size, client, storage, var))
+            self._start(make_cache(*place))
             if wait_for_server_on_startup is not None and wait is None:
                 wait = wait_for_server_on_startup
             if wait or wait is None:
@@ -240,6 +243,7 @@ class ClientStorage(ConflictResolvingStorage):
 
     def _start(self, cache: ClientCache) -> None:
         self._cache = cache
+        self._hits = self._misses = 0
         # Bound once: the first thing that every load does.
         self._cached = self._cache.load_before
         self._link = Link(self.__name__, self._options, self._cache, self)
@@ -372,6 +376,10 @@ class ClientStorage(ConflictResolvingStorage):
         status: dict[str, Any] = self._link.ask(ServerStatus(), timeout)
         return status
 
+    def cache_stats(self) -> CacheStats:
+        """Return what the cache has done and holds; does not ask the server."""
+        return make_stats(self._cache, self._hits, self._misses)
+
     # -- reading ---------------------------------------------------------------------------------
 
     def lastTransaction(self) -> bytes:
@@ -396,7 +404,13 @@ class ClientStorage(ConflictResolvingStorage):
         :raises POSKeyError: there is no such object.
         :raises ClientDisconnected: it is not cached, and no server in time.
         """
-        found = self._cached(oid, tid) or self._link.load_before(oid, tid)
+        found = self._cached(oid, tid)
+        if found is not None:
+            # Without a lock: one step to the interpreter, and 10 ns to a hit.
+            self._hits += 1
+            return found
+        self._misses += 1
+        found = self._link.load_before(oid, tid)
         if found is None and oid == ROOT_OID:
             # Another application has created the database just now.  To ZODB None means that the
             # object was deleted, which ends an application that is starting; told that there is no
@@ -680,6 +694,16 @@ class ClientStorage(ConflictResolvingStorage):
         except Exception:
             # A subscriber's fault must not keep us from connecting.
             logger.exception("%s: a subscriber of StaleCache failed", self.__name__)
+
+    def tended(self, channel: Channel) -> None:
+        """Another minute of a connection has passed: tell the server how the cache does."""
+        if channel.speaks_own:
+            channel.add(make_report(self.cache_stats()))
+
+    def resized(self, length: int, size: int) -> None:
+        """The storage has *length* objects and *size* bytes now."""
+        self._info["length"] = length
+        self._info["size"] = size
 
     def noticed(self, request: Request) -> None:
         """The server sent a notice other than an invalidation."""

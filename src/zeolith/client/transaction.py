@@ -77,6 +77,7 @@ class Transaction:
             self.forget(cache)
             return
         for oid, data in self._records.items():
-            cache.invalidate(oid, tid)
-            if data is not None:
-                cache.store(oid, tid, None, data)
+            if data is None:
+                cache.invalidate(oid, tid)
+            else:
+                cache.replace(oid, tid, data)

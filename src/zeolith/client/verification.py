@@ -13,7 +13,6 @@ from ..protocol.hello import Database
 from ..protocol.messages import GetInvalidations, LastTransaction
 from ..types import NO_TID
 from .channel import Channel
-from .rechecking import forget_stale
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def verify(
     drop_rather_than_verify: bool,
     visibility: AbstractContextManager[object],
 ) -> bytes:
-    """Make *cache* hold nothing that the server's database contradicts.
+    """See to it that *cache* serves nothing that the server's database contradicts.
 
     What counts is the last transaction this client knows of, not whether the cache holds
     anything: the objects that ZODB connections hold are as old as that.
@@ -122,17 +121,26 @@ def verify(
         return server_tid
     missed = None if drop_rather_than_verify else channel.call(GetInvalidations(cache_tid))
     if missed is None:
-        if not drop_rather_than_verify and _recheck(channel, cache, owner, server_tid, visibility):
-            return server_tid
-        owner.cache_is_stale()
-        logger.warning(
-            "%s: which objects changed between transaction %s and %s is not known; dropping the "
-            "cache",
+        obstacle = (
+            "it is configured not to be verified"
+            if drop_rather_than_verify
+            else _obstacle(channel, cache)
+        )
+        logger.log(
+            logging.WARNING if obstacle else logging.INFO,
+            "%s: which objects changed between transaction %s and %s is not known; %s",
             channel.server_name,
             cache_tid.hex(),
             server_tid.hex(),
+            f"dropping the cache: {obstacle}"
+            if obstacle
+            else f"verifying the cache ({len(cache)} revisions)",
         )
-        _drop(cache, owner, server_tid, visibility)
+        if obstacle:
+            owner.cache_is_stale()
+            _drop(cache, owner, server_tid, visibility)
+        else:
+            _doubt(cache, owner, server_tid, visibility)
         return server_tid
     tid, oids = missed
     for oid in oids:
@@ -144,33 +152,29 @@ def verify(
     return verified
 
 
-def _recheck(
-    channel: Channel,
+def _obstacle(channel: Channel, cache: ClientCache) -> str | None:
+    """Return why the objects of *cache* cannot be verified one by one; None if they can."""
+    if cache.suspects is None:
+        return "the application's own cache cannot be verified"
+    if not channel.speaks_own:
+        return "the server speaks ZEO's protocol, which has no call to verify objects"
+    return None
+
+
+def _doubt(
     cache: ClientCache,
     owner: CacheOwner,
     server_tid: bytes,
     visibility: AbstractContextManager[object],
-) -> bool:
-    """Have the server say which objects are out of date; return whether it could."""
-    cache_tid = cache.last_tid()
-    found = forget_stale(channel, cache, server_tid)
-    if found is None:
-        return False
-    logger.info(
-        "%s: which objects changed between transaction %s and %s is not known; of %d in the cache "
-        "that were verified %d were stale%s",
-        channel.server_name,
-        cache_tid.hex(),
-        server_tid.hex(),
-        found.checked,
-        found.stale,
-        f", and there was no time for {found.unchecked}" if found.unchecked else "",
-    )
+) -> None:
+    """Serve nothing that is current in *cache* until it has been verified."""
     with visibility:
-        # ZODB's connections may hold objects that the cache does not.
+        assert cache.suspects is not None
+        # In this order: nobody may know of *server_tid* and be served what is older.
+        cache.suspects.suspect_all()
+        # ZODB's connections hold objects, too, and some that the cache does not.
         owner.invalidate_all()
         cache.set_last_tid(server_tid)
-    return True
 
 
 def _drop(

@@ -31,6 +31,10 @@ KEEPALIVE_PROBES = 4
 in the other half."""
 
 
+class TlsClosed(ConnectionResetError):
+    """A server that speaks TLS has ended the connection before it said anything else."""
+
+
 class Wire(Protocol):
     """What a channel needs of a connection."""
 
@@ -100,6 +104,7 @@ class TlsWire:
 
     :param sock: connected, with the timeout for the hand-shake set.
     :raises ssl.SSLError: the hand-shake failed (the socket is left to the caller).
+    :raises TlsClosed: the server ended the connection instead (likewise).
     :raises IncompatiblePeer: the server does not speak TLS (likewise).
     """
 
@@ -127,11 +132,16 @@ class TlsWire:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._flush()
-                data = self._plain.receive()
+                try:
+                    data = self._plain.receive()
+                except ConnectionError as error:
+                    if has_answered:
+                        raise TlsClosed(str(error)) from error
+                    raise
                 if not data:
-                    raise ConnectionResetError(
-                        "the server closed the connection during the TLS hand-shake"
-                    ) from None
+                    problem = "the server closed the connection during the TLS hand-shake"
+                    kind = TlsClosed if has_answered else ConnectionResetError
+                    raise kind(problem) from None
                 if not has_answered:
                     # OpenSSL has several errors for that, and not the same in all versions.
                     has_answered = True

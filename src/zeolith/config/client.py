@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..errors import ConfigurationError
 from .address import Address, format_address
-from .datatypes import Refused, address, no_login
+from .datatypes import Refused, address, no_login, tls_settings
 
 _KEYS: Final = {"addr": "server", "cache": "cache-path"}
 """Keywords of the client storage whose keys have other names."""
@@ -77,21 +77,21 @@ def _keywords(section: Any) -> dict[str, Any]:
         "blob_dir", "shared_blob_dir", "blob_cache_size", "blob_cache_size_check", "client_label",
         "client", "var", "min_disconnect_poll", "max_disconnect_poll", "wait",
         "drop_cache_rather_verify", "server_sync", "database_behind", "dead_server_timeout",
-        "compression",
+        "compression", "shared_cache",
     ):  # fmt: skip
         if hasattr(section, keyword):
             keywords[keyword] = getattr(section, keyword)
     tls = getattr(section, "ssl", None)
     if tls is not None:
-        from .tls import client_context
+        from .credentials import FileCredentials
 
-        keywords["ssl"] = client_context(
-            tls.certificate,
-            tls.authenticate,
-            key=tls.key,
-            password_function=tls.password_function,
-            check_hostname=tls.check_hostname is not False,
-        )
+        if tls.client_certificates is not None:
+            raise ConfigurationError(
+                "client-certificates",
+                "is for servers, and has no effect in a client",
+                "remove the line",
+            )
+        keywords["ssl"] = FileCredentials.of_client(tls_settings(tls))
         keywords["ssl_server_hostname"] = tls.server_hostname
     return keywords
 
@@ -116,6 +116,7 @@ def _check(keywords: dict[str, Any]) -> None:
         given("client"),
         keywords["storage"],
         given("var"),
+        given("shared_cache", False),
     )
     make_link_options(
         addr=keywords["addr"],

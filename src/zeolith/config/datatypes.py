@@ -15,7 +15,8 @@ from .accounts import Owner, parse_mode, parse_owner
 from .address import Address, parse_address
 
 if TYPE_CHECKING:
-    from .tls import ServerTls
+    from .credentials import FileCredentials
+    from .tls import TlsSettings
 
 
 class Refused(ValueError):
@@ -137,6 +138,21 @@ def large_size(text: str) -> int:
     return value
 
 
+def client_certificates(text: str) -> str:
+    """``required``, ``optional`` or ``none``."""
+    return _one_of(text, ("required", "optional", "none"))
+
+
+def tls_version(text: str) -> str:
+    """``1.2`` or ``1.3``."""
+    return _one_of(text, ("1.2", "1.3"))
+
+
+def trusted(text: str) -> str:
+    """A path as of :func:`file_path`, or one of the words that ZEO has there."""
+    return text if text in ("-", "SIGNED", "DYNAMIC") else file_path(text)
+
+
 def may_be(text: str) -> bool:
     """True or false, where leaving the key out is a third answer."""
     from ZConfig.datatypes import asBoolean
@@ -204,9 +220,9 @@ def zeo_section(section: Any) -> Any:
     return section
 
 
-def server_tls(section: Any) -> ServerTls:
-    """See :func:`.tls.server_context`."""
-    from .tls import ServerTls, server_context
+def server_tls(section: Any) -> FileCredentials:
+    """Return what the ``<ssl>`` section of a server says."""
+    from .credentials import FileCredentials
 
     for key, value in (
         ("check-hostname", section.check_hostname),
@@ -214,16 +230,34 @@ def server_tls(section: Any) -> ServerTls:
     ):
         if value is not None:
             raise Refused("is for clients, and has no effect in a server", "remove the line", key)
-    for key in ("certificate", "authenticate"):
-        if getattr(section, key) is None:
-            raise Refused(f"{key} is missing", f"add the key {key} to it", "<ssl>")
     try:
-        context = server_context(
-            section.certificate,
-            section.authenticate,
-            key=section.key,
-            password_function=section.password_function,
-        )
+        return FileCredentials.of_server(tls_settings(section))
     except ConfigurationError as error:
+        if error.problem.startswith("is missing"):
+            raise Refused(f"{error.option} {error.problem}", error.remedy, "<ssl>") from error
         raise Refused(error.problem, error.remedy, error.option) from error
-    return ServerTls(context, section.certificate, section.key, section.password_function)
+
+
+def tls_settings(section: Any) -> TlsSettings:
+    """Return what an ``<ssl>`` section says; nothing is looked at.
+
+    :raises ConfigurationError: keys exclude each other.
+    """
+    from .keypassword import KeyPassword
+    from .tls import TlsSettings
+
+    return TlsSettings(
+        certificate=section.certificate,
+        key=section.key,
+        password=KeyPassword(
+            function=section.password_function,
+            file=section.password_file,
+            variable=section.password_environment,
+            command=section.password_command,
+        ),
+        authenticate=section.authenticate,
+        revocations=section.crl,
+        client_certificates=section.client_certificates,
+        check_hostname=section.check_hostname is not False,
+        minimum_version=section.minimum_version,
+    )

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from .outline import Section, Setting
 
-_SECRET: Final = re.compile(r"password(?!-function)|passwd|secret")
+_SECRET: Final = re.compile(r"password(?!-(function|file|environment|command))|passwd|secret")
 _IN_TEXT: Final = re.compile(r"((?:password|passwd|secret)\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s'\"]+)")
 _HIDDEN: Final = "********"
 _CLIENT_ONLY: Final = frozenset({"check-hostname", "server-hostname"})
+_SERVER_ONLY: Final = frozenset({"client-certificates"})
 
 
 def format_outline(outline: Section) -> str:
@@ -60,11 +61,12 @@ def _lines(outline: Section, indent: str = "") -> Iterator[str]:
 
 
 def _settings(parent: Section, section: Section) -> list[Setting]:
-    if section.type == "ssl" and parent.type == "zeo":
+    if section.type == "ssl":
+        useless = _CLIENT_ONLY if parent.type == "zeo" else _SERVER_ONLY
         return [
             setting
             for setting in section.settings
-            if setting.key not in _CLIENT_ONLY or not setting.is_default
+            if setting.key not in useless or not setting.is_default
         ]
     return section.settings
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -25,7 +24,7 @@ from .storages import (
 
 if TYPE_CHECKING:
     from ..server import Server
-    from .tls import ServerTls
+    from .credentials import FileCredentials
 
 DEFAULT_TRANSACTION_TIMEOUT: Final = 30.0
 
@@ -59,7 +58,6 @@ class ServerConfig:
     :ivar transaction_timeout: seconds a client may hold the commit lock, or None for ever.
     :ivar client_conflict_resolution: whether conflicts are resolved by the clients.
     :ivar msgpack: whether msgpack is proposed instead of pickle.
-    :ivar ssl: TLS context, or None.
     :ivar pid_file: path, or None.
     :ivar loop: ``"auto"``, ``"uvloop"`` or ``"asyncio"``.
     :ivar compression: ``"auto"``, ``"on"`` or ``"off"``.
@@ -68,7 +66,7 @@ class ServerConfig:
     :ivar eventlog: ZConfig's factory of the logging described in the file: calling it sets the
         logging up, its ``reopen()`` reopens the files; None to leave logging alone.
     :ivar runner: how ``zeolith ctl`` runs the server in the background.
-    :ivar tls: the files behind *ssl*, or None.
+    :ivar tls: certificates, or None for connections without TLS.
     :ivar source: where all this was read, for messages.
     """
 
@@ -78,12 +76,11 @@ class ServerConfig:
     socket_mode: int | None = None
     socket_owner: Owner | None = None
     read_only: bool = False
-    invalidation_queue_size: int = 100
-    invalidation_age: float | None = None
+    invalidation_queue_size: int = 10_000
+    invalidation_age: float | None = 86_400.0
     transaction_timeout: float | None = DEFAULT_TRANSACTION_TIMEOUT
     client_conflict_resolution: bool = False
     msgpack: bool = False
-    ssl: ssl.SSLContext | None = None
     pid_file: str | None = None
     loop: Literal["auto", "uvloop", "asyncio"] = "auto"
     compression: Literal["auto", "on", "off"] = "auto"
@@ -91,7 +88,7 @@ class ServerConfig:
     max_message_size: int = DEFAULT_LIMITS.max_message_size
     eventlog: Any = None
     runner: Runner = field(default_factory=Runner)
-    tls: ServerTls | None = None
+    tls: FileCredentials | None = None
     source: str = "the command line"
 
     def open_storages(self, report: Report | None = None) -> dict[str, Any]:
@@ -115,7 +112,7 @@ class ServerConfig:
             transaction_timeout=self.transaction_timeout,
             client_conflict_resolution=self.client_conflict_resolution,
             msgpack=self.msgpack,
-            ssl=self.ssl,
+            ssl=self.tls,
             loop=self.loop,
             compression=self.compression,
             limits=replace(DEFAULT_LIMITS, max_message_size=self.max_message_size),
@@ -197,7 +194,6 @@ def to_config(values: Any, source: str) -> ServerConfig:
         transaction_timeout=zeo.transaction_timeout or None,
         client_conflict_resolution=zeo.client_conflict_resolution,
         msgpack=msgpack_by_environment() if zeo.msgpack is None else zeo.msgpack,
-        ssl=None if zeo.ssl is None else zeo.ssl.context,
         pid_file=zeo.pid_filename,
         loop=zeo.event_loop,
         compression=zeo.compression,

@@ -45,6 +45,23 @@ class ChangesSince(NamedTuple):
     cut: bytes | None = None
 
 
+class CacheReport(NamedTuple):
+    """How a client's cache does, since the client began, for whoever looks at the server.
+
+    :ivar hits: loads that it answered.
+    :ivar misses: loads that it did not.
+    :ivar records: records that it holds.
+    :ivar used: bytes that they take.
+    :ivar capacity: most bytes that it takes.
+    """
+
+    hits: int
+    misses: int
+    records: int
+    used: int
+    capacity: int
+
+
 def _is_id(value: Any) -> bool:
     return type(value) is bytes and len(value) == 8
 
@@ -56,6 +73,10 @@ def _are_pairs(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0
+
+
+def _is_amount(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _is_pair_or_none(value: Any) -> bool:
@@ -71,6 +92,7 @@ OWN_SERVER_REQUESTS: Final[Mapping[str, Form]] = {
     "changes_since": Form(
         "changes_since", ChangesSince, Flow.CALL, (_is_id, _is_count, _is_pair_or_none), 2
     ),
+    "cache_report": Form("cache_report", CacheReport, Flow.NOTICE, (_is_amount,) * 5, 5),
 }
 """What a client may ask of a server in Zeolith's own protocol, by name."""
 

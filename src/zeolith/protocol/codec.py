@@ -28,6 +28,7 @@ from .messages import (
     Fault,
     Form,
     Heartbeat,
+    Info,
     LoadBefore,
     Message,
     MsgId,
@@ -156,6 +157,14 @@ class Codec(ABC):
     @abstractmethod
     def reply(self, msgid: MsgId, value: Any) -> bytes:
         """Return the frame of an answer."""
+
+    def committed(self, msgid: MsgId, tid: bytes, info: dict[str, Any] | None) -> bytes:
+        """Return what answers a ``tpc_finish``, in one frame or two.
+
+        :param info: what the storage's size is now; None if that is not known.
+        """
+        frame = self.reply(msgid, tid)
+        return frame if info is None else self.notice(Info(info)) + frame
 
     @abstractmethod
     def fault(self, msgid: MsgId, name: str, details: Any) -> bytes:

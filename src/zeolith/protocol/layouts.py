@@ -38,6 +38,7 @@ STORE: Final = 0x21
 STORE_NEW: Final = 0x22
 VOTE: Final = 0x23
 FINISH: Final = 0x24
+COMMITTED: Final = 0x25
 INVALIDATE: Final = 0x30
 INFO: Final = 0x31
 
@@ -61,6 +62,7 @@ pack_head = Struct(">IB").pack
 _pack_store = Struct(">IBq").pack
 _pack_begin = Struct(">IBqBBIII").pack
 _pack_info = Struct(">IBQQ").pack
+_pack_committed = Struct(">IBQ8sQQ").pack
 
 # Without it, for reading.
 TAG: Final = Struct(">xQ")
@@ -69,6 +71,7 @@ _BEGIN: Final = Struct(">xqBBIII")
 _unpack_store = Struct(">xq8s8s").unpack_from
 _unpack_store_new = Struct(">xq8s").unpack_from
 _unpack_info = Struct(">xQQ").unpack
+_unpack_committed = Struct(">xQ8sQQ").unpack
 _unpack_id = Struct(">xQ8s").unpack
 _unpack_load = Struct(">x8s8s").unpack
 _unpack_loaded = Struct(">x8s8s8s").unpack_from
@@ -134,15 +137,14 @@ def _write_begin(request: AnyRequest, limit: int) -> bytes:
     return b"".join((head, user, description, extension, tail))
 
 
-def normalized(request: AnyRequest) -> AnyRequest:
-    """Return a TpcBegin that has bytes for texts and extension data."""
+def normalized(request: AnyRequest) -> tuple[Any, ...]:
+    """Return the fields of a TpcBegin, with bytes for texts and extension data."""
     txn, user, description, extension, tid, status, uid = request
     if not extension:
         extension = b""
     elif extension.__class__ is not bytes:
         raise TypeError("extension data is sent as the bytes that storages keep")
-    texts = _bytes_of(user), _bytes_of(description)
-    return m.TpcBegin(txn, *texts, extension, tid, status, uid)
+    return txn, _bytes_of(user), _bytes_of(description), extension, tid, status, uid
 
 
 def _bytes_of(text: str | bytes) -> bytes:
@@ -159,9 +161,8 @@ def _write_invalidate(request: AnyRequest, _limit: int) -> bytes:
     return b"".join((pack_head(size, INVALIDATE), check_id(tid), ids))
 
 
-def _write_info(request: AnyRequest, _limit: int) -> bytes | None:
-    """Return the frame, or None if there is more to say than two numbers."""
-    info = request[0]
+def size_numbers(info: dict[str, Any]) -> tuple[int, int] | None:
+    """Return length and size if that is all there is, and they fit; otherwise None."""
     length, size = info.get("length"), info.get("size")
     if (
         len(info) == 2
@@ -170,8 +171,19 @@ def _write_info(request: AnyRequest, _limit: int) -> bytes | None:
         and min(length, size) >= 0
         and max(length, size) <= _MAX_ID
     ):
-        return _pack_info(17, INFO, length, size)
+        return length, size
     return None
+
+
+def _write_info(request: AnyRequest, _limit: int) -> bytes | None:
+    """Return the frame, or None if there is more to say than two numbers."""
+    numbers = size_numbers(request[0])
+    return None if numbers is None else _pack_info(17, INFO, *numbers)
+
+
+def write_committed(msgid: Any, tid: bytes, length: int, size: int) -> bytes:
+    check_tag(msgid)
+    return _pack_committed(33, COMMITTED, msgid, check_id(tid), length, size)
 
 
 NOTICE_WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | None]]] = {
@@ -199,6 +211,11 @@ def _read_id(payload: bytes) -> Message:
     return make_tuple(Reply, (msgid, value))
 
 
+def _read_committed(payload: bytes) -> Message:
+    msgid, tid, length, size = _unpack_committed(payload)
+    return make_tuple(Reply, (msgid, make_tuple(m.Committed, (tid, length, size))))
+
+
 def _read_load(payload: bytes) -> Message:
     oid, tid = _unpack_load(payload)
     key = make_tuple(m.LoadBefore, (oid, tid))
@@ -220,20 +237,24 @@ def _read_load_nothing(payload: bytes) -> Message:
 
 
 def _read_begin(payload: bytes) -> Message:
-    txn, flags, mark, *sizes = _BEGIN.unpack_from(payload)
+    txn, flags, mark, user_size, description_size, extension_size = _BEGIN.unpack_from(payload)
     if flags > _HAS_TID | _HAS_UID or mark > 127:
         raise UndecodableMessage("the beginning of a transaction with unknown flags")
-    texts = []
-    at = _BEGIN.size
-    tid_size = 8 if flags & _HAS_TID else 0
-    uid_size = UID_SIZE if flags & _HAS_UID else 0
-    for size in (*sizes, tid_size, uid_size):
-        texts.append(payload[at : at + size])
-        at += size
-    if at != len(payload):
+    about_at = _BEGIN.size + user_size
+    extension_at = about_at + description_size
+    tid_at = extension_at + extension_size
+    uid_at = tid_at + 8 if flags & _HAS_TID else tid_at
+    if len(payload) != (uid_at + UID_SIZE if flags & _HAS_UID else uid_at):
         raise UndecodableMessage("the beginning of a transaction has not its length")
-    user, description, extension, tid, uid = texts
-    fields = txn, user, description, extension, tid or None, chr(mark), uid or None
+    fields = (
+        txn,
+        payload[_BEGIN.size : about_at],
+        payload[about_at:extension_at],
+        payload[extension_at:tid_at],
+        payload[tid_at:uid_at] or None,
+        chr(mark),
+        payload[uid_at:] or None,
+    )
     request = make_tuple(m.TpcBegin, fields)
     return make_tuple(Notice, (request,))
 
@@ -276,6 +297,7 @@ FIXED_READERS: Final[Mapping[int, Callable[[bytes], Message]]] = {
     STORE_NEW: _read_store_new,
     VOTE: _read_vote,
     FINISH: _read_finish,
+    COMMITTED: _read_committed,
     INFO: _read_info,
     **STREAM_READERS,
 }

@@ -265,6 +265,19 @@ class Reply(NamedTuple):
     value: Any
 
 
+class Committed(NamedTuple):
+    """The value of the answer to a ``tpc_finish`` in Zeolith's own protocol.
+
+    :ivar tid: of the transaction.
+    :ivar length: objects in the storage now.
+    :ivar size: bytes of the storage now.
+    """
+
+    tid: bytes
+    length: int
+    size: int
+
+
 class Fault(NamedTuple):
     """An answer that is an error: dotted class name and its attributes or arguments."""
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import messages as m
 from . import msgpacks
-from .additions import NAMES, ChangesSince, VerifyMany
+from .additions import NAMES, CacheReport, ChangesSince, VerifyMany
 from .codec import Codec, Loaded
 from .compression import COMPRESSED, HEAD_SIZE, decompress, original_size
 from .framing import HEADER_SIZE, frame, pack_length
@@ -54,6 +54,8 @@ from .layouts import (
     fit,
     normalized,
     pack_head,
+    size_numbers,
+    write_committed,
 )
 from .loadrequests import LoadedMany, LoadMany, SyncTo
 from .manyloads import (
@@ -118,6 +120,7 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     53: OpenBlob,
     54: AttachBlob,
     55: OpenIteration,
+    61: CacheReport,
     64: m.Info,
     65: m.ReceiveBlobStart,
     66: m.ReceiveBlobChunk,
@@ -230,9 +233,8 @@ class OwnCodec(Codec):
         if cls is m.TpcFinish:
             return _pack_step(17, FINISH, msgid, check_txn(request[0]))
         self._check_parts(request)
-        if cls is m.TpcBegin:
-            request = normalized(request)
-        args = msgpacks.dumps(tuple(request))
+        fields = normalized(request) if cls is m.TpcBegin else tuple(request)
+        args = msgpacks.dumps(fields)
         size = self._fit(10 + len(args))
         return _pack_call(size, CALL, msgid, _number(cls)) + args
 
@@ -273,8 +275,16 @@ class OwnCodec(Codec):
         if (cls is list or cls is tuple) and are_ids(value):
             ids = b"".join(value)
             return _pack_tagged(self._fit(9 + len(ids)), REPLY_IDS, msgid) + ids
+        if cls is m.Committed:
+            return write_committed(msgid, *value)
         body = msgpacks.dumps(value)
         return _pack_tagged(self._fit(9 + len(body)), REPLY, msgid) + body
+
+    def committed(self, msgid: MsgId, tid: bytes, info: dict[str, Any] | None) -> bytes:
+        numbers = None if info is None else size_numbers(info)
+        if numbers is None:
+            return super().committed(msgid, tid, info)
+        return write_committed(msgid, tid, *numbers)
 
     def fault(self, msgid: MsgId, name: str, details: Any) -> bytes:
         body = msgpacks.dumps((name, details))

@@ -221,12 +221,17 @@ class StorageAccess:
                 "great would leave none for new objects"
             )
 
-    def last_invalidations(self, count: int) -> list[tuple[bytes, Iterable[object]]]:
-        """Return up to *count* of the last transactions, oldest first; empty if not known."""
+    def last_invalidations(self, count: int) -> list[tuple[bytes, bytes]]:
+        """Return up to *count* of the last transactions with the ids of the objects that each
+        changed, one after the other; oldest first, empty if not known."""
         method = getattr(self.storage, "lastInvalidations", None)
         if method is None or count <= 0:
             return []
-        return [(entry[0], entry[1]) for entry in method(count)]
+        # ZEO's interface has pairs of object id and version, storages have object ids.
+        return [
+            (tid, b"".join([oid[0] if isinstance(oid, tuple) else oid for oid in oids]))
+            for tid, oids, *_ in method(count)
+        ]
 
     # -- facts -----------------------------------------------------------------------------------
 

@@ -147,7 +147,7 @@ def changes_since(session: Session, msgid: m.MsgId, request: ChangesSince) -> No
     stop = announced if len(entries) < question.limit else entries[-1][0]
     transactions = (LoggedTransaction(*entry) for entry in entries)
     history = History(transactions, request.tid, stop)
-    if sum(len(oids) + 1 for _, oids in entries) <= QUICK_OBJECTS:
+    if sum(len(oids) // 8 + 1 for _, oids in entries) <= QUICK_OBJECTS:
         _answer(session, msgid, make_page(history, question))
     else:
         session.began()

@@ -1,7 +1,7 @@
 """Who votes next, who holds the commit lock and until when.
 
-Pure: no thread, no clock, no I/O.  Time is an argument; what is to be done is returned as actions,
-which the caller carries out in the order returned.
+Pure: no thread, no clock, no I/O.  Time is an argument; what is to be done is returned as an
+action, which the caller carries out.
 
 A *ticket* stands for one transaction that wants to commit; any hashable object will do.  Its way::
 
@@ -134,6 +134,7 @@ class CommitQueue(Generic[Ticket]):
     Not thread-safe: it belongs to the event loop.
 
     :param timeout: seconds a ticket may stay VOTED, or None for ever.
+    :ivar holder: the ticket that holds the lock, or None.
     """
 
     def __init__(self, timeout: float | None) -> None:
@@ -141,11 +142,7 @@ class CommitQueue(Generic[Ticket]):
         # In order of arrival.  The first is the holder: nobody waits while the lock is free.
         self._phases: dict[Ticket, Phase] = {}
         self._deadline: float | None = None
-
-    @property
-    def holder(self) -> Ticket | None:
-        """The ticket that holds the lock."""
-        return next(iter(self._phases), None)
+        self.holder: Ticket | None = None
 
     @property
     def waiting(self) -> int:
@@ -161,17 +158,21 @@ class CommitQueue(Generic[Ticket]):
         """Return the phase of *ticket*, or None if it is unknown."""
         return self._phases.get(ticket)
 
-    def vote(self, ticket: Ticket) -> list[Action[Ticket]]:
+    def vote(self, ticket: Ticket) -> Action[Ticket] | None:
         """*ticket* wants to commit.
 
         :raises IllegalStep: it is here already.
         """
         if ticket in self._phases:
             raise IllegalStep(self._phases[ticket], None)
-        self._phases[ticket] = Phase.WAITING
-        return self._next()
+        if self.holder is not None:
+            self._phases[ticket] = Phase.WAITING
+            return None
+        self.holder = ticket
+        self._phases[ticket] = Phase.VOTING
+        return Action(Deed.VOTE, ticket)
 
-    def step(self, ticket: Ticket, what: Input, now: float) -> list[Action[Ticket]]:
+    def step(self, ticket: Ticket, what: Input, now: float) -> Action[Ticket] | None:
         """Apply *what* to *ticket*.
 
         :param now: the time, in seconds of any clock.
@@ -182,31 +183,29 @@ class CommitQueue(Generic[Ticket]):
         if step is None:
             raise IllegalStep(phase, what)
         successor, deed = step
-        if successor is not phase:
-            self._enter(ticket, successor, now)
-        actions = [] if deed is None else [Action(deed, ticket)]
-        return actions + self._next() if successor is None else actions
+        if ticket == self.holder:
+            voted = successor is Phase.VOTED and self._timeout is not None
+            self._deadline = now + (self._timeout or 0.0) if voted else None
+        if successor is None:
+            # Nobody who goes leaves anything to be done.
+            return self._leave(ticket)
+        self._phases[ticket] = successor
+        return None if deed is None else Action(deed, ticket)
 
-    def expire(self, now: float) -> list[Action[Ticket]]:
+    def expire(self, now: float) -> Action[Ticket] | None:
         """Abort the holder if its time is over; nothing happens if it is not."""
         if self._deadline is None or now < self._deadline:
-            return []
+            return None
         holder = self.holder
         assert holder is not None  # a deadline is set only while there is one
         return self.step(holder, Input.EXPIRE, now)
 
-    def _enter(self, ticket: Ticket, phase: Phase | None, now: float) -> None:
-        if ticket == self.holder:
-            voted = phase is Phase.VOTED and self._timeout is not None
-            self._deadline = now + (self._timeout or 0.0) if voted else None
-        if phase is None:
-            del self._phases[ticket]
-        else:
-            self._phases[ticket] = phase
-
-    def _next(self) -> list[Action[Ticket]]:
-        holder = self.holder
-        if holder is None or self._phases[holder] is not Phase.WAITING:
-            return []
+    def _leave(self, ticket: Ticket) -> Action[Ticket] | None:
+        del self._phases[ticket]
+        if ticket != self.holder:
+            return None
+        self.holder = holder = next(iter(self._phases), None)
+        if holder is None:
+            return None
         self._phases[holder] = Phase.VOTING
-        return [Action(Deed.VOTE, holder)]
+        return Action(Deed.VOTE, holder)

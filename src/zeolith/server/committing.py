@@ -221,10 +221,7 @@ def _finished(
     # The client first: it waits, and what it sends next is looked at after this.
     try:
         if not session.is_lost:
-            frame = session.codec.reply(msgid, finished.tid)
-            if finished.info is not None:
-                frame = session.codec.notice(m.Info(finished.info)) + frame
-            session.send(frame)
+            session.send(session.codec.committed(msgid, finished.tid, finished.info))
     finally:
         session.end(transaction)
 

@@ -51,7 +51,9 @@ class Entry:
 
     __slots__ = ("_crowd", "_is_in", "evict", "origin", "since")
 
-    def __init__(self, crowd: Crowd, origin: str, evict: Callable[[], None], since: float) -> None:
+    def __init__(
+        self, crowd: Crowd, origin: str, evict: Callable[[], object], since: float
+    ) -> None:
         self._crowd = crowd
         self._is_in = True
         self.origin = origin
@@ -96,7 +98,7 @@ class Crowd:
         self.most = most
         self.count = 0
 
-    def enter(self, origin: str, name: str, evict: Callable[[], None]) -> Entry | None:
+    def enter(self, origin: str, name: str, evict: Callable[[], object]) -> Entry | None:
         """Return the place of a new connection; None if it is to be closed at once.
 
         :param name: of its peer, for the log.
@@ -116,7 +118,7 @@ class Crowd:
             return None
         return self._admit(origin, evict, now)
 
-    def _admit(self, origin: str, evict: Callable[[], None], now: float) -> Entry:
+    def _admit(self, origin: str, evict: Callable[[], object], now: float) -> Entry:
         # Not looked up before: who made room may have been the last of this address.
         group = self._groups.setdefault(origin, _Group())
         entry = Entry(self, origin, evict, now)

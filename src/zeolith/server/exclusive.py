@@ -131,13 +131,14 @@ class ExclusiveCoordinator(CommitCoordinator):
 
     def vote(self, owner: Owner, transaction: Transaction, done: VoteDone) -> None:
         try:
-            actions = self._queue.vote(transaction)
+            action = self._queue.vote(transaction)
         except IllegalStep as error:
             raise StorageTransactionError(str(error)) from error
         self._entries[transaction] = _Entry(owner, done, self._clock.time())
-        if not actions:
+        if action is None:
             self._log_queue(owner, "waits for the commit lock")
-        self._carry_out(actions)
+        else:
+            self._carry_out(action)
 
     def finish(self, transaction: Transaction, done: FinishDone) -> None:
         entry = self._entries.get(transaction)
@@ -166,30 +167,31 @@ class ExclusiveCoordinator(CommitCoordinator):
 
     def _step(self, transaction: Transaction, what: Input) -> None:
         try:
-            actions = self._queue.step(transaction, what, self._clock.time())
+            action = self._queue.step(transaction, what, self._clock.time())
         except IllegalStep as error:
             raise StorageTransactionError(str(error)) from error
-        self._carry_out(actions)
+        if action is not None:
+            self._carry_out(action)
         if self._queue.phase(transaction) is None:
             self._end(transaction)
 
-    def _carry_out(self, actions: list[Action[Transaction]]) -> None:
-        for deed, transaction in actions:
-            if deed is Deed.VOTE:
-                self._start_vote(transaction)
-            elif deed is Deed.FINISH:
-                # Until the storage has finished nobody may look: what it shows meanwhile is
-                # ambiguous, and what it announces may not be on disk (R1, R4, R5).
-                self._publisher.is_held = True
-                self._pool.submit(
-                    partial(self._finish_job, transaction, self._entries[transaction]),
-                    partial(self._finished, transaction),
-                )
-            else:
-                self._pool.submit(
-                    partial(abort, self._access, transaction),
-                    partial(self._aborted, transaction),
-                )
+    def _carry_out(self, action: Action[Transaction]) -> None:
+        deed, transaction = action
+        if deed is Deed.VOTE:
+            self._start_vote(transaction)
+        elif deed is Deed.FINISH:
+            # Until the storage has finished nobody may look: what it shows meanwhile is
+            # ambiguous, and what it announces may not be on disk (R1, R4, R5).
+            self._publisher.is_held = True
+            self._pool.submit(
+                partial(self._finish_job, transaction, self._entries[transaction]),
+                partial(self._finished, transaction),
+            )
+        else:
+            self._pool.submit(
+                partial(abort, self._access, transaction),
+                partial(self._aborted, transaction),
+            )
 
     def _end(self, transaction: Transaction) -> None:
         entry = self._entries.pop(transaction)
@@ -256,8 +258,8 @@ class ExclusiveCoordinator(CommitCoordinator):
         self._timer = None
         now = self._clock.time()
         holder = self._queue.holder
-        actions = self._queue.expire(now)
-        if actions:
+        action = self._queue.expire(now)
+        if action is not None:
             assert holder is not None
             entry = self._entries[holder]
             self._stats.timeouts += 1
@@ -269,7 +271,7 @@ class ExclusiveCoordinator(CommitCoordinator):
                 now - entry.voted_at,
                 self._queue.waiting,
             )
-            self._carry_out(actions)
+            self._carry_out(action)
             entry.owner.drop("transaction timeout")
         else:
             self._watch_deadline()

@@ -11,7 +11,7 @@ because all that is asked for had been announced before; later the place is look
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from os import pread
 from struct import Struct
 from typing import Any, Final
@@ -191,6 +191,33 @@ class FileHistory:
         if block[8:] != size:
             raise _damaged(end - 8)
         return position, block[:8]
+
+
+def read_backwards(storage: Any) -> Generator[FileTransaction, None, None]:
+    """Yield the transactions of a FileStorage, from the last one on; close it to release the file.
+
+    :param storage: a storage for which :func:`.filereader.can_read_directly` is true.
+    :raises StorageError: the file is damaged.
+    :raises OSError: it cannot be opened, or was moved away.
+    """
+    found = open_file(storage)
+    if found is None:
+        raise OSError(f"cannot open {storage._file_name} for reading")
+    fd, end = found.fd, found.end
+    try:
+        while end > _START:
+            position = end - 8 - int.from_bytes(pread(fd, 8, end - 8), "big")
+            block = pread(fd, _TRANSACTION_SIZE, position) if position >= _START else b""
+            if len(block) < _TRANSACTION_SIZE:
+                raise _damaged(end - 8)
+            tid, size, _, *texts = _unpack_transaction(block)
+            begin = position + _TRANSACTION_SIZE + sum(texts)
+            if position + size + 8 != end or begin > position + size:
+                raise _damaged(position)
+            yield FileTransaction(tid, fd, begin, position + size)
+            end = position
+    finally:
+        os.close(fd)
 
 
 def _damaged(position: int) -> StorageError:

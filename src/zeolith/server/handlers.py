@@ -67,6 +67,7 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     s.StreamCancel: streaming.cancel,
     a.VerifyMany: verifying.verify_many,
     a.ChangesSince: changes.changes_since,
+    a.CacheReport: reading.cache_report,
 }
 """Every request of a client; ``Register`` is told apart by the peer, which admits nothing else
 before and nothing like it afterwards."""

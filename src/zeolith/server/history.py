@@ -10,6 +10,7 @@ from ZODB.POSException import StorageError
 from .access import StorageAccess, parts_of, wrapped_by_blobs
 from .filehistory import FileHistory
 from .filereader import can_read_directly
+from .invalidations import split
 
 
 class Transaction(Protocol):
@@ -30,13 +31,13 @@ class LoggedTransaction:
 
     __slots__ = ("_oids", "tid")
 
-    def __init__(self, tid: bytes, oids: tuple[bytes, ...]) -> None:
+    def __init__(self, tid: bytes, oids: bytes) -> None:
         self.tid = tid
         self._oids = oids
 
     def oids(self) -> Iterable[bytes]:
         """Return the objects that it changed."""
-        return self._oids
+        return split(self._oids)
 
 
 class IteratedTransaction:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
+from typing import Final, TypeAlias
 
 from ..types import NO_TID
+
+Entry: TypeAlias = tuple[bytes, bytes]
+"""A transaction's id, and the ids of the objects that it changed, eight bytes each, one after the
+other."""
+
+ENTRY_OVERHEAD: Final = 160
+"""Bytes that an entry takes beside its object ids, about: three objects of Python's."""
 
 
 class InvalidationLog:
@@ -16,36 +24,35 @@ class InvalidationLog:
     Not thread-safe: it belongs to the event loop.
 
     :param size: transactions kept.
-    :param max_oids: object ids kept, over all transactions; the newest transactions win.
+    :param memory: bytes kept, over all transactions; the newest transactions win.
     """
 
-    def __init__(self, size: int, max_oids: int) -> None:
+    def __init__(self, size: int, memory: int) -> None:
         self._size = size
-        self._max_oids = max_oids
-        self._entries: deque[tuple[bytes, tuple[bytes, ...]]] = deque()
-        self._oids = 0
+        self._memory = memory
+        self._entries: deque[Entry] = deque()
+        self._used = 0
         self.floor: bytes = NO_TID
         self.last_tid: bytes = NO_TID
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def reset(self, last_tid: bytes, entries: Iterable[tuple[bytes, Iterable[object]]]) -> None:
+    def reset(self, last_tid: bytes, entries: Iterable[Entry]) -> None:
         """Forget everything and start anew.
 
         :param last_tid: the storage's last transaction.
-        :param entries: (tid, oids) of its last transactions without gaps, oldest first; an oid
-            may also come as the first element of a tuple.  May be empty.
+        :param entries: its last transactions without gaps, oldest first.  May be empty.
         """
         self._entries.clear()
-        self._oids = 0
+        self._used = 0
         self.floor = self.last_tid = NO_TID
         for tid, oids in entries:
-            self.append(tid, (oid[0] if isinstance(oid, tuple) else oid for oid in oids))  # type: ignore[misc]
+            self._add(tid, oids)
         if self.last_tid != last_tid:
             # No entries, or the storage moved on while it listed them: they prove nothing then.
             self._entries.clear()
-            self._oids = 0
+            self._used = 0
             self.floor = self.last_tid = last_tid
         elif self._entries and self.floor == NO_TID:
             # What came before the oldest entry is unknown.
@@ -53,28 +60,19 @@ class InvalidationLog:
 
     def append(self, tid: bytes, oids: Iterable[bytes]) -> None:
         """Add a transaction, newer than all before."""
-        changed = tuple(oids)
-        self._entries.append((tid, changed))
-        self._oids += len(changed)
+        self._add(tid, b"".join(oids))
+
+    def _add(self, tid: bytes, oids: bytes) -> None:
+        self._entries.append((tid, oids))
+        self._used += len(oids) + ENTRY_OVERHEAD
         self.last_tid = tid
-        while self._entries and (len(self._entries) > self._size or self._oids > self._max_oids):
+        while self._entries and (len(self._entries) > self._size or self._used > self._memory):
             self.floor, dropped = self._entries.popleft()
-            self._oids -= len(dropped)
+            self._used -= len(dropped) + ENTRY_OVERHEAD
 
-    def since(self, tid: bytes) -> tuple[bytes, list[bytes]] | None:
-        """Return the last tid and the oids changed after *tid*; None if that is not known."""
-        if tid < self.floor:
-            return None
-        changed: dict[bytes, None] = {}
-        for entry_tid, oids in reversed(self._entries):
-            if entry_tid <= tid:
-                break
-            changed.update(dict.fromkeys(oids))
-        return self.last_tid, list(changed)
-
-    def after(self, tid: bytes, count: int) -> list[tuple[bytes, tuple[bytes, ...]]] | None:
-        """Return the first *count* transactions after *tid* with their oids, oldest first; None if
-        that is not known."""
+    def after(self, tid: bytes, count: int | None = None) -> list[Entry] | None:
+        """Return the first *count* transactions after *tid*, or all, oldest first; None if they
+        are not known."""
         if tid < self.floor:
             return None
         newer = 0
@@ -83,7 +81,7 @@ class InvalidationLog:
                 break
             newer += 1
         first = len(self._entries) - newer
-        return list(islice(self._entries, first, first + count))
+        return list(islice(self._entries, first, None if count is None else first + count))
 
     def has_changed(self, oid: bytes, tid: bytes) -> bool:
         """Return whether *oid* may have changed in a transaction after *tid*."""
@@ -92,6 +90,14 @@ class InvalidationLog:
         for entry_tid, oids in reversed(self._entries):
             if entry_tid <= tid:
                 break
-            if oid in oids:
-                return True
+            at = oids.find(oid)
+            while at >= 0:
+                if at % 8 == 0:
+                    return True
+                at = oids.find(oid, at + 1)
         return False
+
+
+def split(oids: bytes) -> list[bytes]:
+    """Return the object ids of an entry."""
+    return [oids[at : at + 8] for at in range(0, len(oids), 8)]

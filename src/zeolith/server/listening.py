@@ -251,8 +251,9 @@ async def start_accepting(
     :param factory: makes the protocol of a connection.
     :param crowd: the places there are; with TLS a connection gets its before the handshake.
     """
-    if options.ssl is not None:
-        return TlsAcceptor(loop, listener, factory, options.ssl, options.register_timeout, crowd)
+    credentials = options.credentials
+    if credentials is not None:
+        return TlsAcceptor(loop, listener, factory, credentials, options.register_timeout, crowd)
     if listener.family == socket.AF_UNIX:
         return await loop.create_unix_server(factory, sock=listener, backlog=BACKLOG)
     return await loop.create_server(factory, sock=listener, backlog=BACKLOG)

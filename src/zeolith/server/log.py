@@ -29,6 +29,7 @@ class CommitLog:
     :param memory: bytes kept in memory.
     :ivar count: operations so far.
     :ivar size: bytes they take, or would in memory.
+    :ivar has_only_stores: whether all of them store an object.
     :ivar has_file: whether there is a temporary file, or will be.
     """
 
@@ -41,6 +42,7 @@ class CommitLog:
         "_spilled",
         "count",
         "has_file",
+        "has_only_stores",
         "size",
     )
 
@@ -54,11 +56,16 @@ class CommitLog:
         self.count = 0
         self.size = 0
         self.has_file = False
+        self.has_only_stores = True
 
     def append(self, operation: Operation) -> int:
         """Add *operation*; return the bytes that :meth:`spill` should now move out, mostly 0."""
-        data = getattr(operation, "data", None)
-        size = _OVERHEAD + (len(data) if data else 0)
+        if operation.__class__ is Store:
+            size = _OVERHEAD + len(operation[2])
+        else:
+            self.has_only_stores = False
+            data = getattr(operation, "data", None)
+            size = _OVERHEAD + (len(data) if data else 0)
         self._recent.append(operation)
         self._recent_size += size
         self.count += 1

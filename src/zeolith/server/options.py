@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from ..credentials import Credentials, to_credentials
 from ..errors import ConfigurationError
 from ..protocol.compression import EXTRA, is_available
 from ..protocol.limits import DEFAULT_LIMITS, Limits
@@ -39,13 +40,14 @@ class ServerOptions:
     read_only: bool = False
     """Refuse clients that want to write.  Packing is still allowed."""
 
-    invalidation_queue_size: int = 100
+    invalidation_queue_size: int = 10_000
     """Transactions remembered, so that a client which was away for a moment learns what changed
-    instead of dropping its cache."""
+    instead of verifying its cache; fewer if they take more than ``invalidation_memory``."""
 
-    invalidation_age: float | None = None
+    invalidation_age: float | None = 86_400.0
     """Seconds.  A client that was away for no longer than this learns what changed even if the
-    queue is too short for it, at the price of reading the storage.  None: never."""
+    queue is too short for it, at the price of reading the storage for some seconds, on one of
+    ``slow_workers``.  0 or None: never."""
 
     transaction_timeout: float | None = 30.0
     """Seconds that a client may hold the commit lock after the answer to its vote.  None: for
@@ -61,8 +63,9 @@ class ServerOptions:
     """Accept ZEO clients that use the pickle coding.  If not, msgpack is proposed, and who insists
     on pickle is turned away before anything of it is decoded."""
 
-    ssl: ssl.SSLContext | None = None
-    """TLS context for all connections, or None for plain sockets."""
+    ssl: ssl.SSLContext | Credentials | None = None
+    """TLS for all connections, or None for plain sockets.  Credentials may change: each new
+    connection gets what they have then."""
 
     limits: Limits = DEFAULT_LIMITS
     """What is accepted from a peer."""
@@ -137,9 +140,9 @@ class ServerOptions:
     max_outstanding: int = 128
     """Calls of one client that worker threads may have at the same time."""
 
-    invalidation_memory: int = 1_000_000
-    """Object ids in the invalidation queue, over all its transactions, and in an answer computed
-    because of ``invalidation_age``."""
+    invalidation_memory: int = 16 * MIB
+    """Bytes of the invalidation queue: eight for each object id, and 160 for each transaction.
+    Enough for 10,000 transactions that change 190 objects each."""
 
     load_workers: int = 8
     """Threads per server that load objects from slow storages."""
@@ -173,6 +176,10 @@ class ServerOptions:
         longest = self.max_transaction_duration
         if longest is not None and longest <= 0:
             raise ConfigurationError("max_transaction_duration", "must be greater than zero")
+        try:
+            to_credentials(self.ssl)
+        except TypeError as error:
+            raise ConfigurationError("ssl", str(error)) from error
         check_incoming_limit(self.incoming_limit, self.limits.max_message_size)
         check_dead_peer_timeout(self.dead_peer_timeout)
         check_compression(self.compression)
@@ -180,6 +187,11 @@ class ServerOptions:
             raise ConfigurationError("loop", f"{self.loop!r} is none of auto, uvloop, asyncio")
         if self.loads not in ("auto", "loop", "workers"):
             raise ConfigurationError("loads", f"{self.loads!r} is none of auto, loop, workers")
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """What ``ssl`` comes to; None for plain sockets."""
+        return to_credentials(self.ssl)
 
 
 def check_dead_peer_timeout(seconds: float) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from persistent.TimeStamp import TimeStamp
 
 from .. import __version__
+from ..credentials import Credentials
 from ..types import NO_TID
 from .lobby import Lobby
 from .service import StorageService
@@ -39,6 +40,7 @@ def describe_server(lobby: Lobby) -> dict[str, Any]:
         "monitor_address": lobby.monitor_address,
         "loop": "uvloop" if type(lobby.loop).__module__.startswith("uvloop") else "asyncio",
         "tls": options.ssl is not None,
+        "certificate": _describe_certificate(options.credentials),
         "read_only": options.read_only,
         "is_closing": lobby.is_closing,
         # Without the one over which this is asked.
@@ -99,6 +101,9 @@ def describe_connection(connection: Connection, now: float, loop_now: float) -> 
         "transaction": None
         if transaction is None
         else {"stage": transaction.stage.value, "age": _since(loop_now, transaction.began)},
+        "cache": None
+        if session is None or session.cache_report is None
+        else session.cache_report._asdict(),
         "unsent": connection.unsent,
     }
 
@@ -120,6 +125,12 @@ def describe_connections(
 def storage_of(session: Session | None) -> str | None:
     """Return the name of the storage that a client has chosen; None if it has not chosen yet."""
     return None if session is None or session.publisher is None else session.publisher.name
+
+
+def _describe_certificate(credentials: Credentials | None) -> dict[str, Any] | None:
+    if credentials is None or credentials.expires is None:
+        return None
+    return {"expires": credentials.expires, "trouble": credentials.trouble}
 
 
 def tls_user(connection: Connection) -> str:

@@ -18,7 +18,7 @@ from typing import Protocol
 from ..protocol.codec import Codec
 from ..protocol.greeting import Coding
 from ..protocol.messages import InvalidateTransaction
-from .invalidations import InvalidationLog
+from .invalidations import Entry, InvalidationLog
 from .waiters import Waiters
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Reset:
 
     __slots__ = ("entries", "last_tid")
 
-    def __init__(self, last_tid: bytes, entries: list[tuple[bytes, Iterable[object]]]) -> None:
+    def __init__(self, last_tid: bytes, entries: list[Entry]) -> None:
         self.last_tid = last_tid
         self.entries = entries
 
@@ -115,7 +115,7 @@ class Publisher:
         except ValueError:
             logger.debug("%s: transaction was announced already", self.name)
 
-    def reset(self, last_tid: bytes, entries: list[tuple[bytes, Iterable[object]]]) -> None:
+    def reset(self, last_tid: bytes, entries: list[Entry]) -> None:
         """Announce that everybody has to verify anew."""
         self._pending.append(Reset(last_tid, entries))
         self._wake()
@@ -194,9 +194,7 @@ class Publisher:
                 frames[kind] = frame = frame if compress is None else compress(frame)
             subscriber.push(frame)
 
-    def _start_anew(
-        self, last_tid: bytes, entries: Iterable[tuple[bytes, Iterable[object]]], reason: str
-    ) -> None:
+    def _start_anew(self, last_tid: bytes, entries: Iterable[Entry], reason: str) -> None:
         self.log.reset(last_tid, entries)
         for subscriber in list(self._subscribers):
             subscriber.drop(reason)

@@ -8,7 +8,6 @@ storage needs less time than two changes of thread, and the loop takes the vote 
 
 from __future__ import annotations
 
-from ..protocol.messages import Store
 from .access import ConflictFound, StorageAccess
 from .replay import Replay, Vote
 from .transactions import Transaction
@@ -44,15 +43,14 @@ def vote_quickly(access: StorageAccess, transaction: Transaction, replay: Replay
 def is_small(access: StorageAccess, transaction: Transaction) -> bool:
     """Return whether the vote on *transaction* is known to be short unless there is a conflict."""
     log = transaction.log
-    if (
-        not access.is_local
-        or not access.is_fast
-        or log.count > MAX_OPERATIONS
-        or log.size > MAX_SIZE
-        or transaction.blobs
-        or transaction.rounds
-        or transaction.tid is not None
-        or transaction.status != " "
-    ):
-        return False
-    return all(isinstance(operation, Store) for operation in log)
+    return (
+        access.is_local
+        and access.is_fast
+        and log.has_only_stores
+        and log.count <= MAX_OPERATIONS
+        and log.size <= MAX_SIZE
+        and not transaction.blobs
+        and not transaction.rounds
+        and transaction.tid is None
+        and transaction.status == " "
+    )

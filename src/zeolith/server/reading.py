@@ -9,10 +9,12 @@ from ZODB.POSException import ReadOnlyError, StorageError
 
 from ..errors import MessageTooLarge
 from ..protocol import messages as m
+from ..protocol.additions import CacheReport
 from ..protocol.greeting import Coding
 from ..protocol.hello import Admission, serialize_admission
 from ..protocol.loadrequests import LoadMany
 from .iterators import Iterators
+from .missed import find_missed
 from .peerlog import peer_logger
 from .service import StorageService
 from .session import Session
@@ -153,6 +155,10 @@ def set_client_label(session: Session, msgid: m.MsgId, request: m.SetClientLabel
     session.reply(msgid, None)
 
 
+def cache_report(session: Session, msgid: m.MsgId, request: CacheReport) -> None:
+    session.cache_report = request
+
+
 def get_invalidations(session: Session, msgid: m.MsgId, request: m.GetInvalidations) -> None:
     def found(known: tuple[bytes, list[bytes]] | None, error: Exception | None) -> None:
         if known is None and error is None:
@@ -168,7 +174,7 @@ def get_invalidations(session: Session, msgid: m.MsgId, request: m.GetInvalidati
     session.began()
     service = session.service
     service.verifying += 1
-    service.missed_since(request.tid, found)
+    find_missed(service, request.tid, found)
 
 
 def load_serial(session: Session, msgid: m.MsgId, request: m.LoadSerial) -> None:

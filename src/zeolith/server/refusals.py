@@ -14,7 +14,10 @@ logger = logging.getLogger(__name__)
 _REASONS: Final = {
     "HTTP_REQUEST": "it speaks HTTP",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not trust our certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not trust our certificate, or the name in it",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it says that our certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "it says that our certificate has been revoked",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it says that our certificate is not one for servers",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not trust our certificate",
     "TLSV1_ALERT_UNKNOWN_CA": "it does not trust our certificate",
     "UNSUPPORTED_PROTOCOL": "it speaks too old a version of TLS",

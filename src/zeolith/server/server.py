@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+from ..credentials import FixedCredentials
 from ..errors import ConfigurationError
 from .crowd import Entry
 from .endpoint import Endpoint
@@ -24,6 +25,7 @@ from .loops import handle_loop_error, new_event_loop
 from .monitor import Monitor
 from .options import Address, ServerOptions
 from .recovery import Recovery
+from .renewal import Renewal
 from .service import Pools, StorageService
 from .transport import Connection
 
@@ -163,6 +165,7 @@ class Server:
         self._address = endpoint.address
         servers: list[Acceptor] = []
         monitor = Monitor(lobby, monitor_endpoint)
+        renewal = self._make_renewal(loop)
         try:
             endpoint.listen()
             for listener in listeners:
@@ -179,6 +182,8 @@ class Server:
         finally:
             lobby.is_closing = True
             monitor.pause()
+            if renewal is not None:
+                renewal.stop()
             for listener in listeners:
                 # asyncio cannot finish accepting for a server that is closed, and leaks the
                 # connection.  (uvloop has no reader here; its accepting has no second half.)
@@ -189,6 +194,12 @@ class Server:
                 server.close()
             endpoint.close()
             await self._end(loop, lobby)
+
+    def _make_renewal(self, loop: asyncio.AbstractEventLoop) -> Renewal | None:
+        credentials = self._options.credentials
+        if credentials is None or isinstance(credentials, FixedCredentials):
+            return None
+        return Renewal(loop, self._pools.quick, credentials)
 
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, listener: Any, lobby: Lobby

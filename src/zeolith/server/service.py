@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from persistent.TimeStamp import TimeStamp
 from ZODB.FileStorage import FileStorage
 
 from ..protocol.hello import Database
@@ -21,12 +19,13 @@ from .exclusive import ExclusiveCoordinator
 from .fileclaim import claim_files
 from .identity import DatabaseIdentity, identify
 from .inbox import Inbox
-from .invalidations import InvalidationLog
+from .invalidations import Entry, InvalidationLog
 from .options import ServerOptions
 from .outcomelog import SUFFIX, OutcomeLog
 from .outcomes import Outcomes
 from .packing import Packing, is_fatal
 from .publisher import Publisher
+from .refilling import last_entries
 from .statistics import Statistics
 from .workers import Done, WorkerPool
 
@@ -106,7 +105,7 @@ class StorageService:
         self.publisher = Publisher(name, self.log, self._wake)
         self._inbox = inbox
         self._failed = failed
-        self._entries: list[tuple[bytes, Iterable[object]]] = []
+        self._entries: list[Entry] = []
         self._held: list[Callable[[], None]] = []
         self._commits = WorkerPool(f"zeolith-commit-{name}", 1, inbox)
         self.packing = Packing(self.access, inbox)
@@ -131,7 +130,10 @@ class StorageService:
             self.access.resolve_nothing()
         # First, so that nothing is missed that happens meanwhile.
         self.access.register(self.publisher)
-        self._entries = self.access.last_invalidations(self.options.invalidation_queue_size)
+        options = self.options
+        self._entries = last_entries(
+            self.access, options.invalidation_queue_size, options.invalidation_memory
+        )
         self.start_tid = self.access.last_transaction()
         if self.access.is_local:
             self.access.size_info()  # others may take long; it is known when a client has asked
@@ -271,41 +273,6 @@ class StorageService:
             self.load(oid, tid, done)
         else:
             done(result, error)
-
-    def missed_since(self, tid: bytes, done: Done) -> None:
-        """Find out what changed after *tid*: *done* gets (last tid, oids), or None if unknown."""
-        self.publisher.drain()
-        known = self.log.since(tid)
-        age = self.options.invalidation_age
-        if known is not None or not age or not self._is_younger(tid, age):
-            done(known, None)
-        else:
-            self.pools.slow.submit(partial(self._iterate_changes, tid), done)
-
-    def _is_younger(self, tid: bytes, age: float) -> bool:
-        try:
-            then = TimeStamp(tid).timeTime()
-        except ValueError:  # eight bytes that are no time
-            return False
-        return bool(time.time() - then < age)
-
-    def _iterate_changes(self, tid: bytes) -> tuple[bytes, list[bytes]] | None:
-        """Runs on a worker thread."""
-        start = (int.from_bytes(tid, "big") + 1).to_bytes(8, "big")
-        last_tid: bytes | None = None
-        changed: dict[bytes, None] = {}
-        iterator = self.access.iterator(start, None)
-        try:
-            for transaction in iterator:
-                changed.update((record.oid, None) for record in transaction)
-                last_tid = transaction.tid
-                if len(changed) > self.options.invalidation_memory:
-                    return None
-        finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
-        return None if last_tid is None else (last_tid, list(changed))
 
     # -- packing ---------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ZODB.POSException import POSError
 
 from ..errors import MessageTooLarge, ProtocolViolation
+from ..protocol.additions import CacheReport
 from ..protocol.codec import Codec
 from ..protocol.faults import serialize_fault
 from ..protocol.messages import MsgId
@@ -42,10 +43,6 @@ _SHORT_TEXT: Final = 200
 _EXPECTED: Final = (POSError, ProtocolViolation, ValueError, KeyError, TypeError, OSError)
 
 
-class NotRegistered(Exception):
-    """Something was asked of a session that has no storage yet: a defect of ours."""
-
-
 class Session:
     """A client that has chosen its coding.
 
@@ -55,7 +52,11 @@ class Session:
     :param connection: carries what is sent.
     :param codec: writes messages.
     :param lobby: the server.
+    :ivar service: the storage that the client has chosen; there once it has.
+    :ivar stats: the counters of that storage; likewise.
+    :ivar is_registered: whether it has.
     :ivar label: what the client calls itself; may be empty.
+    :ivar cache_report: what it said last of its cache; None if it never did.
     :ivar read_only: whether the client may not write.
     :ivar publisher: of the storage the client has chosen; None before.
     :ivar transaction: in progress, or None.
@@ -72,10 +73,11 @@ class Session:
         "_connection",
         "_incoming",
         "_outstanding",
-        "_service",
         "_streams",
+        "cache_report",
         "codec",
         "is_lost",
+        "is_registered",
         "iterators",
         "label",
         "lobby",
@@ -83,6 +85,8 @@ class Session:
         "publisher",
         "read_only",
         "reads",
+        "service",
+        "stats",
         "transaction",
         "upload",
         "uploads",
@@ -90,7 +94,9 @@ class Session:
 
     def __init__(self, connection: Connection, codec: Codec, lobby: Lobby) -> None:
         self._connection = connection
-        self._service: StorageService | None = None
+        self.is_registered = False
+        self.service: StorageService
+        self.stats: Statistics
         self._outstanding = 0
         self._blob_sender: BlobSender | None = None
         self._streams: Streams | None = None
@@ -99,6 +105,7 @@ class Session:
         self.codec = codec
         self.lobby = lobby
         self.label = ""
+        self.cache_report: CacheReport | None = None
         self.read_only = True
         self.publisher: Publisher | None = None
         self.transaction: Transaction | None = None
@@ -124,26 +131,11 @@ class Session:
         # Without its origin it could fill the log.
         return address.replace_text(text) if isinstance(address, PeerName) else text
 
-    @property
-    def service(self) -> StorageService:
-        """The storage the client has chosen."""
-        if self._service is None:
-            raise NotRegistered(self.name)
-        return self._service
-
-    @property
-    def stats(self) -> Statistics:
-        """The counters of that storage."""
-        return self.service.stats
-
-    @property
-    def is_registered(self) -> bool:
-        """Whether the client has been admitted to a storage."""
-        return self._service is not None
-
     def register(self, service: StorageService, read_only: bool) -> bytes:
         """Admit the client to *service*; return the last transaction it will not be told of."""
-        self._service = service
+        self.is_registered = True
+        self.service = service
+        self.stats = service.stats
         self.publisher = service.publisher
         self.read_only = read_only
         tid = service.publisher.subscribe(self)
@@ -339,9 +331,9 @@ class Session:
     def lost(self) -> None:
         """The connection is gone: give up what the client was doing."""
         self.is_lost = True
-        if self._service is None:
+        if not self.is_registered:
             return
-        self._service.publisher.unsubscribe(self)
+        self.service.publisher.unsubscribe(self)
         if self.uploads is not None and not self.uploads.is_idle:
             # Nobody counts any more what waits there for a slow disk (R8).
             self.uploads.forget()

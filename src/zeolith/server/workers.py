@@ -64,9 +64,9 @@ class WorkerPool:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no job waits or runs."""
-        with self._lock:
-            return self._queued == 0 and self._idle == len(self._threads)
+        """Whether no job waits or runs, as far as the calling thread knows."""
+        # In this order: a thread that takes a job ceases to be idle before the job ceases to wait.
+        return self._queued == 0 and self._idle == len(self._threads)
 
     def close(self) -> None:
         """Start nothing more.  Jobs that are running end; those that wait are dropped."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
 from ..signals import Signals
-from ..target import make_context, tls_options
+from ..target import TlsOptions, make_credentials, tls_options
 
 if TYPE_CHECKING:
-    import ssl
-
     from ...admin.packing import Packer
     from ...admin.packtarget import PackTarget
+    from ...config.server import ServerConfig
 
 
 @click.command(context_settings={"help_option_names": ["--help"]})
@@ -64,7 +63,7 @@ def pack(
     blob_dir: str | None,
     old_wait: bool,
     old_protocol: bool,
-    **tls: str | None,
+    **tls: Unpack[TlsOptions],
 ) -> int:
     """Pack storages of running servers.
 
@@ -79,15 +78,14 @@ def pack(
     from ..packdisplay import PackDisplay
 
     targets = _find_targets(servers, sockets, names, host, port, socket)
-    context = None
+    config = None
     if configure is not None:
         if targets or host or port or socket:
             raise click.UsageError("-C and other servers exclude each other")
-        targets, context = _read_configuration(configure, names, tls)
+        targets, config = _read_configuration(configure, names)
     elif not targets:
         raise click.UsageError("no server: name one as HOST:PORT[:NAME], or give -C FILE")
-    if context is None:
-        context = make_context((target.address for target in targets), **tls)
+    credentials = make_credentials([target.address for target in targets], config, **tls)
     if force and dry_run:
         raise click.UsageError("--force has no effect with --dry-run")
     when = pack_time(days, time_of_day, time.time())
@@ -95,7 +93,9 @@ def pack(
     if signals is not None:
         signals.direct_to(interrupted.set, None)
     with PackDisplay() as display:
-        packer = Packer(when, display, interrupted, context, tls["server_hostname"], wait, force)
+        packer = Packer(
+            when, display, interrupted, credentials, tls.get("server_hostname"), wait, force
+        )
         return _pack_all(packer, targets, display, dry_run=dry_run)
 
 
@@ -145,14 +145,11 @@ def _find_targets(
     return targets
 
 
-def _read_configuration(
-    path: str, names: tuple[str, ...], tls: dict[str, str | None]
-) -> tuple[list[PackTarget], ssl.SSLContext | None]:
-    """Return the storages of a zeo.conf, and how to connect."""
+def _read_configuration(path: str, names: tuple[str, ...]) -> tuple[list[PackTarget], ServerConfig]:
+    """Return the storages of a zeo.conf, and what else it says."""
     from ...admin.packtarget import PackTarget
     from ...config.address import local_address
     from ...config.server import load_server_config
-    from ...config.tls import client_context
 
     config = load_server_config(path)
     served = [opener.name or "1" for opener in config.storages]
@@ -163,14 +160,4 @@ def _read_configuration(
         PackTarget(local_address(config.address), name) for name in served
         if not names or name in names
     ]  # fmt: skip
-    if any(tls.values()) or config.tls is None:
-        return targets, None
-    # The server's own certificate: it is what the server must show, and the only one that this
-    # file names.  No name is checked, because no other certificate is trusted.
-    return targets, client_context(
-        config.tls.certificate,
-        config.tls.certificate,
-        key=config.tls.key,
-        password_function=config.tls.password_function,
-        check_hostname=False,
-    )
+    return targets, config

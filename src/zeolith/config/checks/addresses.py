@@ -11,6 +11,7 @@ from ..address import Address
 from ..outline import Section
 from .findings import Findings
 
+_OPEN: Final = ("optional", "none")
 _FIRST_FREE_PORT: Final = 1024
 
 
@@ -34,11 +35,11 @@ def is_public(address: Address) -> bool:
 def check_addresses(findings: Findings) -> None:
     """Check the addresses of ``<zeo>``."""
     for zeo in findings.outline.find("zeo"):
-        has_tls = any(section.type == "ssl" for section in zeo.sections)
+        tls = next((section for section in zeo.sections if section.type == "ssl"), None)
         for key in ("address", "monitor-address"):
             address = zeo.value_of(key)
             if address is not None:
-                _check(findings, zeo, key, address, has_tls)
+                _check(findings, zeo, key, address, tls)
         address = zeo.value_of("address")
         if address is not None and address == zeo.value_of("monitor-address"):
             findings.error(
@@ -50,7 +51,9 @@ def check_addresses(findings: Findings) -> None:
                     findings.error(zeo, key, "has no effect: the address is no path", "remove it")
 
 
-def _check(findings: Findings, zeo: Section, key: str, address: Address, has_tls: bool) -> None:
+def _check(
+    findings: Findings, zeo: Section, key: str, address: Address, tls: Section | None
+) -> None:
     if isinstance(address, str):
         findings.check_entry(zeo, key, address)
         findings.check_absolute(zeo, key, address)
@@ -71,7 +74,7 @@ def _check(findings: Findings, zeo: Section, key: str, address: Address, has_tls
             zeo, key, f"the host {host} is not known here: {error.strerror}", "correct the name"
         )
         return
-    if is_open and not has_tls:
+    if is_open and (tls is None or tls.value_of("client-certificates") in _OPEN):
         what = (
             "reads and changes the whole database"
             if key == "address"
@@ -81,5 +84,6 @@ def _check(findings: Findings, zeo: Section, key: str, address: Address, has_tls
             zeo,
             key,
             f"whoever reaches this address over the network {what}",
-            "add an <ssl> section, or listen on 127.0.0.1, a private network or a Unix socket",
+            ("add an <ssl> section" if tls is None else "set client-certificates required")
+            + ", or listen on 127.0.0.1, a private network or a Unix socket",
         )

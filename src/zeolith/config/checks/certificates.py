@@ -11,8 +11,8 @@ from typing import Final
 
 from ..datatypes import Refused, server_tls
 from ..outline import BROKEN, Section
+from ..validity import validities
 from .findings import Findings
-from .validity import validities
 
 _SOON: Final = timedelta(days=30)
 

@@ -1,0 +1,141 @@
+"""Interrupts at each step of a stream."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from zeolith.client import channel as channel_module
+from zeolith.client import slots as slots_module
+from zeolith.client import streams as streams_module
+from zeolith.client.channel import Channel
+from zeolith.errors import (
+    ClientStorageError,
+)
+from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME
+from zeolith.protocol.messages import Call, Notice, Ping, Register, Request
+from zeolith.protocol.peers import Event, Hello
+from zeolith.protocol.streamrequests import (
+    OpenBlob,
+    StreamCancel,
+    StreamCredit,
+    StreamData,
+    StreamEnd,
+    StreamFault,
+)
+
+from ..support.interrupts import interrupted_at
+from ..support.promptwire import PromptWire
+from .conftest import Recorder
+from .streaming import FRAME, Sink, open_request
+
+
+class StreamingWire(PromptWire):
+    """Its server sends a blob of six messages to who asks for one, and takes uploads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: dict[int, int] = {}
+        self.uploads: dict[int, int] = {}
+        self.ended: list[Request] = []
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, Hello):
+            self.arriving.append(self.peer.welcome())
+        elif isinstance(event, Call):
+            self._answer(event)
+        else:
+            assert isinstance(event, Notice)
+            self._take(event.request)
+
+    def _say(self, *requests: Request) -> None:
+        codec = self.peer.codec
+        assert codec is not None
+        self.arriving += map(codec.notice, requests)
+
+    def _answer(self, call: Call) -> None:
+        codec = self.peer.codec
+        assert codec is not None
+        request = call.request
+        if isinstance(request, Register):
+            self.peer.registered()
+        self.arriving.append(codec.reply(call.msgid, None))
+        if isinstance(request, OpenBlob):
+            self.open[request.stream] = 6 * STREAM_FRAME
+            self._send(request.stream, 4 * STREAM_FRAME)
+
+    def _send(self, number: int, credit: int) -> None:
+        while credit and self.open[number]:
+            credit -= STREAM_FRAME
+            self.open[number] -= STREAM_FRAME
+            self._say(StreamData(number, FRAME))
+        if not self.open[number]:
+            del self.open[number]
+            self._say(StreamEnd(number))
+
+    def _take(self, request: Request) -> None:
+        number = request[0]
+        if isinstance(request, StreamCredit) and number in self.open:
+            self._send(number, request.size)
+        elif isinstance(request, StreamCancel) and self.open.pop(number, 0):
+            self._say(StreamEnd(number))
+        elif isinstance(request, StreamData):
+            assert number == FIRST_UPLOAD + len(self.ended)
+            self.uploads[number] = self.uploads.get(number, 0) + len(request.data)
+            self._say(StreamCredit(number, len(request.data)))
+        elif isinstance(request, (StreamEnd, StreamFault)):
+            assert number == FIRST_UPLOAD + len(self.ended), "a number was left out"
+            self.ended.append(request)
+
+
+def prompt_channel() -> tuple[Channel, StreamingWire]:
+    wire = StreamingWire()
+    channel = Channel(wire, Recorder(), "memory")
+    channel.greet()
+    channel.call(Register("1", False))
+    channel.registered()
+    return channel, wire
+
+
+MODULES = (channel_module, slots_module, streams_module)
+
+
+def test_an_interrupt_at_any_step_of_a_fetch() -> None:
+    """Afterwards the connection has ended, or the next fetch gets all of its stream."""
+    step = survivors = 0
+    while True:
+        step += 1
+        channel, wire = prompt_channel()
+        fetch = partial(channel.streams.fetch, open_request, Sink())
+        if not interrupted_at(step, fetch, MODULES):
+            break
+        sink = Sink()
+        try:
+            channel.streams.fetch(open_request, sink)
+            survivors += 1
+        except ClientStorageError:
+            assert channel.is_broken
+        else:
+            assert len(sink.data) == 6 * STREAM_FRAME
+            channel.call(Ping())
+            assert wire.open == {}, "a stream was left open"
+    assert step > 100
+    assert survivors > 10
+
+
+def test_an_interrupt_at_any_step_of_an_upload() -> None:
+    step = survivors = 0
+    while True:
+        step += 1
+        channel, wire = prompt_channel()
+        if not interrupted_at(step, partial(channel.streams.upload, [FRAME] * 10), MODULES):
+            break
+        try:
+            number, size = channel.streams.upload([FRAME] * 10)
+            channel.flush()
+        except ClientStorageError:
+            assert channel.is_broken
+        else:
+            if not channel.is_broken and wire.uploads.get(number) == size:
+                survivors += 1
+    assert step > 100
+    assert survivors > 10
