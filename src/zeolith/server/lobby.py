@@ -12,6 +12,7 @@ from ..protocol.compression import is_available
 from ..protocol.hello import Terms
 from .crowd import Crowd
 from .limitedlog import LimitedLog
+from .openfiles import most_connections
 from .options import Address, ServerOptions
 from .overdue import Overdue
 from .peerlog import PeerLines
@@ -70,7 +71,7 @@ class Lobby:
         self._crowd_log = LimitedLog(loop, logger, "connections were turned away")
         self.crowd = Crowd(
             loop.time,
-            options.max_connections,
+            most_connections(options.max_connections),
             options.max_connections_per_address,
             self.tally,
             self._crowd_log,

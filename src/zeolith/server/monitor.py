@@ -27,6 +27,9 @@ PATIENCE: Final = 5.0
 def make_report(lobby: Lobby) -> str:
     """Return the report; the names of its values are those of ZEO 2."""
     lines = [f"ZEO monitor server version {__version__} (Zeolith)", time.ctime()]
+    reached = sum(lobby.tally.as_dict().values())
+    if reached:
+        lines.append(f"Limits reached: {reached}")
     for name, service in sorted(lobby.services.items()):
         lines += ["", f"Storage: {name}", *_report_storage(service)]
     return "\n".join([*lines, ""])

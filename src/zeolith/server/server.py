@@ -86,6 +86,11 @@ class Server:
             raise RuntimeError("the server does not listen")
         return self._address
 
+    @property
+    def max_connections(self) -> int:
+        """How many connections there may be, if the process may open as many files."""
+        return self._options.max_connections
+
     def stop(self) -> None:
         """Have the server end, upon which :meth:`run` returns.  Any thread, any number of times."""
         with self._lock:
