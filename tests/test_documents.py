@@ -153,7 +153,8 @@ def test_every_option_for_looking_is_documented(name: str) -> None:
     from zeolith.cli.group import zeolith as group
 
     text = (ROOT / "docs" / "status.md").read_text()
-    common = text.partition("\n## TLS\n")[2].partition("\n## ")[0]
+    chapters = [text.partition(f"\n## {title}\n")[2] for title in ("TLS", "Logging in")]
+    common = "".join(chapter.partition("\n## ")[0] for chapter in chapters)
     section = common + text.partition(f"\n## zeolith {name}\n")[2].partition("\n## ")[0]
     command = group.get_command(click.Context(group), name)
     assert command is not None

@@ -26,13 +26,14 @@ MAY_IMPORT = {
     "types": frozenset[str](),
     "errors": frozenset[str](),
     "_callable": frozenset[str](),
+    "rights": frozenset({"errors"}),
     "protocol": _BASE,
     "credentials": frozenset[str](),
     "cache": _BASE | {"protocol"},
     "client": _BASE | {"credentials", "protocol", "cache", "_callable", "__init__"},
-    "server": _BASE | {"credentials", "protocol", "_callable", "__init__"},
-    "config": _BASE | {"credentials", "protocol", "client", "server"},
-    "admin": _BASE | {"credentials", "protocol", "cache", "client", "config", "__init__"},
+    "server": _BASE | {"credentials", "rights", "protocol", "_callable", "__init__"},
+    "config": _BASE | {"credentials", "rights", "protocol", "client", "server"},
+    "admin": _BASE | {"credentials", "rights", "protocol", "cache", "client", "config", "__init__"},
     "cli": _BASE
     | {"admin", "cache", "client", "credentials", "server", "config", "__init__"}
     | {"shortcuts", "standalone"},

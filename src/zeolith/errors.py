@@ -9,17 +9,23 @@
     │   ├── FrameTooLarge           it announced more bytes than we accept
     │   ├── UndecodableMessage      the bytes of a message make no sense, or are not admitted
     │   ├── IllegalMessage          a well-formed message that has no place here
-    │   │   └── StreamViolation     of a stream, that is
+    │   │   ├── StreamViolation     of a stream, that is
+    │   │   └── WrongProof          of a log-in: name or password are wrong
+    │   ├── LoginRequired           a client asked for something without having logged in
+    │   ├── LoginDelayed            too many log-ins have failed: another one may be tried later
     │   ├── IncompatiblePeer        its greeting names no protocol we speak
     │   │   ├── UnknownVersion      its hello names a version of our own that we do not speak
-    │   │   └── PickleRefused       it wants the pickle coding, which is not accepted here
+    │   │   ├── PickleRefused       it wants the pickle coding, which is not accepted here
+    │   │   └── LoginRefused        we cannot log in there, or it is not whom it should be
     │   └── ServerFull              a server in place of its greeting: it has no room
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
         │   ├── ServerRefused       a server is there, but will not have us as we are
+        │   │   ├── AuthenticationFailed    because of who we are, or say we are
         │   │   └── CertificateRefused  because of a certificate, ours or its own
         │   └── NotCommitted        it went away in a commit, which certainly did not happen
         ├── OutcomeUnknown          it went away in a commit, which may have happened
+        ├── AccessDenied            this user may not do that
         ├── ObjectTooLarge          (also TransactionTooLargeError) it cannot be stored there
         ├── NotReached              the server has not come to a transaction in time
         ├── ServerBehindCache       the database is older than what this client has seen
@@ -129,6 +135,36 @@ class StreamViolation(IllegalMessage):
         return f"stream {self.stream}: {self.problem}"
 
 
+class WrongProof(IllegalMessage):
+    """The client does not know the password, or there is no such user."""
+
+
+class LoginRequired(ProtocolViolation):
+    """A client asked for something without having logged in, where that is required.
+
+    :param problem: what it did.
+    :param is_inquiry: whether it asked what an administrator asks, and can be told why not.
+    """
+
+    def __init__(self, problem: str, is_inquiry: bool = False) -> None:
+        super().__init__(problem)
+        self.is_inquiry = is_inquiry
+
+
+class LoginDelayed(ProtocolViolation):
+    """Too many log-ins have failed, so that none is looked at for a while.
+
+    :param seconds: after which another one may be tried.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"too many log-ins have failed; another one may be tried in {self.seconds:.0f} s"
+
+
 class IncompatiblePeer(ProtocolViolation):
     """The peer's greeting names no protocol version that this side speaks."""
 
@@ -151,6 +187,10 @@ class UnknownVersion(IncompatiblePeer):
             f"the client wants version {self.wanted} of Zeolith's protocol, the server speaks "
             f"{spoken}"
         )
+
+
+class LoginRefused(IncompatiblePeer):
+    """A client cannot log in at this server, or must not go on with it; the text says why."""
 
 
 class PickleRefused(IncompatiblePeer):
@@ -192,6 +232,13 @@ class ServerRefused(ClientDisconnected):
 
     def __str__(self) -> str:
         return f"{self.server} refuses this client: {self.reason}"
+
+
+class AuthenticationFailed(ServerRefused):
+    """The server refuses this client because of who it is, or because it does not say so.
+
+    Or the client refuses the server, which cannot prove that it is the right one.
+    """
 
 
 class CertificateProblem(Enum):
@@ -276,6 +323,25 @@ class OutcomeUnknown(ClientStorageError):
             f"it is not known whether transaction{which} was committed ({self.cause}; "
             f"{self.reason}): look whether the database has its changes before repeating it"
         )
+
+
+class AccessDenied(ClientStorageError):
+    """The user whom the server knows this client as may not do that.
+
+    :param user: who that is.
+    :param right: what is needed: ``read``, ``write``, ``undo``, ``pack`` or ``administer``.
+    :param storage: of which storage; empty: of all.
+    """
+
+    def __init__(self, user: str, right: str, storage: str) -> None:
+        super().__init__(user, right, storage)
+        self.user = user
+        self.right = right
+        self.storage = storage
+
+    def __str__(self) -> str:
+        where = f"on storage {self.storage!r}" if self.storage else "on all storages"
+        return f"the user {self.user!r} lacks the right {self.right!r} {where}"
 
 
 class ObjectTooLarge(ClientStorageError, TransactionTooLargeError):

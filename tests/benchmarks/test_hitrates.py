@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks.hitrates import TRACES, make_traces, recorded, rows
+from benchmarks.hitrates import TRACES, recorded, rows
 
 from benchmarks import record_trace
 from zeolith.cache.traces import Code, open_trace
@@ -18,10 +18,6 @@ def test_a_row_for_each_size() -> None:
     assert list(rows("twice", workload, [2.0])) == [
         "| twice | 200% | 0.500 | 0.500 | 0.500 | 0.500 |"
     ]
-
-
-def test_loads_are_the_same_each_time() -> None:
-    assert make_traces(1) == make_traces(1)
 
 
 def test_what_was_recorded() -> None:

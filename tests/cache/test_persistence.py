@@ -59,6 +59,7 @@ def kill(cache: RingCache) -> None:
 def fill(cache: RingCache, first: int, last: int) -> None:
     for n in range(first, last):
         cache.store(to_tid(n), T1, None, b"%100d" % n)
+    cache.set_last_tid(max(T1, cache.last_tid()))
 
 
 def test_what_was_there_is_there_again(open_cache: Callable[..., RingCache]) -> None:
@@ -164,7 +165,7 @@ def test_what_follows_a_clearance_is_not_taken_for_what_was_before(
     assert cache.load_before(OID, T2) == (b"that history", T1, None)
     kill(cache)
     again = open_cache()
-    assert again.last_tid() == T3
+    assert again.last_tid() == NO_TID
     assert again.load_before(OID, MAX_TID) is None
 
 
@@ -182,10 +183,6 @@ def test_cut_anywhere_it_is_right_or_empty(path: str, file: str) -> None:
             continue  # nothing but zeros
         for name, data in kept.items():
             Path(path + name).write_bytes(data[:size] if name == file else data)
-        if not file and 0 < size < 41:
-            with pytest.raises(ForeignFile):
-                CacheHome(path)
-            continue
         cache = RingCache(MINIMUM_SIZE, home=CacheHome(path))
         assert cache.last_tid() in (NO_TID, T2)
         assert cache.load_before(OID, MAX_TID) in (None, (b"two", T2, None))
@@ -281,7 +278,7 @@ def test_a_much_smaller_size_begins_empty(
 def test_two_owners(open_cache: Callable[..., RingCache], path: str) -> None:
     cache = open_cache()
     cache.store(OID, T1, None, b"one")
-    with pytest.raises(CacheInUse, match=f"process {os.getpid()}"):
+    with pytest.raises(CacheInUse, match="another storage of this process"):
         CacheHome(path)
     assert cache.load_before(OID, T2) == (b"one", T1, None)
     cache.close()
@@ -342,6 +339,7 @@ def test_a_child_leaves_the_files_to_its_parent(
 ) -> None:
     cache = open_cache()
     cache.store(OID, T1, None, b"one")
+    cache.set_last_tid(T1)
     cache.save()
     before = Path(path + ".index").read_bytes()
     cache.set_last_tid(T2)

@@ -117,6 +117,19 @@ def test_ours_is_told_what_has_ended() -> None:
     assert list(simulate(Zeolith, late, 100_000)) == [0, 1]
 
 
+def test_traces_of_the_same_time_one_behind_the_other() -> None:
+    """What ended in the first is current again in the second: the hit rates are the same."""
+    chance = random.Random(2)
+    steps = [(Step.CLEAR, 0)]
+    steps += [(Step.LOAD, int(chance.paretovariate(0.4)) % 500) for _ in range(8_000)]
+    steps += [(Step.END, revision) for revision in range(500)]
+    workload = of(steps * 2, [100] * 500)
+    workload.ends = array("Q", [2]) * 500
+    found = simulate(Zeolith, workload, 20_000)
+    first, second = sum(found[:8_000]), sum(found[8_000:])
+    assert abs(first - second) < 0.01 * first
+
+
 def test_no_room_for_the_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def pwrite(*args: object) -> int:
         raise OSError(28, "No space left on device")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
 from bisect import bisect_left
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -11,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from zeolith.cache import MINIMUM_SIZE, RingCache
 from zeolith.cache.home import HEADER_SIZE, CacheHome
+from zeolith.cache.snapshot import parse_snapshot
 from zeolith.types import NO_TID
 
 OIDS = [n.to_bytes(8, "big") for n in (0, 1, 2, 0x3FFF, 0x4000, 0x12345678, 2**63, 2**64 - 1)]
@@ -36,14 +41,16 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize(size=st.integers(MINIMUM_SIZE, 4 * MINIMUM_SIZE))
     def start(self, size: int) -> None:
         self.size = size
-        self.cache = self.make_cache()
         self.clock = 0
         self.told = 0
+        self.seen = 0
+        """The last transaction that the cache may have heard of otherwise."""
         self.histories: dict[bytes, list[int]] = {oid: [] for oid in OIDS}
         self.untold: list[tuple[int, list[bytes]]] = []
         self.asked: tuple[int, list[tuple[bytes, bytes]]] | None = None
         self.asked_at = 0
         self.answer: tuple[int, list[bytes]] | None = None
+        self.cache = self.make_cache()
 
     def make_cache(self) -> RingCache:
         return RingCache(self.size)
@@ -129,6 +136,7 @@ class CacheMachine(RuleBasedStateMachine):
                 ended = None if end is None else to_tid(end)
                 records.append((oid, to_tid(start), ended, record_of(oid, start)))
         self.cache.store_many(records)
+        self.seen = self.clock
 
     @precondition(lambda self: not self.untold)
     @rule(written=st.lists(oids, min_size=1, max_size=4, unique=True))
@@ -150,6 +158,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.cache.store(
                 oid, to_tid(start), None if end is None else to_tid(end), record_of(oid, start)
             )
+            self.seen = self.clock
 
     @rule(oid=oids)
     def an_invalidation_is_repeated(self, oid: bytes) -> None:
@@ -175,6 +184,7 @@ class CacheMachine(RuleBasedStateMachine):
             start = to_tid(revision[0])
             data = record_of(oid, revision[0])
             self.cache.store(oid, start, None, data)
+            self.seen = self.clock
             if len(data) + 64 < self.size // 6:
                 assert self.cache.load_before(oid, to_tid(self.clock + 1)) == (data, start, None)
 
@@ -207,13 +217,33 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.statistics().capacity <= self.size + HEADER_SIZE
 
 
+class Image(NamedTuple):
+    """The files as they were at one moment.
+
+    :ivar told: the last tid that the snapshot says.
+    """
+
+    records: bytes
+    snapshot: bytes
+    told: int
+
+
 class PersistentCacheMachine(CacheMachine):
     """The same with a cache that is closed and opened again, properly or after a crash."""
+
+    images: list[Image]
 
     def make_cache(self) -> RingCache:
         if not hasattr(self, "directory"):
             self.directory = TemporaryDirectory()
-        return RingCache(self.size, home=CacheHome(f"{self.directory.name}/cache.zec"))
+            self.path = f"{self.directory.name}/cache.zec"
+            self.images = []
+        cache = RingCache(self.size, home=CacheHome(self.path))
+        self.asked = self.answer = None  # whoever asked is gone
+        if cache.last_tid() == NO_TID:
+            # So does a client: what is as of nobody knows when cannot be verified.
+            cache.clear()
+        return cache
 
     def teardown(self) -> None:
         super().teardown()
@@ -223,44 +253,89 @@ class PersistentCacheMachine(CacheMachine):
     @rule()
     def it_is_saved(self) -> None:
         self.cache.save()
+        if os.path.exists(self.path + ".index"):
+            records, snapshot = (Path(self.path + suffix).read_bytes() for suffix in ("", ".index"))
+            told = int.from_bytes(parse_snapshot(snapshot).last_tid, "big")
+            self.images.append(Image(records, snapshot, told))
+            del self.images[:-8]
 
     @rule()
     def it_is_closed_and_opened(self) -> None:
         held, suspects = len(self.cache), len(self.cache.suspects)
         self.cache.close()
         self.cache = self.make_cache()
-        assert len(self.cache) == held
-        assert len(self.cache.suspects) == suspects
-        assert self.cache.last_tid() == to_tid(self.told)
-        self.the_server_tells_what_was_missed()
+        if self.seen <= self.told != 0:
+            assert len(self.cache) == held
+            assert len(self.cache.suspects) == suspects
+            assert self.cache.last_tid() == to_tid(self.told)
+        self.it_goes_on_from_what_was_saved()
 
     @rule()
     def the_process_is_killed(self) -> None:
+        self.kill()
+        self.cache = self.make_cache()
+        self.it_goes_on_from_what_was_saved()
+
+    def kill(self) -> None:
         self.cache._rings.close()
         home = self.cache._home
         assert home is not None
         home.close()
-        self.cache = self.make_cache()
+
+    def it_goes_on_from_what_was_saved(self) -> None:
         self.told = int.from_bytes(self.cache.last_tid(), "big")
         # Without a server it is asked all the same.
         self.answers_are_right()
         self.the_server_tells_what_was_missed()
+
+    @precondition(lambda self: self.images)
+    @rule(choice=st.integers(0, 7), seed=st.integers(0, 2**32))
+    def the_power_fails(self, choice: int, seed: int) -> None:
+        """What is found is a snapshot of some time, and blocks of any time."""
+        self.kill()
+        chance = random.Random(seed)
+        image = self.images[choice % len(self.images)]
+        files = [Path(self.path).read_bytes(), *(image.records for image in self.images)]
+        length = max(map(len, files))
+        blocks = [
+            chance.choice(files).ljust(length, b"\0")[at : at + 512]
+            for at in range(HEADER_SIZE, length, 512)
+        ]
+        Path(self.path).write_bytes(image.records[:HEADER_SIZE] + b"".join(blocks))
+        Path(self.path + ".index").write_bytes(image.snapshot)
+        self.cache = self.make_cache()
+        assert self.cache.last_tid() == to_tid(image.told)
+        self.it_goes_on_from_what_was_saved()
+
+    @rule(is_closed=st.booleans())
+    def the_server_is_restored_to_what_the_cache_tells(self, is_closed: bool) -> None:
+        """Nobody can notice that; and what comes next has later tids than what is lost."""
+        if is_closed:
+            self.cache.close()
+        else:
+            self.kill()
+        self.cache = self.make_cache()
+        self.told = int.from_bytes(self.cache.last_tid(), "big")
+        for oid, history in self.histories.items():
+            self.histories[oid] = [tid for tid in history if tid <= self.told]
+        self.images = [image for image in self.images if image.told <= self.told]
+        self.untold.clear()
+        self.seen = self.told
+        self.answers_are_right()
 
     @rule(size=st.integers(MINIMUM_SIZE, 4 * MINIMUM_SIZE))
     def it_gets_another_size(self, size: int) -> None:
         self.size = size
         self.cache.close()
         self.cache = self.make_cache()
-        self.answers_are_right()
-        self.the_server_tells_what_was_missed()
+        self.it_goes_on_from_what_was_saved()
 
     def the_server_tells_what_was_missed(self) -> None:
-        self.asked = self.answer = None  # whoever asked is gone
         for oid, history in self.histories.items():
             if history and history[-1] > self.told:
                 self.cache.invalidate(oid, None)
         self.untold.clear()
-        self.told = self.clock
+        self.told = self.seen = self.clock
         self.cache.set_last_tid(to_tid(self.told))
 
 

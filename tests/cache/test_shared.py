@@ -301,6 +301,16 @@ def test_without_a_server_it_begins_where_the_others_are(
     assert reader.load_before(OID, MAX_TID) == THREE
 
 
+def test_without_a_server_it_shows_nothing_later_than_it_knows(
+    process: Open, writer: SharedCache
+) -> None:
+    """R3."""
+    process(1, T[2]).close()
+    reader = process(1)
+    assert (reader.last_tid(), reader.database) == (T[2], DATABASE)
+    assert reader.load_before(OID, MAX_TID) is None
+
+
 def test_who_knows_something_goes_on_from_there(process: Open, writer: SharedCache) -> None:
     process(1, T[4]).close()
     reader = process(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -221,15 +222,51 @@ def test_a_child_leaves_the_parents_records_to_it(
     file.add(Code.LOAD_MISS, to_oid(1))
     child = os.fork()
     if child == 0:
-        file.add(Code.LOAD_MISS, to_oid(2))
-        file.flush()
-        file.close()
-        os._exit(0)
+        try:
+            file.add(Code.LOAD_MISS, to_oid(2))
+            file.flush()
+            file.close()
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     assert read(path) == []
     assert open_file().path != path, "the parent's lock is gone"
     file.close()
     assert numbers(path) == [1]
+
+
+def test_a_child_made_while_another_thread_writes(
+    open_file: Callable[..., TraceFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child has no such thread: who waited for it would wait for ever."""
+    file = open_file()
+    is_writing, may_go_on = threading.Event(), threading.Event()
+    write = os.write
+
+    def wait(descriptor: int, data: bytes) -> int:
+        is_writing.set()
+        assert may_go_on.wait(30)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", wait)
+    file.add(Code.LOAD_MISS, to_oid(1))
+    writer = threading.Thread(target=file.flush)
+    writer.start()
+    assert is_writing.wait(30)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            file.close()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    may_go_on.set()
+    writer.join()
+    assert status == 0
 
 
 def test_a_process_that_closes_nothing(path: str) -> None:

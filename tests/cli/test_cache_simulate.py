@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,3 +152,18 @@ def test_wrong_use(tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[st
         assert simulate(option, value, str(trace)) == USAGE
         assert option in capsys.readouterr().err
     assert simulate(str(tmp_path / "none")) == USAGE
+
+
+def test_an_interrupt_ends_it(trace: Path) -> None:
+    command = [sys.executable, "-m", "zeolith", "cache", "simulate", str(trace)]
+    sizes = [option for n in range(1, 500) for option in ("-s", str(n / 10))]
+    with subprocess.Popen(
+        [*command, *sizes], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        while b" MB  " not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == FAILURE
+    assert err == b"zeolith: interrupted\n"

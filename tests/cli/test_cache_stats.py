@@ -5,6 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -217,3 +222,33 @@ def test_wrong_use(tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[st
     assert stats("-i", "90", str(trace)) == USAGE
     assert "--interval" in capsys.readouterr().err
     assert stats() == USAGE
+
+
+def test_an_interrupt_shows_what_was_read() -> None:
+    command = [sys.executable, "-m", "zeolith", "cache", "stats", "-v", "-"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        source, out, err = process.stdin, process.stdout, process.stderr
+        assert source is not None
+        assert out is not None
+        assert err is not None
+
+        def feed() -> None:
+            with suppress(BrokenPipeError), source:
+                while True:
+                    source.write(some_records())
+                    source.flush()
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        # A stream is shown as it comes.
+        while b" 22 " not in out.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        shown = out.read()
+        said = err.read()
+        feeder.join()
+    assert process.returncode == FAILURE
+    assert said.startswith(b"zeolith: standard input: interrupted; this is about the ")
+    assert b"Hit rate: " in shown

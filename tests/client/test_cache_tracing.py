@@ -15,11 +15,15 @@ from persistent.mapping import PersistentMapping
 from ZODB.POSException import POSKeyError
 
 import zeolith
-from zeolith.cache import RingCache
+from zeolith.cache import RingCache, SharedCache
 from zeolith.cache.traced import TracedCache
 from zeolith.cache.traces import Code, Event, open_trace
-from zeolith.client.cachetracing import TRACE_VARIABLE, find_trace
+from zeolith.client.cacheplace import open_shared
+from zeolith.client.cachetracing import TRACE_VARIABLE, find_trace, make_ring
 from zeolith.client.storage import ClientStorage
+from zeolith.errors import ConfigurationError
+from zeolith.protocol.hello import Database
+from zeolith.types import MAX_TID
 
 
 @pytest.fixture
@@ -133,6 +137,45 @@ def test_a_trace_that_cannot_be_written_stops_nobody(
         assert not isinstance(storage._cache, TracedCache)
     (said,) = [r.message for r in caplog.records if r.name == "zeolith.client.cachetracing"]
     assert "the cache is not traced: [Errno 2] No such file" in said
+
+
+def test_what_a_sibling_answers_is_traced_as_if_the_server_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    oid, tid, database = b"\0" * 7 + b"\1", b"\0" * 7 + b"\2", Database("identity", 1)
+    monkeypatch.delenv(TRACE_VARIABLE, raising=False)
+    path = str(tmp_path / "app.zec")
+    with closing(open_shared(path, 100_000, None)) as writer:
+        assert type(writer) is SharedCache
+        writer.set_last_tid(tid)
+        writer.set_database(database)
+        writer.store(oid, tid, None, b"data")
+        writer.save()
+        monkeypatch.setenv(TRACE_VARIABLE, "1")
+        with closing(open_shared(path, 100_000, None)) as reader:
+            reader.set_last_tid(tid)
+            reader.set_database(database)
+            assert reader.load_before(oid, MAX_TID) == (b"data", tid, None)
+            assert reader.load_before(b"\0" * 8, MAX_TID) is None
+    _, *events = read(tmp_path / "app.zec.2.trace")
+    assert [(event.code, event.length) for event in events] == [
+        (Code.LOAD_MISS, 0),
+        (Code.STORE, 4),
+        (Code.LOAD_MISS, 0),
+    ]
+    assert events[1].start == tid
+
+
+def test_a_cache_that_cannot_be_made_leaves_its_trace_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trace = tmp_path / "app.trace"
+    monkeypatch.setenv(TRACE_VARIABLE, str(trace))
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        make_ring(None, 100_000, directory=str(tmp_path / "nowhere"))
+    with closing(make_ring(None, 100_000)) as cache:
+        assert isinstance(cache, TracedCache)
+        assert cache.trace.path == str(trace)
 
 
 def test_a_child_has_a_trace_of_its_own(

@@ -171,8 +171,8 @@ def test_the_server(text: str, expected: str, var: Path) -> None:
             "error: zeo.conf, line 5, server: is this server itself; name the server to forward",
         ),
         (
-            "<zeoclient>\nserver a:1\nusername x\npassword y\n</zeoclient>",
-            "error: zeo.conf, line 7, password: there is no log-in by password yet",
+            "<zeoclient>\nserver a:1\nusername x\n</zeoclient>",
+            "error: zeo.conf, line 6, username: needs a password; give password or",
         ),
     ],
 )
@@ -468,3 +468,94 @@ def test_nothing_is_made_or_opened(var: Path) -> None:
     text = conf("pid-filename $var/zeo.pid", rest=rest)
     assert said(text, var) == []
     assert sorted(var.iterdir()) == before
+
+
+# -- users ---------------------------------------------------------------------------------------
+
+
+def users(var: Path, text: str, mode: int = 0o600) -> str:
+    """Write a file of users; return the line that names it."""
+    (var / "users").write_text(text)
+    (var / "users").chmod(mode)
+    return "authentication-database $var/users"
+
+
+def test_users_are_in_order(var: Path) -> None:
+    key = users(var, "realm ZEO\nweb:- certificate=web.example.org\n")
+    assert said(conf(key, "authentication-realm ZEO", "authentication-protocol digest"), var) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "more", "expected"),
+    [
+        (
+            f"realm ZEO\nbob:{'5' * 40}\n",
+            0o600,
+            "",
+            (
+                "warning: zeo.conf, line 3, authentication-database: $var/users: 'bob' cannot log "
+                "in by password"
+            ),
+        ),
+        (
+            "realm ZEO\n",
+            0o600,
+            "",
+            (
+                "warning: zeo.conf, line 3, authentication-database: $var/users has no user: "
+                "nobody can connect; add one"
+            ),
+        ),
+        (
+            "realm ZEO\nbob:x\n",
+            0o600,
+            "",
+            (
+                "error: zeo.conf, line 3, authentication-database: $var/users, line 2: the secret "
+                "of 'bob' is damaged"
+            ),
+        ),
+        (
+            "realm ZEO\n",
+            0o644,
+            "",
+            "error: zeo.conf, line 3, authentication-database: $var/users has the permissions 0644",
+        ),
+        (
+            "realm ZEO\n",
+            0o600,
+            "authentication-realm other",
+            (
+                "error: zeo.conf, line 4, authentication-realm: is other, but the users in "
+                "$var/users belong to the realm ZEO"
+            ),
+        ),
+        (
+            "realm ZEO\nweb:- uid=no-such-user\n",
+            0o600,
+            "",
+            (
+                "error: zeo.conf, line 3, authentication-database: $var/users, user web: there is "
+                "no user 'no-such-user' on this machine"
+            ),
+        ),
+        (
+            "realm ZEO\nweb:- uid=root\nweb2:- uid=0\n",
+            0o600,
+            "",
+            (
+                "error: zeo.conf, line 3, authentication-database: $var/users, user web2: the user "
+                "id 0 is that of 'web' too"
+            ),
+        ),
+    ],
+)
+def test_users_that_are_not(text: str, mode: int, more: str, expected: str, var: Path) -> None:
+    found = said(conf(users(var, text, mode), more), var)
+    assert [line for line in found if line.startswith(expected)], found
+
+
+def test_users_without_tls(var: Path) -> None:
+    key = users(var, "realm ZEO\nweb:-\n")
+    (line,) = said(conf(key, address="*:8100"), var)
+    assert "whoever reaches this address over the network can read along, and take over" in line

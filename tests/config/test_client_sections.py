@@ -88,6 +88,7 @@ def test_in_zodbs_configuration(server: str, kind: str) -> None:
 def test_every_key_reaches_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given: list[dict[str, object]] = []
     monkeypatch.setattr("zeolith.client.storage.ClientStorage", lambda **kw: given.append(kw))
+    (tmp_path / "password").write_text("a password\n")
     client_of(
         f"""
         <zeolith>
@@ -112,6 +113,9 @@ def test_every_key_reaches_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path:
           dead-server-timeout 2m
           compression on
           client-label web1
+          username web
+          password-file {tmp_path}/password
+          realm ZEO
           client app
           shared-cache on
         </zeolith>
@@ -143,6 +147,10 @@ def test_every_key_reaches_the_client(monkeypatch: pytest.MonkeyPatch, tmp_path:
             "database_behind": "refuse",
             "dead_server_timeout": 120.0,
             "compression": True,
+            "username": "web",
+            "password": None,
+            "password_file": f"{tmp_path}/password",
+            "realm": "ZEO",
         }
     ]
 
@@ -186,10 +194,20 @@ def test_zodbs_own_section_opens_our_client(
         ("<zeolith>\n</zeolith>", "<zeolith>", "the key server is missing"),
         ("<zeolith>\nserver here\n</zeolith>", "server", "has no port"),
         ("<zeolith>\nserver 0\n</zeolith>", "server", "port 0"),
-        ("<zeolith>\nserver 1\nusername x\n</zeolith>", "username", "no log-in by password"),
-        ("<zeoclient>\nserver h:1\nusername x\n</zeoclient>", "username", "no log-in by password"),
-        ("<zeoclient>\nserver h:1\npassword x\n</zeoclient>", "password", "no log-in by password"),
-        ("<zeoclient>\nserver h:1\nrealm x\n</zeoclient>", "realm", "no log-in by password"),
+        ("<zeolith>\nserver 1\nusername x\n</zeolith>", "username", "needs a password"),
+        ("<zeoclient>\nserver h:1\nusername x\n</zeoclient>", "username", "needs a password"),
+        ("<zeoclient>\nserver h:1\npassword x\n</zeoclient>", "password", "without username"),
+        ("<zeoclient>\nserver h:1\nrealm x\n</zeoclient>", "realm", "without username"),
+        (
+            "<zeolith>\nserver 1\nusername x\npassword y\npassword-file z\n</zeolith>",
+            "password-file",
+            "contradicts password",
+        ),
+        (
+            "<zeolith>\nserver 1\nusername x\npassword-file /missing/x\n</zeolith>",
+            "password-file",
+            "'/missing/x' cannot be read",
+        ),
         (
             "<zeolith>\nserver 1\nread-only on\nread-only-fallback on\n</zeolith>",
             "read-only-fallback",
@@ -229,7 +247,7 @@ def test_what_a_client_cannot_use_is_said_with_its_line(
 
 
 def test_a_mistake_in_an_applications_file_can_be_read() -> None:
-    with pytest.raises(ValueError, match="there is no log-in by password yet; remove the line"):
+    with pytest.raises(ValueError, match="username: needs a password; give password or"):
         ZODB.config.storageFromString(
             "%import zeolith\n<zeolith>\nserver 1\nusername x\n</zeolith>"
         )

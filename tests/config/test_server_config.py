@@ -269,9 +269,25 @@ def test_a_file_with_definitions_and_an_include(tmp_path: Path) -> None:
     [
         (["nonsense 1"], "line 3, nonsense", "not a known key", "correct its name"),
         (["monitor-address here"], "line 3, monitor-address", "has no port", "HOST:PORT"),
-        (["authentication-realm x"], "line 3, authentication-realm", "no log-in", "<ssl>"),
-        (["authentication-protocol x"], "line 3, authentication-protocol", "no log-in", "<ssl>"),
-        (["authentication-database x"], "line 3, authentication-database", "no log-in", "<ssl>"),
+        (["authentication-realm x"], "line 3, authentication-realm", "no effect", "file of users"),
+        (
+            ["authentication-protocol digest"],
+            "line 3, authentication-protocol",
+            "no effect",
+            "file of users",
+        ),
+        (
+            ["authentication-protocol srp"],
+            "line 3, authentication-protocol",
+            "'srp' is unknown",
+            "scram-sha-256, digest",
+        ),
+        (
+            ["monitor-address 9", "authentication-database x"],
+            "line 3, monitor-address",
+            "nobody could read it",
+            "zeolith status",
+        ),
         (["event-loop twisted"], "line 3, event-loop", "'twisted' is unknown", "auto, uvloop"),
         (["loads disk"], "line 3, loads", "'disk' is unknown", "auto, loop, workers"),
         (["load-workers 0"], "line 3, load-workers", "at least 1", "1 or greater"),

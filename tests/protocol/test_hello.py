@@ -86,11 +86,15 @@ def test_what_is_not_known_is_passed_over() -> None:
     assert parse_introduction(payload, DEFAULT_LIMITS) == Introduction(1, 5_000, "", {"new": {}})
 
 
-def test_who_cannot_log_in_is_told_why() -> None:
-    payload = serialize_introduction(Introduction(1, 5_000, login=("scram-sha-256", "later")))
-    assert parse_introduction(payload, DEFAULT_LIMITS).login == ("scram-sha-256", "later")
-    with pytest.raises(IncompatiblePeer, match=r"log in \(scram-sha-256, later\)"):
-        parse_answer(payload, 1, DEFAULT_LIMITS)
+def test_what_is_said_of_logging_in() -> None:
+    must = Introduction(1, 5_000, login=("scram-sha-256", "later"), realm="ZEO")
+    may = Introduction(1, 5_000, may_login=("scram-sha-256",))
+    for said in (must, may):
+        payload = serialize_introduction(said)
+        assert parse_introduction(payload, DEFAULT_LIMITS) == said
+        assert parse_answer(payload, 1, DEFAULT_LIMITS) == said
+    assert must.mechanisms == ("scram-sha-256", "later")
+    assert may.mechanisms == ("scram-sha-256",)
 
 
 def test_names_cannot_feign_lines_of_a_log() -> None:

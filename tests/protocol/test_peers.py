@@ -22,6 +22,7 @@ from zeolith.protocol.greeting import OWN_VERSIONS, STATUS_PROBE, Coding, Greeti
 from zeolith.protocol.hello import Introduction
 from zeolith.protocol.inquiry import KickInquiry, StatusInquiry, serialize_inquiry
 from zeolith.protocol.limits import Limits
+from zeolith.protocol.login import LoginReply, LoginStep
 from zeolith.protocol.messages import (
     SERVER_REQUESTS,
     Call,
@@ -281,8 +282,12 @@ def test_table_of_what_is_legal() -> None:
     assert set(LEGAL) == {
         *((role, phase) for role in ("server", "client") for phase in (Phase.GREETING, *PHASES)),
         ("client", Phase.WELCOMING),
+        ("client", Phase.LOGGING_IN),
+        ("server", Phase.LOGGING_IN),
     }
     assert LEGAL["client", Phase.WELCOMING] == {Welcomed}
+    assert LEGAL["client", Phase.LOGGING_IN] == {LoginReply}
+    assert LEGAL["server", Phase.LOGGING_IN] == {LoginStep}
 
 
 @CODINGS

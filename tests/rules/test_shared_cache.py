@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import ZODB
 from persistent.mapping import PersistentMapping
 from tests.rules.conftest import Open
+from tests.support.hosts import Hosts
 from tests.support.processes import running_server
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
@@ -239,3 +240,55 @@ db.close()
         [sys.executable, "-c", code, str(server.address[1]), str(tmp_path)], check=True, timeout=60
     )
     assert len(list(tmp_path.glob("app-1.zec*.lock"))) == 1
+
+
+def test_after_a_long_absence_what_others_know_is_read(tmp_path: Path, client: Open) -> None:
+    """What we hold ourselves is not known to be current; what a sibling has saved since is."""
+    keywords = {"client": "app", "var": str(tmp_path), "shared_cache": True}
+    with running_server(
+        FileStorage(str(tmp_path / "Data.fs")), invalidation_queue_size=5, invalidation_age=None
+    ) as server:
+        first, second = (ZODB.DB(client(server.address, **keywords)) for _ in range(2))
+        with first.transaction() as connection:
+            for n in range(40):
+                connection.root()[n] = PersistentMapping({"value": 0})
+        second.storage.sync_to(first.storage.lastTransaction())
+        with second.transaction() as connection:
+            assert sum(connection.root()[n]["value"] for n in range(40)) == 0
+        second.close()
+        for n in range(20):
+            with first.transaction() as connection:
+                connection.root()[n]["value"] = 1
+        first.storage._cache.save()
+        before = loads(server)
+        second = ZODB.DB(client(server.address, **keywords))
+        with second.transaction() as connection:
+            assert sum(connection.root()[n]["value"] for n in range(40)) == 20
+        assert loads(server) == before
+        with first.transaction() as connection:
+            connection.root()[30]["value"] = 1
+        second.storage.sync_to(first.storage.lastTransaction())
+        with second.transaction() as connection:
+            assert sum(connection.root()[n]["value"] for n in range(40)) == 21
+        second.close()
+        first.close()
+
+
+def test_a_server_of_zeos_is_not_enough(
+    tmp_path: Path, client: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    keywords = {"client": "app", "var": str(tmp_path), "shared_cache": True}
+    with closing(Hosts()) as hosts:
+        server = hosts.start("zeo", {"1": "<mappingstorage>\n</mappingstorage>"})
+        first, second = (ZODB.DB(client(server.address, **keywords)) for _ in range(2))
+        with first.transaction() as connection:
+            connection.root()["x"] = 1
+        first.storage._cache.save()
+        second.storage._cache.look_around()
+        second.storage.ping()
+        with second.transaction() as connection:
+            assert connection.root()["x"] == 1
+        assert second.storage.cache_stats().borrowed == 0
+        first.close()
+        second.close()
+    assert caplog.text.count("not shared: the server does not say which database it has") == 2

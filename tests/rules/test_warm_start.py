@@ -194,6 +194,8 @@ db.close()
 def test_two_clients_of_one_name(tmp_path: Path, client: Open) -> None:
     with running_server(FileStorage(str(tmp_path / "Data.fs"))) as server:
         client(server.address, client="app", var=str(tmp_path))
-        with pytest.raises(zeolith.errors.ConfigurationError, match="another process uses it"):
+        with pytest.raises(
+            zeolith.errors.ConfigurationError, match="another storage of this process"
+        ):
             client(server.address, client="app", var=str(tmp_path))
     transaction.abort()

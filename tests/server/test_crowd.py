@@ -10,7 +10,7 @@ import pytest
 
 from zeolith.server.crowd import PATIENCE, Crowd, Entry
 from zeolith.server.limitedlog import LimitedLog
-from zeolith.server.origins import UNIX, origin
+from zeolith.server.origins import UNIX
 from zeolith.server.tally import Limit, Tally
 
 MOST = 6
@@ -151,21 +151,3 @@ def test_who_makes_room_may_be_the_last_of_its_address(house: House) -> None:
     assert house.evicted == ["mine"]
     house.fill("d", 0)
     assert house.enter("d") is None
-
-
-@pytest.mark.parametrize(
-    ("peername", "source"),
-    [
-        (("192.0.2.1", 5), "192.0.2.1"),
-        (("2001:db8:1:2:3:4:5:6", 5, 0, 0), "2001:db8:1:2::/64"),
-        (("2001:db8:1:2:ffff::", 5, 0, 0), "2001:db8:1:2::/64"),
-        (("2001:db8:1:3::1", 5, 0, 0), "2001:db8:1:3::/64"),
-        (("fe80::1%eth0", 5, 0, 2), "fe80::/64"),
-        (("::ffff:192.0.2.1", 5, 0, 0), "192.0.2.1"),
-        ("", UNIX),
-        (b"", UNIX),
-        (None, UNIX),
-    ],
-)
-def test_what_counts_as_one_address(peername: object, source: str) -> None:
-    assert origin(peername) == source

@@ -13,15 +13,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from .. import __version__
 from ..client.certificates import to_refusal
+from ..client.login import NO_LOGIN, Conversation
+from ..client.principal import Principal
 from ..client.strangers import is_lasting
 from ..config.address import Address, format_address
 from ..credentials import Credentials, to_credentials
-from ..errors import IllegalMessage, ProtocolViolation, ZeolithError
+from ..errors import (
+    IllegalMessage,
+    LoginDelayed,
+    LoginRefused,
+    ProtocolViolation,
+    ZeolithError,
+)
+from ..protocol.binding import end_point
 from ..protocol.framing import FrameReader, frame
-from ..protocol.greeting import STATUS_PROBE, Greeting, parse_greeting
+from ..protocol.greeting import STATUS_PROBE, Coding, Greeting, parse_greeting
 from ..protocol.inquiry import Inquiry, parse_answer, serialize_inquiry
 from ..protocol.limits import DEFAULT_LIMITS
+from ..protocol.peers import ClientPeer, Greeted
 
 TIMEOUT: Final = 10.0
 """Seconds for the whole exchange.  A server that is well answers within milliseconds."""
@@ -76,12 +87,14 @@ class Target:
     :ivar ssl: TLS of a client, or None for a plain connection.
     :ivar server_hostname: the name that its certificate must bear; None: the host's own.
     :ivar timeout: seconds for the whole exchange.
+    :ivar principal: who asks; None: we do not say.
     """
 
     address: Address
     ssl: ssl.SSLContext | Credentials | None = None
     server_hostname: str | None = None
     timeout: float = TIMEOUT
+    principal: Principal | None = None
 
 
 class Answer(NamedTuple):
@@ -133,13 +146,32 @@ def _exchange(
 ) -> tuple[Greeting, dict[str, Any]]:
     line = _Line(target)
     try:
-        greeting = parse_greeting(line.receive(DEFAULT_LIMITS.max_greeting_size))
+        if target.principal is None:
+            greeting = parse_greeting(line.receive(DEFAULT_LIMITS.max_greeting_size))
+        else:
+            greeting = _log_in(line, target.principal)
         line.send(choose(greeting))
         return greeting, parse_answer(line.receive(MAX_ANSWER))
+    except (LoginRefused, LoginDelayed) as error:
+        raise Refused(f"{format_address(target.address)}: {error}") from error
     except ProtocolViolation as error:
         raise line.failure(f"it does not speak ZEO's protocol: {error}") from error
     finally:
         line.close()
+
+
+def _log_in(line: _Line, principal: Principal) -> Greeting:
+    """Log in; return the server's greeting."""
+    peer = ClientPeer(program=f"zeolith {__version__}")
+    talk = Conversation(peer, line.receive_bytes, line.send_bytes)
+    greeted = talk.hear()
+    assert isinstance(greeted, Greeted)  # nothing else is legal
+    version = greeted.greeting.version
+    if version is None:
+        raise LoginRefused(NO_LOGIN)
+    line.send_bytes(peer.hello(Coding.OWN, version))
+    talk.log_in(principal, line.binding)
+    return greeted.greeting
 
 
 class _Line:
@@ -190,12 +222,37 @@ class _Line:
             plain.close()
             raise self.failure(f"TLS: {self._explain(error)}") from error
 
+    @property
+    def binding(self) -> bytes | None:
+        """What ties a log-in to the TLS connection; None without TLS."""
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return None
+        certificate = self._socket.getpeercert(True)
+        return None if certificate is None else end_point(certificate)
+
     def send(self, payload: bytes) -> None:
+        self.send_bytes(frame(payload))
+
+    def send_bytes(self, data: bytes) -> None:
         try:
             self._socket.settimeout(self._left())
-            self._socket.sendall(frame(payload))
+            self._socket.sendall(data)
         except OSError as error:
             raise self.failure(self._explain(error)) from error
+
+    def receive_bytes(self) -> bytes:
+        """Return what comes next.
+
+        :raises NotAnswering: nothing does.
+        """
+        try:
+            self._socket.settimeout(self._left())
+            data = self._socket.recv(_RECEIVE_SIZE)
+        except OSError as error:
+            raise self.failure(self._explain(error)) from error
+        if not data:
+            raise self.failure("it closed the connection without an answer")
+        return data
 
     def receive(self, max_size: int) -> bytes:
         """Return the payload of the next frame, which must come alone.
@@ -204,14 +261,7 @@ class _Line:
         """
         self._frames.max_size = max_size
         while True:
-            try:
-                self._socket.settimeout(self._left())
-                data = self._socket.recv(_RECEIVE_SIZE)
-            except OSError as error:
-                raise self.failure(self._explain(error)) from error
-            if not data:
-                raise self.failure("it closed the connection without an answer")
-            frames = self._frames.feed(data)
+            frames = self._frames.feed(self.receive_bytes())
             if frames:
                 if len(frames) > 1 or self._frames.pending:
                     raise IllegalMessage("bytes after the first message")

@@ -9,7 +9,7 @@ from ..config.address import Address, local_address
 from ..config.tls import TlsSettings
 from ..errors import ConfigurationError
 from ..protocol.inquiry import StatusInquiry
-from .asking import NotAnswering, Target, ask
+from .asking import NotAnswering, Refused, Target, ask
 
 
 class Alive(NamedTuple):
@@ -32,6 +32,8 @@ def check_alive(address: Address, tls: TlsSettings | None = None, timeout: float
     context = None if tls is None else _context(tls)
     try:
         ask(Target(local_address(address), context, timeout=timeout), StatusInquiry(connections=0))
+    except Refused:
+        return Alive("it knows its users, and this command is none of them")
     except NotAnswering as error:
         if context is None or not context.has_met or isinstance(error.__cause__, TimeoutError):
             raise

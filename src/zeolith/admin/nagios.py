@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from ..errors import ConfigurationError
-from .asking import NotAnswering, Target
+from .asking import NotAnswering, Refused, Target
 from .status import fetch_status
 
 OK, WARNING, CRITICAL = 0, 1, 2
@@ -74,6 +74,8 @@ def check(target: Target, plan: Plan) -> Result:
     except NotAnswering as error:
         what = "No answer" if error.has_connected else "Can't connect"
         return Result(f"{what} {error.problem.removeprefix('cannot connect: ')}", CRITICAL)
+    except Refused as error:
+        return Result(str(error), CRITICAL)
     counters = {name: storage["counters"] for name, storage in found.storages.items()}
     if not counters:
         return Result("No storages", WARNING)

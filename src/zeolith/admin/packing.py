@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from ZODB.POSException import POSError
 
+from ..client.principal import Principal
 from ..config.address import format_address
 from ..credentials import Credentials
 from ..errors import ClientStorageError, ZeolithError
@@ -55,6 +56,7 @@ class Packer:
     :ivar server_hostname: the name that the server's certificate must bear; None: the host's own.
     :ivar wait: seconds to wait for a server that does not answer.
     :ivar force: whether to pack although the disk may be too small.
+    :ivar principal: who is packing; None: we do not say.
     """
 
     when: float
@@ -64,6 +66,7 @@ class Packer:
     server_hostname: str | None = None
     wait: float = 60.0
     force: bool = False
+    principal: Principal | None = None
 
     # -- what can be done ------------------------------------------------------------------------
 
@@ -124,7 +127,7 @@ class Packer:
     # -- before ----------------------------------------------------------------------------------
 
     def _target(self, target: PackTarget) -> Target:
-        return Target(target.address, self.ssl, self.server_hostname)
+        return Target(target.address, self.ssl, self.server_hostname, principal=self.principal)
 
     def _wait_for(self, target: PackTarget) -> Status:
         deadline = time.monotonic() + self.wait
@@ -238,6 +241,7 @@ class _Call:
                 client_label="zeolith pack",
                 ssl=self._packer.ssl,
                 ssl_server_hostname=self._packer.server_hostname,
+                credentials=self._packer.principal,
             )
             with self._lock:
                 self._storage = storage

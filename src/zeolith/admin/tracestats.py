@@ -14,30 +14,41 @@ class Interval:
 
     :ivar first: seconds since the epoch of the first event.
     :ivar last: the same of the last one.
-    :ivar loads: loads, whether answered by the cache or not.
-    :ivar hits: those answered by it.
-    :ivar invalidations: objects that another revision was held of when they were changed.
-    :ivar writes: revisions that were stored.
+    :ivar codes: how many events there were of each :class:`.Code`.
     """
 
     first: int
     last: int
-    loads: int = 0
-    hits: int = 0
-    invalidations: int = 0
-    writes: int = 0
+    codes: dict[int, int] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
         """Count *event*."""
         self.last = event.time
-        operation = event.code & OPERATION
-        if operation == LOAD:
-            self.loads += 1
-            self.hits += event.code in HITS
-        elif operation == STORE:
-            self.writes += 1
-        elif operation == INVALIDATE and event.code != Code.INVALIDATE_MISS:
-            self.invalidations += 1
+        code, codes = event.code, self.codes
+        codes[code] = codes.get(code, 0) + 1
+
+    def _sum(self, operation: int) -> int:
+        return sum(n for code, n in self.codes.items() if code & OPERATION == operation)
+
+    @property
+    def loads(self) -> int:
+        """Loads, whether answered by the cache or not."""
+        return self._sum(LOAD)
+
+    @property
+    def hits(self) -> int:
+        """Loads answered by the cache."""
+        return sum(self.codes.get(code, 0) for code in HITS)
+
+    @property
+    def invalidations(self) -> int:
+        """Changes of objects of which the current revision was held."""
+        return self._sum(INVALIDATE) - self.codes.get(Code.INVALIDATE_MISS, 0)
+
+    @property
+    def writes(self) -> int:
+        """Revisions that were stored."""
+        return self._sum(STORE)
 
 
 class Intervals:
@@ -73,7 +84,6 @@ class Summary:
     """A whole trace.
 
     :ivar total: all of it as one stretch; None without events.
-    :ivar codes: events by their code.
     :ivar versions: events that have the flag of versions.
     :ivar sized: events with the length of a record.
     :ivar total_size: the sum of these lengths.
@@ -85,7 +95,6 @@ class Summary:
     wants_loads: bool = False
     wants_sizes: bool = False
     total: Interval | None = None
-    codes: Counter[int] = field(default_factory=Counter)
     versions: int = 0
     sized: int = 0
     total_size: int = 0
@@ -98,7 +107,6 @@ class Summary:
         if self.total is None:
             self.total = Interval(event.time, event.time)
         self.total.add(event)
-        self.codes[event.code] += 1
         self.versions += event.is_version
         length, operation = event.length, event.code & OPERATION
         if length:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..cache.traces import EXPLAIN, Event, TraceReader
 from .tracestats import Interval, Summary
 
-HEADING = f"{'':16} {'loads':>7} {'hits':>7} {'inv(h)':>7} {'writes':>7} {'hitrate':>7}"
+HEADING = f"{'':18} {'loads':>7} {'hits':>7} {'inv(h)':>7} {'writes':>7} {'hitrate':>7}"
 
 
 def hit_rate(interval: Interval) -> str:
@@ -22,9 +22,8 @@ def interval_line(interval: Interval) -> str:
     begin = time.strftime("%b %d %H:%M", time.localtime(interval.first))
     end = time.strftime("%H:%M", time.localtime(interval.last))
     return (
-        f"{begin}-{end:5}"[:18].ljust(16)
-        + f" {interval.loads:7} {interval.hits:7} {interval.invalidations:7}"
-        + f" {interval.writes:7} {hit_rate(interval):>7}"
+        f"{begin}-{end} {interval.loads:7} {interval.hits:7} {interval.invalidations:7}"
+        f" {interval.writes:7} {hit_rate(interval):>7}"
     )
 
 
@@ -62,7 +61,7 @@ def summary_lines(summary: Summary, reader: TraceReader, seconds: float) -> Iter
     yield f"Hit rate:   {rate:.1f}% (load hits / loads)"
     yield ""
     yield f"{'Count':>13} Code Function (action)"
-    for code, count in sorted(summary.codes.items()):
+    for code, count in sorted(total.codes.items()):
         yield f"{count:13,}  {code:02x}  {EXPLAIN[code]}"
 
 

@@ -17,7 +17,7 @@ from .home import HEADER_SIZE, INDEX_SUFFIX, CacheHome, CacheInUse
 from .index import PlaceIndex
 from .inspection import CacheFiles, is_same, look
 from .log import LENGTH_BITS, LENGTH_MASK, LogState, end_of
-from .records import earlier_seed, is_whole
+from .records import is_whole
 from .snapshot import Snapshot
 
 CHUNK: Final = 1 << 20
@@ -184,7 +184,7 @@ class _Checker:
     def __init__(self, descriptor: int, snapshot: Snapshot) -> None:
         self._descriptor = descriptor
         self._shift = snapshot.rings.shift
-        self._seed = snapshot.seed
+        self._seals = snapshot.rings.seals
         self._live = [*_live(snapshot.rings.small), *_live(snapshot.rings.main)]
         self._earlier = EarlierRevisions()
         self._earlier.load(snapshot.rows)
@@ -203,7 +203,7 @@ class _Checker:
             return f"it cannot be read: {error.strerror}"
         if len(record) < length:
             return "the file ends before it"
-        if record[:8] != oid or not self._is_whole(record, is_earlier):
+        if record[:8] != oid or not is_whole(record, self._seals.seed_at(position)):
             return "another record was written there, or it was damaged"
         start = record[8:16]
         if not is_earlier:
@@ -214,11 +214,6 @@ class _Checker:
             if found == place and first == start and first < last:
                 return None
         return "it is another revision than the index says"
-
-    def _is_whole(self, record: bytes, is_earlier: bool) -> bool:
-        return is_whole(record, self._seed) or (
-            is_earlier and is_whole(record, earlier_seed(self._seed))
-        )
 
     def _read(self, offset: int, length: int) -> bytes:
         at = offset - self._base

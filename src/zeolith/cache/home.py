@@ -1,14 +1,17 @@
 """Where a persistent cache lives: its files, and the proof that nobody else uses them.
 
 ``NAME`` holds the records (:mod:`.log`), ``NAME.index`` where they lie (:mod:`.snapshot`), and
-``NAME.lock`` is locked for as long as the cache is open.
+``NAME.lock`` is locked for as long as the cache is open; so is ``NAME`` itself, in case that
+somebody removes the former, or that the file has two names.
 
-Nothing here is flushed to the disk: what a loss of power leaves is recognised by its checksums,
-and costs warmth only.
+What is written here is not flushed to the disk: what a loss of power leaves is recognised by its
+checksums, and costs warmth only.  Flushed are the header of a new file, without which it would be
+taken for something else ever after, and that a snapshot is gone which must not come back.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -36,9 +39,16 @@ ASIDE: Final = ".zeo"
 INDEX_SUFFIX: Final = ".index"
 """Appended to the name of the file of records: the file of the snapshot."""
 
+INDEX_SHARE: Final = 2
+"""Bytes of the index for one of the records, at most: an object takes at least 32 bytes there, and
+at most 64 here."""
+
+INDEX_REST: Final = 1 << 20
+"""Bytes of the index beside that: the seeds of segments, names."""
+
 
 class CacheInUse(ConfigurationError):
-    """Another process has the persistent cache of that name open."""
+    """Somebody else has the persistent cache of that name open."""
 
 
 class ForeignFile(ConfigurationError):
@@ -51,13 +61,15 @@ class CacheHome:
     One thread at a time.
 
     :param path: of the file of records; its directory has to be there.
-    :raises CacheInUse: another process uses it.
+    :param storage: name of the storage that it is a cache of; None to take it as it is.
+    :raises CacheInUse: another process, or another storage of this one, uses it.
     :raises ForeignFile: something else has that name.
     :raises OSError: the files cannot be opened or made.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, storage: str | None = None) -> None:
         self.path: Final = os.path.abspath(path)
+        self.storage: Final = storage
         self._lock = _lock(self.path + ".lock", self.path)
         self._is_new = False
         try:
@@ -72,14 +84,9 @@ class CacheHome:
         return self.path + INDEX_SUFFIX
 
     def _open(self) -> IO[bytes]:
-        try:
-            file = open(self.path, "r+b", buffering=0)  # noqa: SIM115
-        except FileNotFoundError:
-            return self._make()
+        file = self._open_claimed()
         try:
             head = os.pread(file.fileno(), len(MAGIC), 0)
-            if head == MAGIC:
-                return file
             if head.startswith(ZEO_MAGIC):
                 os.replace(self.path, self.path + ASIDE)
                 logger.warning(
@@ -88,30 +95,33 @@ class CacheHome:
                     self.path,
                     self.path + ASIDE,
                 )
-            elif head:
+                file.close()
+                file = self._open_claimed()
+            elif not MAGIC.startswith(head):
                 raise ForeignFile(
                     f"client cache {self.path}",
                     "a file of that name is no cache of Zeolith's, or of another version",
                     "remove it, or give the cache another name",
                 )
-            # An empty one was made at a moment when the disk had no room.
+            if head != MAGIC:
+                # A new one; or one that was made when the disk had no room, or not all of it.
+                os.pwrite(file.fileno(), MAGIC.ljust(HEADER_SIZE, b"\0"), 0)
+                os.fsync(file.fileno())
+                self._is_new = True
         except BaseException:
             file.close()
             raise
-        file.close()
-        return self._make()
-
-    def _make(self) -> IO[bytes]:
-        file = open(self.path, "w+b", buffering=0)  # noqa: SIM115
-        try:
-            os.pwrite(file.fileno(), MAGIC.ljust(HEADER_SIZE, b"\0"), 0)
-        except BaseException:
-            file.close()
-            with suppress(OSError):
-                os.unlink(self.path)
-            raise
-        self._is_new = True
         return file
+
+    def _open_claimed(self) -> IO[bytes]:
+        """Return the file of records, made if there is none, and locked."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _claim(descriptor, self.path, self.path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return open(descriptor, "r+b", buffering=0)
 
     def load(self) -> Snapshot | None:
         """Return what was saved last; None if there is nothing, or nothing that can be used."""
@@ -119,18 +129,59 @@ class CacheHome:
             return None
         try:
             with open(self.index_path, "rb", buffering=0) as file:
-                return parse_snapshot(file.read())
+                most = INDEX_SHARE * os.fstat(self.file.fileno()).st_size + INDEX_REST
+                data = file.read(most + 1)
+            if len(data) > most:
+                raise SnapshotDamaged("it is too large for the file of records")
+            snapshot = parse_snapshot(data)
         except FileNotFoundError:
             return None
         except (OSError, SnapshotDamaged) as error:
             logger.warning("%s is not used, the cache begins empty: %s", self.index_path, error)
             return None
+        if snapshot.storage != self.storage and snapshot.storage and self.storage is not None:
+            logger.warning(
+                "%s is a cache of storage %r, not of %r: it begins empty",
+                self.path,
+                snapshot.storage,
+                self.storage,
+            )
+            return None
+        return snapshot
+
+    def begin_anew(self) -> None:
+        """Drop what is there: neither the snapshot nor the records are of any use.
+
+        :raises OSError: they cannot be dropped.
+        """
+        with suppress(FileNotFoundError):
+            os.unlink(self.index_path)
+        os.ftruncate(self.file.fileno(), HEADER_SIZE)
+
+    def forget(self) -> None:
+        """Remove the snapshot, for good: what it says is not true any more.
+
+        :raises OSError: it cannot be removed, or may come back when the power fails.
+        """
+        try:
+            os.unlink(self.index_path)
+        except FileNotFoundError:
+            return
+        directory = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def save(self, snapshot: Snapshot) -> None:
         """Put *snapshot* in the place of the one before, in one step.
 
         :raises OSError: it cannot be written; the one before is still there.
         """
+        ours, there = os.fstat(self.file.fileno()), os.stat(self.path)
+        if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+            # It may be somebody else's by now, and the index as well.
+            raise OSError(errno.ESTALE, "another file has the name of the cache now")
         temporary = self.index_path + ".new"
         try:
             with open(temporary, "wb", buffering=0) as file:
@@ -162,19 +213,34 @@ def _lock(path: str, cache: str) -> int:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b" %d\n" % os.getpid(), 0)
-    except BlockingIOError:
-        said = os.pread(descriptor, 40, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        owner = f" (process {said})" if said.isdigit() else ""
-        raise CacheInUse(
-            f"client cache {cache}",
-            f"another process uses it{owner}",
-            "give each process a cache name of its own, or have all of them share it: shared_cache",
-        ) from None
+        _claim(descriptor, path, cache)
+        with suppress(OSError):  # a full disk: nobody is told who it is, that is all
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b" %d\n" % os.getpid(), 0)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _claim(descriptor: int, path: str, cache: str) -> None:
+    """Lock the file.
+
+    :raises CacheInUse: somebody else has it locked.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        said = ""
+        if path != cache:
+            said = os.pread(descriptor, 40, 0).decode("ascii", "replace").strip()
+        if said == str(os.getpid()):
+            problem = "another storage of this process uses it"
+            remedy = "give each a cache name of its own, or have them share it: shared_cache"
+        else:
+            problem = "another process uses it" + (f" (process {said})" if said.isdigit() else "")
+            remedy = (
+                "give each process a cache name of its own, or have all of them share it: "
+                "shared_cache"
+            )
+        raise CacheInUse(f"client cache {cache}", problem, remedy) from None

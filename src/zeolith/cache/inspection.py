@@ -139,7 +139,7 @@ def _recognize(path: str) -> int:
     with open(path, "rb", buffering=0) as file:
         head = file.read(len(MAGIC))
         size = os.fstat(file.fileno()).st_size
-    if head == MAGIC or not head:
+    if MAGIC.startswith(head):
         return size
     if head.startswith(ZEO_MAGIC):
         raise ForeignFile(

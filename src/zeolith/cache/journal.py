@@ -65,16 +65,21 @@ class ChangeJournal:
             return
         if since > self.top:
             self.begin(until)
-            self.floor = since
-            when = until
+            changes = dict.fromkeys(oids, until)
         else:
-            # What is not in the journal changed before it began, if that reaches as far.
-            when = until if until > self.top else self.floor
-            self.floor = min(self.floor, since)
-            self.top = max(self.top, until)
-        for oid in oids:
-            if when == until or oid not in self._changes:
-                self.note(oid, when)
+            changes = dict(self._changes)
+            for oid in oids:
+                if until > self.top:
+                    changes[oid] = max(changes.get(oid, NO_TID), until)
+                else:
+                    # What is not known here changed before that.
+                    changes.setdefault(oid, self.floor)
+        # In this order: a finalizer that runs in between may ask.
+        self._changes = changes
+        self.floor = min(self.floor, since)
+        self.top = max(self.top, until)
+        if len(changes) > MAX_CHANGES:
+            self._thin()
 
     def is_unchanged(self, oid: bytes, since: bytes) -> bool:
         """Whether *oid* is known not to have changed after *since*, up to :attr:`top`."""

@@ -29,7 +29,8 @@ import errno
 import os
 from typing import IO, Final, NamedTuple
 
-from .records import HEADER, LENGTH, LENGTH_AT, OVERHEAD, earlier_seed, is_whole
+from .records import CHECKSUM_SIZE, HEADER, LENGTH, LENGTH_AT, OVERHEAD, is_whole, seal
+from .seals import Seals, new_seed
 
 LENGTH_BITS: Final = 22
 LENGTH_MASK: Final = (1 << LENGTH_BITS) - 1
@@ -110,13 +111,15 @@ class RecordLog:
 
     :param file: open for reading and writing, unbuffered.
     :param shift: bytes of a granule, as a power of two.
-    :param seed: with which its records are written: 32 bits.
+    :param seals: of the whole file; no segment belongs to two logs.
     :param state: which part of the file, and what is in it.
     """
 
-    def __init__(self, file: IO[bytes], shift: int, seed: int, state: LogState) -> None:
+    def __init__(self, file: IO[bytes], shift: int, seals: Seals, state: LogState) -> None:
         self.fd: Final = file.fileno()
-        self.seed = seed
+        self._seals = seals
+        self._seed = new_seed()
+        """Of what is written next."""
         self.shift: Final = shift
         """Offset in bytes = position in granules shifted left by this."""
         self._round = (1 << shift) - 1
@@ -143,8 +146,13 @@ class RecordLog:
 
     def _set_stop(self) -> None:
         # Up to here records can be appended at the head with the gap left over, no questions asked.
-        stop = self._tail - 1 if self._head < self._tail else self._end
+        stop = self._barrier() - 1 if self._head < self._tail else self._end
         self._stop = stop - self._gap
+
+    def _barrier(self) -> int:
+        """Return what the head, behind which the tail is, has to stay before: what is left of the
+        last round keeps its segments to itself, so that they keep their seed."""
+        return (self._tail - 1) & ~self._seals.mask
 
     @property
     def capacity(self) -> int:
@@ -157,12 +165,13 @@ class RecordLog:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def append(self, record: bytes) -> int | None:
-        """Write *record* at the head and return its place; None if that would eat up the gap.
+    def append(self, body: bytes) -> int | None:
+        """Write the record with that *body* at the head and return its place; None if that would
+        eat up the gap.
 
         :raises OSError: it could not be written; the log is as before.
         """
-        length = len(record)
+        length = len(body) + CHECKSUM_SIZE
         granules = (length + self._round) >> self.shift
         position = self._head
         if position + granules > self._stop:
@@ -170,42 +179,44 @@ class RecordLog:
             if found is None:
                 return None
             position = found
-        self._write(record, position, granules)
+        seed = self._seed if position == self._head else new_seed()
+        self._write(seal(body, seed), position, granules, seed)
         return position << LENGTH_BITS | length
 
-    def copy(self, records: list[bytes]) -> list[int | None]:
+    def copy(self, bodies: list[bytes]) -> list[int | None]:
         """As :meth:`append`, into the gap: for what is to be kept of the oldest records.
 
         :returns: the places, None for a record that the gap has no room for.
         :raises OSError: some could not be written.  None of them should be looked for.
         """
-        places = self._write_all(records, 0)
+        places = self._write_all(bodies, 0)
         if places is not None:
             return list(places)
-        if len(records) == 1:
+        if len(bodies) == 1:
             return [None]
-        return [place for record in records for place in self.copy([record])]
+        return [place for body in bodies for place in self.copy([body])]
 
-    def extend(self, records: list[bytes]) -> list[int] | None:
-        """Write *records* at the head, one behind the other, and return their places; None if that
-        would eat up the gap.
+    def extend(self, bodies: list[bytes]) -> list[int] | None:
+        """Write the records with those *bodies* at the head, one behind the other, and return their
+        places; None if that would eat up the gap.
 
         :raises OSError: some could not be written.  None of them should be looked for.
         """
-        return self._write_all(records, self._gap)
+        return self._write_all(bodies, self._gap)
 
-    def _write_all(self, records: list[bytes], spare: int) -> list[int] | None:
-        shift, padding = self.shift, self._round
-        granules = [(len(record) + padding) >> shift for record in records]
+    def _write_all(self, bodies: list[bytes], spare: int) -> list[int] | None:
+        shift, padding = self.shift, self._round + CHECKSUM_SIZE
+        granules = [(len(body) + padding) >> shift for body in bodies]
         total = sum(granules)
         position = self._find(total, spare)
         if position is None:
             return None
-        padded = [record.ljust(n << shift, b"\0") for record, n in zip(records, granules)]
-        self._write(b"".join(padded), position, total)
+        seed = self._seed if position == self._head else new_seed()
+        padded = [seal(body, seed).ljust(n << shift, b"\0") for body, n in zip(bodies, granules)]
+        self._write(b"".join(padded), position, total, seed)
         places = []
-        for record, n in zip(records, granules):
-            places.append(position << LENGTH_BITS | len(record))
+        for body, n in zip(bodies, granules):
+            places.append(position << LENGTH_BITS | len(body) + CHECKSUM_SIZE)
             position += n
         return places
 
@@ -213,14 +224,14 @@ class RecordLog:
         """Return where *granules* go so that *spare* are left in the gap, None if nowhere."""
         head, wanted = self._head, granules + spare
         if head < self._tail:
-            return head if head + wanted < self._tail else None
+            return head if head + wanted < self._barrier() else None
         if head + wanted <= self._end:
             return head
-        if self._first + wanted >= self._tail:
+        if self._first + wanted >= self._barrier():
             return None
         return head if head + granules <= self._end else self._first
 
-    def _write(self, data: bytes, position: int, granules: int) -> None:
+    def _write(self, data: bytes, position: int, granules: int, seed: int) -> None:
         offset = position << self.shift
         written = os.pwrite(self.fd, data, offset)
         while written < len(data):
@@ -229,33 +240,53 @@ class RecordLog:
             if more == 0:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             written += more
+        self._seals.set(position, granules, seed)
         if position == self._head:
             self._head = position + granules
         else:
+            self._seed = seed
             self._limit = self._head
             self._wrapped = True
             self._head = position + granules
             self._set_stop()
 
+    def go_on(self) -> None:
+        """Go on with records of another process: what is written from now on is told from what that
+        one may have written, at the same places, after it had told its state.
+
+        :raises OSError: the file cannot be written.
+        """
+        if self._head == self._tail:
+            self.clear()
+            return
+        mask = self._seals.mask
+        head = min((self._head + mask) & ~mask, self._end)
+        if head > self._head:
+            # The walk along the records shall see at once that nothing is there.
+            size = (head - self._head) << self.shift
+            if os.pwrite(self.fd, bytes(size), self._head << self.shift) != size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._head = head
+        self._seed = new_seed()
+        self._set_stop()
+
     # -- reading -------------------------------------------------------------------------------
 
-    def read(self, place: int, oid: bytes, may_be_earlier: bool = False) -> bytes:
+    def read(self, place: int, oid: bytes) -> bytes:
         """Return the record of *oid* at *place*.
 
-        :param may_be_earlier: whether it may have been written as an earlier revision.
         :raises LogDamaged: something else is there.
         :raises OSError: it cannot be read.
         """
         length = place & LENGTH_MASK
         record = os.pread(self.fd, length, self.offset(place))
-        if record[:8] != oid or not self._is_whole(record, may_be_earlier):
+        if record[:8] != oid or not self.is_whole(record, place >> LENGTH_BITS):
             raise LogDamaged(f"no record of object {oid.hex()} at offset {self.offset(place)}")
         return record
 
-    def _is_whole(self, record: bytes, may_be_earlier: bool) -> bool:
-        return is_whole(record, self.seed) or (
-            may_be_earlier and is_whole(record, earlier_seed(self.seed))
-        )
+    def is_whole(self, record: bytes, position: int) -> bool:
+        """Return whether *record* is what was written at *position*."""
+        return is_whole(record, self._seals.seed_at(position))
 
     def read_start(self, place: int, oid: bytes) -> bytes:
         """Return the start tid of the record of *oid* at *place*; raises as :meth:`read`.
@@ -304,7 +335,11 @@ class RecordLog:
                 if len(chunk) != length:
                     at = size
                     break
-            places.append((tail + (at >> shift)) << LENGTH_BITS | length)
+            position = tail + (at >> shift)
+            if not self.is_whole(chunk[at : at + length], position):
+                at = self._next_whole(chunk, at, room, base)
+                continue
+            places.append(position << LENGTH_BITS | length)
             at += (length + self._round) >> shift << shift
         return Batch(chunk, base, places, tail + (at >> shift))
 
@@ -318,7 +353,7 @@ class RecordLog:
                 record = chunk[place : place + length]
                 if len(record) < length:
                     record = os.pread(self.fd, length, base + place)
-                if self._is_whole(record, may_be_earlier=True):
+                if self.is_whole(record, (base >> self.shift) + (place >> self.shift)):
                     return place
         return max(end, at + step)
 
@@ -331,18 +366,15 @@ class RecordLog:
             self._tail = self._first
         self._set_stop()
 
-    def clear(self, seed: int | None = None) -> None:
-        """Give up everything.
-
-        :param seed: for the records that are written from now on; None if it stays.
-        """
-        if seed is not None:
-            self.seed = seed
+    def clear(self) -> None:
+        """Give up everything."""
         self._head = self._tail = self._first
+        self._seed = new_seed()
         self._set_stop()
 
     def resize(self, end: int) -> None:
-        """Have the log end at *end*, in granules.  What lies behind that is lost."""
+        """Have the log end at *end*, in granules.  What lies behind that is lost; :meth:`go_on` has
+        to follow if there was anything."""
         if end < self._end:
             if self._head < self._tail < end:
                 self._limit = min(self._limit, end)

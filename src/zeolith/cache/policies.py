@@ -114,7 +114,10 @@ class Zeolith:
         self._cache.invalidate(oid, end.to_bytes(8, "big") if end else None)
 
     def clear(self) -> None:
-        self._cache.clear()
+        # A new one: what follows may be the trace of another cache, from the same time even.
+        self._cache.close()
+        self._cache = RingCache(self._room)
+        self._ended.clear()
 
     def close(self) -> None:
         capacity = self._cache.statistics().capacity
@@ -266,7 +269,10 @@ NEVER: Final = (1 << 63) - 1
 
 
 def _following(workload: Workload) -> array[int]:
-    """Return for each load and store when the same revision is loaded next, as a step's number."""
+    """Return for each load and store when the same revision is loaded next, as a step's number.
+
+    A clear in between makes no difference: what is needed before it comes first.
+    """
     following = array("Q")
     later: dict[int, int] = {}
     for at in range(len(workload.steps) - 1, -1, -1):
@@ -275,8 +281,6 @@ def _following(workload: Workload) -> array[int]:
             following.append(later.get(revision, NEVER))
             if kind == Step.LOAD:
                 later[revision] = at
-        elif kind == Step.CLEAR:
-            later.clear()
     following.reverse()
     return following
 

@@ -46,8 +46,7 @@ from .records import (
     HEADER,
     OVERHEAD,
     REMAINDER,
-    earlier_seed,
-    pack_record,
+    pack_body,
 )
 from .rings import MARK_SHIFT, MOST_USES, Rings
 from .snapshot import Snapshot
@@ -87,6 +86,7 @@ class RingCache:
         # Held while a snapshot is written; taken before _lock.
         self._saving = Lock()
         self._saved: object = None
+        self._complaint = ""
         self._pid = os.getpid()
         self._home = home
         self._index = PlaceIndex()
@@ -96,48 +96,44 @@ class RingCache:
         """Current revisions that may be out of date; they are not served."""
         self._earlier = EarlierRevisions()
         self._last_tid: bytes = NO_TID
+        self._newest: bytes = NO_TID
         self._database: Database | None = None
         self._damaged = 0
         self._is_off = False
         size = max(size, MINIMUM_SIZE)
         if home is None:
-            self._rings = self._make_rings(_temporary_file(directory), size, 0)
+            self._rings = Rings(_temporary_file(directory), size, 0, self._index, self._earlier)
         else:
             self._rings = self._open(home, size)
         # What a hit needs, one attribute away.
         self._pages = self._index.pages
         self._fd = self._rings.fd
         self._shift = self._rings.shift
-        self._seed = self._rings.seed
+        self._seeds = self._rings.seals.seeds
+        self._seed_shift = LENGTH_BITS + self._rings.seals.bits
         self._marks = self._rings.marks
-
-    def _make_rings(self, file: IO[bytes], size: int, header_size: int) -> Rings:
-        return Rings(file, size, _new_seed(), header_size, self._index, self._earlier)
 
     def _open(self, home: CacheHome, size: int) -> Rings:
         """Return the rings of a persistent cache, and take up what its last snapshot says."""
         snapshot = home.load()
         if snapshot is not None:
-            rings = Rings(
-                home.file, size, snapshot.seed, HEADER_SIZE,
-                self._index, self._earlier, snapshot.rings,
-            )  # fmt: skip
+            rings = Rings(home.file, size, HEADER_SIZE, self._index, self._earlier, snapshot.rings)
             self._index.load(snapshot.pages, snapshot.suspects)
             self._earlier.load(snapshot.rows)
-            if rings.resize(size, HEADER_SIZE):
+            if rings.go_on(size, HEADER_SIZE):
                 rings.count += snapshot.revisions
-                self._last_tid = snapshot.last_tid
+                self._last_tid = self._newest = snapshot.last_tid
                 self._database = snapshot.database
                 return rings
             self._index.clear()
             self._earlier.clear()
-            os.ftruncate(rings.fd, HEADER_SIZE)
             logger.warning(
                 "%s: its records cannot be found in a file of %d bytes, it begins empty",
                 home.path,
                 size,
             )
-        return self._make_rings(home.file, size, HEADER_SIZE)
+        home.begin_anew()
+        return Rings(home.file, size, HEADER_SIZE, self._index, self._earlier)
 
     def __repr__(self) -> str:
         state = "off" if self._is_off else f"{self._rings.capacity} bytes"
@@ -177,7 +173,7 @@ class RingCache:
             start < tid
             and rings.sweeps == sweeps
             and record[:8] == oid
-            and crc32(record, self._seed) == REMAINDER
+            and crc32(record, self._seeds[place >> self._seed_shift]) == REMAINDER
         ):
             marks = self._marks
             uses = marks[place >> MARK_SHIFT]
@@ -207,7 +203,7 @@ class RingCache:
                     return None
                 start, end, place = found
                 try:
-                    record = self._rings.read(place, oid, may_be_earlier=True)
+                    record = self._rings.read(place, oid)
                     if record[8:16] == start:
                         return record[_DATA_AT:_DATA_END], start, end
                     raise LogDamaged(f"another revision of {oid.hex()} than was written")
@@ -241,6 +237,7 @@ class RingCache:
         with self._lock:
             if self._is_off:
                 return
+            self._saw(end or start)
             try:
                 if end is not None:
                     if start < end:
@@ -261,7 +258,7 @@ class RingCache:
                         self._forget(oid)
                 if self._earlier.rows and self._earlier.last_end(oid) > start:
                     return
-                place = self._append(oid, start, data, self._seed)
+                place = self._append(oid, start, data)
                 if place is not None:
                     index.set(oid, place)
                     self._rings.count += 1
@@ -285,7 +282,7 @@ class RingCache:
             if self._is_off:
                 return
             rows, last_end = self._earlier.rows, self._earlier.last_end
-            held, seed = self._index.get, self._seed
+            held = self._index.get
             fresh: dict[bytes, bytes] = {}
             try:
                 for oid, start, end, data in records:
@@ -298,7 +295,8 @@ class RingCache:
                         self._append_fresh(fresh)
                         self.store(oid, start, end, data)
                     else:
-                        fresh[oid] = pack_record(oid, start, data, seed)
+                        fresh[oid] = pack_body(oid, start, data)
+                        self._saw(start)
                 self._append_fresh(fresh)
             except OSError as error:
                 self._degrade(error)
@@ -320,7 +318,7 @@ class RingCache:
                 self._forget(oid)
         if self._earlier.has(oid, start):
             return
-        place = self._append(oid, start, data, earlier_seed(self._seed))
+        place = self._append(oid, start, data)
         if place is not None:
             self._rings.count += 1 - self._earlier.add(oid, start, end, place)
 
@@ -334,6 +332,7 @@ class RingCache:
                 # It may have changed before, too: where the revision ended is not known.
                 self._forget(oid)
                 return
+            self._saw(tid)
             try:
                 start = self._start_of(oid, held)
             except OSError as error:
@@ -350,6 +349,7 @@ class RingCache:
         with self._lock:
             if self._is_off:
                 return
+            self._saw(tid)
             try:
                 held = self._index.get(oid)
                 if held is not None and self._index.is_suspect(oid):
@@ -362,7 +362,7 @@ class RingCache:
                             # A load overtook the answer: servers that let it are known.
                             return
                         self._end_current(oid, held, start, tid)
-                place = self._append(oid, tid, data, self._seed)
+                place = self._append(oid, tid, data)
                 if place is not None:
                     self._index.set(oid, place)
                     self._rings.count += 1
@@ -373,6 +373,10 @@ class RingCache:
         # It becomes an earlier one before it ceases to be the current one: readers find it always.
         self._rings.count += 1 - self._earlier.add(oid, start, end, place)
         self._forget(oid)
+
+    def _saw(self, tid: bytes) -> None:
+        if tid > self._newest:
+            self._newest = tid
 
     def _forget(self, oid: bytes) -> None:
         self._index.delete(oid)
@@ -413,50 +417,73 @@ class RingCache:
 
         A failure is only logged: the cache is as good as its last snapshot when it is opened next.
         """
+        with self._saving:
+            self._save()
+
+    def _save(self) -> None:
         home = self._home
         if home is None:
             return
-        with self._saving:
-            with self._lock:
-                rings = self._rings
-                state = (
-                    rings.stored, rings.dropped, len(self), self._last_tid, self._database,
-                    len(self.suspects),
-                )  # fmt: skip
-                if self._is_off or state == self._saved:
-                    return
-                self._saved = state
-                snapshot = Snapshot(
-                    self._seed,
-                    self._last_tid,
-                    self._database,
-                    self._rings.count,
-                    self._rings.state,
-                    self._index.dump(),
-                    self._earlier.dump(),
-                    self._index.dump_suspects(),
-                )
-            try:
-                home.save(snapshot)
-            except OSError as error:
-                self._saved = None
-                logger.warning("%s cannot be saved: %s", home.index_path, error)
+        with self._lock:
+            rings = self._rings
+            state = (
+                rings.stored, rings.dropped, len(self), self._last_tid, self._database,
+                len(self.suspects),
+            )  # fmt: skip
+            if self._is_off or state == self._saved:
+                return
+            if self._newest > self._last_tid != NO_TID:
+                # In the middle of a transaction.  Were the server restored to the state before it,
+                # nobody would notice that what we know of it is wrong.
+                return
+            snapshot = Snapshot(
+                self._last_tid,
+                self._database,
+                home.storage or "",
+                rings.count,
+                rings.state,
+                self._index.dump(),
+                self._earlier.dump(),
+                self._index.dump_suspects(),
+            )
+        try:
+            home.save(snapshot)
+        except OSError as error:
+            self._complain(f"{home.index_path} cannot be saved: {error}")
+        else:
+            self._saved = state
+            self._complaint = ""
+
+    def _complain(self, complaint: str) -> None:
+        # Once a minute the same would be too much.
+        if complaint != self._complaint:
+            self._complaint = complaint
+            logger.warning("%s", complaint)
 
     # -- room ----------------------------------------------------------------------------------
 
-    def _append(self, oid: bytes, start: bytes, data: bytes, seed: int) -> int | None:
+    def _append(self, oid: bytes, start: bytes, data: bytes) -> int | None:
         """Write a record; return its place, or None if it is too large to be kept."""
         if OVERHEAD + len(data) > self._rings.max_record:
             return None
-        return self._rings.append(oid, pack_record(oid, start, data, seed))
+        return self._rings.append(oid, pack_body(oid, start, data))
 
     def clear(self) -> None:
-        """Forget everything, the last tid too."""
-        with self._lock:
-            self._rings.clear(_new_seed())
-            self._seed = self._rings.seed
-            self._last_tid = NO_TID
-            self._database = None
+        """Forget everything, the last tid too; and for good, whatever happens to the process."""
+        with self._saving:
+            with self._lock:
+                self._rings.clear()
+                self._last_tid = self._newest = NO_TID
+                self._database = None
+                self._saved = None
+            if self._home is not None and not self._is_off:
+                try:
+                    self._home.forget()
+                except OSError as error:
+                    self._complain(
+                        f"{self._home.index_path} is wrong now and cannot be removed, remove it "
+                        f"before the next start: {error}"
+                    )
 
     def _degrade(self, error: Exception) -> None:
         """Go on after a failure of the disk: smaller if that will do, empty otherwise."""
@@ -482,21 +509,23 @@ class RingCache:
 
         It is all that a child made by ``fork`` may call: the file is its parent's too.
         """
-        if os.getpid() == self._pid:
-            self.save()
-        else:
-            # A thread that the child does not have may hold the lock for ever.
+        if os.getpid() != self._pid:
+            # A thread that the child does not have may hold the locks for ever.
             self._lock = RLock()
+            self._release()
+            return
+        with self._saving:
+            # Nobody else may save once others can have the file.
+            self._save()
+            self._release()
+
+    def _release(self) -> None:
         with self._lock:
             self._is_off = True
             self._rings.empty()
             self._rings.close()
             if self._home is not None:
                 self._home.close()
-
-
-def _new_seed() -> int:
-    return int.from_bytes(os.urandom(4), "big")
 
 
 def _temporary_file(directory: str | None) -> IO[bytes]:

@@ -16,6 +16,7 @@ Whoever calls holds the cache's lock; only ``marks`` is written, and ``sweeps`` 
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Mapping
 from typing import IO, Final, NamedTuple
 
@@ -32,7 +33,8 @@ from .log import (
     RecordLog,
     end_of,
 )
-from .records import earlier_seed, reseal
+from .records import CHECKSUM_SIZE
+from .seals import MOST_SEGMENTS, Seals
 
 MARK_BITS: Final = 4
 """One mark serves this many granules, as a power of two: 256 bytes in all but huge caches.  Finer
@@ -63,11 +65,20 @@ class RingsState(NamedTuple):
     """Where everything is in a file, to go on with it later.
 
     :ivar shift: bytes of a granule, as a power of two.
+    :ivar segment_bits: granules of a segment, as a power of two.
+    :ivar seeds: of the segments, four bytes each; see :mod:`.seals`.
     """
 
     shift: int
+    segment_bits: int
+    seeds: bytes
     small: LogState
     main: LogState
+
+    @property
+    def seals(self) -> Seals:
+        """The seeds, to be asked."""
+        return Seals(self.segment_bits, list(array("I", self.seeds)))
 
     @property
     def capacity(self) -> int:
@@ -85,7 +96,6 @@ class Rings:
 
     :param file: open for reading and writing, unbuffered; closed with this.
     :param size: bytes of both rings together.
-    :param seed: with which current revisions are written: 32 bits.
     :param header_size: bytes at the beginning of the file that hold no records.
     :param index: where current revisions lie; kept up to date here for those that move or go.
     :param earlier: the same of earlier revisions.
@@ -96,7 +106,6 @@ class Rings:
         self,
         file: IO[bytes],
         size: int,
-        seed: int,
         header_size: int,
         index: PlaceIndex,
         earlier: EarlierRevisions,
@@ -106,24 +115,25 @@ class Rings:
         self.fd: Final = file.fileno()
         self._index = index
         self._earlier = earlier
-        self.seed = seed
         if state is None:
             shift = SMALLEST_GRANULE_BITS
             while (header_size + size) >> shift >= 1 << POSITION_BITS:
                 shift += 1
-            first = header_size >> shift
-            small = first + (max(size // SMALL_SHARE, LEAST_SMALL) >> shift)
-            state = RingsState(
-                shift,
-                LogState.empty(first, small),
-                LogState.empty(small, (header_size + size) >> shift),
-            )
-        self.shift = shift = state.shift
+            first, end = header_size >> shift, (header_size + size) >> shift
+            small = max(size // SMALL_SHARE, LEAST_SMALL) >> shift
+            self.seals = Seals.divide(small, end)
+            border = (first + small) & ~self.seals.mask
+            logs = LogState.empty(first, border), LogState.empty(border, end)
+        else:
+            shift = state.shift
+            self.seals = state.seals
+            logs = state.small, state.main
+        self.shift: Final = shift
         """Offset in bytes = position in granules shifted left by this."""
-        self._small = RecordLog(file, shift, seed, state.small)
-        self._main = RecordLog(file, shift, seed, state.main)
+        self._small = RecordLog(file, shift, self.seals, logs[0])
+        self._main = RecordLog(file, shift, self.seals, logs[1])
         self._ghosts = Ghosts(size // GHOST_SHARE)
-        self.marks = bytearray((state.main.end >> MARK_BITS) + 1)
+        self.marks = bytearray((logs[1].end >> MARK_BITS) + 1)
         self.sweeps = 0
         """Counted after what a sweep gives up has left the index, before it is written over."""
         self.count = 0
@@ -134,7 +144,8 @@ class Rings:
     @property
     def state(self) -> RingsState:
         """Where everything is now."""
-        return RingsState(self.shift, self._small.state, self._main.state)
+        seals = self.seals
+        return RingsState(self.shift, seals.bits, seals.dump(), self._small.state, self._main.state)
 
     @property
     def capacity(self) -> int:
@@ -152,9 +163,9 @@ class Rings:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def read(self, place: int, oid: bytes, may_be_earlier: bool = False) -> bytes:
+    def read(self, place: int, oid: bytes) -> bytes:
         """Return the record of *oid* at *place*; see :meth:`.RecordLog.read`."""
-        return self._small.read(place, oid, may_be_earlier)
+        return self._small.read(place, oid)
 
     def read_start(self, place: int, oid: bytes) -> bytes:
         """Return its start tid; see :meth:`.RecordLog.read_start`."""
@@ -162,71 +173,66 @@ class Rings:
 
     # -- adding ----------------------------------------------------------------------------------
 
-    def append(self, oid: bytes, record: bytes) -> int:
-        """Write *record*, of at most :attr:`max_record` bytes, and return its place.
+    def append(self, oid: bytes, body: bytes) -> int:
+        """Write the record of *oid* with that *body* and return its place.
 
+        :param body: of a record of at most :attr:`max_record` bytes.
         :raises OSError: it could not be written.
         """
-        is_small = len(record) <= self._small.max_record
+        is_small = len(body) + CHECKSUM_SIZE <= self._small.max_record
         if self._has_main and (self._ghosts.take(oid) or not is_small):
-            place = self._append_main(record)
+            place = self._append_main(body)
         else:
-            while (found := self._small.append(record)) is None:
+            while (found := self._small.append(body)) is None:
                 self._sweep_small()
             place = found
         self.stored += 1
         return place
 
-    def add_many(self, records: Mapping[bytes, bytes]) -> None:
+    def add_many(self, bodies: Mapping[bytes, bytes]) -> None:
         """Write the current revisions of objects of which none is held, and put them into the
         index, in as few steps as may be.
 
-        :param records: by object id.  Those that are too large to be kept are left out.
+        :param bodies: of their records, by object id.  Those that are too large to be kept are left
+            out.
         :raises OSError: some could not be written.
         """
         limit, padding = self._small.max_record, (1 << self.shift) - 1
         batch: dict[bytes, bytes] = {}
         # There is room for so much after some sweeps: an empty ring begins anew.
         largest = room = self._small.capacity * 3 // 4
-        for oid, record in records.items():
-            size = len(record) + (-len(record) & padding)
+        for oid, body in bodies.items():
+            length = len(body) + CHECKSUM_SIZE
+            size = length + (-length & padding)
             if size <= limit and not (self._has_main and self._ghosts.take(oid)):
                 if size > room:
                     self._add_small(batch)
                     room = largest
                 room -= size
-                batch[oid] = record
-            elif self._has_main and len(record) <= self.max_record:
-                self._index.set(oid, self._append_main(record))
+                batch[oid] = body
+            elif self._has_main and length <= self.max_record:
+                self._index.set(oid, self._append_main(body))
                 self.count += 1
                 self.stored += 1
         self._add_small(batch)
 
-    def _add_small(self, records: dict[bytes, bytes]) -> None:
+    def _add_small(self, bodies: dict[bytes, bytes]) -> None:
         """As :meth:`add_many`, to the small ring; empty the dictionary."""
-        if not records:
+        if not bodies:
             return
-        while (places := self._small.extend(list(records.values()))) is None:
+        while (places := self._small.extend(list(bodies.values()))) is None:
             self._sweep_small()
         put = self._index.set
-        for oid, place in zip(records, places):
+        for oid, place in zip(bodies, places):
             put(oid, place)
-        self.count += len(records)
-        self.stored += len(records)
-        records.clear()
+        self.count += len(bodies)
+        self.stored += len(bodies)
+        bodies.clear()
 
-    def _append_main(self, record: bytes) -> int:
-        while (place := self._main.append(record)) is None:
+    def _append_main(self, body: bytes) -> int:
+        while (place := self._main.append(body)) is None:
             self._sweep_main()
         return place
-
-    def _extend_main(self, records: list[bytes]) -> list[int]:
-        # What a sweep brings is not much more than the gap, so one sweep makes room for it.
-        places = self._main.extend(records)
-        if places is None:
-            self._sweep_main()
-            places = self._main.extend(records)
-        return [self._append_main(record) for record in records] if places is None else places
 
     # -- giving up -------------------------------------------------------------------------------
 
@@ -235,36 +241,47 @@ class Rings:
         batch = self._small.oldest()
         chunk, base, shift, marks = batch.chunk, batch.base, self.shift, self.marks
         index, ghosts = self._index, self._ghosts
-        # Until the main ring is full nothing has to go.
-        has_main = self._has_main
-        is_filling = has_main and self._main.is_filling
+        # Until the main ring is full nothing has to go.  It may be the smaller one, on a full disk.
+        largest = self._main.max_record if self._has_main else 0
+        is_filling = self._main.is_filling
         leaving: list[tuple[int, bytes, bool]] = []
-        records: list[bytes] = []
+        bodies: list[bytes] = []
         for place in batch.places:
             at = (place >> LENGTH_BITS << shift) - base
             oid = chunk[at : at + 8]
-            if is_filling or (has_main and marks[place >> MARK_SHIFT]):
+            length = place & LENGTH_MASK
+            if length <= largest and (is_filling or marks[place >> MARK_SHIFT]):
                 is_current = index.get(oid) == place
                 if is_current or self._is_earlier(oid, place):
-                    record = chunk[at : at + (place & LENGTH_MASK)]
-                    if not is_current:
-                        # It may have been written as the current one; see the seeds in .records.
-                        record = reseal(record, earlier_seed(self.seed))
                     leaving.append((place, oid, is_current))
-                    records.append(record)
+                    bodies.append(chunk[at : at + length - CHECKSUM_SIZE])
             elif index.discard(oid, place):
                 ghosts.add(oid)
                 self._dropped_one()
             else:
                 self._drop_earlier(oid, place)
-        if records:
-            for (place, oid, is_current), copy in zip(leaving, self._extend_main(records)):
-                if is_current:
-                    index.move(oid, copy)
-                else:
-                    self._earlier.move(oid, place, copy)
-            self.kept += len(records)
+        if bodies:
+            self._move_main(leaving, bodies)
+            self.kept += len(bodies)
         self._release(self._small, batch)
+
+    def _move_main(self, leaving: list[tuple[int, bytes, bool]], bodies: list[bytes]) -> None:
+        """Write *bodies* to the main ring, and tell the index.
+
+        :param leaving: of each its present place, its object id, whether it is a current revision.
+        """
+        # What a sweep brings is not much more than the gap, so one sweep makes room for it.
+        copies = self._main.extend(bodies)
+        if copies is None:
+            self._sweep_main()
+            copies = self._main.extend(bodies)
+        for at, (place, oid, is_current) in enumerate(leaving):
+            # One after the other, each has to be in the index before the next sweep.
+            copy = self._append_main(bodies[at]) if copies is None else copies[at]
+            if is_current:
+                self._index.move(oid, copy)
+            else:
+                self._earlier.move(oid, place, copy)
 
     def _sweep_main(self) -> None:
         """Give up the room of the oldest records of the main ring."""
@@ -274,7 +291,7 @@ class Rings:
         # Credit is carried over, so that a record larger than a batch can be kept too.
         credit = min(self._credit + len(chunk) * KEPT_PERCENT // 100, main.max_record)
         kept: list[tuple[bytes, int]] = []
-        records: list[bytes] = []
+        bodies: list[bytes] = []
         for place in batch.places:
             at = (place >> LENGTH_BITS << shift) - base
             oid = chunk[at : at + 8]
@@ -283,17 +300,17 @@ class Rings:
             if uses and length <= credit and index.get(oid) == place:
                 credit -= length
                 kept.append((oid, uses))
-                records.append(chunk[at : at + length])
+                bodies.append(chunk[at : at + length - CHECKSUM_SIZE])
             elif index.discard(oid, place):
                 self._dropped_one()
             else:
                 self._drop_earlier(oid, place)
         self._credit = credit
         larger: list[bytes] = []
-        for (oid, uses), record, copy in zip(kept, records, main.copy(records) if records else []):
+        for (oid, uses), body, copy in zip(kept, bodies, main.copy(bodies) if bodies else []):
             if copy is None:
                 if not index.is_suspect(oid):  # one that came back would be one no more
-                    larger.append(record)
+                    larger.append(body)
                 index.delete(oid)
                 self._dropped_one()
             else:
@@ -301,11 +318,11 @@ class Rings:
                 marks[copy >> MARK_SHIFT] = uses - 1
                 self.kept += 1
         self._release(main, batch)
-        for record in larger:
+        for body in larger:
             # What the gap was too small for may go where it came from.
-            (copy,) = main.copy([record])
+            (copy,) = main.copy([body])
             if copy is not None:
-                index.set(record[:8], copy)
+                index.set(body[:8], copy)
                 self.count += 1
                 self.dropped -= 1
                 self.kept += 1
@@ -340,26 +357,24 @@ class Rings:
         self.sweeps += 1
         self.marks[:] = bytes(len(self.marks))
 
-    def clear(self, seed: int) -> None:
-        """Give up everything.
-
-        :param seed: for what is written from now on: what the last snapshot means is not to be
-            found in it.
-        """
+    def clear(self) -> None:
+        """Give up everything."""
         self.empty()
-        self.seed = seed
-        self._small.clear(seed)
-        self._main.clear(seed)
+        self._small.clear()
+        self._main.clear()
 
-    def resize(self, size: int, header_size: int) -> bool:
-        """Go on with *size* bytes; what lies behind them is lost.
+    def go_on(self, size: int, header_size: int) -> bool:
+        """Take up what another process has left, with *size* bytes; what lies behind them is lost.
 
-        :returns: whether that can be done; the small ring stays as large as it is.
-        :raises OSError: the file cannot be cut.
+        :returns: whether that can be done; the small ring stays as large as it is, and the segments
+            too.
+        :raises OSError: the file cannot be cut or written.
         """
         end = (header_size + size) >> self.shift
         small = self._small.state
         if end >= 1 << POSITION_BITS or end - small.end < small.end - small.first:
+            return False
+        if self.seals.segments(end) > MOST_SEGMENTS:
             return False
         if end < self._main.state.end:
             os.ftruncate(self.fd, min(end << self.shift, os.fstat(self.fd).st_size))
@@ -368,7 +383,10 @@ class Rings:
                 return end_of(place, self.shift) <= end
 
             self.count -= self._index.cut(is_left) + self._earlier.cut(is_left)
+        self.seals.resize(end)
         self._main.resize(end)
+        self._small.go_on()
+        self._main.go_on()
         self.marks = bytearray((end >> MARK_BITS) + 1)
         return True
 

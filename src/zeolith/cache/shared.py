@@ -163,13 +163,13 @@ class SharedCache:
         :raises ValueError: *tid* is older than the present one.
         """
         with self._lock:
+            # In this order: a finalizer that runs in between may load an object.
+            if tid > self._journal.top:
+                if tid == self._announced:
+                    self._journal.top = tid
+                else:
+                    self._journal.begin(tid)
             self.own.set_last_tid(tid)
-            if tid <= self._journal.top:
-                return
-            if tid == self._announced:
-                self._journal.top = tid
-            else:
-                self._journal.begin(tid)
 
     @property
     def database(self) -> Database | None:

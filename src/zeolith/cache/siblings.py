@@ -3,8 +3,8 @@
 Nothing is ever written to them, and nobody is asked: what another process has saved of its cache
 (:mod:`.snapshot`) says where the records lie in its file, and each record says whether it still is
 what the snapshot meant.  Its process goes on, writing over records while they are read here; what
-is read then has a wrong checksum, or is another object.  The seed of the checksums says that
-records and snapshot belong together.
+is read then has a wrong checksum, or is another object.  Their seeds say that records and
+snapshot belong together.
 
 Only current revisions are read: earlier ones are few.
 """
@@ -48,7 +48,7 @@ class Sibling:
         self.database: Final = snapshot.database
         self.as_of = snapshot.last_tid
         self._descriptor = descriptor
-        self._seed = snapshot.seed
+        self._seals = snapshot.rings.seals
         self._shift = snapshot.rings.shift
         self._index = PlaceIndex()
         self._index.load(snapshot.pages)
@@ -69,7 +69,8 @@ class Sibling:
             self._has_failed = True
             logger.warning("%s is not read from any more: %s", self.path, error)
             return None
-        return record if record[:8] == oid and is_whole(record, self._seed) else None
+        seed = self._seals.seed_at(place >> LENGTH_BITS)
+        return record if record[:8] == oid and is_whole(record, seed) else None
 
 
 class _Stamp(NamedTuple):

@@ -8,11 +8,13 @@ the record that the snapshot means, because of its checksum, and is not there th
 
 Layout, all numbers big-endian::
 
-    magic 8 | seed u32 | last tid 8 | revisions u64
-    shift u8
+    magic 8 | last tid 8 | revisions u64
+    shift u8 | bits of a segment u8
     twice, for the small ring and the main one:
     first, end, head, tail, limit u32 each, in granules | wrapped u8
-    epoch u64 | length of the identity u16 | identity, UTF-8; empty if none is known
+    epoch u64 | length of the identity u16 | length of the storage's name u16
+    identity, UTF-8; empty if none is known | name of the storage, UTF-8
+    number of segments u32 | per segment: seed u32, in the order of the machine
     number of pages u32 | per page: number u64, size u32, the page
     number of rows u32  | per row: oid u64, size u32, the row
     number of pages of suspects u32 | per page as above
@@ -38,11 +40,12 @@ from .rings import RingsState
 MAGIC: Final = b"zeoindx2"
 """The last letter is the version."""
 
-_HEAD: Final = struct.Struct(">8sI8sQB IIIII? IIIII? QH")
+_HEAD: Final = struct.Struct(">8s8sQBB IIIII? IIIII? QHH")
 _COUNT: Final = struct.Struct(">I")
 _PART: Final = struct.Struct(">QI")
+_SEED_SIZE: Final = 4
 
-assert _HEAD.size == 81
+assert _HEAD.size == 80
 assert _PART.size == 12
 
 
@@ -53,9 +56,9 @@ class SnapshotDamaged(Exception):
 class Snapshot(NamedTuple):
     """What a cache knows beside its records.
 
-    :ivar seed: of the records' checksums.
     :ivar last_tid: up to which transaction everything is right.
     :ivar database: which database it is, if that is known.
+    :ivar storage: name of the storage that it is of; empty if that is not known.
     :ivar revisions: how many there are, earlier ones included.
     :ivar rings: where in the file what is.
     :ivar pages: number and bytes of each page of the index.
@@ -63,9 +66,9 @@ class Snapshot(NamedTuple):
     :ivar suspects: as *pages*, of what may be out of date already as of *last_tid*.
     """
 
-    seed: int
     last_tid: bytes
     database: Database | None
+    storage: str
     revisions: int
     rings: RingsState
     pages: list[tuple[int, bytes]]
@@ -75,14 +78,17 @@ class Snapshot(NamedTuple):
 
 def serialize_snapshot(snapshot: Snapshot) -> bytes:
     """Return the bytes of the index file."""
-    seed, last_tid, database, revisions, rings, pages, rows, suspects = snapshot
+    last_tid, database, storage, revisions, rings, pages, rows, suspects = snapshot
     identity, epoch = (b"", 0) if database is None else (database[0].encode(), database[1])
+    name = storage.encode()
     head = _HEAD.pack(
-        MAGIC, seed, last_tid, revisions,
-        rings.shift, *rings.small, *rings.main,
-        epoch, len(identity),
+        MAGIC, last_tid, revisions,
+        rings.shift, rings.segment_bits, *rings.small, *rings.main,
+        epoch, len(identity), len(name),
     )  # fmt: skip
-    body = b"".join((head, identity, *_parts(pages), *_parts(rows), *_parts(suspects)))
+    seeds = _COUNT.pack(len(rings.seeds) // _SEED_SIZE) + rings.seeds
+    parts = (*_parts(pages), *_parts(rows), *_parts(suspects))
+    body = b"".join((head, identity, name, seeds, *parts))
     return body + crc32(body).to_bytes(CHECKSUM_SIZE, "little")
 
 
@@ -102,17 +108,23 @@ def parse_snapshot(data: bytes) -> Snapshot:
         raise SnapshotDamaged("it is no index of a cache")
     if crc32(data) != REMAINDER:
         raise SnapshotDamaged("its checksum is wrong")
-    _, seed, last_tid, revisions, shift, *logs, epoch, size = _HEAD.unpack_from(data)
+    _, last_tid, revisions, shift, bits, *logs, epoch, size, length = _HEAD.unpack_from(data)
     at = _HEAD.size
     identity = data[at : at + size].decode()
-    reader = _Parts(data, at + size)
+    at += size
+    storage = data[at : at + length].decode()
+    at += length
+    (count,) = _COUNT.unpack_from(data, at)
+    at += _COUNT.size
+    seeds = data[at : at + count * _SEED_SIZE]
+    reader = _Parts(data, at + len(seeds))
     pages, rows, suspects = list(reader.take()), list(reader.take()), list(reader.take())
     return Snapshot(
-        seed,
         last_tid,
         Database(identity, epoch) if identity else None,
+        storage,
         revisions,
-        RingsState(shift, LogState(*logs[:6]), LogState(*logs[6:])),
+        RingsState(shift, bits, seeds, LogState(*logs[:6]), LogState(*logs[6:])),
         pages,
         rows,
         suspects,

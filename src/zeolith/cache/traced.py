@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from .home import CacheHome
 from .interface import Revision
-from .records import OVERHEAD
+from .records import HEADER, OVERHEAD
 from .ring import RingCache
+from .shared import SharedCache
+from .siblings import Siblings
 from .tracefile import TraceFile
 from .traces import EMPTY, ZERO, Code
 
@@ -64,8 +66,8 @@ class TracedCache(RingCache):
                 self._trace_store(oid, start, end, len(data))
 
     def _append_fresh(self, fresh: dict[bytes, bytes]) -> None:
-        for oid, record in fresh.items():
-            self._trace_store(oid, record[8:16], None, len(record) - OVERHEAD)
+        for oid, body in fresh.items():
+            self._trace_store(oid, body[8:16], None, len(body) - HEADER.size)
         super()._append_fresh(fresh)
 
     def _trace_store(self, oid: bytes, start: bytes, end: bytes | None, length: int) -> None:
@@ -106,3 +108,22 @@ class TracedCache(RingCache):
         """As inherited."""
         super().close()
         self.trace.close()
+
+
+class TracedSharedCache(SharedCache):
+    """A :class:`.SharedCache` with a trace.
+
+    To its own cache what a sibling answers is a miss.  It is written down as stored thereafter, as
+    if the server had answered, so that it is known what the load was for.
+    """
+
+    def __init__(self, own: TracedCache, siblings: Siblings) -> None:
+        self._trace = own.trace
+        super().__init__(own, siblings)
+
+    def _borrow(self, oid: bytes, tid: bytes) -> Revision | None:
+        found = super()._borrow(oid, tid)
+        if found is not None:
+            data, start, _ = found
+            self._trace.add(Code.STORE, oid, start, length=len(data))
+        return found

@@ -139,9 +139,7 @@ def _open_first(path: str) -> tuple[str, int]:
 
 def _open(path: str) -> int | None:
     """Return a descriptor of *path*, locked; None if another cache writes to it."""
-    # Not blocking: of a pipe nobody may be reading the other end.
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-    descriptor = os.open(path, flags, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)

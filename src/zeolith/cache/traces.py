@@ -180,9 +180,11 @@ class TraceReader:
 
     def __init__(self, file: io.BufferedReader, is_searching: bool = False) -> None:
         is_compressed = file.peek(2)[:2] == b"\x1f\x8b"
-        self._read = (gzip.GzipFile(fileobj=file) if is_compressed else file).read
+        self._read = (gzip.GzipFile(fileobj=file) if is_compressed else file).read1
         self._is_searching = is_searching
         self._time: int | None = None
+        self._end: TraceDamaged | None = None
+        """What there is to say of the end, once all before it has been handed out."""
         self.count = self.offset = self.skipped = 0
 
     def __iter__(self) -> Iterator[Event]:
@@ -201,7 +203,7 @@ class TraceReader:
                 if not left:
                     return
                 if left < size and buffer.strip(b"\0"):
-                    raise TraceDamaged(self.offset, CUT, is_cut=True)
+                    raise self._end or self._damaged(CUT, is_cut=True)
             if self._is_searching and not self._is_in_step(buffer, at):
                 step = 1
                 self.skipped += step
@@ -212,10 +214,10 @@ class TraceReader:
                 time, word, oid_size, start, end = unpack(buffer, at)
                 code = word & 0x7E
                 if code not in KNOWN or oid_size > LONGEST_OID:
-                    raise TraceDamaged(self.offset, "there is no record of a cache trace")
+                    raise self._damaged("there is no record of a cache trace")
                 step = size + oid_size
                 if step > left:
-                    raise TraceDamaged(self.offset, CUT, is_cut=True)
+                    raise self._end or self._damaged(CUT, is_cut=True)
                 self._time = time
                 self.count += 1
                 oid, length = buffer[at + size : at + step], (word & 0x7FFFFF00) >> 8
@@ -224,17 +226,20 @@ class TraceReader:
             self.offset += step
 
     def _fill(self, rest: bytes) -> bytes:
-        """Return *rest* and what follows, as much as a record may take if there is so much."""
+        """Return *rest* and what follows, as much as is looked at if there is so much."""
         try:
-            while len(rest) < LOOK_AHEAD and (more := self._read(READ_SIZE)):
+            while len(rest) < LOOK_AHEAD and not self._end and (more := self._read(READ_SIZE)):
                 rest += more
         except EOFError:
-            if not rest:
-                raise TraceDamaged(self.offset, "the compressed file ends", is_cut=True) from None
+            self._end = self._damaged("the compressed file ends", len(rest), is_cut=True)
         except (gzip.BadGzipFile, zlib.error) as error:
-            problem = f"the compressed file is damaged ({error})"
-            raise TraceDamaged(self.offset, problem) from error
+            self._end = self._damaged(f"the compressed file is damaged ({error})", len(rest))
+        if not rest and self._end is not None:
+            raise self._end
         return rest
+
+    def _damaged(self, problem: str, ahead: int = 0, is_cut: bool = False) -> TraceDamaged:
+        return TraceDamaged(self.offset + ahead, problem, is_cut)
 
     def _is_in_step(self, buffer: bytes, at: int) -> bool:
         """Return whether a record begins at *at*, and not only a part of one.

@@ -127,6 +127,7 @@ class WorkloadReader:
                 self._workload.ends[ended] = _tid(event.start)
                 self._workload.steps.append(ended << STEP_BITS | Step.END)
         elif event.end == EMPTY:
+            self._current.clear()
             self._workload.steps.append(Step.CLEAR)
 
     def _step(self, step: Step, event: Event, start: bytes) -> int:

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "watch": "Show the transactions of a storage as they come.",
     "wire": "Show what clients and a server say to each other, for debugging.",
     "kick": "End the connections of a client.",
+    "user": "Look after the users who may connect to a server, and their rights.",
     "nagios": "Check a server for Nagios.",
     "backup": "Back up a database with its blobs, also while it is served.",
     "restore": "Restore a database from a backup.",

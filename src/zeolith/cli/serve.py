@@ -253,7 +253,13 @@ def warn_of_strangers(config: ServerConfig, sockets: Sequence[socket.socket]) ->
         )
         if not ipaddress.ip_address(host.partition("%")[0]).is_loopback
     ]
-    if wide:
+    if wide and config.user_file is not None:
+        logger.warning(
+            "%s can be reached from other machines without TLS: who sits between can read along, "
+            "and take over the connection of who has logged in.  Add an <ssl> section",
+            " and ".join(wide),
+        )
+    elif wide:
         logger.warning(
             "%s can be reached from other machines, %s and without log-in: who reaches "
             "it can read and change every object.  %s, or listen on 127.0.0.1",
@@ -289,6 +295,8 @@ def describe(config: ServerConfig, address: Address) -> str:
         arguments += f", storage={name!r}"
     if config.read_only:
         arguments += ", read_only=True"
+    if config.user_file is not None:
+        arguments += ", username=..., password_file=..."
     if config.tls is None:
         how = f'python -c "import zeolith; print(zeolith.connection({arguments}).root())"'
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 import click
 
 from ..config.address import Address, local_address, parse_address
+from .login import ask_principal
 
 if TYPE_CHECKING:
     from ..admin.asking import Target
@@ -127,6 +128,9 @@ def make_target(
     address: str | None,
     *,
     configure: str | None = None,
+    username: str | None = None,
+    login_password_file: str | None = None,
+    realm: str | None = None,
     timeout: float = 10.0,
     **options: Unpack[TlsOptions],
 ) -> Target:
@@ -150,4 +154,5 @@ def make_target(
         where = parse_address(DEFAULT_ADDRESS if address is None else address, "ADDRESS")
         where = local_address(where)
     credentials = make_credentials([where], config, **options)
-    return Target(where, credentials, options.get("server_hostname"), timeout)
+    principal = ask_principal(username, login_password_file, realm)
+    return Target(where, credentials, options.get("server_hostname"), timeout, principal)

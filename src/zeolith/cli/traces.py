@@ -57,5 +57,10 @@ class Events:
             self._say("there are no records")
             self.status = FAILURE
 
+    def interrupted(self) -> None:
+        """Say that somebody has ended the reading."""
+        self._say(f"interrupted; this is about the {self._reader.count:,} records before")
+        self.status = FAILURE
+
     def _say(self, text: str) -> None:
         click.echo(f"zeolith: {self._name}: {text}", err=True)

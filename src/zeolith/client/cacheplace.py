@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ..cache import CacheHome, CacheInUse, ForeignCache, SharedCache, Siblings
+from ..cache import CacheHome, CacheInUse, ForeignCache, RingCache, SharedCache, Siblings
+from ..cache.home import ForeignFile
 from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
-from .cachetracing import make_ring
+from .cachetracing import make_ring, make_shared
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ def find_path(cache: Any, client: str | None, storage: str, var: str | None) -> 
     return os.path.join(var or os.curdir, name)
 
 
-def open_cache(path: str | None, size: int, var: str | None) -> ClientCache:
+def open_cache(
+    path: str | None, size: int, var: str | None, storage: str | None = None
+) -> ClientCache:
     """Return the cache in the file *path*, or a temporary one.
 
     Where the file cannot be used an application is better off with a temporary cache than not at
@@ -84,22 +87,19 @@ def open_cache(path: str | None, size: int, var: str | None) -> ClientCache:
     :param path: None for a temporary one.
     :param size: bytes.
     :param var: directory for a temporary one.
+    :param storage: name of the storage.
     :raises CacheInUse: another process, or another storage of this one, has the cache open.
     :raises ConfigurationError: no temporary file can be made in *var*.
     """
     if path is not None:
         try:
-            home = CacheHome(path)
+            return _open_home(path, size, storage)
         except CacheInUse:
             raise
-        except (ConfigurationError, OSError) as error:
+        except (ForeignFile, OSError) as error:
             logger.warning("%s: the cache is not kept, a temporary one is used: %s", path, error)
-        else:
-            try:
-                return make_ring(path, size, home=home)
-            except BaseException:
-                home.close()
-                raise
+            # The directory may be what is wrong.
+            var = None
     with _naming_var(var):
         return make_ring(None, size, directory=var)
 
@@ -115,51 +115,75 @@ def _naming_var(var: str | None) -> Iterator[None]:
         raise ConfigurationError("var", error.problem, error.remedy) from error
 
 
-def open_shared(path: str, size: int, var: str | None, *, is_reader: bool = False) -> SharedCache:
+def _open_home(path: str, size: int, storage: str | None) -> RingCache:
+    """Return the cache in the file *path*.
+
+    :raises CacheInUse: somebody else has it open.
+    :raises ForeignFile, OSError: it cannot be used.
+    """
+    home = CacheHome(path, storage)
+    try:
+        return make_ring(path, size, home=home)
+    except BaseException:
+        home.close()
+        raise
+
+
+def open_shared(
+    path: str,
+    size: int,
+    var: str | None,
+    storage: str | None = None,
+    *,
+    is_reader: bool = False,
+) -> SharedCache:
     """Return a cache that reads those of other processes with the same *path*.
 
     Where its own file cannot be used it is a temporary one, and the log says so.
 
     :param size: bytes of its own file.
     :param var: directory for a temporary one.
+    :param storage: name of the storage.
     :param is_reader: whether to take a temporary one in any case.
     :raises ConfigurationError: no temporary file can be made in *var*.
     """
     path = os.path.abspath(path)
     paths = [path, *(f"{path}.{number}" for number in range(2, MAX_SHARERS + 1))]
-    home = None if is_reader else _take_home(paths)
-    others = [other for other in paths if home is None or other != home.path]
-    siblings = Siblings(others, max(size // INDEX_SHARE, LEAST_INDEXES))
+    own = taken = None
+    if not is_reader:
+        taken, own = _open_first(paths, size, storage)
+        # The directory may be what is wrong.
+        var = var if own is not None or taken is None else None
+    if own is None:
+        with _naming_var(var):
+            own = make_ring(None, size, directory=var)
     try:
-        with _naming_var(None if home is not None else var):
-            own = make_ring(None if home is None else home.path, size, directory=var, home=home)
-    except BaseException:
-        if home is not None:
-            home.close()
-        raise
-    try:
-        return SharedCache(own, siblings)
+        others = [other for other in paths if other != taken]
+        siblings = Siblings(others, max(size // INDEX_SHARE, LEAST_INDEXES))
+        return make_shared(own, siblings)
     except BaseException:
         own.close()
         raise
 
 
-def _take_home(paths: list[str]) -> CacheHome | None:
-    """Return the first of *paths* that nobody uses; None if there is none that can be used."""
+def _open_first(
+    paths: list[str], size: int, storage: str | None
+) -> tuple[str | None, RingCache | None]:
+    """Return the first of *paths* that nobody uses, and the cache in it if it can be used."""
     for path in paths:
         try:
-            return CacheHome(path)
+            return path, _open_home(path, size, storage)
         except CacheInUse:
             continue
-        except (ConfigurationError, OSError) as error:
+        except (ForeignFile, OSError) as error:
             logger.warning("%s: the cache is not kept, a temporary one is used: %s", path, error)
-            return None
+            return path, None
     logger.warning(
         "%s: %d processes share it already, a temporary cache is used beside theirs",
         paths[0],
         len(paths),
     )
-    return None
+    return None, None
 
 
 def make_cache(
@@ -179,10 +203,10 @@ def make_cache(
     if path is None and cache is not None:
         return ForeignCache(cache)
     if path is not None and is_shared:
-        shared = open_shared(path, size, var)
+        shared = open_shared(path, size, var, storage)
         shared.begin_as_sibling()
         return shared
-    return open_cache(path, size, var)
+    return open_cache(path, size, var, storage)
 
 
 def make_child_cache(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
-from ..cache import CacheHome, RingCache
-from ..cache.traced import TracedCache
+from ..cache import CacheHome, RingCache, SharedCache, Siblings
+from ..cache.traced import TracedCache, TracedSharedCache
 from ..cache.tracefile import TraceFile
 
 logger = logging.getLogger(__name__)
@@ -67,3 +67,10 @@ def make_ring(
         raise
     logger.info("the cache %s is traced to %s", path or "in a temporary file", trace.path)
     return cache
+
+
+def make_shared(own: RingCache, siblings: Siblings) -> SharedCache:
+    """Return a cache that reads from *siblings* too; traced if *own* is."""
+    if isinstance(own, TracedCache):
+        return TracedSharedCache(own, siblings)
+    return SharedCache(own, siblings)

@@ -36,7 +36,7 @@ from typing import Any
 from ZODB.POSException import POSKeyError
 
 from .. import __version__
-from ..errors import ClientDisconnected, ClientStorageError, ProtocolViolation
+from ..errors import ClientDisconnected, ClientStorageError, LoginRefused, ProtocolViolation
 from ..protocol.codec import Codec
 from ..protocol.faults import parse_fault
 from ..protocol.greeting import Coding, Greeting
@@ -46,7 +46,9 @@ from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from ..protocol.streamrequests import STREAM_MESSAGES
 from .arguments import check_tid, check_wanted
+from .login import NO_LOGIN, Conversation, refuse_login
 from .patience import Patience
+from .principal import Principal
 from .receiver import Receiver
 from .slots import Slot, release
 from .streams import Streams
@@ -75,10 +77,16 @@ class Channel:
     :param receiver: gets loaded objects and notices.
     :param server_name: how the server is called in errors.
     :param terms: what we ask of a server that speaks Zeolith's own protocol.
+    :param principal: who we are; None: we do not say.
     """
 
     def __init__(
-        self, wire: Wire, receiver: Receiver, server_name: str, terms: Terms = NO_TERMS
+        self,
+        wire: Wire,
+        receiver: Receiver,
+        server_name: str,
+        terms: Terms = NO_TERMS,
+        principal: Principal | None = None,
     ) -> None:
         self.wire = wire
         self.server_name = server_name
@@ -91,6 +99,7 @@ class Channel:
         self.demand: float | None = None
         """Seconds of silence after which the server gives us up; None: never, or it does not say.
         """
+        self._principal = principal
         self._peer = ClientPeer(program=PROGRAM, terms=terms)
         # By the id of the call, or by what somebody waits for: see wait_until.
         self._slots: dict[Any, Slot] = {}
@@ -152,8 +161,28 @@ class Channel:
         version = greeting.version
         if version is not None:
             return self._peer.hello(Coding.OWN, version)
+        if self._principal is not None:
+            raise LoginRefused(NO_LOGIN)
         # Between Zeolith peers no pickle travels; a ZEO server gets what it proposes.
         return self._peer.hello(Coding.MSGPACK if greeting.is_zeolith else greeting.coding)
+
+    def log_in(self, binding: bytes | None) -> None:
+        """Log in, if there is somebody to log in as.  After the greeting, before any call.
+
+        :param binding: what ties the log-in to the TLS connection; None without TLS.
+        :raises OSError: the connection ended.
+        :raises LoginRefused: we cannot, or must not go on.
+        :raises LoginDelayed: not now.
+        :raises ProtocolViolation: the server broke the protocol.
+        """
+        if self._principal is not None:
+            wire = self.wire
+            line = Conversation(self._peer, wire.receive, wire.send)
+            self._met(line.log_in(self._principal, binding))
+
+    def _met(self, event: Welcomed) -> None:
+        self.server_program = event.introduction.program
+        self.demand = event.introduction.silence
 
     @property
     def speaks_own(self) -> bool:
@@ -625,8 +654,8 @@ class Channel:
                 raise ProtocolViolation(f"an error for no call: {event.name}")
             slot.settle(parse_fault(event.name, event.details))
         elif isinstance(event, Welcomed):
-            self.server_program = event.introduction.program
-            self.demand = event.introduction.silence
+            refuse_login(event.introduction)
+            self._met(event)
         elif isinstance(event, Violated):
             raise event.error
         elif isinstance(event, Call):

@@ -10,8 +10,10 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,8 +21,12 @@ from ZODB.POSException import ReadOnlyError
 
 from ..credentials import Credentials
 from ..errors import (
+    AccessDenied,
+    AuthenticationFailed,
     ClientDisconnected,
     IncompatiblePeer,
+    LoginDelayed,
+    LoginRefused,
     ProtocolViolation,
     ServerFull,
     ServerRefused,
@@ -30,6 +36,7 @@ from ..protocol.messages import Register
 from .certificates import refusal_without_reason, to_refusal
 from .channel import Channel
 from .economy import prefers_compression
+from .principal import Principal
 from .receiver import Receiver
 from .strangers import describe_violation, is_lasting
 from .wire import Address, PlainWire, TlsClosed, TlsWire, Wire, open_socket
@@ -46,6 +53,12 @@ go on like that.  One that is just being stopped does it once, and then takes no
 
 PATIENCE = 1.0
 """Seconds to wait for a writable server once a read-only one has been found."""
+
+
+REFUSAL_PAUSE = 60.0
+"""Seconds for which a server is not asked again that has refused who we are.  Until then whoever
+asks gets the same answer; each attempt would be one more failure to the server, and somebody has to
+change a password or a right first."""
 
 
 class Mode(Enum):
@@ -83,6 +96,7 @@ class Connector:
         never.
     :param compression: whether to compress if the server does; None: if :func:`prefers_compression`
         says so.
+    :param principal: who we are; None: we do not say.
     :param make_receiver: called for each attempt: what its channel reports to.
     """
 
@@ -97,6 +111,7 @@ class Connector:
         make_receiver: Callable[[], Receiver],
         silence: float | None = None,
         compression: bool | None = False,
+        principal: Principal | None = None,
     ) -> None:
         self.addresses = list(addresses)
         self.mode = mode
@@ -107,6 +122,9 @@ class Connector:
         self._make_receiver = make_receiver
         self._silence = silence
         self._compression = compression
+        self._principal = principal
+        # Until when, and why; changed by single steps, which need no lock.
+        self._refusals: dict[tuple[Address, Mode], tuple[float, AuthenticationFailed]] = {}
         self._lock = threading.Lock()
         # Sockets of attempts under way, to be shut down if the client is closed meanwhile.
         self._sockets: set[socket.socket] = set()
@@ -116,6 +134,11 @@ class Connector:
         # How often in a row a server has ended the connection once TLS was agreed upon.  Each
         # address is tried by one thread at a time.
         self._closures: dict[str, int] = {}
+
+    def set_addresses(self, addresses: Sequence[Address]) -> None:
+        """Try *addresses* from the next attempt on, whatever has been refused so far."""
+        self.addresses = list(addresses)
+        self._refusals.clear()
 
     def stop(self) -> None:
         """End attempts under way; further ones fail.  Any thread."""
@@ -188,6 +211,9 @@ class Connector:
             results.put(error)
 
     def _attempt(self, address: Address, mode: Mode) -> Candidate:
+        until, refusal = self._refusals.get((address, mode), (0.0, None))
+        if refusal is not None and time.monotonic() < until:
+            raise copy(refusal)
         sockets: list[socket.socket] = []
         name = format_address(address)
         attempt = object()
@@ -198,13 +224,19 @@ class Connector:
         closures = self._closures.pop(name, 0)
         try:
             wire = self._open(address, sockets, reached)
-            channel = Channel(wire, self._make_receiver(), name, self._terms(wire))
+            channel = Channel(wire, self._make_receiver(), name, self._terms(wire), self._principal)
             try:
                 return self._register(channel, mode, reached)
             except BaseException as error:
                 channel.close(error)
                 channel.release()
                 raise
+        except (LoginRefused, AccessDenied) as error:
+            refusal = AuthenticationFailed(name, error)
+            self._refusals[address, mode] = time.monotonic() + REFUSAL_PAUSE, refusal
+            raise copy(refusal) from error
+        except LoginDelayed as error:
+            raise ClientDisconnected(f"{name}: {error}") from error
         except TlsClosed as error:
             self._closures[name] = closures + 1
             if closures + 1 < CLOSURES:
@@ -250,12 +282,19 @@ class Connector:
             raise ServerRefused(channel.server_name, describe_violation(error)) from error
         reached("has greeted, but does not admit this client")
         channel.wire.set_timeout(self._timeout)
+        wire = channel.wire
+        channel.log_in(wire.binding() if isinstance(wire, TlsWire) else None)
         is_read_only = mode is Mode.READ_ONLY
         try:
             admission = self._ask(channel, is_read_only)
         except ValueError as error:
             # What servers say of a storage that they do not have.
             raise ServerRefused(channel.server_name, error) from error
+        except AccessDenied as error:
+            if error.right != "write" or mode is not Mode.FALLBACK:
+                raise
+            is_read_only = True
+            admission = self._ask(channel, True)
         except ReadOnlyError:
             if mode is not Mode.FALLBACK:
                 raise ReadOnlyError(

@@ -23,6 +23,7 @@ from .changes import Change, ChangePages
 from .follower import Follower, newest
 from .link import LinkOptions
 from .options import make_link_options, refuse_no_text
+from .principal import Principal
 
 
 class ChangeFeed(Iterator[Change]):
@@ -180,6 +181,11 @@ def changes(
     max_disconnect_poll: float | None = None,
     dead_server_timeout: float | None = None,
     compression: bool | None = None,
+    username: str | None = None,
+    password: str | None = None,
+    password_file: str | None = None,
+    realm: str | None = None,
+    credentials: Principal | None = None,
 ) -> ChangeFeed:
     """Return an iterator over the transactions of a database, and which objects each changed.
 
@@ -203,6 +209,8 @@ def changes(
     :param max_disconnect_poll: longest pause between attempts in seconds.
     :param dead_server_timeout: seconds after which a silent server is given up (60); 0: never.
     :param compression: as of :class:`.ClientStorage`.
+    :param username: as of :class:`.ClientStorage`, like *password*, *password_file*,
+        *realm* and *credentials*.
     :raises ConfigurationError: a keyword cannot be used.
     :raises ClientDisconnected: no server within *wait_timeout*.
     :raises ServerRefused, OtherDatabase, DatabaseRestored, ServerBehindCache: as ``next`` does.
@@ -228,6 +236,11 @@ def changes(
         database_behind="refuse",
         dead_server_timeout=dead_server_timeout,
         compression=compression,
+        username=username,
+        password=password,
+        password_file=password_file,
+        realm=realm,
+        credentials=credentials,
     )
     return ChangeFeed(options, since, bool(wait), _database(database), client_label)
 

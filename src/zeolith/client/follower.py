@@ -109,6 +109,7 @@ class Follower:
             lambda: Notices(self),
             options.dead_server_timeout,
             options.compression,
+            options.principal,
         )
         self._thread = threading.Thread(target=self._run, name="zeolith changes", daemon=True)
         self._thread.start()

@@ -25,6 +25,7 @@ from .channel import Channel
 from .connector import Candidate, Connector, Mode
 from .intake import Intake
 from .outages import anew, log_failure, not_connected
+from .principal import Principal
 from .rechecking import Rechecking
 from .sharing import ask_changes, tend
 from .states import TRANSITIONS, State
@@ -81,6 +82,7 @@ class LinkOptions:
     :ivar dead_server_timeout: seconds after which a server is given up that has not been heard of;
         None: never.
     :ivar compression: whether to compress if the server does; None: where that is usual.
+    :ivar principal: who the client is; None: it does not say.
     """
 
     addresses: Sequence[Address]
@@ -95,6 +97,7 @@ class LinkOptions:
     drop_rather_than_verify: bool = False
     dead_server_timeout: float | None = None
     compression: bool | None = False
+    principal: Principal | None = None
 
 
 class Link:
@@ -141,6 +144,7 @@ class Link:
             lambda: Intake(self, cache.store, cache.store_many),
             options.dead_server_timeout,
             options.compression,
+            options.principal,
         )
         self._thread = threading.Thread(
             target=self._run, name=f"zeolith client {name}", daemon=True
@@ -351,8 +355,9 @@ class Link:
                     self._enter(State.CONNECTING)
                 self._changed.notify_all()
             is_closed = self._state is State.CLOSED
-        self._nudge.set()
         if was_ready:
+            # Not for one that never was: a server that refuses us would be asked again at once.
+            self._nudge.set()
             if not is_closed:
                 logger.info("%s: disconnected from %s: %s", self.name, channel.server_name, cause)
             self.owner.disconnected()
@@ -367,7 +372,7 @@ class Link:
 
     def set_addresses(self, addresses: Sequence[Address]) -> None:
         """Use *addresses* from the next attempt to connect on, which may be now."""
-        self._connector.addresses = list(addresses)
+        self._connector.set_addresses(addresses)
         self._nudge.set()
 
     def abandon(self) -> None:

@@ -19,6 +19,7 @@ from .cacheplace import find_path
 from .connector import Mode
 from .economy import check_compression
 from .link import LinkOptions
+from .principal import make_principal
 from .verification import WhenBehind
 from .wire import Address
 
@@ -166,6 +167,11 @@ def make_link_options(
     database_behind: str,
     dead_server_timeout: float | None = None,
     compression: bool | None = None,
+    username: Any = None,
+    password: Any = None,
+    password_file: Any = None,
+    realm: Any = None,
+    credentials: Any = None,
 ) -> LinkOptions:
     """Return how to connect.
 
@@ -176,7 +182,7 @@ def make_link_options(
             "read_only_fallback", "contradicts read_only", "give at most one of the two"
         )
     try:
-        credentials = to_credentials(ssl)
+        tls = to_credentials(ssl)
     except TypeError as error:
         raise ConfigurationError(
             "ssl", str(error), "make one with zeolith.tls() or ssl.create_default_context()"
@@ -217,12 +223,13 @@ def make_link_options(
         wait_timeout=timeout,
         min_poll=shortest,
         max_poll=longest,
-        ssl=credentials,
+        ssl=tls,
         ssl_server_hostname=ssl_server_hostname,
         when_behind=when_behind,
         drop_rather_than_verify=bool(drop_cache_rather_verify),
         dead_server_timeout=_dead_server_timeout(dead_server_timeout),
         compression=check_compression(compression),
+        principal=make_principal(username, password, password_file, realm, credentials),
     )
 
 
@@ -328,10 +335,6 @@ def make_blobs(
 def refuse_unusable(
     *,
     disconnect_poll: Any,
-    credentials: Any,
-    username: Any,
-    password: Any,
-    realm: Any,
     debug: Any,
 ) -> None:
     """Refuse keywords of other generations that can have no effect here.
@@ -342,18 +345,6 @@ def refuse_unusable(
         raise ConfigurationError(
             "disconnect_poll", "is not used", "give min_disconnect_poll and max_disconnect_poll"
         )
-    for option, value in (
-        ("credentials", credentials),
-        ("username", username),
-        ("password", password),
-        ("realm", realm),
-    ):
-        if value is not None:
-            raise ConfigurationError(
-                option,
-                "there is no log-in by password yet",
-                "authenticate with a client certificate: ssl=…",
-            )
     if debug:
         raise ConfigurationError(
             "debug", "is not used", "set the level of the logger 'zeolith.client' to DEBUG"

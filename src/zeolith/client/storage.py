@@ -73,6 +73,7 @@ from .options import (
     refuse_no_text,
     refuse_unusable,
 )
+from .principal import Principal
 from .syncing import sync_to
 from .transfers import fetch_blob
 from .undo import filtered_undo_log
@@ -144,10 +145,16 @@ class ClientStorage(ConflictResolvingStorage):
         (60; 1 to 86400), and 0 to wait for ever.
     :param compression: compress large messages, if the server does, too; None: only where it
         usually pays, which is not within one host, and not over TLS.
+    :param username: the user to log in as; the server must be one that knows its users.
+    :param password: that user's password.
+    :param password_file: path of a file whose first line is the password, in place of *password*.
+    :param credentials: name and password as an object of Zeolith's, in place of these.
+    :param realm: what the realm of the server's users must be called; None: anything.
     :param shared_cache: processes of this host that name the same cache each keep a file of it, and
         read each other's.
     :raises ConfigurationError: a keyword cannot be used; it names the keyword and the way out.
     :raises ClientDisconnected: with *wait*: no server within *wait_timeout*.
+    :raises AuthenticationFailed: with *wait*: the server does not let this user in.
     """
 
     def __init__(
@@ -174,25 +181,22 @@ class ClientStorage(ConflictResolvingStorage):
         max_disconnect_poll: float | None = None,
         wait: bool | None = None,
         drop_cache_rather_verify: bool = False,
-        credentials: None = None,
+        credentials: Principal | None = None,
         server_sync: bool = False,
-        username: None = None,
-        password: None = None,
-        realm: None = None,
+        username: str | None = None,
+        password: str | None = None,
+        realm: str | None = None,
         *,
         debug: bool = False,
         wait_for_server_on_startup: bool | None = None,
         database_behind: str = "drop-cache",
         dead_server_timeout: float | None = None,
         compression: bool | None = None,
+        password_file: str | None = None,
         shared_cache: bool = False,
     ) -> None:
         refuse_unusable(
             disconnect_poll=disconnect_poll,
-            credentials=credentials,
-            username=username,
-            password=password,
-            realm=realm,
             debug=debug,
         )
         # For a label that is none a server would end the connection, again and again.
@@ -211,6 +215,11 @@ class ClientStorage(ConflictResolvingStorage):
             database_behind=database_behind,
             dead_server_timeout=dead_server_timeout,
             compression=compression,
+            username=username,
+            password=password,
+            password_file=password_file,
+            realm=realm,
+            credentials=credentials,
         )
         self.__name__ = name or str(addr)
         self._label = client_label

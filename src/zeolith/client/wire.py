@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 from ..errors import IncompatiblePeer
+from ..protocol.binding import end_point
 from .strangers import describe_plain
 
 Address: TypeAlias = "tuple[str, int] | str"
@@ -124,6 +125,11 @@ class TlsWire:
     @property
     def peer_name(self) -> Address:
         return self._plain.peer_name
+
+    def binding(self) -> bytes | None:
+        """Return what ties a log-in to this connection; None if the server showed nothing."""
+        certificate = self._tls.getpeercert(True)
+        return None if certificate is None else end_point(certificate)
 
     def _handshake(self) -> None:
         has_answered = False

@@ -103,6 +103,20 @@ def parse_owner(text: str, option: str) -> Owner:
     return Owner(text, uid, gid)
 
 
+def find_uid(text: str, option: str) -> int:
+    """Return the user id that a name, or a number, means; a number needs no account.
+
+    :param option: how the user calls the setting, for the error.
+    :raises ConfigurationError: there is no such user.
+    """
+    import pwd
+
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except KeyError:
+        return _id(text, "user", option)
+
+
 def parse_mode(text: str, option: str) -> int:
     """Return the permission bits that an octal number such as ``0660`` means.
 

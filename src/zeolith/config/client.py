@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..errors import ConfigurationError
 from .address import Address, format_address
-from .datatypes import Refused, address, no_login, tls_settings
+from .datatypes import Refused, address, tls_settings
 
 _KEYS: Final = {"addr": "server", "cache": "cache-path"}
 """Keywords of the client storage whose keys have other names."""
@@ -77,7 +77,7 @@ def _keywords(section: Any) -> dict[str, Any]:
         "blob_dir", "shared_blob_dir", "blob_cache_size", "blob_cache_size_check", "client_label",
         "client", "var", "min_disconnect_poll", "max_disconnect_poll", "wait",
         "drop_cache_rather_verify", "server_sync", "database_behind", "dead_server_timeout",
-        "compression", "shared_cache",
+        "compression", "shared_cache", "username", "password", "password_file", "realm",
     ):  # fmt: skip
         if hasattr(section, keyword):
             keywords[keyword] = getattr(section, keyword)
@@ -132,6 +132,10 @@ def _check(keywords: dict[str, Any]) -> None:
         database_behind=given("database_behind", "drop-cache"),
         dead_server_timeout=given("dead_server_timeout"),
         compression=given("compression"),
+        username=given("username"),
+        password=given("password"),
+        password_file=given("password_file"),
+        realm=given("realm"),
     )
 
 
@@ -139,12 +143,10 @@ def adopt(schema: Any) -> None:
     """Have *schema* open Zeolith's client for ``<zeoclient>``.
 
     The pauses between attempts to connect get no default there, so that ours holds: ZODB's are
-    those of a client that is long gone.  What is about the log-in is refused.
+    those of a client that is long gone.
     """
     section_type = schema.gettype("zeoclient")
     section_type.datatype = Client
     for _, info in section_type:
         if info.attribute in ("min_disconnect_poll", "max_disconnect_poll"):
             info._default = None
-        elif info.attribute in ("username", "password", "realm"):
-            info.datatype = no_login

@@ -195,15 +195,12 @@ def _one_of(text: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def no_login(text: str) -> str:
-    """A key about the log-in that old versions of ZEO had.
+_PROTOCOLS: Final = ("scram-sha-256", "digest")
 
-    Ignoring it would open the database to everybody: it is refused, whatever its value.
-    """
-    raise Refused(
-        "there is no log-in by password yet",
-        "remove the line, and let clients prove who they are by TLS certificates: an <ssl> section",
-    )
+
+def login_protocol(text: str) -> str:
+    """How users log in.  ``digest``, the name of ZEO 3, stands for what has taken its place."""
+    return _one_of(text, _PROTOCOLS)
 
 
 def file_path(text: str) -> str:
@@ -217,6 +214,24 @@ def zeo_section(section: Any) -> Any:
         section.ssl = server_tls(section.ssl)
     from ..server.options import check_incoming_limit
 
+    if section.authentication_database is None:
+        for key in ("authentication-protocol", "authentication-realm"):
+            if getattr(section, key.replace("-", "_")) is not None:
+                raise Refused(
+                    "has no effect without authentication-database",
+                    "name the file of users, or remove the line",
+                    key,
+                )
+    elif (
+        section.monitor_address is not None
+        and not isinstance(section.monitor_address, str)
+        and section.ssl is None
+    ):
+        raise Refused(
+            "nobody could read it: the server knows its users, and its readers cannot log in",
+            "use the path of a Unix socket, add an <ssl> section, or use zeolith status",
+            "monitor-address",
+        )
     names = ("incoming-limit", "max-message-size")
     try:
         check_incoming_limit(section.incoming_limit, section.max_message_size, names)

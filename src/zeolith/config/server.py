@@ -74,6 +74,8 @@ class ServerConfig:
     :ivar eventlog: ZConfig's factory of the logging described in the file: calling it sets the
         logging up, its ``reopen()`` reopens the files; None to leave logging alone.
     :ivar runner: how ``zeolith ctl`` runs the server in the background.
+    :ivar user_file: path of the file of users, or None where everybody may do everything.
+    :ivar realm: what the users' realm must be called, or None.
     :ivar tls: certificates, or None for connections without TLS.
     :ivar source: where all this was read, for messages.
     """
@@ -98,6 +100,8 @@ class ServerConfig:
     eventlog: Any = None
     runner: Runner = field(default_factory=Runner)
     tls: FileCredentials | None = None
+    user_file: str | None = None
+    realm: str | None = None
     source: str = "the command line"
 
     def open_storages(self, report: Report | None = None) -> dict[str, Any]:
@@ -111,8 +115,14 @@ class ServerConfig:
         :raises ConfigurationError: a setting makes no sense, or a storage cannot be opened.
         """
         from ..server import Server, ServerOptions
+        from .userdirectory import UserDirectory
 
+        users = None
+        if self.user_file is not None:
+            users = UserDirectory(self.user_file, self.realm)
+            users.announce()
         options = ServerOptions(
+            users=users,
             address=self.address,
             monitor_address=self.monitor_address,
             read_only=self.read_only,
@@ -213,5 +223,7 @@ def to_config(values: Any, source: str) -> ServerConfig:
         eventlog=values.eventlog,
         runner=Runner.from_section(values.runner),
         tls=zeo.ssl,
+        user_file=zeo.authentication_database,
+        realm=zeo.authentication_realm,
         source=source,
     )

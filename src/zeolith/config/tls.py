@@ -84,6 +84,11 @@ class TlsSettings:
         if self.authenticate is not None:
             _trust(context, self.authenticate)
         self._set_up(context)
+        # Clients make contexts here, too, and have no use for a server's modules.
+        from ..server.bindings import note_certificate
+
+        path = Path(self.certificate)
+        note_certificate(context, path.read_text(encoding="utf-8", errors="replace"))
         if self.client_certificates == "none":
             context.verify_mode = ssl.CERT_NONE
         elif self.client_certificates == "optional":

@@ -15,6 +15,7 @@ from .additions import NAMES, OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
 from .compression import COMPRESSED, EXTRA, is_available
 from .greeting import Coding
 from .loadrequests import LoadedMany
+from .login import LoginReply, LoginStep
 from .peers import Greeted, Hello, Inquired, Probe, Violated, Welcomed
 from .transcript import Answered, Encrypted, Entry, TooLong
 
@@ -82,6 +83,8 @@ def kind_of(entry: Entry) -> str:
             return "inquiry"
         case Answered():
             return "answer"
+        case LoginStep() | LoginReply():
+            return "log-in"
         case Violated():
             return "violation"
         case Encrypted():
@@ -158,6 +161,12 @@ class _Describer:
                 yield f"inquiry {self._fields(type(inquiry).__name__, inquiry)}"
             case Probe():
                 yield "inquiry ruok"
+            case LoginStep(data, mechanism):
+                # What is in them helps whoever wants to guess the password.
+                yield f"log-in {mechanism or 'goes on'}, {len(data)} bytes"
+            case LoginReply(data, is_done, error):
+                came_to = "succeeds" if is_done else error or "is challenged"
+                yield f"log-in {came_to}, {len(data or b'')} bytes"
             case Answered(answer):
                 yield f"answer {self._value(answer)}"
             case Violated(error):

@@ -16,6 +16,7 @@ from typing import Any, Final
 from ZODB import POSException
 
 from ..errors import (
+    AccessDenied,
     HistoryLost,
     MessageTooLarge,
     NotCommitted,
@@ -243,6 +244,15 @@ def _outcome_unknown(details: Any) -> Exception | None:
     return OutcomeUnknown(cause, reason, uid)
 
 
+def _access_denied(details: Any) -> Exception | None:
+    if type(details) is not dict:
+        return None
+    user, right, storage = (details.get(key) for key in ("user", "right", "storage"))
+    if type(user) is not str or type(right) is not str or type(storage) is not str:
+        return None
+    return AccessDenied(user, right, storage)
+
+
 def _two_tids(cls: type[Exception], first: str, second: str) -> _Builder:
     """Build an exception that is made of two transaction ids."""
 
@@ -282,6 +292,7 @@ _BUILDERS: Final[Mapping[str, _Builder]] = {
     "ZODB.POSException.ReadOnlyError": _plain(POSException.ReadOnlyError),
     "ZODB.POSException.Unsupported": _plain(POSException.Unsupported),
     "zeolith.errors.MessageTooLarge": _too_large,
+    "zeolith.errors.AccessDenied": _access_denied,
     "zeolith.errors.NotCommitted": _not_committed,
     "zeolith.errors.OutcomeUnknown": _outcome_unknown,
     "zeolith.errors.HistoryLost": _two_tids(HistoryLost, "since", "floor"),

@@ -46,7 +46,9 @@ class Introduction(NamedTuple):
     :ivar program: name and version of the program, for logs.
     :ivar capabilities: what it can do beyond the version, by name, with parameters.
     :ivar login: of a server: the mechanisms by one of which a client has to log in before it
-        registers; none if nobody has to.  A client that knows none of them cannot go on.
+        registers; none if it need not.  A client that knows none of them cannot go on.
+    :ivar may_login: of a server: the same for a client that need not log in, but may.
+    :ivar realm: of a server with users: the name of the realm that they belong to.
     :ivar silence: seconds after which it gives up a peer that it has not heard of; None: never.
     """
 
@@ -56,6 +58,13 @@ class Introduction(NamedTuple):
     capabilities: Mapping[str, Mapping[str, Any]] = _NO_CAPABILITIES
     login: tuple[str, ...] = ()
     silence: float | None = None
+    may_login: tuple[str, ...] = ()
+    realm: str = ""
+
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """All mechanisms that a server names."""
+        return self.login or self.may_login
 
 
 class Terms(NamedTuple):
@@ -79,7 +88,7 @@ NO_TERMS: Final = Terms()
 
 def serialize_introduction(introduction: Introduction) -> bytes:
     """Return the payload of a hello."""
-    version, max_message, program, capabilities, login, silence = introduction
+    version, max_message, program, capabilities, login, silence, may_login, realm = introduction
     limits: dict[str, Any] = {"message": max_message}
     if silence is not None:
         limits["silence"] = silence
@@ -88,8 +97,9 @@ def serialize_introduction(introduction: Introduction) -> bytes:
         "limits": limits,
         "capabilities": {name: dict(parts) for name, parts in capabilities.items()},
     }
-    if login:
-        said["login"] = login
+    for key, value in (("login", login), ("may_login", may_login), ("realm", realm)):
+        if value:
+            said[key] = value
     return _head(version) + msgpacks.dumps(said)
 
 
@@ -118,8 +128,8 @@ def parse_introduction(payload: bytes, limits: Limits) -> Introduction:
         if type(name) is not str:
             raise IllegalMessage("hello: the name of a capability is no text")
         _map_of(parts, "a capability")
-    login = said.get("login", ())
-    if type(login) is not tuple:
+    login, may_login = said.get("login", ()), said.get("may_login", ())
+    if type(login) is not tuple or type(may_login) is not tuple:
         raise IllegalMessage("hello: login is no list")
     return Introduction(
         version,
@@ -128,14 +138,15 @@ def parse_introduction(payload: bytes, limits: Limits) -> Introduction:
         capabilities,
         tuple(map(_name_of, login)),
         silence,
+        tuple(map(_name_of, may_login)),
+        _name_of(said.get("realm", "")),
     )
 
 
 def parse_answer(payload: bytes, version: int, limits: Limits) -> Introduction:
     """Return what the first frame of a server says that got our hello of *version*.
 
-    :raises IncompatiblePeer: it is a refusal, the hello of another version, or it wants us to log
-        in by a mechanism that we do not know.
+    :raises IncompatiblePeer: it is a refusal, or the hello of another version.
     :raises UndecodableMessage, IllegalMessage: as :func:`parse_introduction`.
     """
     found, body = _split(payload)
@@ -144,13 +155,7 @@ def parse_answer(payload: bytes, version: int, limits: Limits) -> Introduction:
         raise IncompatiblePeer(f"the server refuses: {_name_of(reason)}")
     if found != version:
         raise IncompatiblePeer(f"asked for version {version}, the server answers in {found}")
-    introduction = parse_introduction(payload, limits)
-    if introduction.login:
-        raise IncompatiblePeer(
-            f"the server wants its clients to log in ({', '.join(introduction.login)}), which "
-            f"this client cannot"
-        )
-    return introduction
+    return parse_introduction(payload, limits)
 
 
 def serialize_refusal(error: UnknownVersion) -> bytes:

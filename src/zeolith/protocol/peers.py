@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from ..errors import IllegalMessage, ProtocolViolation
+from ..errors import IllegalMessage, LoginRequired, ProtocolViolation
 from .additions import (
     OWN_CLIENT_REQUESTS,
     OWN_SERVER_REQUESTS,
@@ -45,6 +45,15 @@ from .hello import (
 from .inquiry import PREFIX, Inquiry, parse_inquiry
 from .limits import DEFAULT_LIMITS, Limits
 from .loadrequests import LoadedMany
+from .login import MAGIC as LOGIN
+from .login import (
+    LoginReply,
+    LoginStep,
+    parse_reply,
+    parse_step,
+    serialize_reply,
+    serialize_step,
+)
 from .messages import (
     Call,
     Fault,
@@ -64,6 +73,10 @@ class Phase(Enum):
 
     WELCOMING = "awaiting the server's hello"
     """Client only, in Zeolith's own protocol: we have said hello; the server's is awaited."""
+
+    LOGGING_IN = "logging in"
+    """In Zeolith's own protocol, where the server knows its users: the client is to say who it is.
+    """
 
     REGISTERING = "registering"
     """The coding is settled; the client has not been admitted to a storage."""
@@ -117,23 +130,29 @@ class Violated(NamedTuple):
     error: ProtocolViolation
 
 
-Event: TypeAlias = Message | Hello | Probe | Inquired | Greeted | Welcomed | Violated
+Event: TypeAlias = (
+    Message | Hello | Probe | Inquired | Greeted | Welcomed | LoginStep | LoginReply | Violated
+)
 
 _REQUESTS = frozenset(form.cls for form in OWN_SERVER_REQUESTS.values())
 _NOTICES = frozenset(form.cls for form in OWN_CLIENT_REQUESTS.values())
 
 LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
     ("server", Phase.GREETING): frozenset({Hello, Probe, Inquired}),
+    ("server", Phase.LOGGING_IN): frozenset({LoginStep}),
     ("server", Phase.REGISTERING): frozenset({Register, Heartbeat}),
     ("server", Phase.OPEN): (_REQUESTS - {Register}) | {Heartbeat},
     ("client", Phase.GREETING): frozenset({Greeted}),
     ("client", Phase.WELCOMING): frozenset({Welcomed}),
+    ("client", Phase.LOGGING_IN): frozenset({LoginReply}),
     ("client", Phase.REGISTERING): frozenset({Reply, Fault, Heartbeat}) | (_NOTICES - {LoadedMany}),
     ("client", Phase.OPEN): frozenset({Reply, Fault, Heartbeat}) | _NOTICES,
 }
 """(our role, phase) → the requests and envelopes that the peer may send then.  ``Call`` and
 ``Notice`` are judged by the request inside.  While greeting or awaiting a hello, exactly one frame
-of those that the table names may come.  After these phases nothing is legal."""
+of those that the table names may come; while logging in, one at a time.  Who may log in, but need
+not, may go on as when registering, or ask as in a greeting.  After these phases nothing is legal.
+"""
 
 _ZEO_LEGAL: Final[Mapping[tuple[str, Phase], frozenset[type[Any]]]] = {
     (role, phase): kinds - {Heartbeat} if role == "client" else kinds
@@ -194,6 +213,14 @@ class _Peer:
     def _first_frame(self, payload: bytes) -> Event:
         raise NotImplementedError  # pragma: no cover - both sides define it
 
+    def _may_follow(self, event: Event) -> bool:
+        """Return whether something may follow *event*, behind which no messages come yet."""
+        return False
+
+    def _too_early(self) -> ProtocolViolation:
+        """Return the error of bytes that had to wait for our answer."""
+        return IllegalMessage("bytes after the first message")
+
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes from the peer; return what they mean, in order.
 
@@ -212,11 +239,11 @@ class _Peer:
                 for number, payload in enumerate(frames):
                     if self._reader is None:
                         events.append(self._first_frame(payload))
-                        if self._reader is None:
+                        if self._reader is None and not self._may_follow(events[-1]):
                             # Nothing may follow before the greeting is answered (a probe gets
                             # no more, and a server waits for the client's choice).
                             if number + 1 < len(frames) or self._frames.pending:
-                                raise IllegalMessage("bytes after the first message")
+                                raise self._too_early()
                             return events
                         continue
                     events.append(self._judge(self._reader.decode(payload)))
@@ -255,8 +282,13 @@ class _Peer:
             self._program,
             self._terms.capabilities,
             silence=self._terms.silence,
+            **self._login_terms(),
         )
         return frame(serialize_introduction(said))
+
+    def _login_terms(self) -> dict[str, Any]:
+        """Return what our hello says about logging in."""
+        return {}
 
     def _meet(self, codec: Codec, introduction: Introduction) -> None:
         """Note what the peer's hello says."""
@@ -284,7 +316,15 @@ class ServerPeer(_Peer):
         sends in it is decoded.
     """
 
-    __slots__ = ("_coding", "_load_size", "_parse_load", "_takes_pickle")
+    __slots__ = (
+        "_coding",
+        "_load_size",
+        "_mechanisms",
+        "_must_log_in",
+        "_parse_load",
+        "_realm",
+        "_takes_pickle",
+    )
 
     def __init__(
         self,
@@ -299,8 +339,22 @@ class ServerPeer(_Peer):
         super().__init__(limits, first_size, program, terms)
         self._coding = coding
         self._takes_pickle = takes_pickle
+        self._mechanisms: tuple[str, ...] = ()
+        self._must_log_in = False
+        self._realm = ""
         self._load_size = 0
         self._parse_load: Callable[[bytes], tuple[bytes, bytes] | None]
+
+    def know_users(self, mechanisms: tuple[str, ...], realm: str, *, must_log_in: bool) -> None:
+        """Let the client log in.  Before anything is received.
+
+        :param mechanisms: that it may use.
+        :param realm: of the users, for the client.
+        :param must_log_in: whether nothing else is legal before it has.
+        """
+        self._mechanisms = mechanisms
+        self._realm = realm
+        self._must_log_in = must_log_in
 
     def greeting(self) -> bytes:
         """Return the frame to send as soon as the connection is made."""
@@ -310,6 +364,26 @@ class ServerPeer(_Peer):
         """Return the frame that answers a hello of Zeolith's own protocol."""
         assert self._version in OWN_VERSIONS
         return self._introduce()
+
+    def _login_terms(self) -> dict[str, Any]:
+        if not self._mechanisms:
+            return {}
+        key = "login" if self._must_log_in else "may_login"
+        return {key: self._mechanisms, "realm": self._realm}
+
+    def login_reply(self, reply: LoginReply) -> bytes:
+        """Return the frame that answers a step of a log-in.
+
+        If that makes the client logged in, it may register now, or ask what an administrator asks.
+        """
+        if reply.is_done:
+            self._must_log_in = False
+            self._frames.max_size = self._max_register_size
+        return frame(serialize_reply(reply))
+
+    @property
+    def _max_register_size(self) -> int:
+        return min(self._limits.max_register_size, self._limits.max_message_size)
 
     def registered(self) -> None:
         """The shell has admitted the client: everything but another registration is legal now.
@@ -337,6 +411,13 @@ class ServerPeer(_Peer):
         return self._parse_load(data)
 
     def _first_frame(self, payload: bytes) -> Event:
+        if self.codec is not None:
+            return self._before_messages(self.codec, payload)
+        if self._must_log_in and not payload.startswith(MAGIC):
+            raise LoginRequired(
+                "it cannot log in, as ZEO's clients, or has not tried to",
+                payload.startswith(PREFIX),
+            )
         if payload == STATUS_PROBE:
             self.phase = Phase.CLOSED
             return Probe()
@@ -350,12 +431,42 @@ class ServerPeer(_Peer):
             coding = Coding.OWN
         else:
             coding = parse_hello(payload, self._takes_pickle)
-        self.codec = self._reader = make_codec(coding, requests_to_server(coding), self._limits)
+        self.codec = make_codec(coding, requests_to_server(coding), self._limits)
         if introduction is not None:
             self._meet(self.codec, introduction)
-        self._frames.max_size = min(self._limits.max_register_size, self._limits.max_message_size)
-        self._enter("server", Phase.REGISTERING)
+        if introduction is not None and self._mechanisms:
+            if not self._must_log_in:
+                self._frames.max_size = self._max_register_size
+            self._enter("server", Phase.LOGGING_IN)
+        else:
+            self._begin(self.codec)
         return Hello(coding, introduction)
+
+    def _begin(self, codec: Codec) -> None:
+        """What comes from now on are messages."""
+        self._reader = codec
+        self._frames.max_size = self._max_register_size
+        self._enter("server", Phase.REGISTERING)
+
+    def _before_messages(self, codec: Codec, payload: bytes) -> Event:
+        """Take a frame of a client that may log in."""
+        if payload.startswith(LOGIN):
+            return parse_step(payload, self._limits)
+        if self._must_log_in:
+            raise self._too_early()
+        if payload.startswith(PREFIX):
+            self.phase = Phase.CLOSED
+            return Inquired(parse_inquiry(payload))
+        self._begin(codec)
+        return self._judge(codec.decode(payload))
+
+    def _may_follow(self, event: Event) -> bool:
+        return self.phase is Phase.LOGGING_IN and not self._must_log_in and type(event) is Hello
+
+    def _too_early(self) -> ProtocolViolation:
+        if self._must_log_in:
+            return LoginRequired("it has not logged in")
+        return super()._too_early()
 
 
 class ClientPeer(_Peer):
@@ -375,6 +486,8 @@ class ClientPeer(_Peer):
         self._parse_loaded: Callable[[bytes], Loaded | None]
 
     def _first_frame(self, payload: bytes) -> Event:
+        if self.phase is Phase.LOGGING_IN:
+            return parse_reply(payload, self._limits)
         if self.phase is not Phase.WELCOMING:
             greeting = parse_greeting(payload)
             if greeting.is_zeolith:
@@ -413,6 +526,21 @@ class ClientPeer(_Peer):
         self._reader = codec
         self._frames.max_size = self._limits.max_message_size
         self._enter("client", Phase.REGISTERING)
+
+    def login_step(self, step: LoginStep) -> bytes:
+        """Return the frame of a step to log in, whose answer is the next that may come.
+
+        Not before the server's hello, which says whether it can be done.
+        """
+        self._reader = None
+        self._frames.max_size = self._limits.max_hello_size
+        self._enter("client", Phase.LOGGING_IN)
+        return frame(serialize_step(step))
+
+    def logged_in(self) -> None:
+        """The server has let us in: we may register."""
+        assert self.codec is not None
+        self._begin(self.codec)
 
     def registered(self) -> None:
         """The server has admitted us: what we send may be compressed now, if both sides want it."""

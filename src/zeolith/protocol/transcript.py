@@ -19,6 +19,7 @@ from .greeting import Coding, is_tls
 from .hello import Terms
 from .inquiry import parse_answer
 from .limits import DEFAULT_LIMITS, Limits
+from .login import LoginReply, LoginStep, mechanisms
 from .messages import Call, Fault, MsgId, Register, Reply
 from .peers import (
     ClientPeer,
@@ -167,6 +168,8 @@ class Transcript:
         terms = Terms(compresses=is_available())
         self._server = ServerPeer(Coding.MSGPACK, limits, terms=terms)
         self._client = ClientPeer(limits, terms=terms)
+        # Whether the client has to log in, the server will say by what it does.
+        self._server.know_users(mechanisms(True), "", must_log_in=False)
         self._up, self._down = _Side(self._server), _Side(self._client)
         self._is_greeted = False
         self._hello: Hello | None = None
@@ -240,6 +243,10 @@ class Transcript:
             case Hello():
                 self._hello = event
                 self._choose()
+            case LoginStep():
+                self._client.login_step(event)
+            case LoginReply(is_done=True):
+                self._client.logged_in()
             case Probe() | Inquired():
                 self._is_asked = True
             case Violated(FrameTooLarge() as error) if is_from_client and self._hello is None:

@@ -13,12 +13,14 @@ from typing import Final
 from ZODB.POSException import (
     ConflictError,
     ReadOnlyError,
+    StorageError,
     StorageTransactionError,
     TransactionTooLargeError,
 )
 
 from ..protocol import messages as m
 from ..protocol.outcome import Outcome, Verdict, serialize_verdict
+from ..rights import Right
 from .coordinator import Finished
 from .log import Operation
 from .peerlog import peer_logger
@@ -104,7 +106,18 @@ def store(session: Session, msgid: m.MsgId, request: m.Store | m.Restore | m.Del
     _append(session, msgid, request)
 
 
-def check_current(session: Session, msgid: m.MsgId, request: m.CheckCurrentSerial | m.Undo) -> None:
+def check_current(session: Session, msgid: m.MsgId, request: m.CheckCurrentSerial) -> None:
+    _append(session, msgid, request)
+
+
+def undo(session: Session, msgid: m.MsgId, request: m.Undo) -> None:
+    transaction = collecting_transaction(session, request.txn)
+    try:
+        session.demand(Right.UNDO, session.service.name)
+    except StorageError as error:
+        if msgid is not NOTICE:
+            raise
+        transaction.fail(error)
     _append(session, msgid, request)
 
 

@@ -42,7 +42,7 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.Restore: committing.store,
     m.DeleteObject: committing.store,
     m.CheckCurrentSerial: committing.check_current,
-    m.Undo: committing.check_current,
+    m.Undo: committing.undo,
     m.Vote: committing.vote,
     m.TpcFinish: committing.tpc_finish,
     m.TpcAbort: committing.tpc_abort,

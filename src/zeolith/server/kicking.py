@@ -1,19 +1,22 @@
 """Ending the connections of clients because an administrator asks for it.
 
-Whoever can connect may write the database, and so do worse than ending a connection.  Where that
-is not so, because the server or the storage is read-only, only those who are on the server's own
-machine and can open its Unix socket are obeyed.
+Where the server knows its users, it takes the right to administer the storage of the connection,
+and on all storages if it has chosen none.
+
+Elsewhere whoever can connect may write the database, and so do worse than ending a connection.
+Where that is not so, because the server or the storage is read-only, only those who are on the
+server's own machine and can open its Unix socket are obeyed.
 """
 
 from __future__ import annotations
 
 import socket
-import struct
-import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ..protocol.inquiry import MOST_CONNECTIONS, KickInquiry
+from ..rights import Right
+from .identifying import process_of
 from .lobby import Lobby
 from .overview import describe_connections, storage_of, tls_user
 from .peerlog import peer_logger
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from .transport import Connection
 
 logger = peer_logger(__name__)
-
-_CREDENTIALS: Final = struct.Struct("3i")  # process id, user id, group id
 
 
 def kick(lobby: Lobby, asker: Connection, inquiry: KickInquiry) -> dict[str, Any]:
@@ -37,7 +38,12 @@ def kick(lobby: Lobby, asker: Connection, inquiry: KickInquiry) -> dict[str, Any
         return connection is not asker and not connection.is_closing and _fits(connection, inquiry)
 
     meant = [connection for connection in lobby.connections if is_meant(connection)]
-    if not inquiry.dry_run and not _is_local(asker):
+    if lobby.door is not None:
+        if not all(_may_end(lobby, asker, connection) for connection in meant):
+            who = tls_user(asker) if asker.user is None else asker.user.name
+            lobby.door.warn("(%s) refused: %r may not end connections", asker.address, who)
+            return {"error": f"the user {who!r} lacks the right 'administer' on some of them"}
+    elif not inquiry.dry_run and not _is_local(asker):
         for connection in meant:
             if _is_read_only(lobby, connection):
                 return {"error": "read-only: connections can be ended over its Unix socket only"}
@@ -57,6 +63,13 @@ def _fits(connection: Connection, inquiry: KickInquiry) -> bool:
     if client is None or client in (connection.address, str(connection.number)):
         return True
     return session is not None and session.label == client != ""
+
+
+def _may_end(lobby: Lobby, asker: Connection, connection: Connection) -> bool:
+    storage = storage_of(connection.session)
+    rights = asker.rights
+    found = rights.on_all(lobby.services) if storage is None else rights.on(storage)
+    return Right.ADMINISTER in found
 
 
 def _is_local(asker: Connection) -> bool:
@@ -89,13 +102,10 @@ def _end(connection: Connection, reason: str) -> None:
 
 def _describe(asker: Connection) -> str:
     """Return who asks, for the log."""
-    user = tls_user(asker)
+    user = tls_user(asker) if asker.user is None else asker.user.name
     if user:
         return f"{user} from {asker.address}"
-    if _is_local(asker) and sys.platform == "linux":
-        credentials = asker.extra_info("socket").getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
-        )
-        pid, uid, _ = _CREDENTIALS.unpack(credentials)
-        return f"process {pid} of user {uid}"
+    process = process_of(asker.extra_info)
+    if process is not None:
+        return f"process {process.pid} of user {process.uid}"
     return asker.address

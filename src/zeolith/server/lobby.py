@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..protocol.compression import is_available
 from ..protocol.hello import Terms
 from .crowd import Crowd
+from .door import Door
 from .limitedlog import LimitedLog
 from .openfiles import most_connections
 from .options import Address, ServerOptions
@@ -40,6 +41,7 @@ class Lobby:
     :ivar started: when the server started, in seconds since the epoch.
     :ivar incoming: bytes that have arrived and are not done with, over all connections.
     :ivar terms: what is asked of clients that speak Zeolith's own protocol.
+    :ivar door: lets users in; None if none are known, and so everybody is.
     :ivar pulse: heartbeats, and the end of connections that are silent.
     :ivar tally: how often limits were reached.
     :ivar crowd: the places of connections, of those in a TLS handshake too.
@@ -66,6 +68,7 @@ class Lobby:
         self.terms = Terms(
             options.dead_peer_timeout, options.compression != "off" and is_available()
         )
+        self.door = None if options.users is None else Door(loop, options.users)
         self.pulse = Pulse(loop, lambda: self.connections, options.dead_peer_timeout)
         self.tally = Tally()
         self._crowd_log = LimitedLog(loop, logger, "connections were turned away")

@@ -8,10 +8,13 @@ import time
 from typing import Any, Final
 
 from .. import __version__
+from ..rights import UNLIMITED, Rights
 from .crowd import Entry
 from .endpoint import MONITOR_OPTION, Endpoint
+from .identifying import identify
 from .listening import Acceptor, start_accepting
 from .lobby import Lobby
+from .overview import SEES
 from .service import StorageService
 
 logger = logging.getLogger(__name__)
@@ -24,14 +27,18 @@ PATIENCE: Final = 5.0
 """Seconds that a reader gets to take the report."""
 
 
-def make_report(lobby: Lobby) -> str:
-    """Return the report; the names of its values are those of ZEO 2."""
+def make_report(lobby: Lobby, rights: Rights = UNLIMITED) -> str:
+    """Return the report; the names of its values are those of ZEO 2.
+
+    :param rights: of whoever reads it.
+    """
     lines = [f"ZEO monitor server version {__version__} (Zeolith)", time.ctime()]
     reached = sum(lobby.tally.as_dict().values())
     if reached:
         lines.append(f"Limits reached: {reached}")
     for name, service in sorted(lobby.services.items()):
-        lines += ["", f"Storage: {name}", *_report_storage(service)]
+        if rights.on(name) & SEES:
+            lines += ["", f"Storage: {name}", *_report_storage(service)]
     return "\n".join([*lines, ""])
 
 
@@ -88,10 +95,28 @@ class MonitorConnection(asyncio.Protocol):
             oldest = next(iter(self._readers))
             logger.debug("too many read the monitor's report: one is cut off")
             oldest.abort()
+        rights = self._rights()
+        if rights is None:
+            transport.abort()
+            return
         logger.debug("the monitor's report is read by %s", transport.get_extra_info("peername"))
         self._timer = self._lobby.loop.call_later(PATIENCE, transport.abort)
-        transport.write(make_report(self._lobby).encode("utf-8"))
+        transport.write(make_report(self._lobby, rights).encode("utf-8"))
         transport.close()
+
+    def _rights(self) -> Rights | None:
+        """Return what the reader may do; None if he is nobody that the server knows."""
+        door = self._lobby.door
+        if door is None:
+            return UNLIMITED
+        user = identify(door.users, self._transport.get_extra_info)
+        if user is None:
+            door.warn(
+                "(%s) does not get the monitor's report: the server knows its users, and this is "
+                "none of them",
+                self._transport.get_extra_info("peername") or "unix client",
+            )
+        return None if user is None else user.rights
 
     def abort(self) -> None:
         """End the connection at once."""

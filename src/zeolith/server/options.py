@@ -11,6 +11,7 @@ from ..errors import ConfigurationError
 from ..protocol.compression import EXTRA, is_available
 from ..protocol.limits import DEFAULT_LIMITS, Limits
 from ..protocol.liveness import MAX_SILENCE, MIN_SILENCE, is_silence
+from .users import Users
 
 Address: TypeAlias = tuple[str, int] | str
 """``(host, port)``, an empty host meaning all interfaces and port 0 a free one; or the path of a
@@ -66,6 +67,9 @@ class ServerOptions:
     ssl: ssl.SSLContext | Credentials | None = None
     """TLS for all connections, or None for plain sockets.  Credentials may change: each new
     connection gets what they have then."""
+
+    users: Users | None = None
+    """Who may do what: nobody gets in who is none of them.  None: everybody may do everything."""
 
     limits: Limits = DEFAULT_LIMITS
     """What is accepted from a peer."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,9 @@ from persistent.TimeStamp import TimeStamp
 
 from .. import __version__
 from ..credentials import Credentials
+from ..rights import Right
 from ..types import NO_TID
+from .identifying import names_of_certificate
 from .lobby import Lobby
 from .service import StorageService
 from .session import Session
@@ -40,6 +42,7 @@ def describe_server(lobby: Lobby) -> dict[str, Any]:
         "monitor_address": lobby.monitor_address,
         "loop": "uvloop" if type(lobby.loop).__module__.startswith("uvloop") else "asyncio",
         "tls": options.ssl is not None,
+        "log_in": options.users is not None,
         "certificate": _describe_certificate(options.credentials),
         "read_only": options.read_only,
         "is_closing": lobby.is_closing,
@@ -81,6 +84,21 @@ def describe_storage(service: StorageService, now: float, most: int) -> dict[str
     }
 
 
+SEES: Final = Right.PACK | Right.ADMINISTER
+"""Rights each of which lets its owner see how a storage is."""
+
+
+def may_see(connection: Connection, storage: str) -> bool:
+    """Return whether the peer may see how *storage* is."""
+    return bool(connection.rights.on(storage) & SEES)
+
+
+def describe_counters(lobby: Lobby, asker: Connection) -> dict[str, Any]:
+    """Return the answer to ``ruok``: the counters of each storage that *asker* may see."""
+    counters = lobby.status()
+    return {name: found for name, found in counters.items() if may_see(asker, name)}
+
+
 def describe_connection(connection: Connection, now: float, loop_now: float) -> dict[str, Any]:
     """Return what concerns one connection.
 
@@ -93,7 +111,7 @@ def describe_connection(connection: Connection, now: float, loop_now: float) -> 
         "number": connection.number,
         "label": "" if session is None else session.label,
         "address": connection.address,
-        "user": tls_user(connection),
+        "user": tls_user(connection) if connection.user is None else connection.user.name,
         "storage": storage_of(session),
         "read_only": None if session is None or session.publisher is None else session.read_only,
         "age": _since(now, connection.since),
@@ -135,23 +153,12 @@ def _describe_certificate(credentials: Credentials | None) -> dict[str, Any] | N
 
 def tls_user(connection: Connection) -> str:
     """Return whom the peer's certificate names; empty without TLS."""
-    certificate = connection.extra_info("peercert")
-    if not certificate:
+    if not connection.extra_info("peercert"):
         return ""
-    names = [
-        value
-        for part in certificate.get("subject", ())
-        for key, value in part
-        if key == "commonName"
-    ]
-    names += _alternative_names(certificate.get("subjectAltName", ()))
-    text = ", ".join(dict.fromkeys(names)) or "(certificate without a name)"
+    names = names_of_certificate(connection.extra_info)
+    text = ", ".join(names) or "(certificate without a name)"
     # The authority that signed it may have been careless: it must not feign lines of its own.
     return "".join(c if c.isprintable() else "?" for c in text[:_MAX_TEXT])
-
-
-def _alternative_names(names: Iterable[tuple[str, Any]]) -> list[str]:
-    return [value for _, value in names if isinstance(value, str)]
 
 
 def _rank(connection: Connection) -> tuple[bool, int]:

@@ -13,6 +13,7 @@ from ..protocol.additions import CacheReport
 from ..protocol.greeting import Coding
 from ..protocol.hello import Admission, serialize_admission
 from ..protocol.loadrequests import LoadMany
+from ..rights import Right
 from .iterators import Iterators
 from .missed import find_missed
 from .peerlog import peer_logger
@@ -83,12 +84,17 @@ def _as_bytes(found: Any) -> Any:
 def register(session: Session, msgid: m.MsgId, request: m.Register) -> None:
     lobby = session.lobby
     service = lobby.services.get(request.storage)
+    rights = session.connection.rights
     if service is None:
-        served = ", ".join(map(repr, sorted(lobby.services)))
+        names = sorted(name for name in lobby.services if Right.READ in rights.on(name))
+        served = ", ".join(map(repr, names)) or "none for this user"
         logger.warning("(%s) asks for unknown storage %.80r", session.name, request.storage)
         raise ValueError(f"unknown storage: {request.storage!r}; served here: {served}")
+    session.demand(Right.READ, service.name)
     _check_in_service(service)
     read_only = bool(request.read_only)
+    if not read_only:
+        session.demand(Right.WRITE, service.name)
     if not read_only and service.is_read_only:
         raise ReadOnlyError("the server is read-only")
 
@@ -228,6 +234,7 @@ def _undo_list(session: Session, msgid: m.MsgId, name: str, *args: Any) -> None:
 
 
 def pack(session: Session, msgid: m.MsgId, request: m.Pack) -> None:
+    session.demand(Right.PACK, session.service.name)
     # Legal for readers and on read-only servers, as in ZEO: it changes no object.
     first, end = _PACK_TIMES
     if not first <= request.time < end:  # nor is "not a number"

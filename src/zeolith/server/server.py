@@ -284,6 +284,8 @@ class Server:
     async def _end(self, loop: asyncio.AbstractEventLoop, lobby: Lobby) -> None:
         lobby.pulse.stop()
         lobby.overdue.stop()
+        if lobby.door is not None:
+            lobby.door.close()
         for recovery in self._recoveries.values():
             recovery.stop()
         connections = list(lobby.connections)

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ZODB.POSException import POSError
+from ZODB.POSException import POSError, ReadOnlyError, StorageError
 
-from ..errors import MessageTooLarge, ProtocolViolation
+from ..errors import AccessDenied, MessageTooLarge, ProtocolViolation
 from ..protocol.additions import CacheReport
 from ..protocol.codec import Codec
 from ..protocol.faults import serialize_fault
+from ..protocol.greeting import Coding
 from ..protocol.messages import MsgId
+from ..rights import NONE, Right
 from .blobsender import BlobSender
 from .bulk import BulkLoads
 from .iterators import Iterators
@@ -73,6 +75,7 @@ class Session:
         "_connection",
         "_incoming",
         "_outstanding",
+        "_refused",
         "_streams",
         "cache_report",
         "codec",
@@ -98,6 +101,8 @@ class Session:
         self.service: StorageService
         self.stats: Statistics
         self._outstanding = 0
+        # Rights that were asked for in vain, which has been logged.
+        self._refused = NONE
         self._blob_sender: BlobSender | None = None
         self._streams: Streams | None = None
         self._incoming: Uploads | None = None
@@ -123,13 +128,32 @@ class Session:
 
     @property
     def name(self) -> str:
-        """Label and address, for messages."""
+        """Label and address, and who it is if that is known; for messages."""
         address = self._connection.address
-        if not self.label:
-            return address
-        text = f"{self.label} {address}"
+        user = self._connection.user
+        text = address if user is None else f"{address} as {user.name}"
+        if self.label:
+            text = f"{self.label} {text}"
         # Without its origin it could fill the log.
         return address.replace_text(text) if isinstance(address, PeerName) else text
+
+    def demand(self, right: Right, storage: str) -> None:
+        """Return if the client has *right*.
+
+        :raises AccessDenied: it has not, which is logged.
+        :raises ReadOnlyError, StorageError: the same, for ZEO's clients, which do not know it.
+        """
+        if right in self._connection.rights.on(storage):
+            return
+        door, user = self.lobby.door, self._connection.user
+        assert door is not None  # else everybody has all rights
+        error = AccessDenied("" if user is None else user.name, (right.name or "").lower(), storage)
+        if right not in self._refused:
+            self._refused |= right
+            door.warn("(%s) refused: %s", self.name, error)
+        if self.codec.coding is Coding.OWN:
+            raise error
+        raise (ReadOnlyError if right is Right.WRITE else StorageError)(str(error))
 
     def register(self, service: StorageService, read_only: bool) -> bytes:
         """Admit the client to *service*; return the last transaction it will not be told of."""

@@ -13,25 +13,36 @@ from time import monotonic
 from typing import Any, Final
 
 from .. import __version__
-from ..errors import FrameTooLarge, PickleRefused, ProtocolViolation, UnknownVersion
+from ..errors import (
+    FrameTooLarge,
+    LoginRequired,
+    PickleRefused,
+    ProtocolViolation,
+    UnknownVersion,
+)
 from ..protocol.faults import serialize_fault
 from ..protocol.framing import frame as make_frame
 from ..protocol.greeting import FULL, Coding
 from ..protocol.hello import serialize_refusal
 from ..protocol.inquiry import serialize_answer
 from ..protocol.liveness import Liveness
+from ..protocol.login import LoginStep
 from ..protocol.messages import Call, Heartbeat, LoadBefore, Notice, make_tuple
 from ..protocol.peers import Event, Hello, Inquired, Probe, ServerPeer, Violated
+from ..rights import NOTHING, UNLIMITED, Rights
 from .crowd import Entry
+from .door import Login
 from .handlers import HANDLERS
 from .inquiries import answer_inquiry
 from .lobby import Lobby
 from .origins import origin
+from .overview import describe_counters
 from .peerlog import PeerName, peer_logger
 from .publisher import Publisher
 from .reading import load_before
 from .session import NOTICE, Session
 from .tally import Limit
+from .users import User
 
 logger = peer_logger(__name__)
 
@@ -75,6 +86,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_backlog",
         "_compress",
+        "_demand",
         "_entry",
         "_gate",
         "_held",
@@ -83,6 +95,7 @@ class Connection(asyncio.Protocol):
         "_is_hushed",
         "_is_pumping",
         "_lobby",
+        "_login",
         "_out",
         "_out_size",
         "_peer",
@@ -109,6 +122,9 @@ class Connection(asyncio.Protocol):
         self._peer = ServerPeer(coding, options.limits, _PROGRAM, lobby.terms, options.pickle)
         self._compress: Callable[[bytes], bytes] | None = None
         self._was_heard = self._spoke = False
+        self._login: Login | None = None
+        # Of the client's hello: after how many seconds of silence it gives us up.
+        self._demand: float | None = None
         self.liveness: Liveness | None = None
         self._transport: asyncio.Transport
         self._session: Session | None = None
@@ -159,6 +175,11 @@ class Connection(asyncio.Protocol):
         if lobby.is_closing:
             transport.abort()
             return
+        if lobby.door is not None:
+            login = self._login = lobby.door.meet(transport.get_extra_info, self.address)
+            self._peer.know_users(
+                login.mechanisms, lobby.door.users.realm, must_log_in=login.user is None
+            )
         self._timer = lobby.loop.call_later(lobby.options.register_timeout, self._is_late)
         transport.write(self._peer.greeting())
 
@@ -283,11 +304,20 @@ class Connection(asyncio.Protocol):
             if event.introduction is not None:
                 self.write(self._peer.welcome())
                 program = event.introduction.program
-                self._lobby.pulse.join(self, event.introduction.silence)
+                self._demand = event.introduction.silence
+                if self._login is None:
+                    self._lobby.pulse.join(self, self._demand)
+                # Else when it has registered: a heartbeat has no place in a log-in.
             logger.debug("(%s) said hello, coding %s %s", self.address, event.coding.name, program)
+        elif isinstance(event, LoginStep):
+            assert self._login is not None  # or the peer would not have let it pass
+            reply = self._login.take(event)
+            self.write(self._peer.login_reply(reply))
+            if reply.error:
+                self.close()
         elif isinstance(event, Probe):
             logger.debug("(%s) asks for the status", self.address)
-            self.write(make_frame(json.dumps(self._lobby.status()).encode("ascii")))
+            self.write(make_frame(json.dumps(describe_counters(self._lobby, self)).encode("ascii")))
             self.close()
         elif isinstance(event, Inquired):
             logger.debug("(%s) asks: %s", self.address, event.inquiry)
@@ -303,6 +333,13 @@ class Connection(asyncio.Protocol):
             self._lobby.tally.hit(Limit.MESSAGE_SIZE)
         elif isinstance(error, PickleRefused):
             self._lobby.tally.hit(Limit.PICKLE)
+        if isinstance(error, LoginRequired) and self._lobby.door is not None:
+            self._lobby.door.warn("(%s) not let in: %s", self.address, error)
+            if error.is_inquiry:
+                answer = {"error": "this server knows its users: log in with --username"}
+                self.write(make_frame(serialize_answer(answer)))
+            self.close()
+            return
         logger.warning("(%s) connection closed, protocol violated: %s", self.name, error)
         msgid = getattr(error, "msgid", None)
         if msgid is not None and self._peer.codec is not None and self._session is not None:
@@ -320,6 +357,8 @@ class Connection(asyncio.Protocol):
         self._gate = publisher
         assert self._entry is not None
         self._entry.settle()
+        if self._login is not None and self._peer.codec.coding is Coding.OWN:
+            self._lobby.pulse.join(self, self._demand)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -474,6 +513,18 @@ class Connection(asyncio.Protocol):
         session.drop(f"nothing has been heard of it for {seconds:g} s (dead-peer-timeout)")
 
     # -- the end ---------------------------------------------------------------------------------
+
+    @property
+    def user(self) -> User | None:
+        """Who the peer is; None if nobody knows, or cares."""
+        return None if self._login is None else self._login.user
+
+    @property
+    def rights(self) -> Rights:
+        """What it may do."""
+        if self._login is None:
+            return UNLIMITED
+        return NOTHING if self._login.user is None else self._login.user.rights
 
     @property
     def name(self) -> str:

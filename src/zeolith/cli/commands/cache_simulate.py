@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ..console import interruptible
 from ..traces import Events, trace_argument
 
 MB = 1 << 20
@@ -44,7 +45,9 @@ MB = 1 << 20
     help="Draw hit rate over size into FILE, which ends in .svg, or in .png if the extra "
     "zeolith[plot] is installed.",
 )
+@click.pass_context
 def cache_simulate(
+    context: click.Context,
     trace: str,
     sizes: tuple[float, ...],
     interval: float | None,
@@ -67,37 +70,39 @@ def cache_simulate(
     from ...cache.workload import WorkloadReader
 
     painter = None if plot is None else find_painter(plot)
-    with open_trace(trace) as reader:
-        events = Events(reader, trace)
-        making = WorkloadReader()
-        for event in events:
-            making.add(event)
-    workload = making.finish()
-    if not workload.loads:
-        if reader.count:
-            click.echo(f"zeolith: {trace}: no object was loaded", err=True)
-        return events.status or 1
-    click.echo(
-        f"{reader.count:,} records, {workload.loads:,} loads of {len(workload.oids):,} revisions "
-        f"that take {hitrates.size_text(hitrates.size_of(workload))}"
-    )
-    click.echo()
-    policies = make_policies(rearrange)
-    if interval is None:
-        click.echo(hitrates.heading(policies))
-    wanted = sorted({int(size * MB) for size in sizes}) or hitrates.choose_sizes(workload)
-    curve = Curve(list(policies))
-    for simulated in hitrates.try_sizes(workload, wanted, policies):
-        curve.add(simulated.size, simulated.rates())
+    with interruptible(context):
+        with open_trace(trace) as reader:
+            events = Events(reader, trace)
+            making = WorkloadReader()
+            for event in events:
+                making.add(event)
+        workload = making.finish()
+        loads, revisions = workload.loads, len(workload.oids)
+        if not loads:
+            if reader.count:
+                click.echo(f"zeolith: {trace}: no object was loaded", err=True)
+            return events.status or 1
+        click.echo(
+            f"{reader.count:,} records, {loads:,} loads of {revisions:,} revisions "
+            f"that take {hitrates.size_text(hitrates.size_of(workload))}"
+        )
+        click.echo()
+        policies = make_policies(rearrange)
         if interval is None:
-            click.echo(hitrates.row(simulated))
-        else:
-            times = workload.times.tolist()
-            for line in hitrates.interval_rows(simulated, times, int(interval * 60)):
-                click.echo(line)
-            click.echo()
-    best = hitrates.unlimited(workload)
-    click.echo(hitrates.last_row(best, policies))
-    if painter is not None:
-        painter(curve)
-    return events.status
+            click.echo(hitrates.heading(policies))
+        wanted = sorted({int(size * MB) for size in sizes}) or hitrates.choose_sizes(workload)
+        curve = Curve(list(policies))
+        for simulated in hitrates.try_sizes(workload, wanted, policies):
+            curve.add(simulated.size, simulated.rates())
+            if interval is None:
+                click.echo(hitrates.row(simulated))
+            else:
+                times = workload.times.tolist()
+                for line in hitrates.interval_rows(simulated, times, int(interval * 60)):
+                    click.echo(line)
+                click.echo()
+        best = hitrates.unlimited(workload)
+        click.echo(hitrates.last_row(best, policies))
+        if painter is not None:
+            painter(curve)
+        return events.status

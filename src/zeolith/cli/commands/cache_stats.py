@@ -6,6 +6,7 @@ import time
 
 import click
 
+from ..console import interruptible
 from ..traces import interval_option, trace_argument
 
 
@@ -27,7 +28,9 @@ from ..traces import interval_option, trace_argument
     "one instead of giving up.",
 )
 @interval_option
+@click.pass_context
 def cache_stats(
+    context: click.Context,
     trace: str,
     verbose: bool,
     quiet: bool,
@@ -53,19 +56,22 @@ def cache_stats(
     begin = time.monotonic()
     summary = Summary(wants_loads=load_histogram, wants_sizes=sizes)
     intervals = Intervals(int(interval * 60))
-    with open_trace(trace, check) as reader:
+    with open_trace(trace, check) as reader, interruptible(context):
         events = Events(reader, trace)
         if not quiet:
             click.echo(tracetables.HEADING)
-        for event in events:
-            summary.add(event)
-            if not quiet:
-                if (ended := intervals.add(event)) is not None:
-                    click.echo(tracetables.interval_line(ended))
-                if event.code == Code.START:
-                    click.echo(tracetables.restart_line(event))
-            if verbose:
-                click.echo(tracetables.event_line(event))
+        try:
+            for event in events:
+                summary.add(event)
+                if not quiet:
+                    if (ended := intervals.add(event)) is not None:
+                        click.echo(tracetables.interval_line(ended))
+                    if event.code == Code.START:
+                        click.echo(tracetables.restart_line(event))
+                if verbose:
+                    click.echo(tracetables.event_line(event))
+        except KeyboardInterrupt:
+            events.interrupted()
     if not quiet and (ended := intervals.finish()) is not None:
         click.echo(tracetables.interval_line(ended))
     if summary.total is None:

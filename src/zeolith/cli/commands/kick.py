@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..login import login_options
 from ..target import make_target, timeout_option, tls_options
 
 
@@ -17,6 +18,7 @@ from ..target import make_target, timeout_option, tls_options
 @click.option("-n", "--dry-run", is_flag=True, help="List the connections, but end none.")
 @timeout_option
 @tls_options
+@login_options
 def kick(
     address: str,
     client: str | None,

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..login import login_options
 from ..target import make_target, timeout_option, tls_options
 
 
@@ -63,6 +64,7 @@ def _limits(
 )
 @timeout_option
 @tls_options
+@login_options
 def nagios(
     address: str,
     output_metrics: bool,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
+from ..login import ask_principal, login_options
 from ..signals import Signals
 from ..target import TlsOptions, make_credentials, tls_options
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
               metavar="SECONDS", help="How long to wait for a server that is not there.",
               )  # fmt: skip
 @tls_options
+@login_options
 @click.option("-h", "host", metavar="HOST", help="Deprecated: write HOST:PORT:NAME.")
 @click.option("-p", "port", type=click.IntRange(1, 65535), metavar="PORT",
               help="Deprecated: write HOST:PORT:NAME.")  # fmt: skip
@@ -63,6 +65,9 @@ def pack(
     blob_dir: str | None,
     old_wait: bool,
     old_protocol: bool,
+    username: str | None,
+    login_password_file: str | None,
+    realm: str | None,
     **tls: Unpack[TlsOptions],
 ) -> int:
     """Pack storages of running servers.
@@ -89,12 +94,20 @@ def pack(
     if force and dry_run:
         raise click.UsageError("--force has no effect with --dry-run")
     when = pack_time(days, time_of_day, time.time())
+    principal = ask_principal(username, login_password_file, realm)
     interrupted = threading.Event()
     if signals is not None:
         signals.direct_to(interrupted.set, None)
     with PackDisplay() as display:
         packer = Packer(
-            when, display, interrupted, credentials, tls.get("server_hostname"), wait, force
+            when,
+            display,
+            interrupted,
+            credentials,
+            tls.get("server_hostname"),
+            wait,
+            force,
+            principal,
         )
         return _pack_all(packer, targets, display, dry_run=dry_run)
 

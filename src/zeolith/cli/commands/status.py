@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..login import login_options
 from ..target import make_target, timeout_option, tls_options
 
 
@@ -27,6 +28,7 @@ from ..target import make_target, timeout_option, tls_options
 )
 @timeout_option
 @tls_options
+@login_options
 def status(
     address: str | None,
     storage: str | None,

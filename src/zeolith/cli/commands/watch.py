@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ..login import login_options
 from ..target import make_target, timeout_option, tls_options
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ SHOWN_OBJECTS: Final = 8
 @click.option("--json", "as_json", is_flag=True, help="Print an object of JSON on each line.")
 @timeout_option
 @tls_options
+@login_options
 def watch(
     address: str | None, storage: str, since: str, as_json: bool, timeout: float, **options: Any
 ) -> int:
@@ -101,6 +103,7 @@ def open_feed(target: Target, storage: str, since: bytes | None) -> ChangeFeed:
         client_label="zeolith watch",
         ssl=target.ssl,
         ssl_server_hostname=target.server_hostname,
+        credentials=target.principal,
     )
 
 

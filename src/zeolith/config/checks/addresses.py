@@ -76,9 +76,11 @@ def _check(
         return
     if is_open and (tls is None or tls.value_of("client-certificates") in _OPEN):
         what = (
-            "reads and changes the whole database"
-            if key == "address"
-            else "learns what the server does"
+            "learns what the server does"
+            if key != "address"
+            else "reads and changes the whole database"
+            if zeo.value_of("authentication-database") is None
+            else "can read along, and take over the connection of who has logged in"
         )
         findings.warning(
             zeo,

@@ -17,11 +17,13 @@ from .certificates import check_certificates
 from .databases import check_storages
 from .findings import Findings
 from .rights import Rights
+from .users import check_users
 
 CHECKS: Final = (
     check_addresses,
     check_certificates,
     check_pid_file,
+    check_users,
     check_storages,
     check_logs,
     check_runner,
