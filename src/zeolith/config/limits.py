@@ -10,7 +10,11 @@ from ..errors import ConfigurationError
 from .server import TUNING, ServerConfig, server_schema
 
 _OWN: Final = "max-message-size"
-KEYS: Final = tuple(sorted([_OWN, *(name.replace("_", "-") for name in TUNING)]))
+_NO_LIMITS: Final = ("loads", "load_workers", "commit_memory", "shutdown_grace")
+
+KEYS: Final = tuple(
+    sorted([_OWN, *(name.replace("_", "-") for name in TUNING if name not in _NO_LIMITS)])
+)
 """Keys of ``<zeo>`` that can be given so."""
 
 
