@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from tests.support.certificates import DAY, Certificates
 
 from zeolith.cli.main import main
 from zeolith.config.accounts import Account
@@ -279,6 +280,38 @@ def test_certificates_have_their_time(
     lines = said(conf(*ssl, address="*:8100"), var)
     assert len(lines) == bool(expected)
     assert all(line.startswith(expected) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        (-1, "error: zeo.conf, line 6, crl: a revocation list in $var/ours-1.crl expired on"),
+        (0.5, "warning: zeo.conf, line 6, crl: a revocation list in $var/ours-1.crl expires"),
+        (2, ""),
+    ],
+)
+def test_revocation_lists_have_their_time(var: Path, days: float, expected: str) -> None:
+    ours = Certificates(var)
+    own = Path(ours.issue("server"))
+    own.chmod(0o600)
+    ours.revoke([], next_update=days * DAY)
+    lines = (
+        "certificate $var/ours-server.pem",
+        "authenticate $var/ours.pem",
+        "crl $var/ours-1.crl",
+    )
+    found = said(conf("<ssl>", *lines, "</ssl>", address="*:8100"), var)
+    assert len(found) == bool(expected)
+    assert all(line.startswith(expected) for line in found)
+
+
+def test_tls_that_lets_everybody_in(var: Path) -> None:
+    own = Path(Certificates(var).issue("server"))
+    own.chmod(0o600)
+    lines = ("certificate $var/ours-server.pem", "client-certificates none")
+    (line,) = said(conf("<ssl>", *lines, "</ssl>", address="*:8100"), var)
+    assert "reads and changes the whole database; set client-certificates required, or" in line
+    assert said(conf("<ssl>", *lines, "</ssl>"), var) == []
 
 
 def test_a_key_that_everybody_may_read(ca: trustme.CA, var: Path) -> None:
@@ -559,3 +592,14 @@ def test_users_without_tls(var: Path) -> None:
     key = users(var, "realm ZEO\nweb:-\n")
     (line,) = said(conf(key, address="*:8100"), var)
     assert "whoever reaches this address over the network can read along, and take over" in line
+
+
+def test_users_with_tls_need_no_certificates(var: Path) -> None:
+    """But the monitor's report has no log-in."""
+    own = Path(Certificates(var).issue("server"))
+    own.chmod(0o600)
+    tls = ("<ssl>", "certificate $var/ours-server.pem", "client-certificates none", "</ssl>")
+    key = users(var, "realm ZEO\nweb:-\n")
+    assert said(conf(key, *tls, address="*:8100"), var) == []
+    (line,) = said(conf(key, "monitor-address *:8101", *tls, address="*:8100"), var)
+    assert "monitor-address: whoever reaches this address over the network learns what" in line

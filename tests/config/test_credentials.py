@@ -194,3 +194,51 @@ def test_contexts_are_credentials_that_stay() -> None:
     assert to_credentials(None) is None
     with pytest.raises(TypeError, match="bool is no SSL context"):
         to_credentials(True)
+
+
+@pytest.mark.parametrize(("days", "is_warned"), [(2, False), (0.5, True), (-1, True)])
+def test_a_revocation_list_that_ends_is_warned_of(
+    ours: Certificates,
+    current: Path,
+    caplog: pytest.LogCaptureFixture,
+    days: float,
+    is_warned: bool,
+) -> None:
+    found = make(current, ours, revocations=ours.revoke([], next_update=days * DAY))
+    found.refresh()
+    found.refresh()
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == is_warned
+    assert all("the revocation list in " in line and ".crl expire" in line for line in lines)
+
+
+def test_a_child_does_not_wait_for_a_thread_of_its_parent(
+    ours: Certificates, current: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make(current, ours)
+    found._lock.acquire()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    found.refresh()
+
+
+def test_sessions_are_not_resumed(ours: Certificates, current: Path) -> None:
+    context = make(current, ours).context
+    assert context.num_tickets == 0
+    assert context.options & ssl.OP_NO_TICKET
+
+
+def test_what_comes_back_unchanged_is_no_trouble_any_more(
+    ours: Certificates, tmp_path: Path
+) -> None:
+    """As on a disk that was away for a moment."""
+    place, away = tmp_path / "place", tmp_path / "away"
+    place.mkdir()
+    current = place / "current.pem"
+    shutil.copy(ours.issue("first"), current)
+    found = make(current, ours)
+    place.rename(away)
+    found.refresh()
+    assert found.trouble
+    away.rename(place)
+    found.refresh()
+    assert found.trouble == ""

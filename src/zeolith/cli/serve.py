@@ -244,7 +244,10 @@ def set_up_logging(
 
 def warn_of_strangers(config: ServerConfig, sockets: Sequence[socket.socket]) -> None:
     """Warn, in one line, of a server that anybody on the network can use."""
-    if config.tls is not None and config.tls.settings.client_certificates in (None, "required"):
+    tls = config.tls
+    if tls is not None and (
+        config.user_file is not None or tls.settings.client_certificates in (None, "required")
+    ):
         return
     wide = [
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -264,8 +267,8 @@ def warn_of_strangers(config: ServerConfig, sockets: Sequence[socket.socket]) ->
             "%s can be reached from other machines, %s and without log-in: who reaches "
             "it can read and change every object.  %s, or listen on 127.0.0.1",
             " and ".join(wide),
-            "without TLS" if config.tls is None else "without a client certificate",
-            "Add an <ssl> section" if config.tls is None else "Set client-certificates required",
+            "without TLS" if tls is None else "without a client certificate",
+            "Add an <ssl> section" if tls is None else "Set client-certificates required",
         )
 
 

@@ -27,6 +27,9 @@ RECEIVE_SIZE = 64 * 1024
 comes from the allocator's pool; from 128 KB on the C library would map and unmap pages for each
 read, which takes longer than reading."""
 
+RECORD_SIZE = 16 * 1024
+"""Bytes asked of the TLS layer at once: it hands out one record at a time."""
+
 KEEPALIVE_PROBES = 4
 """A silent peer is probed after half of the time after which it is given up, and then so many times
 in the other half."""
@@ -120,6 +123,8 @@ class TlsWire:
         # waiting for the network.
         self._computing = threading.Lock()
         self._sending = threading.Lock()
+        # What there is to decrypt after the last byte: None as long as more may come.
+        self._end: bytes | None = None
         self._handshake()
 
     @property
@@ -211,15 +216,19 @@ class TlsWire:
         """Return all bytes that can be decrypted now, ``b""`` at the end, None if none."""
         parts: list[bytes] = []
         try:
-            while True:
-                part = self._tls.read(RECEIVE_SIZE)
+            # To ask for more than there is makes an exception, which takes longer than decrypting.
+            while self._in.pending or self._tls.pending() or self._in.eof:
+                part = self._tls.read(RECORD_SIZE)
                 if not part:
                     break
                 parts.append(part)
+            else:
+                return b"".join(parts) if parts else self._end
         except ssl.SSLWantReadError:
             return b"".join(parts) if parts else None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             pass
+        self._end = b""
         return b"".join(parts)
 
     def is_readable(self, timeout: float | None) -> bool:

@@ -16,13 +16,16 @@ from ..credentials import Credentials
 from ..errors import ConfigurationError
 from .keypassword import KeyPassword
 from .tls import TlsSettings
-from .validity import validities
+from .validity import list_ends, validities
 
 logger = logging.getLogger(__name__)
 
 SOON: Final = 30 * 86400.0
 """Seconds before the end of a certificate from which on that is worth a warning: authorities that
 sign for 90 days renew within the last 30."""
+
+LIST_SOON: Final = 86400.0
+"""The same for revocation lists, which many authorities make anew each week or day."""
 
 REMINDER: Final = 86400.0
 """Seconds between two warnings of the same end."""
@@ -53,8 +56,10 @@ class FileCredentials(Credentials):
         self._seen = self._look()
         self._context = make(settings)
         self._expires = _end(settings.certificate)
+        self._lists = _list_ends(settings)
         self._trouble = ""
         self._reminded = -REMINDER
+        self._pid = os.getpid()
 
     @classmethod
     def of_server(cls, settings: TlsSettings) -> FileCredentials:
@@ -85,6 +90,10 @@ class FileCredentials(Credentials):
 
     def refresh(self) -> None:
         """Make the context anew if a file has changed; warn of a certificate that ends soon."""
+        if self._pid != os.getpid():
+            # In a child made by fork, where the thread that held the lock does not exist.
+            self._lock = threading.Lock()
+            self._pid = os.getpid()
         with self._lock:
             try:
                 self._renew()
@@ -98,6 +107,7 @@ class FileCredentials(Credentials):
             return
         self._context = self._make(self.settings)
         self._expires = _end(self.settings.certificate)
+        self._lists = _list_ends(self.settings)
         self._seen = seen
         self._trouble = ""
         self._reminded = -REMINDER
@@ -113,15 +123,21 @@ class FileCredentials(Credentials):
 
     def _remind(self) -> None:
         now = self._now()
-        if self._expires is None or self._expires - now > SOON or now - self._reminded < REMINDER:
+        if now - self._reminded < REMINDER:
             return
-        self._reminded = now
-        logger.warning(
-            "the certificate in %s %s on %s: renew it",
-            self.settings.certificate,
-            "expires" if self._expires > now else "expired",
-            f"{datetime.fromtimestamp(self._expires, UTC):%Y-%m-%d %H:%M} UTC",
-        )
+        ends = [("certificate", str(self.settings.certificate), self._expires, SOON)]
+        ends += [("revocation list", path, end, LIST_SOON) for path, end in self._lists]
+        for what, path, end, soon in ends:
+            if end is None or end - now > soon:
+                continue
+            self._reminded = now
+            logger.warning(
+                "the %s in %s %s on %s: renew it",
+                what,
+                path,
+                "expires" if end > now else "expired",
+                f"{datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC",
+            )
 
     def _names(self) -> str:
         return ", ".join(dict.fromkeys(self.settings.files)) or "the system's authorities"
@@ -186,6 +202,17 @@ def _stat(path: str) -> tuple[int | None, ...]:
     except OSError as error:
         return (error.errno,)
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _list_ends(settings: TlsSettings) -> list[tuple[str, float]]:
+    """Return the files with revocation lists, and when the first of each ends."""
+    found = []
+    for path in filter(None, (settings.authenticate, settings.revocations)):
+        if Path(path).is_file():
+            text = Path(path).read_text(encoding="utf-8", errors="replace")
+            ends = [end.timestamp() for end in list_ends(text)]
+            found += [(path, min(ends))] if ends else []
+    return found
 
 
 def _end(certificate: str | None) -> float | None:

@@ -84,6 +84,9 @@ class TlsSettings:
         if self.authenticate is not None:
             _trust(context, self.authenticate)
         self._set_up(context)
+        # Resuming a session would admit a client by what was true when it began.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
         # Clients make contexts here, too, and have no use for a server's modules.
         from ..server.bindings import note_certificate
 

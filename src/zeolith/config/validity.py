@@ -1,17 +1,20 @@
-"""How long certificates are valid, read from their bytes.
+"""How long certificates and revocation lists are valid, read from their bytes.
 
-Python's ``ssl`` decodes only the certificates of peers.  What is needed here is the one field of
-X.509 that says from when to when: Certificate → TBSCertificate → Validity.
+Python's ``ssl`` decodes only the certificates of peers.  What is needed here are the fields of
+X.509 that say from when to when: Certificate → TBSCertificate → Validity, and CertificateList →
+TBSCertList → nextUpdate.
 """
 
 from __future__ import annotations
 
+import binascii
 import re
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+_INTEGER: Final = 0x02
 _SEQUENCE: Final = 0x30
 _VERSION: Final = 0xA0
 _UTC_TIME: Final = 0x17
@@ -19,6 +22,7 @@ _GENERALIZED_TIME: Final = 0x18
 
 _KIND: Final = "(?:X509 |TRUSTED )?CERTIFICATE"
 _PEM: Final = re.compile(f"-----BEGIN {_KIND}-----.+?-----END {_KIND}-----", re.S)
+_PEM_LIST: Final = re.compile("-----BEGIN X509 CRL-----(.+?)-----END X509 CRL-----", re.S)
 
 
 def validities(pem: str) -> Iterator[tuple[datetime, datetime]]:
@@ -33,6 +37,29 @@ def validities(pem: str) -> Iterator[tuple[datetime, datetime]]:
         except ValueError:
             # A damaged certificate is found by OpenSSL, which has more to say about it.
             continue
+
+
+def list_ends(pem: str) -> Iterator[datetime]:
+    """Yield until when each revocation list in *pem* is valid; what cannot be read is left out.
+
+    :param pem: text of a file with revocation lists.
+    """
+    for found in _PEM_LIST.finditer(pem):
+        try:
+            end = _next_update(binascii.a2b_base64(found[1]))
+        except ValueError:
+            continue  # likewise
+        if end is not None:
+            yield end
+
+
+def _next_update(der: bytes) -> datetime | None:
+    fields = list(_elements(_content(_content(der, 0, _SEQUENCE), 0, _SEQUENCE)))
+    # The version may come first; algorithm, issuer and the time of the list precede.
+    at = 4 if fields and fields[0][0] == _INTEGER else 3
+    if len(fields) <= at or fields[at][0] not in (_UTC_TIME, _GENERALIZED_TIME):
+        return None
+    return _time(*fields[at])
 
 
 def _validity(der: bytes) -> tuple[datetime, datetime]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import ssl
 from typing import Any, Literal
 
 from ..errors import ConfigurationError
@@ -36,7 +35,7 @@ def handle_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) 
     """Log what a loop complains about; what a peer caused takes one line, no traceback."""
     error = context.get("exception")
     message = context.get("message", "error in the event loop")
-    if isinstance(error, (ssl.SSLError, ConnectionError, TimeoutError)):
+    if isinstance(error, (ConnectionError, TimeoutError)):
         logger.warning("connection failed: %s: %s", message, error)
     else:
         logger.error("%s", message, exc_info=error)

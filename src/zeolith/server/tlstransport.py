@@ -145,7 +145,8 @@ class TlsTransport(asyncio.Protocol):
         """Return what can be decrypted now."""
         parts = []
         try:
-            while True:
+            # To ask for more than there is makes an exception, which takes longer than decrypting.
+            while self._incoming.pending or self._tls.pending():
                 part = self._tls.read(_RECEIVE_SIZE)
                 if not part:
                     self._has_ended = True

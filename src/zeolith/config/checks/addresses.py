@@ -74,12 +74,15 @@ def _check(
             zeo, key, f"the host {host} is not known here: {error.strerror}", "correct the name"
         )
         return
+    has_users = zeo.value_of("authentication-database") is not None
+    if tls is not None and has_users and key == "address":
+        return  # encrypted, and who he is each has to prove
     if is_open and (tls is None or tls.value_of("client-certificates") in _OPEN):
         what = (
             "learns what the server does"
             if key != "address"
             else "reads and changes the whole database"
-            if zeo.value_of("authentication-database") is None
+            if not has_users
             else "can read along, and take over the connection of who has logged in"
         )
         findings.warning(

@@ -11,10 +11,11 @@ from typing import Final
 
 from ..datatypes import Refused, server_tls
 from ..outline import BROKEN, Section
-from ..validity import validities
+from ..validity import list_ends, validities
 from .findings import Findings
 
 _SOON: Final = timedelta(days=30)
+_LIST_SOON: Final = timedelta(days=1)
 
 
 def check_certificates(findings: Findings, now: datetime | None = None) -> None:
@@ -26,11 +27,12 @@ def check_certificates(findings: Findings, now: datetime | None = None) -> None:
     for zeo in findings.outline.find("zeo"):
         _check_use(findings, zeo)
     for section in findings.outline.find("ssl"):
-        for key in ("certificate", "authenticate"):
+        for key in ("certificate", "authenticate", "crl"):
             path = section.value_of(key)
             if path is not None:
                 for file in _files(Path(path)):
                     _check_dates(findings, section, key, file, now)
+                    _check_lists(findings, section, key, file, now)
         key = "key" if section.value_of("key") is not None else "certificate"
         path = section.value_of(key)
         if path is not None:
@@ -52,7 +54,10 @@ def _check_use(findings: Findings, zeo: Section) -> None:
 
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from sorted(file for file in path.iterdir() if file.suffix[1:].isdecimal())
+        # As openssl rehash names certificates (.0) and revocation lists (.r0).
+        yield from sorted(
+            file for file in path.iterdir() if file.suffix[1:].removeprefix("r").isdecimal()
+        )
     else:
         yield path
 
@@ -79,6 +84,29 @@ def _check_dates(findings: Findings, section: Section, key: str, file: Path, now
         elif now > end - _SOON:
             findings.warning(
                 section, key, f"a certificate in {file} expires on {end:%Y-%m-%d}", "renew it"
+            )
+
+
+def _check_lists(findings: Findings, section: Section, key: str, file: Path, now: datetime) -> None:
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return  # said when the section was read
+    for end in list_ends(text):
+        if now > end:
+            findings.error(
+                section,
+                key,
+                f"a revocation list in {file} expired on {end:%Y-%m-%d}: nobody whom its "
+                "authority has signed for is admitted",
+                "get a new one",
+            )
+        elif now > end - _LIST_SOON:
+            findings.warning(
+                section,
+                key,
+                f"a revocation list in {file} expires on {end:%Y-%m-%d %H:%M} UTC",
+                "get a new one in time",
             )
 
 
