@@ -32,6 +32,13 @@ TUNING: Final = (
     "loads",
     "load_workers",
     "max_transaction_size",
+    "max_transaction_duration",
+    "max_blob_size",
+    "max_connections",
+    "max_connections_per_address",
+    "max_iterators",
+    "max_outstanding",
+    "peer_log_lines",
     "commit_memory",
     "incoming_limit",
     "output_limit",
@@ -62,6 +69,7 @@ class ServerConfig:
     :ivar conflict_resolution: ``"off"``, ``"in-process"``, ``"worker"``, or None for what follows
         from the other.
     :ivar msgpack: whether msgpack is proposed instead of pickle.
+    :ivar pickle: whether ZEO clients may choose pickle.
     :ivar pid_file: path, or None.
     :ivar loop: ``"auto"``, ``"uvloop"`` or ``"asyncio"``.
     :ivar compression: ``"auto"``, ``"on"`` or ``"off"``.
@@ -88,6 +96,7 @@ class ServerConfig:
     client_conflict_resolution: bool = False
     conflict_resolution: Literal["off", "in-process", "worker"] | None = None
     msgpack: bool = False
+    pickle: bool = True
     pid_file: str | None = None
     loop: Literal["auto", "uvloop", "asyncio"] = "auto"
     compression: Literal["auto", "on", "off"] = "auto"
@@ -128,6 +137,7 @@ class ServerConfig:
             client_conflict_resolution=self.client_conflict_resolution,
             conflict_resolution=self.conflict_resolution,
             msgpack=self.msgpack,
+            pickle=self.pickle,
             ssl=self.tls,
             loop=self.loop,
             compression=self.compression,
@@ -211,6 +221,7 @@ def to_config(values: Any, source: str) -> ServerConfig:
         client_conflict_resolution=zeo.client_conflict_resolution,
         conflict_resolution=zeo.conflict_resolution,
         msgpack=msgpack_by_environment() if zeo.msgpack is None else zeo.msgpack,
+        pickle=zeo.pickle,
         pid_file=zeo.pid_filename,
         loop=zeo.event_loop,
         compression=zeo.compression,
