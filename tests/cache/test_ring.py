@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from zeolith.cache import MINIMUM_SIZE, RingCache
+from zeolith.cache.rings import MARK_SHIFT, MOST_USES
 from zeolith.errors import ConfigurationError
 from zeolith.types import MAX_TID
 
@@ -316,3 +317,50 @@ def test_many_do_not_bring_back_what_was_invalidated(cache: RingCache) -> None:
     assert cache.load_before(OID, MAX_TID) is None
     assert cache.load_before(OID, T4) == (b"old", T2, T4)
     assert cache.load_before(T1, MAX_TID) == (b"other", T1, None)
+
+
+def test_r6_what_moves_in_the_file_stays_what_it_was() -> None:
+    """A suspect that a sweep copies is a suspect, and one that is verified stays that."""
+    cache = RingCache(MINIMUM_SIZE)
+    try:
+        for oid in range(4):
+            cache.store(oid.to_bytes(8, "big"), T1, None, bytes(100))
+        cache.suspects.suspect_all()
+        cache.store((3).to_bytes(8, "big"), T1, None, bytes(100))
+        moves = 0
+        for number in range(1000, 1400):
+            # Read, so that they are kept: what is suspect cannot be, so its marks are set here.
+            for oid in range(4):
+                place = cache._index.get(oid.to_bytes(8, "big"))
+                if place is not None:
+                    cache._marks[place >> MARK_SHIFT] = MOST_USES
+            before = cache.statistics().kept
+            cache.store(number.to_bytes(8, "big"), T1, None, bytes(100))
+            moves += cache.statistics().kept - before
+            for oid in range(4):
+                held = cache._index.get(oid.to_bytes(8, "big"))
+                found = cache.load_before(oid.to_bytes(8, "big"), MAX_TID)
+                if held is not None:
+                    assert (found is None) is (oid < 3)
+        assert moves > 16
+        assert len(cache.suspects) == 3
+    finally:
+        cache.close()
+
+
+@pytest.mark.parametrize("share", [4.2, 8, 20])
+def test_large_objects_read_once_do_not_flush_what_is_in_use(share: float) -> None:
+    size, count = 2 << 20, 1_250
+    cache = RingCache(size)
+    try:
+        for n in range(count):
+            cache.store(to_tid(n), T1, None, bytes(700))
+        for _ in range(3):
+            for n in range(count):
+                cache.load_before(to_tid(n), T2)
+        for n in range(30):
+            cache.store(to_tid(100_000 + n), T1, None, bytes(int(size / share) - 100))
+        left = sum(cache.load_before(to_tid(n), T2) is not None for n in range(count))
+        assert left > 0.4 * count
+    finally:
+        cache.close()

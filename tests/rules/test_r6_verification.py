@@ -69,6 +69,9 @@ def test_what_is_stale_is_forgotten_and_the_rest_stays(
     wait_until(lambda: storage.lastTransaction() == tid_of(2))
     load(storage, server, X, b"xx", tid_of(2))
     database = Database(storage)
+    seen: list[Any] = []
+    # R3: first nothing old is served, then the database is told, then the tid is shown.
+    database.on_drop = lambda: seen.append((storage._cache.last_tid(), cached(storage, Y)))
     server.close()
     again = readmit(fake, tid_of(5))
     question = again.expect(GetInvalidations)
@@ -93,6 +96,7 @@ def test_what_is_stale_is_forgotten_and_the_rest_stays(
     assert storage._cache.load_before(X, tid_of(2)) == (b"x", tid_of(1), tid_of(2))
     # Connections may hold objects that the cache does not.
     assert database.told == ["all"]
+    assert seen == [(tid_of(2), None)]
     assert events == []
     wait_until(lambda: "of 2 objects in the cache that were verified" in caplog.text)
     assert "1 were stale" in caplog.text

@@ -32,9 +32,9 @@ QUICK_BYTES: Final = 64 * 1024
 """Bytes of object ids, and a tenth as many transactions, that are gone through on the event loop:
 it takes about a millisecond."""
 
-MISSED_OBJECTS: Final = 1_000_000
-"""Objects in an answer: ten megabytes on the wire.  Who missed more has little left that is not out
-of date."""
+MISSED_OBJECTS: Final = 250_000
+"""Objects in an answer, which is made on the event loop: ten milliseconds and 2.5 megabytes.  Who
+missed more is served better by a verification."""
 
 MISSED_SECONDS: Final = 5.0
 """Seconds for reading what a client missed from a storage: from a FileStorage some hundred thousand
