@@ -206,4 +206,33 @@ BENCHMARKS: Final = (
         database="small",
         is_timed=False,
     ),
+    Benchmark(
+        "cache-hit-alone",
+        "cache_hit_alone",
+        200_000,
+        (Metric("hit of the cache alone, 300 bytes", "µs", _MICRO, 1 / 0.6),),
+    ),
+    Benchmark(
+        "cache-memory",
+        "cache_memory",
+        100_000,
+        (Metric("memory per object of 100,000 in the cache", "bytes", 1.0, 1.0, value="each"),),
+        is_timed=False,
+    ),
+    Benchmark(
+        "cache-memory-scattered",
+        "cache_memory_scattered",
+        100_000,
+        (Metric("the same, one object id in 20", "bytes", 1.0, 1.0, value="each"),),
+        is_timed=False,
+    ),
+    Benchmark(
+        "cache-open",
+        "cache_open",
+        600_000,
+        (
+            Metric("opening a cache of 300 MB, 600,000 objects, and a hit", "ms", 1e3, 5.0, "open"),
+            Metric("closing it", "ms", 1e3, value="close"),
+        ),
+    ),
 )

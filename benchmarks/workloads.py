@@ -24,6 +24,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.DB import DB
 from ZODB.utils import maxtid, z64
 
+from .caches import cache_hit_alone, cache_memory, cache_memory_scattered, cache_open
 from .sample import RECORD_SIZE
 from .startup import start_up
 from .worker import Session, main
@@ -319,6 +320,10 @@ WORKLOADS: Final[dict[str, Callable[[Session], None]]] = {
         load_latency,
         pack_latency,
         cached_objects,
+        cache_hit_alone,
+        cache_memory,
+        cache_memory_scattered,
+        cache_open,
         idle_connections,
         commit_until_told,
         start_up,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -317,3 +318,26 @@ def test_it_keeps_to_its_part_of_the_file() -> None:
             assert 4096 <= log.offset(place) < 8192 - 100
         assert os.pread(log.fd, 4096, 0) == b"x" * 4096
         assert os.pread(log.fd, 20_000, 8192) == b"x" * (20_000 - 8192)
+
+
+def test_what_is_left_of_the_last_round_keeps_its_seed() -> None:
+    """The head stays out of a segment until nothing is left in it, also when it takes the gap."""
+    with tempfile.TemporaryFile("w+b", buffering=0) as file:
+        seals = Seals(5, [])
+        seals.resize(1024)
+        log = RecordLog(file, 4, seals, LogState.empty(0, 1024))
+        held: dict[bytes, int] = {}
+        numbers = itertools.count(10_000)
+        for n in range(600):
+            while (place := log.append(make_body(n, 90 + n % 60))) is None:
+                for number in numbers:
+                    (copy,) = log.copy([make_body(number, 30)])
+                    if copy is None:
+                        break
+                    held[to_oid(number)] = copy
+                for oid, at in held.items():
+                    assert log.read(at, oid)[:8] == oid
+                for oid in sweep(log):
+                    del held[oid]
+            held[to_oid(n)] = place
+        assert len(held) > 60

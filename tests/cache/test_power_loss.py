@@ -177,3 +177,25 @@ def test_the_index_of_another_cache(tmp_path: Path) -> None:
     assert second.check(first.images[0].told) == 0
     first.put(second.images[0].records, first.images[0])
     assert first.check(first.images[0].told) == 0
+
+
+def test_what_was_written_before_a_crash_under_what_was_saved_after_it(tmp_path: Path) -> None:
+    """Both lie in the same place, in the same round."""
+    site = Site(str(tmp_path / "cache.zec"), MINIMUM_SIZE)
+    site.commit(COUNTER)
+    site.save()
+    site.commit(COUNTER)
+    lost = Path(site.path).read_bytes()
+    site.stop()
+    site.cache = site.open()
+    site.cache.invalidate(COUNTER, None)
+    site.commit(COUNTER)
+    site.save()
+    site.stop()
+    image = site.images[-1]
+    length = len(data_of(COUNTER, 0)) + 30
+    assert len(lost) <= len(image.records) < len(lost) + length
+    site.put(image.records, image)
+    assert site.check(image.told)
+    site.put(lost.ljust(len(image.records), b"\0"), image)
+    assert site.check(image.told) == 0

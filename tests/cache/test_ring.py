@@ -346,3 +346,21 @@ def test_r6_what_moves_in_the_file_stays_what_it_was() -> None:
         assert len(cache.suspects) == 3
     finally:
         cache.close()
+
+
+@pytest.mark.parametrize("share", [4.2, 8, 20])
+def test_large_objects_read_once_do_not_flush_what_is_in_use(share: float) -> None:
+    size, count = 2 << 20, 1_250
+    cache = RingCache(size)
+    try:
+        for n in range(count):
+            cache.store(to_tid(n), T1, None, bytes(700))
+        for _ in range(3):
+            for n in range(count):
+                cache.load_before(to_tid(n), T2)
+        for n in range(30):
+            cache.store(to_tid(100_000 + n), T1, None, bytes(int(size / share) - 100))
+        left = sum(cache.load_before(to_tid(n), T2) is not None for n in range(count))
+        assert left > 0.4 * count
+    finally:
+        cache.close()

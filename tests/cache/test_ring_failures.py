@@ -366,3 +366,40 @@ def test_a_disk_that_fills_up_under_many(
             assert found in (None, (b"%100d" % n, T1, None))
     assert len(warnings()) == 1
     assert bool(len(cache)) is (limit == 20_000)
+
+
+@pytest.mark.parametrize("behind", [100, 6_000, 20_000, 60_000, 120_000])
+def test_a_disk_that_is_full_soon_behind_the_small_ring(
+    monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    """The main ring is the smaller one then, and has no room for what the small one takes."""
+    cache = RingCache(1_000_000)
+    try:
+        border = cache._rings.state.small.end << cache._rings.shift
+        monkeypatch.setattr(os, "pwrite", full_after(border + behind))
+        for n in range(6_000):
+            size = 100 if n % 10 else (2_000, 20_000, 60_000)[n // 10 % 3]
+            cache.store(to_tid(n), T1, None, bytes([n % 256]) * size)
+            cache.load_before(to_tid(n), T2)
+            cache.load_before(to_tid(n - 5 if n > 5 else n), T2)
+            if n % 97 == 0:
+                for m in range(max(0, n - 300), n):
+                    found = cache.load_before(to_tid(m), T2)
+                    assert found is None or found[0][:1] == bytes([m % 256])
+        assert len(cache) > 20
+        assert 150_000 < cache.statistics().capacity < 400_000
+        assert cache.statistics().damaged == 0
+    finally:
+        cache.close()
+
+
+def test_damage_does_not_pass_when_it_is_copied(cache: RingCache) -> None:
+    """What moves to the other ring gets a new checksum: only if the old one was right."""
+    cache.store(OID, T1, None, b"x" * 100)
+    cache.invalidate(OID, T2)
+    cache.store(OID, T2, None, b"y" * 100)
+    for at in (60, 60 + 128):
+        os.pwrite(cache._fd, b"?", at)
+    fill(cache, 1_000, 1_300)  # the small ring goes round, the main one takes what leaves it
+    assert cache.load_before(OID, T2) is None
+    assert cache.load_before(OID, MAX_TID) is None

@@ -110,6 +110,23 @@ def test_a_place_written_over_with_the_same_object(
     assert cache.load_before(OID, T2) is None
 
 
+def test_a_place_written_over_with_an_earlier_revision(
+    cache: RingCache, interruption: Interruption
+) -> None:
+    # The record is whole and the object's, but it is not the current one.
+    cache.store(OID, T2, None, b"x" * 100)
+    place = cache._index.get(OID)
+    assert place is not None
+
+    def replace() -> None:
+        cache.clear()
+        cache.store(OID, T1, T2, b"y" * 100)
+
+    interruption.before = in_a_thread(replace)
+    assert cache.load_before(OID, MAX_TID) is None
+    assert cache._earlier.has_place(OID, place)
+
+
 @pytest.mark.parametrize("when", ["before", "midway"])
 def test_a_place_written_over_in_the_course_of_sweeps(
     cache: RingCache, interruption: Interruption, when: str

@@ -393,11 +393,23 @@ class Rings:
     def shrink(self) -> bool:
         """After a write without room: make do with what the file has, if that is worth it."""
         main = self._main.state
-        if main.head > main.first or not self._has_main:
-            return self._main.shrink()
-        # There is not even room for all of the small ring: it is the only one then.
-        if not self._small.shrink():
+        if not self._has_main:
             return False
+        if main.head > main.first:
+            if self._main.shrink():
+                return True
+            if main.is_wrapped:
+                return False
+
+            # Not worth it.
+            def is_left(place: int) -> bool:
+                return place >> LENGTH_BITS < main.first
+
+            self.count -= self._index.cut(is_left) + self._earlier.cut(is_left)
+        elif not self._small.shrink():
+            # There is not even room for all of the small ring.
+            return False
+        # The small ring is the only one then.
         self._main.resize(main.first)
         return True
 

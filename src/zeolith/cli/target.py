@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..config.address import Address, local_address, parse_address
+from .numbers import NumberRange
 
 if TYPE_CHECKING:
     import ssl
@@ -46,7 +47,7 @@ def timeout_option(command: Command) -> Command:
     """Give *command* the option ``--timeout``."""
     return click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=NumberRange(min=0, min_open=True),
         default=10.0,
         show_default=True,
         metavar="SECONDS",
