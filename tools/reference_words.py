@@ -47,6 +47,7 @@ TYPES: Final[Mapping[str, str]] = {
     "positive_count": "whole number",
     "positive_seconds": "duration",
     "seconds": "duration",
+    "seconds_or_never": "duration",
     "silence": "duration",
     "server_address": "address",
     "size": "size",

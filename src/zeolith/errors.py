@@ -13,9 +13,11 @@
     │   │   └── WrongProof          of a log-in: name or password are wrong
     │   ├── LoginRequired           a client asked for something without having logged in
     │   ├── LoginDelayed            too many log-ins have failed: another one may be tried later
-    │   └── IncompatiblePeer        its greeting names no protocol we speak
-    │       ├── UnknownVersion      its hello names a version of our own that we do not speak
-    │       └── LoginRefused        we cannot log in there, or it is not whom it should be
+    │   ├── IncompatiblePeer        its greeting names no protocol we speak
+    │   │   ├── UnknownVersion      its hello names a version of our own that we do not speak
+    │   │   ├── PickleRefused       it wants the pickle coding, which is not accepted here
+    │   │   └── LoginRefused        we cannot log in there, or it is not whom it should be
+    │   └── ServerFull              a server in place of its greeting: it has no room
     └── ClientStorageError          (also ZODB.POSException.StorageError)
         ├── ClientDisconnected      no server, or it went away: may be retried
         │   ├── ServerRefused       a server is there, but will not have us as we are
@@ -189,6 +191,23 @@ class UnknownVersion(IncompatiblePeer):
 
 class LoginRefused(IncompatiblePeer):
     """A client cannot log in at this server, or must not go on with it; the text says why."""
+
+
+class PickleRefused(IncompatiblePeer):
+    """A client chose the pickle coding, which its server does not accept."""
+
+    def __str__(self) -> str:
+        return (
+            "the client insists on the pickle coding, which is not accepted here (pickle false): "
+            "it needs msgpack, which ZEO's clients have if the package msgpack is installed"
+        )
+
+
+class ServerFull(ProtocolViolation):
+    """A server takes no more connections; told in place of its greeting."""
+
+    def __str__(self) -> str:
+        return "the server has as many connections as it takes; its log says which limit it is"
 
 
 class ClientStorageError(ZeolithError, StorageError):

@@ -102,6 +102,14 @@ def test_limits_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
             "incoming-limit 2 GB",
             "output-limit 5000000",
             "register-timeout 5s",
+            "max-connections 50",
+            "max-connections-per-address 20",
+            "max-transaction-duration 1h",
+            "max-blob-size 2MB",
+            "max-iterators 4",
+            "max-outstanding 5",
+            "peer-log-lines 6",
+            "pickle no",
             "dead-peer-timeout 1.5m",
             "compression OFF",
             "shutdown-grace 0",
@@ -119,6 +127,11 @@ def test_limits_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.output_limit == 5_000_000
     assert options.register_timeout == 5
     assert options.dead_peer_timeout == 90
+    assert (options.max_connections, options.max_connections_per_address) == (50, 20)
+    assert options.max_transaction_duration == 3600
+    assert options.max_blob_size == 2 * 1024**2
+    assert (options.max_iterators, options.max_outstanding, options.peer_log_lines) == (4, 5, 6)
+    assert options.pickle is False
     assert options.compression == "off"
     assert options.shutdown_grace == 0
 

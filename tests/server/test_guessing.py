@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeolith.server import guessing
-from zeolith.server.guessing import ATTEMPTS, REFILL, Guessing, origin
+from zeolith.server.guessing import ATTEMPTS, REFILL, Guessing
 
 
 def fail(counts: Guessing, address: str, name: str, now: float, times: int) -> list[float]:
@@ -97,19 +97,3 @@ def test_no_address_fails_faster_than_it_may(steps: list[tuple[str, str, bool, f
             else:
                 failed[address] += 1
         assert failed[address] <= ATTEMPTS + now / REFILL + 1e-6
-
-
-@pytest.mark.parametrize(
-    ("peername", "found"),
-    [
-        (("10.0.0.1", 5), "10.0.0.1"),
-        (("2001:db8:1:2:3:4:5:6", 5, 0, 0), "2001:db8:1:2::/64"),
-        (("fe80::1%eth0", 5, 0, 2), "fe80::/64"),
-        (("::ffff:10.0.0.1", 5, 0, 0), "10.0.0.1"),
-        ("", "unix"),
-        (b"", "unix"),
-        (None, "unix"),
-    ],
-)
-def test_what_counts_as_one_address(peername: object, found: str) -> None:
-    assert origin(peername) == found

@@ -12,6 +12,7 @@ from ZODB.POSException import StorageError, Unsupported
 
 from zeolith.server.access import StorageAccess
 from zeolith.server.iterators import Iterators
+from zeolith.server.tally import Tally
 
 Z64 = bytes(8)
 
@@ -34,7 +35,7 @@ def storage(files: FileStorage) -> Iterator[FileStorage]:
 
 @pytest.fixture
 def iterators(storage: FileStorage) -> Iterator[Iterators]:
-    found = Iterators(StorageAccess("1", storage), 4)
+    found = Iterators(StorageAccess("1", storage), 4, Tally())
     yield found
     found.close()
 
@@ -120,7 +121,7 @@ def test_a_storage_without_iteration() -> None:
     class Plain:
         loadBefore = getName = None  # noqa: N815
 
-    iterators = Iterators(StorageAccess("plain", Plain()), 4)
+    iterators = Iterators(StorageAccess("plain", Plain()), 4, Tally())
     with pytest.raises(Unsupported, match="plain"):
         iterators.start(None, None)
     assert len(iterators) == 0

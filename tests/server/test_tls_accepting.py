@@ -21,7 +21,10 @@ from ZODB.MappingStorage import MappingStorage
 
 from zeolith.credentials import FixedCredentials
 from zeolith.server import tlsaccepting
+from zeolith.server.crowd import Crowd
+from zeolith.server.limitedlog import LimitedLog
 from zeolith.server.loops import new_event_loop
+from zeolith.server.tally import Tally
 from zeolith.server.tlsaccepting import TlsAcceptor
 
 
@@ -109,7 +112,10 @@ def make_acceptor(
     factory: Callable[[], asyncio.Protocol],
     context: ssl.SSLContext,
 ) -> TlsAcceptor:
-    return TlsAcceptor(loop, listener, factory, FixedCredentials(context), 30)
+    crowd = Crowd(
+        loop.time, 10, 10, Tally(), LimitedLog(loop, logging.getLogger(__name__), "tests")
+    )
+    return TlsAcceptor(loop, listener, lambda _: factory(), FixedCredentials(context), 30, crowd)
 
 
 class Greeter(asyncio.Protocol):

@@ -110,6 +110,9 @@ def _render_server(status: Status) -> list[str]:
         ("started", f"{moment(server['started'])}, {up} ago"),
         ("connections", f"{server['connections']} now, {server['accepted']} since the start"),
     ]
+    reached = [(name, count) for name, count in server.get("limits", {}).items() if count]
+    if reached:
+        rows.append(("limits reached", _counted(reached)))
     return align(rows)
 
 

@@ -123,7 +123,10 @@ def _serve(
     warn_of_strangers(config, endpoint.sockets)
     if profile is not None:
         profile.check()
+    from ..server.openfiles import make_room
+
     server = config.make_server(notifier.starting)
+    make_room(server.max_connections)
 
     def stop() -> None:
         notifier.stopping()

@@ -14,6 +14,7 @@ import click
 
 from ..config.accounts import parse_mode, parse_owner
 from ..config.address import LOOPBACK, Address, parse_address
+from ..config.limits import override_limits
 from ..config.objects import parse_object_storage
 from ..config.pidfile import default_pid_file
 from ..config.server import (
@@ -51,6 +52,8 @@ class Settings:
     :ivar socket_owner: ``--socket-owner``.
     :ivar read_only: ``--read-only``.
     :ivar msgpack: ``--msgpack``.
+    :ivar no_pickle: ``--no-pickle``.
+    :ivar limits: ``--limit``.
     :ivar loop: ``--loop``.
     :ivar compression: ``--compression``.
     :ivar certificate: ``--certificate``; this and the next five take the place of ``<ssl>``.
@@ -76,6 +79,8 @@ class Settings:
     socket_owner: str | None = None
     read_only: bool = False
     msgpack: bool = False
+    no_pickle: bool = False
+    limits: Sequence[str] = ()
     loop: Literal["auto", "uvloop", "asyncio"] | None = None
     compression: Literal["auto", "on", "off"] | None = None
     certificate: str | None = None
@@ -120,6 +125,10 @@ def read_config(settings: Settings) -> ServerConfig:
         changes["read_only"] = True
     if settings.msgpack:
         changes["msgpack"] = True
+    if settings.no_pickle:
+        changes["pickle"] = False
+    if settings.limits:
+        changes |= override_limits(config, settings.limits, "--limit")
     changes["pid_file"] = settings.pid_file or config.pid_file or _pid_file_by_environment()
     config = dataclasses.replace(config, **changes)
     if settings.sockets and option:

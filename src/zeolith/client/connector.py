@@ -28,6 +28,7 @@ from ..errors import (
     LoginDelayed,
     LoginRefused,
     ProtocolViolation,
+    ServerFull,
     ServerRefused,
 )
 from ..protocol.hello import Admission, Database, Terms, parse_admission
@@ -274,6 +275,9 @@ class Connector:
             raise TlsClosed(str(error)) from error
         except IncompatiblePeer:
             raise
+        except ServerFull as error:
+            # Others leave sooner or later: no reason not to try again.
+            raise ConnectionRefusedError(f"{channel.server_name}: {error}") from error
         except ProtocolViolation as error:
             raise ServerRefused(channel.server_name, describe_violation(error)) from error
         reached("has greeted, but does not admit this client")

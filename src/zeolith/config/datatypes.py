@@ -92,6 +92,11 @@ def positive_seconds(text: str) -> float:
     return value
 
 
+def seconds_or_never(text: str) -> float | None:
+    """A duration as in :func:`seconds`; 0 means that there is no limit."""
+    return seconds(text) or None
+
+
 def silence(text: str) -> float:
     """A duration as in :func:`seconds` that can be agreed upon with clients."""
     from ..server.options import check_dead_peer_timeout
@@ -232,6 +237,12 @@ def zeo_section(section: Any) -> Any:
         check_incoming_limit(section.incoming_limit, section.max_message_size, names)
     except ConfigurationError as error:
         raise Refused(error.problem, error.remedy, error.option) from error
+    if section.msgpack is False and not section.pickle:
+        raise Refused(
+            "has no effect: without pickle, msgpack is what is proposed",
+            "remove the line, or say pickle true",
+            "msgpack",
+        )
     return section
 
 

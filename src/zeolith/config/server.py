@@ -32,6 +32,13 @@ TUNING: Final = (
     "loads",
     "load_workers",
     "max_transaction_size",
+    "max_transaction_duration",
+    "max_blob_size",
+    "max_connections",
+    "max_connections_per_address",
+    "max_iterators",
+    "max_outstanding",
+    "peer_log_lines",
     "commit_memory",
     "incoming_limit",
     "output_limit",
@@ -58,6 +65,7 @@ class ServerConfig:
     :ivar transaction_timeout: seconds a client may hold the commit lock, or None for ever.
     :ivar client_conflict_resolution: whether conflicts are resolved by the clients.
     :ivar msgpack: whether msgpack is proposed instead of pickle.
+    :ivar pickle: whether ZEO clients may choose pickle.
     :ivar pid_file: path, or None.
     :ivar loop: ``"auto"``, ``"uvloop"`` or ``"asyncio"``.
     :ivar compression: ``"auto"``, ``"on"`` or ``"off"``.
@@ -83,6 +91,7 @@ class ServerConfig:
     transaction_timeout: float | None = DEFAULT_TRANSACTION_TIMEOUT
     client_conflict_resolution: bool = False
     msgpack: bool = False
+    pickle: bool = True
     pid_file: str | None = None
     loop: Literal["auto", "uvloop", "asyncio"] = "auto"
     compression: Literal["auto", "on", "off"] = "auto"
@@ -122,6 +131,7 @@ class ServerConfig:
             transaction_timeout=self.transaction_timeout,
             client_conflict_resolution=self.client_conflict_resolution,
             msgpack=self.msgpack,
+            pickle=self.pickle,
             ssl=self.tls,
             loop=self.loop,
             compression=self.compression,
@@ -204,6 +214,7 @@ def to_config(values: Any, source: str) -> ServerConfig:
         transaction_timeout=zeo.transaction_timeout or None,
         client_conflict_resolution=zeo.client_conflict_resolution,
         msgpack=msgpack_by_environment() if zeo.msgpack is None else zeo.msgpack,
+        pickle=zeo.pickle,
         pid_file=zeo.pid_filename,
         loop=zeo.event_loop,
         compression=zeo.compression,

@@ -17,11 +17,15 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, NamedTuple
 
-from ..errors import IncompatiblePeer
+from ..errors import IncompatiblePeer, PickleRefused, ServerFull
 
 VERSION = b"5"
 MARKER = b" zeolith"
 STATUS_PROBE = b"ruok"
+
+FULL: Final = b"Z0 full: too many connections"
+"""What a server says in place of its greeting if it has no room.  The version is below all that
+there are, so that ZEO's clients end the connection, log these words and come again."""
 
 OWN_VERSIONS: Final = (1,)
 """Versions of Zeolith's own protocol that this program speaks, oldest first."""
@@ -83,8 +87,11 @@ def _parse_versions(words: bytes) -> tuple[int, ...]:
 def parse_greeting(payload: bytes) -> Greeting:
     """Return what a server's greeting says.
 
+    :raises ServerFull: it has no room for another connection.
     :raises IncompatiblePeer: it is not a ZEO 5 (or newer) server.
     """
+    if payload == FULL:
+        raise ServerFull
     letter, version = payload[:1], payload[1:]
     if letter not in (b"Z", b"M") or version < VERSION:
         raise IncompatiblePeer(
@@ -102,16 +109,21 @@ def serialize_hello(coding: Coding) -> bytes:
     return payload
 
 
-def parse_hello(payload: bytes) -> Coding:
+def parse_hello(payload: bytes, takes_pickle: bool = True) -> Coding:
     """Return the coding a client has chosen.
 
+    :param takes_pickle: whether it may choose pickle.
+    :raises PickleRefused: it has, and it may not.
     :raises IncompatiblePeer: its answer is not exactly ``Z5`` or ``M5``.
     """
     if payload[1:] != VERSION or payload[:1] not in (b"Z", b"M"):
         raise IncompatiblePeer(
             f"hello {payload[:20]!r} is not that of a client speaking ZEO protocol 5"
         )
-    return Coding(payload[:1])
+    coding = Coding(payload[:1])
+    if coding is Coding.PICKLE and not takes_pickle:
+        raise PickleRefused
+    return coding
 
 
 _TLS_RECORDS: Final = range(0x14, 0x18)

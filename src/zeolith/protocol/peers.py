@@ -312,9 +312,19 @@ class ServerPeer(_Peer):
         Zeolith's own protocol.
     :param program: our name and version, for the client's log.
     :param terms: what we ask of clients that speak Zeolith's own protocol.
+    :param takes_pickle: whether the client may choose the pickle coding; if not, nothing that it
+        sends in it is decoded.
     """
 
-    __slots__ = ("_coding", "_load_size", "_mechanisms", "_must_log_in", "_parse_load", "_realm")
+    __slots__ = (
+        "_coding",
+        "_load_size",
+        "_mechanisms",
+        "_must_log_in",
+        "_parse_load",
+        "_realm",
+        "_takes_pickle",
+    )
 
     def __init__(
         self,
@@ -322,10 +332,13 @@ class ServerPeer(_Peer):
         limits: Limits = DEFAULT_LIMITS,
         program: str = "",
         terms: Terms = NO_TERMS,
+        takes_pickle: bool = True,
     ) -> None:
+        assert takes_pickle or coding is not Coding.PICKLE, "it would propose what it refuses"
         first_size = max(limits.max_inquiry_size, limits.max_hello_size)
         super().__init__(limits, first_size, program, terms)
         self._coding = coding
+        self._takes_pickle = takes_pickle
         self._mechanisms: tuple[str, ...] = ()
         self._must_log_in = False
         self._realm = ""
@@ -417,7 +430,7 @@ class ServerPeer(_Peer):
             self._version = introduction.version
             coding = Coding.OWN
         else:
-            coding = parse_hello(payload)
+            coding = parse_hello(payload, self._takes_pickle)
         self.codec = make_codec(coding, requests_to_server(coding), self._limits)
         if introduction is not None:
             self._meet(self.codec, introduction)

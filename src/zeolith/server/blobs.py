@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from functools import partial
 
 from ZODB.POSException import TransactionTooLargeError
@@ -11,12 +11,14 @@ from ..errors import IllegalMessage
 from ..protocol import messages as m
 from ..protocol.streamrequests import AttachBlob
 from .committing import collecting_transaction
+from .peerlog import peer_logger
 from .session import NOTICE, Session
+from .tally import Limit
 from .transactions import Transaction, UploadedBlob
-from .upload import Upload
+from .upload import Upload, blob_too_large
 from .workers import Job
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 
 def store_blob_start(session: Session, msgid: m.MsgId, request: m.StoreBlobStart) -> None:
@@ -34,7 +36,9 @@ def store_blob_start(session: Session, msgid: m.MsgId, request: m.StoreBlobStart
 
 def store_blob_chunk(session: Session, msgid: m.MsgId, request: m.StoreBlobChunk) -> None:
     upload = _current(session)
-    _submit(session, upload, partial(upload.write, request.chunk), len(request.chunk))
+    size, lobby = len(request.chunk), session.lobby
+    if upload.takes(size, lobby.options.max_blob_size, lobby.tally):
+        _submit(session, upload, partial(upload.write, request.chunk), size)
     session.reply(msgid, None)
 
 
@@ -126,6 +130,16 @@ def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShar
     session.stats.stores += 1
     access = session.service.access
 
+    lobby = session.lobby
+    limit = lobby.options.max_blob_size
+
+    def find() -> str:
+        path = access.shared_blob_path(oid, filename)
+        if os.stat(path).st_size > limit:
+            lobby.tally.hit(Limit.BLOB_SIZE)
+            raise blob_too_large(limit)
+        return path
+
     def found(path: str | None, error: Exception | None) -> None:
         session.check_uploads()
         if path is not None and session.transaction is transaction:
@@ -138,7 +152,7 @@ def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShar
             transaction.fail(error)
 
     assert session.uploads is not None
-    session.uploads.submit(partial(access.shared_blob_path, oid, filename), found, len(data))
+    session.uploads.submit(find, found, len(data))
     session.check_uploads()
     session.reply(msgid, None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -12,11 +11,12 @@ from ..protocol.limits import MAX_LOADS
 from ..protocol.loadrequests import LoadedMany, LoadMany, Record
 from ..protocol.manyloads import RECORD_SIZE, room_for_records
 from ..protocol.messages import LoadBefore
+from .peerlog import peer_logger
 
 if TYPE_CHECKING:
     from .session import Session
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 SLICE_OBJECTS: Final = 64
 SLICE_SIZE: Final = 64 * 1024

@@ -7,7 +7,6 @@ no transaction to remember it with, the connection has to end here too.
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Final
 
@@ -24,11 +23,13 @@ from ..protocol.outcome import Outcome, Verdict, serialize_verdict
 from ..rights import Right
 from .coordinator import Finished
 from .log import Operation
+from .peerlog import peer_logger
 from .replay import Vote
 from .session import NOTICE, Session
+from .tally import Limit
 from .transactions import Stage, Transaction, begin_transaction, check_operation
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 _MAX_OIDS: Final = 100
 
@@ -135,6 +136,7 @@ def _append(session: Session, msgid: m.MsgId, operation: Operation) -> None:
         excess = transaction.log.append(operation)
         if transaction.log.size > session.lobby.options.max_transaction_size:
             limit = session.lobby.options.max_transaction_size
+            session.lobby.tally.hit(Limit.TRANSACTION_SIZE)
             transaction.fail(TransactionTooLargeError(f"the limit is {limit} bytes"))
         elif excess:
             assert session.uploads is not None

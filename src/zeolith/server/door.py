@@ -15,9 +15,10 @@ from ..errors import IllegalMessage, ProtocolViolation, WrongProof
 from ..protocol.login import LoginReply, LoginStep, mechanisms
 from ..protocol.scram import NONCE_SIZE, ServerExchange
 from .bindings import bindings_of
-from .guessing import Guessing, origin
+from .guessing import Guessing
 from .identifying import ExtraInfo, identify
 from .limitedlog import LimitedLog
+from .origins import origin
 from .users import User, Users
 
 logger = logging.getLogger(__name__)

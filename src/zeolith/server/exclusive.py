@@ -23,6 +23,7 @@ from .coordinator import (
     VoteDone,
     is_survived,
 )
+from .peerlog import peer_logger
 from .publisher import Publication, Publisher
 from .quickvote import vote_quickly
 from .replay import Replay, Vote, abort
@@ -30,7 +31,7 @@ from .statistics import Statistics
 from .transactions import Transaction
 from .workers import WorkerPool
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 
 class Clock(Protocol):

@@ -54,7 +54,7 @@ class Guessing:
     def take(self, address: str, name: str, now: float) -> float:
         """An attempt is to be made; return 0 if it may, else for how many seconds it may not.
 
-        :param address: where from; see :func:`origin`.
+        :param address: where from; see :func:`~.origins.origin`.
         """
         stores = [self._store(("address", address), now)]
         if (address, name) not in self._good:
@@ -89,22 +89,3 @@ class Guessing:
         store.refill(now)
         self._stores.move_to_end(key)
         return store
-
-
-def origin(peername: object) -> str:
-    """Return what counts as one address: a host; of IPv6 the network that a site has; or all that
-    come over a Unix socket.
-
-    :param peername: as a socket has it.
-    """
-    if not isinstance(peername, tuple):
-        return "unix"
-    host = str(peername[0])
-    if ":" not in host:
-        return host
-    from ipaddress import IPv6Address, ip_network
-
-    address = IPv6Address(host.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ip_network((address, 64), strict=False))

@@ -9,6 +9,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import StorageError
 
 from .access import StorageAccess
+from .tally import Limit, Tally
 
 
 class Iterators:
@@ -18,11 +19,13 @@ class Iterators:
 
     :param access: the storage.
     :param limit: how many may be open.
+    :param tally: counts where it was reached.
     """
 
-    __slots__ = ("_access", "_iterators", "_last", "_limit", "_next_id")
+    __slots__ = ("_access", "_iterators", "_last", "_limit", "_next_id", "_tally")
 
-    def __init__(self, access: StorageAccess, limit: int) -> None:
+    def __init__(self, access: StorageAccess, limit: int, tally: Tally) -> None:
+        self._tally = tally
         self._access = access
         self._limit = limit
         self._next_id = 0
@@ -88,6 +91,7 @@ class Iterators:
 
     def _add(self, make: Any) -> int:
         if len(self._iterators) >= self._limit:
+            self._tally.hit(Limit.ITERATORS)
             raise StorageError(f"a client may have {self._limit} iterators open, no more")
         iterator = make()
         number = self._next_id

@@ -10,7 +10,6 @@ server's own machine and can open its Unix socket are obeyed.
 
 from __future__ import annotations
 
-import logging
 import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,12 @@ from ..rights import Right
 from .identifying import process_of
 from .lobby import Lobby
 from .overview import describe_connections, storage_of, tls_user
+from .peerlog import peer_logger
 
 if TYPE_CHECKING:
     from .transport import Connection
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 
 def kick(lobby: Lobby, asker: Connection, inquiry: KickInquiry) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ..errors import ConfigurationError
+from .crowd import Crowd, Entry
 from .options import Address, ServerOptions
 from .tlsaccepting import TlsAcceptor
 
@@ -223,6 +224,15 @@ def _remove_stale(path: str) -> None:
     )
 
 
+class Factory(Protocol):
+    """Makes the protocol of a connection.
+
+    :param entry: the place it has got; None if it is to ask for one.
+    """
+
+    def __call__(self, entry: Entry | None = None) -> asyncio.Protocol: ...
+
+
 class Acceptor(Protocol):
     """What accepts connections until it is closed."""
 
@@ -232,16 +242,18 @@ class Acceptor(Protocol):
 async def start_accepting(
     loop: asyncio.AbstractEventLoop,
     listener: socket.socket,
-    factory: Callable[[], asyncio.Protocol],
+    factory: Factory,
     options: ServerOptions,
+    crowd: Crowd,
 ) -> Acceptor:
     """Have *loop* accept what comes to *listener*, with TLS if the options say so.
 
     :param factory: makes the protocol of a connection.
+    :param crowd: the places there are; with TLS a connection gets its before the handshake.
     """
     credentials = options.credentials
     if credentials is not None:
-        return TlsAcceptor(loop, listener, factory, credentials, options.register_timeout)
+        return TlsAcceptor(loop, listener, factory, credentials, options.register_timeout, crowd)
     if listener.family == socket.AF_UNIX:
         return await loop.create_unix_server(factory, sock=listener, backlog=BACKLOG)
     return await loop.create_server(factory, sock=listener, backlog=BACKLOG)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..protocol.compression import is_available
 from ..protocol.hello import Terms
+from .crowd import Crowd
 from .door import Door
+from .limitedlog import LimitedLog
+from .openfiles import most_connections
 from .options import Address, ServerOptions
+from .overdue import Overdue
+from .peerlog import PeerLines
 from .pulse import Pulse
 from .service import StorageService
+from .tally import Tally
 
 if TYPE_CHECKING:
     from .transport import Connection
+
+logger = logging.getLogger(__name__)
 
 
 class Lobby:
@@ -34,6 +43,10 @@ class Lobby:
     :ivar terms: what is asked of clients that speak Zeolith's own protocol.
     :ivar door: lets users in; None if none are known, and so everybody is.
     :ivar pulse: heartbeats, and the end of connections that are silent.
+    :ivar tally: how often limits were reached.
+    :ivar crowd: the places of connections, of those in a TLS handshake too.
+    :ivar lines: what may be logged of each address.
+    :ivar overdue: ends transactions that take too long.
     """
 
     def __init__(
@@ -57,6 +70,24 @@ class Lobby:
         )
         self.door = None if options.users is None else Door(loop, options.users)
         self.pulse = Pulse(loop, lambda: self.connections, options.dead_peer_timeout)
+        self.tally = Tally()
+        self._crowd_log = LimitedLog(loop, logger, "connections were turned away")
+        self.crowd = Crowd(
+            loop.time,
+            most_connections(options.max_connections),
+            options.max_connections_per_address,
+            self.tally,
+            self._crowd_log,
+        )
+        self.lines = PeerLines(loop, options.peer_log_lines, self.tally)
+        self.overdue = Overdue(
+            loop, lambda: self.connections, options.max_transaction_duration, self.tally
+        )
+
+    def close_logs(self) -> None:
+        """Tell what was left out of the log; the last thing that a server does."""
+        self._crowd_log.close()
+        self.lines.close()
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return the answer to ``ruok``: each storage's status."""

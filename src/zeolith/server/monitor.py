@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from .. import __version__
 from ..rights import UNLIMITED, Rights
+from .crowd import Entry
 from .endpoint import MONITOR_OPTION, Endpoint
 from .identifying import identify
 from .listening import Acceptor, start_accepting
@@ -32,6 +33,9 @@ def make_report(lobby: Lobby, rights: Rights = UNLIMITED) -> str:
     :param rights: of whoever reads it.
     """
     lines = [f"ZEO monitor server version {__version__} (Zeolith)", time.ctime()]
+    reached = sum(lobby.tally.as_dict().values())
+    if reached:
+        lines.append(f"Limits reached: {reached}")
     for name, service in sorted(lobby.services.items()):
         if rights.on(name) & SEES:
             lines += ["", f"Storage: {name}", *_report_storage(service)]
@@ -66,9 +70,13 @@ class MonitorConnection(asyncio.Protocol):
 
     :param lobby: the server.
     :param readers: all readers that are being served, in order of arrival.
+    :param entry: its place among the connections, if it has one: of the others there are few.
     """
 
-    def __init__(self, lobby: Lobby, readers: dict[MonitorConnection, None]) -> None:
+    def __init__(
+        self, lobby: Lobby, readers: dict[MonitorConnection, None], entry: Entry | None = None
+    ) -> None:
+        self._entry = entry
         self._lobby = lobby
         self._readers = readers
         self._transport: asyncio.Transport
@@ -78,6 +86,8 @@ class MonitorConnection(asyncio.Protocol):
         # uvloop's transports are no subclass of asyncio's, whose methods they have.
         self._transport = transport
         self._readers[self] = None
+        if self._entry is not None:
+            self._entry.evict = transport.abort
         if self._lobby.is_closing:
             transport.abort()
             return
@@ -117,6 +127,8 @@ class MonitorConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._readers.pop(self, None)
+        if self._entry is not None:
+            self._entry.leave()
 
 
 class Monitor:
@@ -149,8 +161,9 @@ class Monitor:
                 await start_accepting(
                     lobby.loop,
                     listener,
-                    lambda: MonitorConnection(lobby, self._readers),
+                    lambda entry=None: MonitorConnection(lobby, self._readers, entry),
                     lobby.options,
+                    lobby.crowd,
                 )
             )
         logger.info("listening on %s for readers of the monitor's report", lobby.monitor_address)

@@ -60,6 +60,10 @@ class ServerOptions:
     msgpack: bool = False
     """Propose the msgpack coding rather than pickle; the client chooses."""
 
+    pickle: bool = True
+    """Accept ZEO clients that use the pickle coding.  If not, msgpack is proposed, and who insists
+    on pickle is turned away before anything of it is decoded."""
+
     ssl: ssl.SSLContext | Credentials | None = None
     """TLS for all connections, or None for plain sockets.  Credentials may change: each new
     connection gets what they have then."""
@@ -76,6 +80,18 @@ class ServerOptions:
     loads: Literal["auto", "loop", "workers"] = "auto"
     """Where objects are loaded.  ``auto`` reads ZODB's own local storages on the event loop, which
     is quickest, and all others on worker threads; ``workers`` helps where the disk is slow."""
+
+    max_connections: int = 4096
+    """Connections in all, those in a TLS handshake included.  Each takes a file descriptor and some
+    kilobytes; sites with thousands of application processes need more."""
+
+    max_connections_per_address: int = 1024
+    """Connections of one address (of IPv6: one /64 network; Unix sockets are not limited).  More
+    than the processes that one machine runs; it takes several machines to use up all there are."""
+
+    peer_log_lines: int = 300
+    """Lines of the log that one address may cause in a minute; of more only the number is told.
+    Enough for all processes of a machine to come and go at once, twice."""
 
     register_timeout: float = 30.0
     """Seconds from connecting to a successful registration.  Clients need milliseconds; whoever
@@ -114,6 +130,14 @@ class ServerOptions:
     max_transaction_size: int = 16 * GIB
     """Bytes of object records (blobs not counted) that one transaction may have."""
 
+    max_transaction_duration: float | None = 6 * 3600.0
+    """Seconds from the beginning of a transaction to its end, as long as it is the client's turn.
+    It keeps temporary files all that time; a copy of a large database with slow blobs takes
+    hours.  None: for ever."""
+
+    max_blob_size: int = 64 * GIB
+    """Bytes of one blob.  It is on the disk before anybody knows whether it will be committed."""
+
     max_iterators: int = 256
     """Iterators that one client may have open; each may occupy a file descriptor."""
 
@@ -138,6 +162,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         for name in (
+            "max_connections", "max_connections_per_address", "peer_log_lines", "max_blob_size",
             "register_timeout", "output_mark", "output_limit",
             "incoming_limit", "upload_mark", "commit_memory", "max_transaction_size",
             "max_iterators", "max_outstanding",
@@ -152,6 +177,9 @@ class ServerOptions:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ConfigurationError(name, "must not be negative")
+        longest = self.max_transaction_duration
+        if longest is not None and longest <= 0:
+            raise ConfigurationError("max_transaction_duration", "must be greater than zero")
         try:
             to_credentials(self.ssl)
         except TypeError as error:

@@ -49,6 +49,9 @@ def describe_server(lobby: Lobby) -> dict[str, Any]:
         # Without the one over which this is asked.
         "connections": len(lobby.connections) - 1,
         "accepted": lobby.peers,
+        "max_connections": lobby.crowd.most,
+        # How often each limit was reached since the start.
+        "limits": lobby.tally.as_dict(),
     }
 
 

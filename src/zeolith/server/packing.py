@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -15,9 +14,10 @@ from .access import StorageAccess, layers_of
 from .filepacker import FileMisplaced, FilePacker, can_pack_aside
 from .inbox import Inbox
 from .packwire import OLD_SUFFIX
+from .peerlog import peer_logger
 from .workers import Done, WorkerPool
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 _SHARES: Final = {
     "scan": (0.0, 0.25),

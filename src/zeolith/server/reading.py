@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Any, Final
 
@@ -17,11 +16,12 @@ from ..protocol.loadrequests import LoadMany
 from ..rights import Right
 from .iterators import Iterators
 from .missed import find_missed
+from .peerlog import peer_logger
 from .service import StorageService
 from .session import Session
 from .workers import Lane
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 _MAX_LABEL = 200
 
@@ -114,7 +114,7 @@ def register(session: Session, msgid: m.MsgId, request: m.Register) -> None:
         tid = session.register(service, read_only)
         session.uploads = Lane(service.pools.quick)
         session.reads = Lane(service.pools.quick)
-        session.iterators = Iterators(service.access, lobby.options.max_iterators)
+        session.iterators = Iterators(service.access, lobby.options.max_iterators, lobby.tally)
         logger.info(
             "(%s) connected to storage %r%s",
             session.name, service.name, ", read-only" if read_only else "",

@@ -42,14 +42,18 @@ class Refusals:
 
         :param peername: of its socket.
         """
-        self._log.warn("(%s) no TLS connection: %s", _label(peername), _reason(error))
+        self._log.warn("(%s) no TLS connection: %s", label(peername), _reason(error))
 
     def close(self) -> None:
         """Tell what has not been told; any number of times."""
         self._log.close()
 
 
-def _label(peername: Any) -> str:
+def label(peername: Any) -> str:
+    """Return what a peer is called that has only an address.
+
+    :param peername: of its socket.
+    """
     if not isinstance(peername, tuple):
         return "unix client"
     host, port = peername[:2]

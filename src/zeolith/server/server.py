@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from ..credentials import FixedCredentials
 from ..errors import ConfigurationError
+from .crowd import Entry
 from .endpoint import Endpoint
 from .inbox import Inbox
 from .listening import Acceptor, start_accepting
@@ -84,6 +85,11 @@ class Server:
         if self._address is None:
             raise RuntimeError("the server does not listen")
         return self._address
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections there may be, if the process may open as many files."""
+        return self._options.max_connections
 
     def stop(self) -> None:
         """Have the server end, upon which :meth:`run` returns.  Any thread, any number of times."""
@@ -203,10 +209,10 @@ class Server:
     async def _listen(
         self, loop: asyncio.AbstractEventLoop, listener: Any, lobby: Lobby
     ) -> Acceptor:
-        def factory() -> Connection:
-            return Connection(lobby)
+        def factory(entry: Entry | None = None) -> Connection:
+            return Connection(lobby, entry)
 
-        return await start_accepting(loop, listener, factory, self._options)
+        return await start_accepting(loop, listener, factory, self._options, lobby.crowd)
 
     def _wake_up(self) -> None:
         if self._stopped is not None:
@@ -277,6 +283,7 @@ class Server:
 
     async def _end(self, loop: asyncio.AbstractEventLoop, lobby: Lobby) -> None:
         lobby.pulse.stop()
+        lobby.overdue.stop()
         if lobby.door is not None:
             lobby.door.close()
         for recovery in self._recoveries.values():
@@ -307,6 +314,7 @@ class Server:
         # Temporary files that the connections' end has left to be removed.
         await self._until(loop, lambda: self._pools.is_idle)
         self._pools.close()
+        lobby.close_logs()
 
     def _is_idle(self) -> bool:
         return all(service.is_idle for service in self._services.values())

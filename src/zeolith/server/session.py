@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -20,9 +19,11 @@ from .blobsender import BlobSender
 from .bulk import BulkLoads
 from .iterators import Iterators
 from .lobby import Lobby
+from .peerlog import PeerName, peer_logger
 from .service import StorageService
 from .statistics import Statistics
 from .streams import Streams
+from .tally import Limit
 from .transactions import Stage, Transaction
 from .upload import Upload
 from .uploads import Uploads
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .publisher import Publisher
     from .transport import Connection
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 NOTICE: Final[Any] = object()
 """Stands for the message id of a request that expects no answer."""
@@ -130,9 +131,11 @@ class Session:
         """Label and address, and who it is if that is known; for messages."""
         address = self._connection.address
         user = self._connection.user
-        if user is not None:
-            address = f"{address} as {user.name}"
-        return f"{self.label} {address}" if self.label else address
+        text = address if user is None else f"{address} as {user.name}"
+        if self.label:
+            text = f"{self.label} {text}"
+        # Without its origin it could fill the log.
+        return address.replace_text(text) if isinstance(address, PeerName) else text
 
     def demand(self, right: Right, storage: str) -> None:
         """Return if the client has *right*.
@@ -297,6 +300,7 @@ class Session:
         """A call is on its way that will be answered later (R8: there may not be many)."""
         self._outstanding += 1
         if self._outstanding >= self.lobby.options.max_outstanding:
+            self.lobby.tally.hit(Limit.OUTSTANDING_CALLS)
             self.stall("calls")
 
     def ended(self) -> None:
@@ -397,6 +401,7 @@ class Session:
         """Start *transaction*."""
         transaction.began = self.lobby.loop.time()
         self.transaction = transaction
+        self.lobby.overdue.watch()
         self.stats.active_txns += 1
 
     def abort(self, transaction: Transaction, done: Callable[[], None]) -> None:

@@ -15,7 +15,6 @@ would have to be kept in memory until then.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -30,13 +29,15 @@ from ..protocol.messages import MsgId
 from ..protocol.streamlayouts import STREAM_HEAD
 from ..protocol.streamrequests import StreamData, StreamEnd, StreamFault
 from ..protocol.streams import Sender
+from .peerlog import peer_logger
 from .sources import Source
+from .tally import Limit
 from .workers import Share
 
 if TYPE_CHECKING:
     from .session import Session
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 OUTPUT_MARK: Final = 128 * 1024
 """Bytes that may wait in the transport of a client that gets streams.  It is what the answer to a
@@ -130,6 +131,8 @@ class Streams:
         limit = self._session.lobby.options.max_iterators if is_iteration else MAX_STREAMS
         if sum(stream.is_iteration is is_iteration for stream in self._open.values()) >= limit:
             what = "iterators" if is_iteration else "blobs on their way"
+            if is_iteration:
+                self._session.lobby.tally.hit(Limit.ITERATORS)
             raise StorageError(f"a client may have {limit} {what}, no more")
         if not self._open:
             # Or the transport would take more, and not say when it has room again.

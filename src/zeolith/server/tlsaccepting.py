@@ -11,10 +11,13 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from ..credentials import Credentials
-from .refusals import Refusals
+from .crowd import Crowd, Entry
+from .origins import origin
+from .refusals import Refusals, label
 from .tlstransport import Handshake, TlsTransport
 
 logger = logging.getLogger(__name__)
@@ -35,16 +38,19 @@ class TlsAcceptor:
     :param factory: makes the protocol of a connection.
     :param credentials: TLS, asked for the context of each connection.
     :param patience: seconds that a handshake may take.
+    :param crowd: the places there are: who gets none is closed before its handshake.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         listener: socket.socket,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[Entry], asyncio.Protocol],
         credentials: Credentials,
         patience: float,
+        crowd: Crowd,
     ) -> None:
+        self._crowd = crowd
         self._loop = loop
         self._listener = listener
         self._factory = factory
@@ -82,30 +88,42 @@ class TlsAcceptor:
                 self._timer = self._loop.call_later(_PAUSE, self._resume)
                 return
             sock.setblocking(False)
-            task = self._loop.create_task(self._shake_hands(sock, peername))
-            self._handshakes[task] = sock
-            task.add_done_callback(self._ended)
+            self._begin(sock, peername)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _begin(self, sock: socket.socket, peername: Any) -> None:
+        entry = self._crowd.enter(origin(peername), label(peername), sock.close)
+        if entry is None:
+            sock.close()
+            return
+        task = self._loop.create_task(self._shake_hands(sock, peername, entry))
+        entry.evict = task.cancel
+        self._handshakes[task] = sock
+        task.add_done_callback(partial(self._ended, entry))
+
+    def _ended(self, entry: Entry, task: asyncio.Task[None]) -> None:
         sock = self._handshakes.pop(task)
         if sock is not None:
+            entry.leave()
             sock.close()  # it has not got as far as a connection
 
-    async def _shake_hands(self, sock: socket.socket, peername: Any) -> None:
+    async def _shake_hands(self, sock: socket.socket, peername: Any, entry: Entry) -> None:
         task = asyncio.current_task()
         assert task is not None
         try:
             handshake = await self._handshake(sock)
             self._handshakes[task] = None  # from now on it belongs to the loop
             await self._loop.connect_accepted_socket(
-                lambda: TlsTransport(handshake, self._factory()), sock
+                lambda: TlsTransport(handshake, self._factory(entry)), sock
             )
         except ConnectionResetError as error:
             # It has left by itself, as whoever only looks whether somebody listens.
+            entry.leave()
             logger.debug("no TLS connection: %s", error)
         except OSError as error:
+            entry.leave()
             self._refusals.note(peername, error)
         except Exception:
+            entry.leave()
             logger.exception("error while a connection was accepted")
             sock.close()  # asyncio leaves it to us if it has not come to make a transport
 

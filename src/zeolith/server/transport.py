@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import socket
 import struct
 import sys
@@ -14,10 +13,16 @@ from time import monotonic
 from typing import Any, Final
 
 from .. import __version__
-from ..errors import LoginRequired, ProtocolViolation, UnknownVersion
+from ..errors import (
+    FrameTooLarge,
+    LoginRequired,
+    PickleRefused,
+    ProtocolViolation,
+    UnknownVersion,
+)
 from ..protocol.faults import serialize_fault
 from ..protocol.framing import frame as make_frame
-from ..protocol.greeting import Coding
+from ..protocol.greeting import FULL, Coding
 from ..protocol.hello import serialize_refusal
 from ..protocol.inquiry import serialize_answer
 from ..protocol.liveness import Liveness
@@ -25,17 +30,21 @@ from ..protocol.login import LoginStep
 from ..protocol.messages import Call, Heartbeat, LoadBefore, Notice, make_tuple
 from ..protocol.peers import Event, Hello, Inquired, Probe, ServerPeer, Violated
 from ..rights import NOTHING, UNLIMITED, Rights
+from .crowd import Entry
 from .door import Login
 from .handlers import HANDLERS
 from .inquiries import answer_inquiry
 from .lobby import Lobby
+from .origins import origin
 from .overview import describe_counters
+from .peerlog import PeerName, peer_logger
 from .publisher import Publisher
 from .reading import load_before
 from .session import NOTICE, Session
+from .tally import Limit
 from .users import User
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 _PROGRAM: Final = f"zeolith {__version__}"
 
@@ -65,6 +74,7 @@ class Connection(asyncio.Protocol):
     whatever reason, what arrives waits, and reading stops as soon as something waits.
 
     :param lobby: the server.
+    :param entry: its place in the crowd, if it has got one before; else it asks for one.
     :ivar address: of the peer, for messages.
     :ivar number: of the connection, counted since the server started.
     :ivar since: when it was made (``time.monotonic``).
@@ -77,6 +87,7 @@ class Connection(asyncio.Protocol):
         "_backlog",
         "_compress",
         "_demand",
+        "_entry",
         "_gate",
         "_held",
         "_incoming",
@@ -103,10 +114,12 @@ class Connection(asyncio.Protocol):
         "since",
     )
 
-    def __init__(self, lobby: Lobby) -> None:
+    def __init__(self, lobby: Lobby, entry: Entry | None = None) -> None:
         self._lobby = lobby
-        coding = Coding.MSGPACK if lobby.options.msgpack else Coding.PICKLE
-        self._peer = ServerPeer(coding, lobby.options.limits, _PROGRAM, lobby.terms)
+        self._entry = entry
+        options = lobby.options
+        coding = Coding.MSGPACK if options.msgpack or not options.pickle else Coding.PICKLE
+        self._peer = ServerPeer(coding, options.limits, _PROGRAM, lobby.terms, options.pickle)
         self._compress: Callable[[bytes], bytes] | None = None
         self._was_heard = self._spoke = False
         self._login: Login | None = None
@@ -130,7 +143,7 @@ class Connection(asyncio.Protocol):
         self._is_closing = False
         self._is_hushed = False  # reading is paused
         self.is_paused = False
-        self.address = "?"
+        self.address: str = "?"
         self.number = 0
         self.since = self.active = 0.0
 
@@ -143,8 +156,20 @@ class Connection(asyncio.Protocol):
         lobby.peers += 1
         self.number = lobby.peers
         self.since = self.active = monotonic()
-        self.address = _peer_label(transport.get_extra_info("peername"), lobby.peers)
+        peername = transport.get_extra_info("peername")
+        source = origin(peername)
+        label = _peer_label(peername, lobby.peers)
+        self.address = PeerName(label, lobby.lines, source)
         lobby.connections[self] = None
+        if self._entry is None:
+            self._entry = lobby.crowd.enter(source, label, self.abort)
+        else:
+            self._entry.evict = self.abort
+        if self._entry is None:
+            transport.write(make_frame(FULL))
+            transport.close()
+            self._is_closing = True
+            return
         transport.set_write_buffer_limits(high=lobby.options.output_mark)
         _tune(transport.get_extra_info("socket"), lobby.options.dead_peer_timeout)
         if lobby.is_closing:
@@ -206,6 +231,8 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         del self._lobby.connections[self]
+        if self._entry is not None:
+            self._entry.leave()
         session = self._session
         if session is not None:
             if exc is not None:
@@ -302,6 +329,10 @@ class Connection(asyncio.Protocol):
         # else a heartbeat: it has served its purpose by arriving
 
     def _refuse(self, error: ProtocolViolation) -> None:
+        if isinstance(error, FrameTooLarge):
+            self._lobby.tally.hit(Limit.MESSAGE_SIZE)
+        elif isinstance(error, PickleRefused):
+            self._lobby.tally.hit(Limit.PICKLE)
         if isinstance(error, LoginRequired) and self._lobby.door is not None:
             self._lobby.door.warn("(%s) not let in: %s", self.address, error)
             if error.is_inquiry:
@@ -324,6 +355,8 @@ class Connection(asyncio.Protocol):
         assert self._peer.codec is not None
         self._compress = self._peer.codec.compress
         self._gate = publisher
+        assert self._entry is not None
+        self._entry.settle()
         if self._login is not None and self._peer.codec.coding is Coding.OWN:
             self._lobby.pulse.join(self, self._demand)
         if self._timer is not None:
@@ -332,6 +365,7 @@ class Connection(asyncio.Protocol):
 
     def _is_late(self) -> None:
         self._timer = None
+        self._lobby.tally.hit(Limit.REGISTER_TIMEOUT)
         logger.warning(
             "(%s) connection closed: not registered within %g s",
             self.address,
@@ -386,6 +420,7 @@ class Connection(asyncio.Protocol):
         limit = lobby.options.incoming_limit
         while lobby.incoming > limit:
             largest = max(lobby.connections, key=lambda connection: connection._incoming)
+            lobby.tally.hit(Limit.INCOMING)
             logger.warning(
                 "(%s) connection dropped: messages that are not complete, or wait for their turn "
                 "or for the disk, take %d bytes over all connections, the limit is %d, and this "

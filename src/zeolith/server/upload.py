@@ -5,7 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 
+from ZODB.POSException import TransactionTooLargeError
+
+from .tally import Limit, Tally
 from .transactions import remove_file
+
+
+def blob_too_large(limit: int) -> Exception:
+    """Return the error of a blob that has more than *limit* bytes."""
+    error: Exception = TransactionTooLargeError(
+        f"the server takes blobs of {limit} bytes at most (max-blob-size)"
+    )
+    return error
 
 
 class Upload:
@@ -14,16 +25,32 @@ class Upload:
     :meth:`start`, :meth:`write`, :meth:`finish` and :meth:`discard` run on worker threads, one
     after the other in that order; the rest belongs to the loop.
 
-    :ivar error: what went wrong on a worker; the vote will say it.
+    :ivar error: what went wrong on a worker, or the blob is too large; the vote will say it.
     :ivar path: the file, once started.
+    :ivar size: bytes that have arrived.
     """
 
-    __slots__ = ("_file", "error", "path")
+    __slots__ = ("_file", "error", "path", "size")
 
     def __init__(self) -> None:
         self._file: int | None = None
         self.error: Exception | None = None
         self.path = ""
+        self.size = 0
+
+    def takes(self, size: int, limit: int, tally: Tally) -> bool:
+        """Count *size* bytes that have arrived; return whether they are to be written.
+
+        :param limit: bytes that the blob may have.
+        """
+        fitted = self.size <= limit
+        self.size += size
+        if self.size <= limit:
+            return True
+        if fitted:
+            tally.hit(Limit.BLOB_SIZE)
+            self.error = self.error or blob_too_large(limit)
+        return False
 
     def start(self, directory: str) -> None:
         """Make the file in *directory*.

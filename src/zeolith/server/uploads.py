@@ -6,7 +6,6 @@ the data.  What has arrived waits for the request that ties it to a transaction.
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +15,14 @@ from ..errors import IllegalMessage, StreamViolation
 from ..protocol.limits import FIRST_UPLOAD, MAX_STREAMS, STREAM_WINDOW
 from ..protocol.streamrequests import StreamCancel, StreamCredit
 from ..protocol.streams import Receiver, following
+from .peerlog import peer_logger
 from .upload import Upload
 from .workers import Job
 
 if TYPE_CHECKING:
     from .session import Session
 
-logger = logging.getLogger(__name__)
+logger = peer_logger(__name__)
 
 INITIAL_CREDIT: Final = STREAM_WINDOW
 """Bytes that a client may send of an upload before it is given credit: part of version 1."""
@@ -71,6 +71,10 @@ class Uploads:
         receiver.received(size)
         if not receiver.is_open:
             return  # We have cancelled it; this was on its way.
+        lobby = self._session.lobby
+        if not upload.file.takes(size, lobby.options.max_blob_size, lobby.tally):
+            self._cancel(receiver)
+            return
         self._submit(upload, partial(upload.file.write, data), size)
 
     def ended(self, number: int) -> None:

@@ -92,6 +92,14 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 )
 @click.option("--read-only", is_flag=True, help="Clients may not commit.")
 @click.option("--msgpack", is_flag=True, help="Propose msgpack instead of pickle to clients.")
+@click.option("--no-pickle", is_flag=True, help="Turn away clients that insist on pickle.")
+@click.option(
+    "--limit",
+    "limits",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A limit of <zeo>, written as there: --limit max-connections=100.  May be repeated.",
+)
 @click.option(
     "--loop",
     type=click.Choice(["auto", "uvloop", "asyncio"]),
