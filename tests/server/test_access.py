@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ConflictError, POSKeyError, Unsupported
+from ZODB.tests.hexstorage import HexStorage
 from ZODB.tests.MinPO import MinPO
 from ZODB.tests.StorageTestBase import zodb_pickle
 
@@ -149,8 +150,16 @@ def test_blobs_that_are_not_there(open_files: FileStorage) -> None:
         StorageAccess("1", open_files).load_blob(OID, OID)
 
 
-def test_blobs_a_transaction_has_written(open_files: FileStorage, tmp_path: Path) -> None:
-    access = StorageAccess("1", DemoStorage(changes=open_files, close_changes_on_close=False))
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda files: DemoStorage(changes=files, close_changes_on_close=False), HexStorage],
+    ids=["demo", "hex"],
+)
+def test_r4_blobs_a_transaction_has_written(
+    open_files: FileStorage, tmp_path: Path, wrap: Callable[[Any], Any]
+) -> None:
+    """Whatever the storage that keeps them is wrapped in."""
+    access = StorageAccess("1", wrap(open_files))
     assert access.dirty_blobs() == []
     upload = tmp_path / "upload"
     upload.write_bytes(b"blob")
