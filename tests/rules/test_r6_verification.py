@@ -23,6 +23,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from zeolith.client import rechecking
+from zeolith.client.link import CLOSE_PATIENCE
 from zeolith.protocol.additions import VerifyMany
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import GetInfo, GetInvalidations, InvalidateTransaction, Register
@@ -339,6 +340,30 @@ def test_what_is_suspect_is_given_up_where_it_cannot_be_verified(
     assert len(storage._cache) == 0
     wait_until(lambda: "1 objects of the cache that may be out of date are dropped" in caplog.text)
     assert "the server speaks ZEO's protocol" in caplog.text
+
+
+def test_r7_an_application_may_close_where_its_cache_is_given_up(
+    fake: FakeServer,
+    attach: Attach,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is told by the thread that verifies, which the link's thread waits for."""
+    storage, server = attach()
+    load(storage, server, X, b"x", tid_of(1))
+    closed = threading.Event()
+
+    def notified(event: Any) -> None:
+        storage.close()
+        closed.set()
+
+    monkeypatch.setattr(ZODB.event, "notify", notified)
+    server.close()
+    again = attach_again(fake, tid_of(5))
+    again.fault(again.expect(VerifyMany), "ZODB.POSException.Unsupported")
+    assert closed.wait(CLOSE_PATIENCE / 2), "close waits for itself"
+    wait_until(lambda: not storage._link._thread.is_alive())
+    assert "is still busy" not in caplog.text
 
 
 def test_an_empty_cache_is_verified_by_itself(fake: FakeServer, attach: Attach) -> None:
