@@ -174,9 +174,9 @@ def _a_loop(path: str) -> None:
         (_not_an_index, "no index of a cache"),
         (_another_version, "no index of a cache"),
         (_no_records, "no cache of Zeolith's, or of another version"),
-        (_a_pipe, "is no file"),
-        (_a_pipe_of_records, "is no file"),
-        (_a_directory, "is no file"),
+        (_a_pipe, "no regular file"),
+        (_a_pipe_of_records, "no regular file"),
+        (_a_directory, "no regular file"),
         (_a_loop, "symbolic links"),
     ],
 )

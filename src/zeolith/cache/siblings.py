@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import weakref
 from collections.abc import Sequence
 from threading import Lock
@@ -22,6 +21,7 @@ from typing import Final, NamedTuple
 from .home import INDEX_SUFFIX, MAGIC
 from .index import PlaceIndex
 from .log import LENGTH_BITS, LENGTH_MASK
+from .opening import open_to_read
 from .records import is_whole
 from .snapshot import Snapshot, SnapshotDamaged, parse_snapshot
 
@@ -130,10 +130,10 @@ class Siblings:
     def _open(self, path: str) -> int:
         """Return a descriptor of the snapshot; -1 if there is none."""
         try:
-            return _open_file(path + INDEX_SUFFIX)
+            return open_to_read(path + INDEX_SUFFIX)
         except FileNotFoundError:
             self._said.pop(path, None)
-        except (OSError, SiblingUnusable) as error:
+        except OSError as error:
             self._say(path, error)
         return -1
 
@@ -171,18 +171,6 @@ class Siblings:
             logger.warning("%s, another process's cache, is not read: %s", path, text)
 
 
-def _open_file(path: str) -> int:
-    """Open a file for reading; whatever has its name, do not wait.
-
-    :raises SiblingUnusable: it is none.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise SiblingUnusable(f"{path} is no file")
-    return descriptor
-
-
 def _read(path: str, index: int, size: int, storage: str | None) -> Sibling:
     """Return the cache of which *index* is the snapshot.
 
@@ -196,7 +184,7 @@ def _read(path: str, index: int, size: int, storage: str | None) -> Sibling:
     if snapshot.storage != storage and snapshot.storage and storage is not None:
         # Whoever has no server yet takes its database for that of the others.
         raise SiblingUnusable(f"it is a cache of storage {snapshot.storage!r}, not of {storage!r}")
-    descriptor = _open_file(path)
+    descriptor = open_to_read(path)
     try:
         if os.pread(descriptor, len(MAGIC), 0) != MAGIC:
             raise SiblingUnusable("it is no cache of Zeolith's, or of another version")
