@@ -71,6 +71,16 @@ def test_what_it_writes_over_is_not_there_any_more(other: RingCache, path: str) 
     assert 5 < found.count(None) < 95
 
 
+def test_what_lies_there_must_be_of_the_object(other: RingCache, path: str) -> None:
+    """Whatever an index says."""
+    (sibling,) = Siblings([path], ROOM).look()
+    place = sibling._index.get(to_tid(5))
+    assert place is not None
+    sibling._index.set(to_tid(6), place)
+    assert read(sibling, 5) == stored(5)
+    assert read(sibling, 6) is None
+
+
 def test_what_follows_a_clearance_is_another_seed(other: RingCache, path: str) -> None:
     (sibling,) = Siblings([path], ROOM).look()
     other.clear()
