@@ -138,6 +138,25 @@ def test_what_is_distrusted_comes_back_when_it_is_saved(other: RingCache, path: 
     assert len(siblings.look()) == 1
 
 
+def test_what_was_not_seen_before_is_distrusted_too(
+    other: RingCache, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R6: saved between two looks, or not read for want of memory or of descriptors."""
+    siblings = Siblings([path], ROOM)
+    siblings.distrust()
+    assert siblings.look() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(siblings, "_open", lambda path: -1)
+        assert siblings.look() == []
+    with RingCacheAt(path + ".2") as larger:
+        larger.set_last_tid(to_tid(200))
+    siblings._paths = (path, path + ".2")
+    monkeypatch.setattr(siblings, "_limit", 0)
+    assert siblings.look() == []
+    monkeypatch.setattr(siblings, "_limit", ROOM)
+    assert [sibling.path for sibling in siblings.look()] == [path + ".2"]
+
+
 def test_no_file_is_nothing_to_speak_of(path: str, caplog: pytest.LogCaptureFixture) -> None:
     assert Siblings([path], ROOM).look() == []
     Path(path + ".index").write_bytes(b"")
