@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import IO, Final
 
 from ..errors import ConfigurationError
+from .opening import open_to_read
 from .snapshot import Snapshot, SnapshotDamaged, parse_snapshot, serialize_snapshot
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class CacheHome:
         if self._is_new:
             return None
         try:
-            with open(self.index_path, "rb", buffering=0) as file:
+            with open(open_to_read(self.index_path), "rb", buffering=0) as file:
                 most = INDEX_SHARE * os.fstat(self.file.fileno()).st_size + INDEX_REST
                 data = file.read(most + 1)
             if len(data) > most:

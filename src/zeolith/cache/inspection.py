@@ -16,6 +16,7 @@ from BTrees.fsBTree import fsBucket
 from .earlier import entries_of
 from .home import ASIDE, HEADER_SIZE, INDEX_SUFFIX, MAGIC, ZEO_MAGIC, ForeignFile
 from .log import LENGTH_MASK
+from .opening import open_to_read
 from .owners import Owner, find_owner
 from .snapshot import MAGIC as INDEX_MAGIC
 from .snapshot import Snapshot, SnapshotDamaged, parse_snapshot
@@ -65,7 +66,7 @@ def look(path: str) -> CacheFiles:
     stamp = snapshot = None
     problem = ""
     try:
-        with open(path + INDEX_SUFFIX, "rb", buffering=0) as file:
+        with open(open_to_read(path + INDEX_SUFFIX), "rb", buffering=0) as file:
             stamp = _stamp(os.fstat(file.fileno()))
             snapshot = parse_snapshot(_read_index(file.fileno(), stamp.size))
     except FileNotFoundError:
