@@ -250,7 +250,8 @@ def test_r6_what_was_dropped_does_not_come_back_where_its_index_cannot_be_remove
     fill(cache)
     cache.save()
     left = Path(path + ".index").read_bytes()
-    real, failed = getattr(os, step), []
+    real = getattr(os, step)
+    failed: list[object] = []
 
     def fail(*args: object) -> object:
         if not failed:

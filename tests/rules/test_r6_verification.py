@@ -17,6 +17,7 @@ from tests.support.histories import Z64, commit
 from tests.support.processes import running_server
 from tests.support.proxy import DOWN, UP, Action, Passing, Proxy
 from tests.support.raw import FakeConnection, FakeServer, RawClient, oid_of
+from tests.support.storages import gate
 from tests.support.waiting import Background, wait_until
 from ZEO.cache import ClientCache as ZeoCache
 from ZODB.FileStorage import FileStorage
@@ -266,6 +267,32 @@ def test_an_absence_in_the_middle_of_it_starts_it_anew(fake: FakeServer, attach:
     assert sorted(asked) == far
     assert database.told == ["all", "all"]
     assert cached(storage, done) is None
+
+
+def test_an_answer_to_the_question_before_is_not_applied_after_another_absence(
+    fake: FakeServer, attach: Attach
+) -> None:
+    """The thread that has it is waited for before anything becomes suspect again."""
+    storage, server = attach()
+    load(storage, server, X, b"x", tid_of(1))
+    server.close()
+    half = attach_again(fake, tid_of(5))
+    question = half.expect(VerifyMany)
+    verifying: Any = storage._link._rechecking
+    with gate(storage._cache.suspects, "settle") as stop:
+        half.reply(question, (tid_of(5), b""))
+        stop.wait_reached()
+        half.reset()
+        coming = Background(lambda: attach_again(fake, tid_of(9)))
+        coming.join(0.2)
+        stop.open()
+    verifying.join()
+    again: Any = coming.result()
+    question = again.expect(VerifyMany)
+    assert cached(storage, X) is None
+    again.reply(question, (tid_of(9), X))
+    verified(storage)
+    assert cached(storage, X) is None
 
 
 @pytest.mark.parametrize(
