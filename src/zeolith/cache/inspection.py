@@ -14,7 +14,7 @@ from typing import NamedTuple
 from BTrees.fsBTree import fsBucket
 
 from .earlier import entries_of
-from .home import ASIDE, HEADER_SIZE, INDEX_SUFFIX, MAGIC, ZEO_MAGIC, ForeignFile
+from .home import ASIDE, HEADER_SIZE, INDEX_SUFFIX, MAGIC, ZEO_MAGIC, ForeignFile, longest_index
 from .log import LENGTH_MASK
 from .opening import open_to_read
 from .owners import Owner, find_owner
@@ -68,6 +68,8 @@ def look(path: str) -> CacheFiles:
     try:
         with open(open_to_read(path + INDEX_SUFFIX), "rb", buffering=0) as file:
             stamp = _stamp(os.fstat(file.fileno()))
+            if stamp.size > longest_index(size):
+                raise SnapshotDamaged("it is too large for the file of records")
             snapshot = parse_snapshot(_read_index(file.fileno(), stamp.size))
     except FileNotFoundError:
         pass
