@@ -68,9 +68,7 @@ def look(path: str) -> CacheFiles:
     try:
         with open(open_to_read(path + INDEX_SUFFIX), "rb", buffering=0) as file:
             stamp = _stamp(os.fstat(file.fileno()))
-            if stamp.size > longest_index(size):
-                raise SnapshotDamaged("it is too large for the file of records")
-            snapshot = parse_snapshot(_read_index(file.fileno(), stamp.size))
+            snapshot = parse_snapshot(_read_index(file.fileno(), stamp.size, longest_index(size)))
     except FileNotFoundError:
         pass
     except SnapshotDamaged as error:
@@ -158,13 +156,15 @@ def _recognize(path: str) -> int:
     raise ForeignFile(path, "is no client cache of Zeolith's, or one of another version")
 
 
-def _read_index(descriptor: int, size: int) -> bytes:
+def _read_index(descriptor: int, size: int, most: int) -> bytes:
     # A large file of something else is not read only to be told from an index.
     head = os.pread(descriptor, len(INDEX_MAGIC), 0)
     if head[:-1] == INDEX_MAGIC[:-1] and head != INDEX_MAGIC:
         raise SnapshotDamaged("it was written by another version of Zeolith")
     if head != INDEX_MAGIC:
         return head
+    if size > most:
+        raise SnapshotDamaged("it is too large for the file of records")
     parts = []
     at = 0
     while part := os.pread(descriptor, size - at, at):
