@@ -121,6 +121,15 @@ def test_nobody_waits_for_what_is_no_file(open_cache: OpenCache, path: str, suff
         Background(lambda: open_cache().close()).result()
 
 
+def test_an_index_that_is_too_large_is_not_read(open_cache: OpenCache, path: str) -> None:
+    """R8."""
+    open_cache().close()
+    Path(path + ".index").write_bytes(b"zeoindx2")
+    os.truncate(path + ".index", 1 << 40)
+    files = look(path)
+    assert (files.snapshot, files.problem) == (None, "it is too large for the file of records")
+
+
 def test_looking_locks_nothing(
     open_cache: OpenCache, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,11 @@ INDEX_REST: Final = 1 << 20
 """Bytes of the index beside that: the seeds of segments, names."""
 
 
+def longest_index(size: int) -> int:
+    """Return how many bytes the index may have of a file of records of *size* bytes."""
+    return INDEX_SHARE * size + INDEX_REST
+
+
 class CacheInUse(ConfigurationError):
     """Somebody else has the persistent cache of that name open."""
 
@@ -130,7 +135,7 @@ class CacheHome:
             return None
         try:
             with open(open_to_read(self.index_path), "rb", buffering=0) as file:
-                most = INDEX_SHARE * os.fstat(self.file.fileno()).st_size + INDEX_REST
+                most = longest_index(os.fstat(self.file.fileno()).st_size)
                 data = file.read(most + 1)
             if len(data) > most:
                 raise SnapshotDamaged("it is too large for the file of records")
