@@ -214,6 +214,8 @@ def zeo_section(section: Any) -> Any:
         section.ssl = server_tls(section.ssl)
     from ..server.options import check_incoming_limit
 
+    from ..server.options import LOGIN_ATTEMPTS
+
     if section.authentication_database is None:
         for key in ("authentication-protocol", "authentication-realm"):
             if getattr(section, key.replace("-", "_")) is not None:
@@ -222,6 +224,12 @@ def zeo_section(section: Any) -> Any:
                     "name the file of users, or remove the line",
                     key,
                 )
+        if section.login_attempts != LOGIN_ATTEMPTS:
+            raise Refused(
+                "has no effect without authentication-database",
+                "name the file of users, or remove the line",
+                "login-attempts",
+            )
     elif (
         section.monitor_address is not None
         and not isinstance(section.monitor_address, str)
