@@ -112,6 +112,27 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
     "so if the extra zeolith[zstd] is installed.",
 )
 @click.option(
+    "--certificate",
+    metavar="FILE",
+    help="TLS: the server's certificate, perhaps with its key.  With the next five options this "
+    "takes the place of <ssl>.",
+)
+@click.option("--key", metavar="FILE", help="TLS: its private key, if not in --certificate.")
+@click.option(
+    "--password-file", metavar="FILE", help="TLS: its first line is the password of the key."
+)
+@click.option(
+    "--authenticate",
+    metavar="PATH",
+    help="TLS: certificates of clients or authorities to admit.",
+)
+@click.option("--crl", metavar="PATH", help="TLS: revocation lists for clients' certificates.")
+@click.option(
+    "--client-certificates",
+    type=click.Choice(["required", "optional", "none"]),
+    help="TLS: whether clients must show a certificate.  [default: required]",
+)
+@click.option(
     "--log-level",
     type=click.Choice(_LEVELS),
     help="What to log at least; overrides <eventlog>.  [default: info]",
