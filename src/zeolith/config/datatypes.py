@@ -212,9 +212,7 @@ def zeo_section(section: Any) -> Any:
     """Check what the keys of ``<zeo>`` mean together; make its TLS context."""
     if section.ssl is not None:
         section.ssl = server_tls(section.ssl)
-    from ..server.options import check_incoming_limit
-
-    from ..server.options import LOGIN_ATTEMPTS
+    from ..server.options import LOGIN_ATTEMPTS, check_incoming_limit
 
     if section.authentication_database is None:
         for key in ("authentication-protocol", "authentication-realm"):
