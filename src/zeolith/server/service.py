@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -20,6 +21,7 @@ from .fileclaim import claim_files
 from .identity import DatabaseIdentity, identify
 from .inbox import Inbox
 from .invalidations import Entry, InvalidationLog
+from .missed import Reading
 from .options import ServerOptions
 from .outcomelog import SUFFIX, OutcomeLog
 from .outcomes import Outcomes
@@ -78,6 +80,8 @@ class StorageService:
     :param failed: called when the storage has failed; :meth:`withdraw` is to follow.
     :ivar packing: packs the storage.
     :ivar verifying: clients that wait to be told what they missed.
+    :ivar readings: what is being read from the storage for them, by what they ask: the transaction
+        that they know, and the last one.
     :ivar outcomes: what became of transactions; from :meth:`prepare` on.
     :ivar start_tid: the storage's last transaction when it was prepared.
     :ivar outage: why the storage is not served any more; empty while it is.
@@ -98,6 +102,7 @@ class StorageService:
         self.stats = Statistics()
         self.outage = ""
         self.verifying = 0
+        self.readings: Final = weakref.WeakValueDictionary[tuple[bytes, bytes], Reading]()
         self.start_tid: bytes = NO_TID
         self._identity: DatabaseIdentity | None = None
         self.access = StorageAccess(name, storage, options.loads)

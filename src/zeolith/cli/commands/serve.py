@@ -10,6 +10,7 @@ import click
 
 from ...config.server import DEFAULT_TRANSACTION_TIMEOUT
 from ..activation import take_sockets
+from ..numbers import NumberRange
 from ..settings import Settings, read_config, take_variables
 from ..signals import Signals
 
@@ -71,7 +72,7 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 @click.option(
     "-t",
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     metavar="SECONDS",
     help="How long a client may hold the commit lock; 0: for ever.  "
     f"[default: {DEFAULT_TRANSACTION_TIMEOUT:g}]",
