@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trustme
+from tests.support import users as known
 from tests.support.processes import running_server
 from ZODB.MappingStorage import MappingStorage
 
@@ -133,6 +134,12 @@ def test_the_log_to_show(conf: Callable[..., str], tmp_path: Path) -> None:
 def test_a_server_answers() -> None:
     with running_server(MappingStorage()) as server:
         assert check_alive(server.address).note == ""
+
+
+def test_a_server_that_knows_its_users_answers(tmp_path: Path) -> None:
+    users = known.directory(tmp_path / "users", known.entry("boss", "all"))
+    with running_server(MappingStorage(), users=users) as server:
+        assert "it knows its users" in check_alive(server.address).note
 
 
 def test_nobody_listens() -> None:

@@ -81,6 +81,7 @@ def test_one_transaction_of_more_than_it_takes(monkeypatch: pytest.MonkeyPatch) 
     journal = ChangeJournal(to_tid(1))
     for n in range(30):
         journal.note(to_tid(n), to_tid(2))
+        assert len(journal) <= 10
     assert not any(journal.is_unchanged(to_tid(n), to_tid(1)) for n in range(40))
     assert journal.is_unchanged(A, to_tid(2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -324,6 +325,15 @@ def test_after_its_end_it_reads_nothing(process: Open, writer: SharedCache) -> N
     reader.close()
     reader.look_around()
     assert reader.load_before(OID, MAX_TID) is None
+
+
+def test_its_end_gives_back_the_files_of_others(process: Open, writer: SharedCache) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    reader = process(1, T[5])
+    assert reader.load_before(OID, MAX_TID) == THREE
+    reader.close()
+    reader.look_around()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_disk_that_fails_leaves_what_others_have(process: Open, writer: SharedCache) -> None:

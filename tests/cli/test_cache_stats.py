@@ -221,6 +221,8 @@ def test_wrong_use(tmp_path: Path, trace: Path, capsys: pytest.CaptureFixture[st
     assert "--verbose and --quiet exclude each other" in capsys.readouterr().err
     assert stats("-i", "90", str(trace)) == USAGE
     assert "--interval" in capsys.readouterr().err
+    assert stats("-i", "5", "-q", str(trace)) == USAGE
+    assert "--interval has no effect with --quiet" in capsys.readouterr().err
     assert stats() == USAGE
 
 

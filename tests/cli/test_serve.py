@@ -273,6 +273,39 @@ def test_sigusr2_without_log_files_is_harmless(serve: Start) -> None:
     assert server.stop() == 0
 
 
+def test_tls_by_options(serve: Start, refused: Callable[..., str], tmp_path: Path) -> None:
+    ours, others = Certificates(tmp_path), Certificates(tmp_path, "others")
+    (tmp_path / "word").write_text("open sesame\n")
+    locked = ours.encrypt(ours.issue("server", "localhost"), b"open sesame")
+    options = ("--certificate", locked, "--password-file", "word", "--authenticate", ours.root)
+    client = zeolith.tls(ours.issue("client"), ours.root)
+    server = serve("-a", "localhost:0", *FILE, *options, "--crl", ours.revoke([]))
+    address = ("localhost", server.address[1])
+    zeolith.ClientStorage(address, ssl=client).close()
+    with pytest.raises(zeolith.errors.CertificateRefused):
+        zeolith.ClientStorage(address, ssl=zeolith.tls(authenticate=ours.root))
+    assert server.stop() == 0
+    # Nothing of the section is left.
+    own = others.issue("server")
+    (tmp_path / "zeo.conf").write_text(
+        f"<zeo>\naddress localhost:0\n<ssl>\ncertificate {own}\nauthenticate {others.root}\n"
+        "</ssl>\n</zeo>\n<mappingstorage>\n</mappingstorage>\n"
+    )
+    free = (*options[:4], "--client-certificates", "none")
+    server = serve("-C", "zeo.conf", *free)
+    address = ("localhost", server.address[1])
+    zeolith.ClientStorage(address, ssl=zeolith.tls(authenticate=ours.root)).close()
+    assert server.stop() == 0
+    for wrong, problem in (
+        (options[:4], "--authenticate: is missing"),
+        (options[4:], "--certificate: is missing"),
+        ((*options, "--client-certificates", "none"), "--authenticate: has no effect"),
+        ((*options[:2], *options[4:]), "--key: the private key is encrypted"),
+        (("--certificate", own, *options[2:]), "--password-file: has no effect"),
+    ):
+        assert problem in refused("-a", "0", *FILE, *wrong)
+
+
 def test_sigusr2_has_renewed_certificates_read(serve: Start, tmp_path: Path) -> None:
     """At once, not only when it is time for the next look."""
     ours = Certificates(tmp_path)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from tests.support import users as known
-from tests.support.processes import running_server
+from tests.support.processes import ServerProcess, child_environment, running_server
 from tests.support.users import PASSWORD, entry
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
@@ -325,3 +328,76 @@ def test_a_server_with_users_is_described() -> None:
     assert "username=..., password_file=..." in describe(
         parse_server_config(text), ("127.0.0.1", 8100)
     )
+
+
+def test_the_server_names_who_must_set_a_password(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    lines = "".join(f"bob{number}:{DIGEST}\n" for number in range(12))
+    path.write_text(f"realm ZEO\n{lines}")
+    path.chmod(0o600)
+    text = f"<zeo>\naddress 0\nauthentication-database {path}\n</zeo>\n"
+    config = parse_server_config(f"{text}<mappingstorage>\n</mappingstorage>\n")
+    config.make_server()._close_storages()
+    (line,) = [line for line in caplog.messages if "zeolith user passwd" in line]
+    assert "'bob0', 'bob1', 'bob10'" in line
+    assert "and 2 more cannot log in by password" in line
+    assert DIGEST not in caplog.text
+
+
+# -- as processes --------------------------------------------------------------------------------
+
+
+def test_a_site_with_users(path: Path, tmp_path: Path) -> None:
+    """The configuration that ZEO's recipe writes, and a user who was there before."""
+    path.write_text(f"realm ZEO\nbob:{DIGEST}\n")
+    path.chmod(0o600)
+    config = (
+        f"authentication-protocol digest\nauthentication-database {path}\nauthentication-realm ZEO"
+    )
+    server = ServerProcess(tmp_path / "server", config=config)
+    server.start()
+    try:
+        keywords: dict[str, Any] = {"username": "bob", "password": PASSWORD, "wait_timeout": 10}
+        with pytest.raises(AuthenticationFailed):
+            ClientStorage(server.address, **keywords)
+        command = [sys.executable, "-m", "zeolith", "user", "passwd", "bob", "-f", str(path)]
+        subprocess.run(
+            [*command, "--iterations", "4096"],
+            env={**child_environment(), "ZEOLITH_PASSWORD": PASSWORD},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        ClientStorage(server.address, **keywords).close()
+    finally:
+        server.stop()
+    log = server.log()
+    assert "'bob' cannot log in by password" in log
+    assert "log-in as 'bob' refused" in log
+    assert "as bob) connected to storage '1'" in log
+    assert PASSWORD not in log
+
+
+def test_a_server_does_not_start_with_users_that_others_could_change(
+    path: Path, tmp_path: Path
+) -> None:
+    known.write(path, entry("alice"))
+    path.chmod(0o666)
+    conf = tmp_path / "zeo.conf"
+    conf.write_text(
+        f"<zeo>\naddress 127.0.0.1:0\nauthentication-database {path}\n</zeo>\n"
+        "<mappingstorage>\n</mappingstorage>\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "zeolith", "serve", "-C", str(conf)],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "authentication-database" in done.stderr
+    assert "0666" in done.stderr
+    assert "chmod 600" in done.stderr

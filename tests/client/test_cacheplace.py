@@ -20,7 +20,7 @@ from zeolith.client.cacheplace import (
 )
 from zeolith.errors import ConfigurationError
 from zeolith.protocol.hello import Database
-from zeolith.types import MAX_TID
+from zeolith.types import MAX_TID, NO_TID
 
 OID, TID = b"\0" * 7 + b"\7", b"\0" * 7 + b"\1"
 
@@ -227,6 +227,29 @@ def test_a_child_reads_from_its_parents_file_and_writes_none(tmp_path: Path) -> 
         child.set_database(parent.database)
         assert child.load_before(OID, MAX_TID) == (b"data", TID, None)
         assert files(tmp_path) == {"app-1.zec"}
+
+
+def test_the_file_of_another_storage_is_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a server it would pass for ours (R6)."""
+    path = str(tmp_path / "one-for-all")
+    with ExitStack() as stack:
+        first = make_cache(path, 100_000, None, "1", None, True)
+        stack.callback(first.close)
+        first.store(OID, TID, None, b"data")
+        first.set_last_tid(TID)
+        first.set_database(Database("identity", 1))
+        first.save()
+        for make in (make_cache, make_child_cache):
+            caplog.clear()
+            other = make(path, 100_000, None, "2", None, True)
+            stack.callback(other.close)
+            assert (other.last_tid(), other.database) == (NO_TID, None)
+            other.set_last_tid(TID)
+            other.set_database(Database("identity", 1))
+            assert other.load_before(OID, MAX_TID) is None
+            assert "a cache of storage '1', not of '2'" in caplog.text
 
 
 @pytest.mark.parametrize(

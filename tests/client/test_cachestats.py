@@ -21,7 +21,7 @@ from zeolith.client import watcher
 from zeolith.client.cachestats import CacheStats
 from zeolith.client.channel import Channel
 from zeolith.protocol.additions import CacheReport
-from zeolith.protocol.messages import Heartbeat, LoadBefore, Notice
+from zeolith.protocol.messages import Heartbeat, LoadBefore, Notice, SetClientLabel
 from zeolith.types import MAX_TID
 
 from .conftest import Attach, Open
@@ -112,8 +112,17 @@ def channel_of(storage: ClientStorage) -> Channel:
     return storage._link.channel()
 
 
+def attach_at_rest(attach: Attach, **keywords: Any) -> tuple[ClientStorage, FakeConnection]:
+    """Connect; return when nobody is sending: a report, or a heartbeat, is left out meanwhile."""
+    storage, server = attach(client_label="rest", **keywords)
+    assert server.next() == Notice(SetClientLabel("rest"))
+    # The last that is sent without being asked for; who sent it has given the lock back.
+    with channel_of(storage)._sending:
+        return storage, server
+
+
 def test_the_report_goes_with_the_next_heartbeat(attach: Attach) -> None:
-    storage, server = attach(cache_size=100_000)
+    storage, server = attach_at_rest(attach, cache_size=100_000)
     load(storage, server, 1, bytes(136))
     storage.load(oid_of(1))
     storage.tended(channel_of(storage))
@@ -123,7 +132,7 @@ def test_the_report_goes_with_the_next_heartbeat(attach: Attach) -> None:
 
 
 def test_a_server_of_zeo_is_told_nothing(attach: Attach) -> None:
-    storage, server = attach(is_zeo=True)
+    storage, server = attach_at_rest(attach, is_zeo=True)
     storage.tended(channel_of(storage))
     channel_of(storage).heartbeat()
     assert isinstance(server.next(), Heartbeat)
@@ -131,7 +140,7 @@ def test_a_server_of_zeo_is_told_nothing(attach: Attach) -> None:
 
 def test_who_tends_does_not_wait_for_who_sends(attach: Attach) -> None:
     """The thread that tends is the one that notices a dead server."""
-    storage, server = attach()
+    storage, server = attach_at_rest(attach)
     channel = channel_of(storage)
     with channel._sending:
         tending = Background(lambda: storage.tended(channel))

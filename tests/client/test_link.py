@@ -412,6 +412,19 @@ def test_a_read_only_server_is_no_server_for_a_writer(server: Any, connect: Any)
         connect(wait_timeout=0.2)
 
 
+def test_a_server_that_refuses_is_not_asked_again_without_a_pause(
+    server: Any, connect: Any
+) -> None:
+    server.is_read_only = True
+    with pytest.raises(ClientDisconnected):
+        connect(wait_timeout=0.5, min_disconnect_poll=0.1)
+    asked = 0
+    while not server.requests.empty():
+        server.requests.get()
+        asked += 1
+    assert 1 <= asked <= 10
+
+
 def test_a_read_only_client_raises_read_only_errors(server: Any, connect: Any) -> None:
     server.is_read_only = True
     storage = connect(read_only=True)

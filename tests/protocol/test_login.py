@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.transcripts import read_transcript
 
 from zeolith.errors import (
     FrameTooLarge,
@@ -36,6 +38,7 @@ from zeolith.protocol.messages import Call, GetInfo, LoadBefore, Ping, Register
 from zeolith.protocol.peers import (
     ClientPeer,
     Event,
+    Greeted,
     Hello,
     Inquired,
     Phase,
@@ -43,9 +46,17 @@ from zeolith.protocol.peers import (
     Violated,
     Welcomed,
 )
-from zeolith.protocol.scram import PLAIN, PLUS
+from zeolith.protocol.scram import (
+    PLAIN,
+    PLUS,
+    ClientExchange,
+    ServerExchange,
+    make_secret,
+    salted_password,
+)
 
 STEP = LoginStep(b"first", PLAIN)
+PROGRAM = "zeolith 0.1"
 
 
 def server(*, must: bool = True) -> ServerPeer:
@@ -119,6 +130,39 @@ def test_after_a_login_an_administrator_may_ask() -> None:
     question = StatusInquiry("1", 5)
     assert ours.receive(frame(serialize_inquiry(question))) == [Inquired(question)]
     assert ours.phase is Phase.CLOSED
+
+
+def test_a_recorded_login() -> None:
+    """Both sides write what was recorded; the password is pencil."""
+    ours, theirs = ServerPeer(Coding.MSGPACK, program=PROGRAM), ClientPeer(program=PROGRAM)
+    ours.know_users((PLAIN,), "ZEO", must_log_in=True)
+    one = ClientExchange("alice", partial(salted_password, "pencil"), "clientnonce")
+    secret = make_secret("pencil", b"0123456789abcdef", 4096)
+    steps = read_transcript("v1-login")
+    written = [ours.greeting()]
+    for step in steps:
+        (event,) = (ours if step.is_from_client else theirs).receive(step.frame)
+        assert repr(event) == step.meaning
+        if isinstance(event, Greeted):
+            written.append(theirs.hello(Coding.OWN))
+        elif isinstance(event, Hello):
+            written.append(ours.welcome())
+        elif isinstance(event, Welcomed):
+            written.append(theirs.login_step(LoginStep(one.first(), one.mechanism)))
+        elif isinstance(event, LoginStep) and event.mechanism is not None:
+            other = ServerExchange(event.mechanism, event.data)
+            challenge = LoginReply(other.challenge(secret, "servernonce"))
+            written.append(ours.login_reply(challenge))
+        elif isinstance(event, LoginStep):
+            written.append(ours.login_reply(LoginReply(other.finish(event.data), is_done=True)))
+        elif isinstance(event, LoginReply) and not event.is_done:
+            written.append(theirs.login_step(LoginStep(one.answer(event.data or b""))))
+        elif isinstance(event, LoginReply):
+            one.check(event.data or b"")
+            theirs.logged_in()
+            assert theirs.codec is not None
+            written.append(theirs.codec.call(1, Register("1", False)))
+    assert written == [step.frame for step in steps]
 
 
 # -- R9: nothing passes before -----------------------------------------------------------------

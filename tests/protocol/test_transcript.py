@@ -20,6 +20,7 @@ from zeolith.protocol.framing import frame, pack_length
 from zeolith.protocol.greeting import Coding, serialize_greeting
 from zeolith.protocol.hello import MAGIC
 from zeolith.protocol.inquiry import StatusInquiry, serialize_answer, serialize_inquiry
+from zeolith.protocol.login import LoginReply, LoginStep
 from zeolith.protocol.peers import (
     ClientPeer,
     Greeted,
@@ -311,6 +312,48 @@ def test_nothing_disturbs_it(said: list[tuple[bool, bytes, bytes]]) -> None:
         assert rest >= 0
         if heard.undecoded(side):
             assert rest == 0
+
+
+@pytest.mark.parametrize("must_log_in", [True, False])
+def test_a_login_is_heard_without_what_is_said(must_log_in: bool) -> None:
+    heard, client = Transcript(), ClientPeer()
+    server = ServerPeer(Coding.MSGPACK)
+    server.know_users(("SCRAM-SHA-256",), "ZEO", must_log_in=must_log_in)
+    lines: list[str] = []
+
+    def say(is_from_client: bool, data: bytes) -> None:
+        events = (server if is_from_client else client).receive(data)
+        found = heard.feed(is_from_client, data)
+        assert [entry.event for entry in found] == events
+        lines.extend(describe(entry, with_data=True) for entry in found)
+
+    say(False, server.greeting())
+    say(True, client.hello(Coding.OWN))
+    say(False, server.welcome())
+    say(True, client.login_step(LoginStep(b"a secret", "SCRAM-SHA-256")))
+    say(False, server.login_reply(LoginReply(b"a secret")))
+    say(True, client.login_step(LoginStep(b"a secret")))
+    say(False, server.login_reply(LoginReply(b"a secret", is_done=True)))
+    client.logged_in()
+    assert client.codec is not None
+    assert server.codec is not None
+    say(True, client.codec.call(1, m.Register("1", False)))
+    say(False, server.codec.reply(1, TID))
+    assert lines[3:7] == [
+        "log-in SCRAM-SHA-256, 8 bytes",
+        "log-in is challenged, 8 bytes",
+        "log-in goes on, 8 bytes",
+        "log-in succeeds, 8 bytes",
+    ]
+    assert lines[7].startswith("call 1 register")
+    assert lines[8].startswith("reply 1 register")
+    refused = heard.feed(True, frame(serialize_inquiry(StatusInquiry())))
+    assert isinstance(refused[0].event, Violated)
+
+
+def test_a_refused_login_is_heard_with_the_reason() -> None:
+    entry = Entry(False, LoginReply(error="not today"), 30)
+    assert describe(entry) == "log-in not today, 0 bytes"
 
 
 def test_hellos_are_heard_with_what_they_say() -> None:

@@ -130,7 +130,7 @@ def test_servers_without_a_common_version_are_spoken_to_as_before() -> None:
 
 def test_every_transcript_is_replayed() -> None:
     names = {path.stem for path in VECTORS.iterdir()}
-    others = {"v1-link", "v1-later-peers", "v1-refusal", "v1-fallback", "v1-changes"}
+    others = {"v1-link", "v1-later-peers", "v1-refusal", "v1-fallback", "v1-changes", "v1-login"}
     assert names == {*SESSIONS, *others}
     assert all(
         step.frame == frame(step.frame[4:]) for name in names for step in read_transcript(name)

@@ -51,6 +51,7 @@ EVERYBODY = (
     entry("writer", "write"),
     entry("packer", "pack"),
     entry("boss", "all"),
+    entry("warden", "administer"),
     entry("nobody", "none"),
     entry("two", "none", storages={"2": Right.READ}),
     entry("web", "write", None, certificates=("web.example.org",)),
@@ -447,8 +448,9 @@ def test_to_pack_is_a_right_of_its_own(
     assert caught.value.details["right"] == "pack"
     packer = logged_in(server, "packer", stack, read_only=True)
     packer.call(Pack(1.0, True))
-    with pytest.raises(Refused, match="administer"):
-        ask(target(server, "writer"), EstimateInquiry("1", 1.0))
+    for name, problem in (("writer", "neither"), ("warden", "lacks the right 'pack'")):
+        with pytest.raises(Refused, match=problem):
+            ask(target(server, name), EstimateInquiry("1", 1.0))
     assert ask(target(server, "packer"), EstimateInquiry("1", 1.0)).content == {"started": True}
 
 

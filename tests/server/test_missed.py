@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.server.conftest import Connect, Serve
 from tests.support.histories import Z64, commit, fill, listed
-from tests.support.raw import oid_of
-from tests.support.storages import gate
+from tests.support.raw import RawClient, oid_of
+from tests.support.storages import gate, hook
+from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.serialize import referencesf
@@ -145,3 +148,107 @@ def test_others_are_served_while_the_storage_is_read(serve: Serve, raw: Connect)
         answer = asking.answer(question)
     assert answer[0] == tids[-1]
     assert X not in answer[1]
+
+
+def test_r7_those_who_ask_the_same_share_one_reading(serve: Serve, raw: Connect) -> None:
+    """After a night a whole site comes at once."""
+    storage = MappingStorage()
+    tids = fill(storage, 5)
+    server = serve(storage, invalidation_queue_size=0)
+    service = server._services["1"]
+    clients = [raw(server.address) for _ in range(5)]
+    read = []
+    with (
+        gate(storage, "iterator") as stop,
+        hook(storage, "iterator", before=lambda *args: read.append(args)),
+    ):
+        questions = [client.ask(GetInvalidations(tids[0])) for client in clients]
+        stop.wait_reached()
+        wait_until(lambda: service.verifying == len(clients))
+        stop.open()
+        answers = [client.answer(asked) for client, asked in zip(clients, questions)]
+    expected = changed_after(storage, tids[0])
+    assert [(tid, set(oids)) for tid, oids in answers] == [(tids[-1], expected)] * len(clients)
+    assert len(read) == 1
+    # What was read is kept no longer than it is needed (R8).
+    wait_until(lambda: not service.readings)
+    # Whoever asks after another transaction shares nothing that was read before it.
+    tid = clients[0].commit({oid_of(1000): (Z64, b"x")})
+    answer = clients[1].call(GetInvalidations(tids[0]))
+    assert answer[0] == tid
+    assert set(answer[1]) == {*expected, oid_of(1000)}
+
+
+def test_r1_a_reading_is_shared_only_by_those_who_missed_the_same(
+    serve: Serve, raw: Connect
+) -> None:
+    """Who comes later was not told of what was announced before it came."""
+    storage = MappingStorage()
+    tids = fill(storage, 5)
+    server = serve(storage, invalidation_queue_size=0)
+    first = raw(server.address)
+    with gate(storage, "iterator") as stop, RawClient(server.address) as writer:
+        question = first.ask(GetInvalidations(tids[0]))
+        stop.wait_reached()
+        tid = writer.commit({X: (Z64, b"x")})
+        second = raw(server.address)
+        asked = second.ask(GetInvalidations(tids[0]))
+        wait_until(lambda: server._services["1"].verifying == 2)
+        stop.open()
+        assert first.answer(question)[0] == tids[-1]
+        answer = second.answer(asked)
+    assert answer[0] == tid
+    assert X in answer[1]
+
+
+def test_r7_one_client_has_one_question_at_a_time(serve: Serve, raw: Connect) -> None:
+    """However much it asks, the threads are there for others, too."""
+    storage = MappingStorage()
+    tids = fill(storage, 9)
+    server = serve(storage, invalidation_queue_size=0)
+    greedy, other = raw(server.address), raw(server.address)
+    with gate(storage, "iterator", when=lambda start, stop: start != following(tids[-2])) as stop:
+        questions = [greedy.ask(GetInvalidations(tid)) for tid in tids[:6]]
+        stop.wait_reached()
+        assert other.call(GetInvalidations(tids[-2]))[0] == tids[-1]
+        stop.open()
+        assert {greedy.answer(asked)[0] for asked in questions} == {tids[-1]}
+
+
+def test_nothing_is_read_for_a_client_that_is_gone(serve: Serve, raw: Connect) -> None:
+    """One that waited for too long, and asks again on another connection."""
+    storage = MappingStorage()
+    tids = fill(storage, 9)
+    server = serve(storage, invalidation_queue_size=0)
+    service = server._services["1"]
+    client = raw(server.address)
+    read = []
+    with (
+        gate(storage, "iterator") as stop,
+        hook(storage, "iterator", before=lambda *args: read.append(args)),
+    ):
+        for tid in tids[:6]:
+            client.send((client.next_id(), GetInvalidations(tid)))
+        stop.wait_reached()
+        wait_until(lambda: service.verifying == 6)
+        client.close()
+        wait_until(lambda: not len(service.publisher))
+        stop.open()
+        wait_until(lambda: service.verifying == 0)
+    assert len(read) == 1
+
+
+def test_r8_a_huge_transaction_takes_no_longer_either(storage: Any) -> None:
+    """Its objects are read one by one, and some storages take long for each."""
+    tids = [commit(storage, oid_of(1)), commit(storage, *map(oid_of, range(2000)))]
+    access = StorageAccess("1", storage)
+    clock = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        # Each look at the clock is a second later.
+        patch.setattr(missed, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+        assert read_missed(access, tids[0], tids[-1], seconds=100.0) is None
+    assert next(clock) < 200
+
+
+def following(tid: bytes) -> bytes:
+    return (int.from_bytes(tid, "big") + 1).to_bytes(8, "big")

@@ -38,6 +38,9 @@ class ChangeJournal:
 
     def note(self, oid: bytes, tid: bytes) -> None:
         """*oid* was changed by *tid*, or by a transaction before it."""
+        if tid <= self.floor:
+            # Not in the range.  So what a transaction changes that alone is too much is not kept.
+            return
         changes = self._changes
         if changes.get(oid, NO_TID) < tid:
             changes[oid] = tid

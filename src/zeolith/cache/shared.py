@@ -215,6 +215,7 @@ class SharedCache:
         self._is_closed = True
         self._present = []
         self._readable = ()
+        self._siblings.release()
         self.own.close()
 
     def statistics(self) -> CacheStatistics:

@@ -87,11 +87,13 @@ class Siblings:
     :param paths: of files of records, whether they exist or not.
     :param limit: bytes of all their snapshots together, which is what they take in memory; those
         that were saved last come first.
+    :param storage: name of the storage that they are to be of; None to take them as they are.
     """
 
-    def __init__(self, paths: Sequence[str], limit: int) -> None:
+    def __init__(self, paths: Sequence[str], limit: int, storage: str | None = None) -> None:
         self._paths = tuple(paths)
         self._limit = limit
+        self._storage = storage
         self._lock = Lock()
         # By path; None for what cannot be used.
         self._known: dict[str, tuple[_Stamp, Sibling | None]] = {}
@@ -116,6 +118,14 @@ class Siblings:
         """Use none of the snapshots that are there now, only what is saved from now on."""
         with self._lock:
             self._known = {path: (stamp, None) for path, (stamp, _) in self._known.items()}
+
+    def release(self) -> None:
+        """Give back the files, as far as nobody is reading; look no more.
+
+        Without the lock: in a child made by ``fork`` there may be nobody who would give it back.
+        """
+        self._paths = ()
+        self._known = {}
 
     def _open(self, path: str) -> int:
         """Return a descriptor of the snapshot; -1 if there is none."""
@@ -146,7 +156,7 @@ class Siblings:
                 continue
             sibling = None
             try:
-                sibling = _read(path, index, stamp.size)
+                sibling = _read(path, index, stamp.size, self._storage)
                 self._said.pop(path, None)
             except FileNotFoundError:
                 pass  # removed at this moment, or half of it before
@@ -173,16 +183,19 @@ def _open_file(path: str) -> int:
     return descriptor
 
 
-def _read(path: str, index: int, size: int) -> Sibling:
+def _read(path: str, index: int, size: int, storage: str | None) -> Sibling:
     """Return the cache of which *index* is the snapshot.
 
-    :raises SiblingUnusable, SnapshotDamaged: it is none, or of another version.
+    :raises SiblingUnusable, SnapshotDamaged: it is none, or of another version or storage.
     """
     parts = []
     while size and (part := os.read(index, size)):
         parts.append(part)
         size -= len(part)
     snapshot = parse_snapshot(b"".join(parts))
+    if snapshot.storage != storage and snapshot.storage and storage is not None:
+        # Whoever has no server yet takes its database for that of the others.
+        raise SiblingUnusable(f"it is a cache of storage {snapshot.storage!r}, not of {storage!r}")
     descriptor = _open_file(path)
     try:
         if os.pread(descriptor, len(MAGIC), 0) != MAGIC:

@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -24,7 +24,12 @@ from ..config.server import (
     parse_server_config,
 )
 from ..config.storages import File, StorageOpener, name_storages
+from ..errors import ConfigurationError
 from .activation import check_address
+
+if TYPE_CHECKING:
+    from ..config.credentials import FileCredentials
+    from ..config.tls import ClientCertificates
 
 _VARIABLE: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.S)
 
@@ -51,6 +56,13 @@ class Settings:
     :ivar limits: ``--limit``.
     :ivar loop: ``--loop``.
     :ivar compression: ``--compression``.
+    :ivar conflict_resolution: ``--conflict-resolution``.
+    :ivar certificate: ``--certificate``; this and the next five take the place of ``<ssl>``.
+    :ivar key: ``--key``.
+    :ivar password_file: ``--password-file``.
+    :ivar authenticate: ``--authenticate``.
+    :ivar crl: ``--crl``.
+    :ivar client_certificates: ``--client-certificates``.
     :ivar sockets: those that were passed to this process.
     """
 
@@ -72,6 +84,13 @@ class Settings:
     limits: Sequence[str] = ()
     loop: Literal["auto", "uvloop", "asyncio"] | None = None
     compression: Literal["auto", "on", "off"] | None = None
+    conflict_resolution: Literal["off", "in-process", "worker"] | None = None
+    certificate: str | None = None
+    key: str | None = None
+    password_file: str | None = None
+    authenticate: str | None = None
+    crl: str | None = None
+    client_certificates: ClientCertificates | None = None
     sockets: Sequence[socket.socket] = ()
 
 
@@ -101,6 +120,11 @@ def read_config(settings: Settings) -> ServerConfig:
         changes["loop"] = settings.loop
     if settings.compression is not None:
         changes["compression"] = settings.compression
+    if settings.conflict_resolution is not None:
+        changes["conflict_resolution"] = settings.conflict_resolution
+    tls = _tls(settings)
+    if tls is not None:
+        changes["tls"] = tls
     if settings.read_only:
         changes["read_only"] = True
     if settings.msgpack:
@@ -114,6 +138,41 @@ def read_config(settings: Settings) -> ServerConfig:
     if settings.sockets and option:
         check_address(config.address, settings.sockets, option)
     return config
+
+
+def _tls(settings: Settings) -> FileCredentials | None:
+    """Return the TLS that options ask for; None if they do not.
+
+    :raises ConfigurationError: it cannot be had; the option is named.
+    """
+    given = (
+        settings.certificate,
+        settings.key,
+        settings.password_file,
+        settings.authenticate,
+        settings.crl,
+        settings.client_certificates,
+    )
+    if not any(given):
+        return None
+    # Few servers are started like that, and all would wait for OpenSSL.
+    from ..config.credentials import FileCredentials
+    from ..config.keypassword import KeyPassword
+    from ..config.tls import TlsSettings
+
+    try:
+        return FileCredentials.of_server(
+            TlsSettings(
+                certificate=settings.certificate,
+                key=settings.key,
+                password=KeyPassword(file=settings.password_file),
+                authenticate=settings.authenticate,
+                revocations=settings.crl,
+                client_certificates=settings.client_certificates,
+            )
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--{error.option}", error.problem, error.remedy) from error
 
 
 def take_variables(arguments: Sequence[str], environ: MutableMapping[str, str]) -> list[str]:

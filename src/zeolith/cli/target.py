@@ -9,6 +9,7 @@ import click
 
 from ..config.address import Address, local_address, parse_address
 from .login import ask_principal
+from .numbers import NumberRange
 
 if TYPE_CHECKING:
     from ..admin.asking import Target
@@ -80,7 +81,7 @@ def timeout_option(command: Command) -> Command:
     """Give *command* the option ``--timeout``."""
     return click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=NumberRange(min=0, min_open=True),
         default=10.0,
         show_default=True,
         metavar="SECONDS",

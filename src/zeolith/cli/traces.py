@@ -8,13 +8,14 @@ import click
 
 from ..cache.traces import Event, TraceDamaged, TraceReader
 from .main import FAILURE, OK
+from .numbers import NumberRange
 
 trace_argument = click.argument("trace")
 
 interval_option = click.option(
     "-i",
     "--interval",
-    type=click.FloatRange(min=0.01, max=60),
+    type=NumberRange(min=0.01, max=60),
     metavar="MINUTES",
     default=15.0,
     show_default=True,

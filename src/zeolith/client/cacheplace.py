@@ -159,7 +159,7 @@ def open_shared(
             own = make_ring(None, size, directory=var)
     try:
         others = [other for other in paths if other != taken]
-        siblings = Siblings(others, max(size // INDEX_SHARE, LEAST_INDEXES))
+        siblings = Siblings(others, max(size // INDEX_SHARE, LEAST_INDEXES), storage)
         return make_shared(own, siblings)
     except BaseException:
         own.close()
@@ -220,5 +220,5 @@ def make_child_cache(
     """
     path = find_path(cache, client, storage, var) if is_shared else None
     if path is not None:
-        return open_shared(path, size, var, is_reader=True)
+        return open_shared(path, size, var, storage, is_reader=True)
     return open_cache(None, size, None if isinstance(cache, str) else var)

@@ -173,7 +173,6 @@ class Channel:
         :raises OSError: the connection ended.
         :raises LoginRefused: we cannot, or must not go on.
         :raises LoginDelayed: not now.
-        :raises ProtocolViolation: the server broke the protocol.
         """
         if self._principal is not None:
             wire = self.wire

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from ..errors import IllegalMessage, LoginRefused
+from ..errors import IllegalMessage, LoginDelayed, LoginRefused, ProtocolViolation
 from ..protocol.hello import Introduction
 from ..protocol.login import LoginReply, LoginStep
 from ..protocol.peers import ClientPeer, Violated, Welcomed
@@ -69,8 +69,16 @@ class Conversation:
         :raises OSError: the connection ended.
         :raises LoginRefused: the server does not let us in, or must not be trusted.
         :raises LoginDelayed: it may do so later.
-        :raises ProtocolViolation: the server broke the protocol.
         """
+        try:
+            return self._log_in(principal, binding)
+        except (LoginRefused, LoginDelayed):
+            raise
+        except ProtocolViolation as error:
+            # It would be the same the next time, and each time a failed log-in to the server.
+            raise LoginRefused(f"the server does not log in as it should: {error}") from error
+
+    def _log_in(self, principal: Principal, binding: bytes | None) -> Welcomed:
         welcomed = self.hear()
         if not isinstance(welcomed, Welcomed):
             raise IllegalMessage("the server does not answer our hello")

@@ -34,10 +34,10 @@ class Principal:
         self._salted: dict[tuple[bytes, int], bytes] = {}
 
     def __repr__(self) -> str:
-        return f"<Principal of {self.user!r}>"
+        return f"<Principal {self.user!r}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError("credentials are not written anywhere")
+        raise TypeError("a password is not written anywhere")
 
     def salted(self, salt: bytes, iterations: int) -> bytes:
         """Return the hashed password.

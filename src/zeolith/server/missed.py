@@ -3,11 +3,15 @@
 The answer is complete up to the last transaction that had been announced when the question came;
 what was announced since the client has been told, because it is registered.  What takes long is
 done on a worker.  A client that gets no answer verifies what it has, object by object if it can.
+
+After a night many clients come at once, and wait for one after the other: so each has one question
+at a time, nobody reads for a client that is gone, and those who ask the same share one reading.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -18,10 +22,11 @@ from persistent.TimeStamp import TimeStamp
 from .access import StorageAccess
 from .history import can_iterate, open_history
 from .invalidations import Entry, split
+from .past import past_of
 from .workers import Done
 
 if TYPE_CHECKING:
-    from .service import StorageService
+    from .session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +46,36 @@ MISSED_SECONDS: Final = 5.0
 transactions.  The client waits for the answer, and others for the thread."""
 
 
-def find_missed(service: StorageService, tid: bytes, done: Done) -> None:
+class Reading:
+    """What a storage says that was changed after a transaction, for all who ask at the same time.
+
+    Any thread.
+
+    :param tid: the transaction.
+    :param last_tid: the last one; it has been announced.
+    """
+
+    def __init__(self, access: StorageAccess, tid: bytes, last_tid: bytes) -> None:
+        self._access = access
+        self._tid = tid
+        self._last_tid = last_tid
+        self._lock = threading.Lock()  # guards the answer, while it is found out
+        self._answers: list[Missed | None] = []
+
+    def answer(self) -> Missed | None:
+        """Return the answer; see :func:`read_missed`.  Runs on a worker thread."""
+        with self._lock:
+            if not self._answers:
+                self._answers.append(read_missed(self._access, self._tid, self._last_tid))
+            return self._answers[0]
+
+
+def find_missed(session: Session, tid: bytes, done: Done) -> None:
     """Find out what changed after *tid*: *done* gets a :data:`Missed`, or None if it is unknown.
 
     Called on the loop's thread, and so is *done*.
     """
+    service = session.service
     service.publisher.drain()
     last_tid = service.log.last_tid
     entries = service.log.after(tid)
@@ -54,9 +84,13 @@ def find_missed(service: StorageService, tid: bytes, done: Done) -> None:
         if size + 10 * len(entries) <= QUICK_BYTES:
             done(_collect(entries, last_tid), None)
         else:
-            service.pools.slow.submit(partial(_collect, entries, last_tid), done)
+            past_of(session).submit(partial(_collect, entries, last_tid), done)
     elif _is_younger(tid, service.options.invalidation_age) and can_iterate(service.access):
-        service.pools.slow.submit(partial(read_missed, service.access, tid, last_tid), done)
+        key = tid, last_tid
+        reading = service.readings.get(key)
+        if reading is None:
+            service.readings[key] = reading = Reading(service.access, tid, last_tid)
+        past_of(session).submit(reading.answer, done)
     else:
         done(None, None)
 
@@ -98,10 +132,9 @@ def read_missed(
             while (transaction := history.peek()) is not None:
                 for oid in transaction.oids():
                     changed.add(oid)
-                    if len(changed) > MISSED_OBJECTS:
+                    # One transaction may have changed millions.
+                    if len(changed) > MISSED_OBJECTS or time.monotonic() > deadline:
                         return None
-                if time.monotonic() > deadline:
-                    return None
                 history.take()
         finally:
             history.close()

@@ -180,7 +180,7 @@ def get_invalidations(session: Session, msgid: m.MsgId, request: m.GetInvalidati
     session.began()
     service = session.service
     service.verifying += 1
-    find_missed(service, request.tid, found)
+    find_missed(session, request.tid, found)
 
 
 def load_serial(session: Session, msgid: m.MsgId, request: m.LoadSerial) -> None:

@@ -7,6 +7,7 @@ import click
 from ...errors import ConfigurationError
 from ..console import Console, interruptible
 from ..main import FAILURE, OK
+from ..numbers import NumberRange
 
 
 @click.command()
@@ -51,7 +52,7 @@ from ..main import FAILURE, OK
 )
 @click.option(
     "--keep-days",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     metavar="DAYS",
     help="Afterwards remove full backups all of whose incremental ones are older than this.  "
     "With --keep, what either of the two keeps stays.",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from ..console import interruptible
+from ..numbers import NumberRange
 from ..traces import Events, trace_argument
 
-MB = 1 << 20
+MB: Final = 1 << 20
+
+LARGEST: Final = 1 << 16
+"""Megabytes of a cache that is tried at most: the real one takes a hundredth of it in memory."""
 
 
 @click.command("simulate")
@@ -16,7 +22,7 @@ MB = 1 << 20
     "-s",
     "--size",
     "sizes",
-    type=click.FloatRange(min=0.01, max=1 << 20),
+    type=NumberRange(min=0.01, max=LARGEST),
     multiple=True,
     metavar="MB",
     help="Try a cache of that size; may be given several times.  [default: eight sizes, up to one "
@@ -25,14 +31,14 @@ MB = 1 << 20
 @click.option(
     "-i",
     "--interval",
-    type=click.FloatRange(min=0.01, max=60),
+    type=NumberRange(min=0.01, max=60),
     metavar="MINUTES",
     help="Show the hit rates of intervals of that length, too; at most 60.",
 )
 @click.option(
     "-r",
     "--rearrange",
-    type=click.FloatRange(min=0, max=1),
+    type=NumberRange(min=0, max=1),
     default=0.8,
     show_default=True,
     metavar="SHARE",

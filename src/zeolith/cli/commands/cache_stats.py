@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import click
+from click.core import ParameterSource
 
 from ..console import interruptible
 from ..traces import interval_option, trace_argument
@@ -53,6 +54,8 @@ def cache_stats(
 
     if verbose and quiet:
         raise click.UsageError("--verbose and --quiet exclude each other")
+    if quiet and context.get_parameter_source("interval") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--interval has no effect with --quiet")
     begin = time.monotonic()
     summary = Summary(wants_loads=load_histogram, wants_sizes=sizes)
     intervals = Intervals(int(interval * 60))

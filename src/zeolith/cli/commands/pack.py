@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import click
 
 from ..login import ask_principal, login_options
+from ..numbers import NumberRange
 from ..signals import Signals
 from ..target import TlsOptions, make_credentials, tls_options
 
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 @click.option("-S", "--storage", "names", metavar="NAME", multiple=True,
               help="With -C: only this storage.  Else the storage of -p and -U, 1 unless given.",
               )  # fmt: skip
-@click.option("-d", "-D", "--days", type=click.FloatRange(min=0), default=0.0, metavar="DAYS",
+@click.option("-d", "-D", "--days", type=NumberRange(min=0), default=0.0, metavar="DAYS",
               help="Keep what was replaced or deleted in the last DAYS days.")  # fmt: skip
 @click.option("-t", "--time", "time_of_day", metavar="HH[:MM[:SS]]",
               help="Count the days from this time of day; default: now.")  # fmt: skip
 @click.option("-n", "--dry-run", is_flag=True, help="Find out what a pack would bring; no pack.")
 @click.option("--force", is_flag=True, help="Pack although the disk may be too small.")
-@click.option("--wait", type=click.FloatRange(min=0), default=60.0, show_default=True,
+@click.option("--wait", type=NumberRange(min=0), default=60.0, show_default=True,
               metavar="SECONDS", help="How long to wait for a server that is not there.",
               )  # fmt: skip
 @tls_options

@@ -10,6 +10,7 @@ import click
 
 from ...config.server import DEFAULT_TRANSACTION_TIMEOUT
 from ..activation import take_sockets
+from ..numbers import NumberRange
 from ..settings import Settings, read_config, take_variables
 from ..signals import Signals
 
@@ -71,7 +72,7 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 @click.option(
     "-t",
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=NumberRange(min=0),
     metavar="SECONDS",
     help="How long a client may hold the commit lock; 0: for ever.  "
     f"[default: {DEFAULT_TRANSACTION_TIMEOUT:g}]",
@@ -110,6 +111,33 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
     type=click.Choice(["auto", "on", "off"]),
     help="Whether large messages are compressed for clients that want it; auto, the default, does "
     "so if the extra zeolith[zstd] is installed.",
+)
+@click.option(
+    "--conflict-resolution",
+    type=click.Choice(["off", "in-process", "worker"]),
+    help="Where the server resolves conflicts, which runs the application's code: worker, the "
+    "default, is a process of its own, within limits.",
+)
+@click.option(
+    "--certificate",
+    metavar="FILE",
+    help="TLS: the server's certificate, perhaps with its key.  With the next five options this "
+    "takes the place of <ssl>.",
+)
+@click.option("--key", metavar="FILE", help="TLS: its private key, if not in --certificate.")
+@click.option(
+    "--password-file", metavar="FILE", help="TLS: its first line is the password of the key."
+)
+@click.option(
+    "--authenticate",
+    metavar="PATH",
+    help="TLS: certificates of clients or authorities to admit.",
+)
+@click.option("--crl", metavar="PATH", help="TLS: revocation lists for clients' certificates.")
+@click.option(
+    "--client-certificates",
+    type=click.Choice(["required", "optional", "none"]),
+    help="TLS: whether clients must show a certificate.  [default: required]",
 )
 @click.option(
     "--log-level",
