@@ -52,7 +52,7 @@ from zeolith.server.transport import Connection
 from zeolith.types import MAX_TID
 
 DIRECTORY = sessions.CORPUS / "server"
-OID, Z64 = bytes(7) + b"\1", bytes(8)
+OID, MINE, Z64 = bytes(7) + b"\1", bytes(6) + b"\x70\0", bytes(8)
 BLOB = b"cZODB.blob\nBlob\n."
 
 PATIENCE = 20.0
@@ -207,7 +207,10 @@ class Bench:
 
     def ask(self, request: Any) -> Any:
         """Return the answer to a call of the client that behaves."""
-        self._say(self.codec.call(7, request))
+        if isinstance(request, m.LoadBefore):
+            self._say(self.codec.load_before(request.oid, request.tid))
+        else:
+            self._say(self.codec.call(7, request))
         deadline = time.monotonic() + PATIENCE
         while True:
             events = self.peer.receive(bytes(self.wire.written))
@@ -223,9 +226,10 @@ class Bench:
 
     def commit(self) -> None:
         """Commit as another client."""
-        (oid, *_) = self.ask(m.NewOids(1))
+        # Whatever the other one may have done to it.
+        serial = self.ask(m.LoadBefore(MINE, MAX_TID))[1] if self.commits else Z64
         self._say(self.codec.notice(m.TpcBegin(1, b"", b"", b"", None, " ")))
-        self._say(self.codec.notice(m.Store(oid, Z64, b"mine", 1)))
+        self._say(self.codec.notice(m.Store(MINE, serial, b"mine", 1)))
         self.ask(m.Vote(1))
         self.ask(m.TpcFinish(1))
         self.commits += 1

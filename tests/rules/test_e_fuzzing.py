@@ -48,17 +48,15 @@ def test_what_is_recorded_for_the_server_is_in_the_corpus() -> None:
         assert corpus[name] == session, f"{name}: python -m fuzz.fuzz_server --record"
 
 
+@pytest.mark.parametrize("name", ["commit", "blob"])
 @pytest.mark.parametrize("coding", ["pickle", "msgpack", "own"])
-def test_the_recorded_sessions_get_through(server: fuzz_server.Fuzzer, coding: str) -> None:
+def test_the_recorded_sessions_get_through(
+    server: fuzz_server.Fuzzer, coding: str, name: str
+) -> None:
     """Mutations of what is refused at once would find nothing."""
-    corpus = sessions.load(fuzz_server.DIRECTORY)
     bench = server.bench
-    for name in ("commit", "blob"):
-        before = bench.service.stats.commits
-        server.check(corpus[f"{coding}-{name}"], Calm(1))
-        assert bench.service.stats.commits == before + 1, name
-    said = server.check(corpus[f"{coding}-reads"], Calm(1))
-    assert b"blob\nBlob" in said or b"x" in said
+    server.check(sessions.load(fuzz_server.DIRECTORY)[f"{coding}-{name}"], Calm(1))
+    assert bench.service.stats.commits == 1
 
 
 def broken_handler(session: Session, msgid: Any, request: Any) -> None:
