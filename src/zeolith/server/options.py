@@ -105,9 +105,9 @@ class ServerOptions:
     """Connections of one address (of IPv6: one /64 network; Unix sockets are not limited).  More
     than the processes that one machine runs; it takes several machines to use up all there are."""
 
-    peer_log_lines: int = 300
+    peer_log_lines: int = 1000
     """Lines of the log that one address may cause in a minute; of more only the number is told.
-    Enough for all processes of a machine to come and go at once, twice."""
+    Each coming and going is a line: enough for the processes of a large machine to start anew."""
 
     register_timeout: float = 30.0
     """Seconds from connecting to a successful registration.  Clients need milliseconds; whoever
