@@ -24,10 +24,10 @@ COUNT = 1000
 KIB = 1024
 
 MOST_SILENT = 12 * KIB
-"""Bytes of one connection that has said nothing; measured are 3 to 4 KB."""
+"""Bytes of one connection that has said nothing; measured are 3 KB."""
 
 MOST_IDLE = 24 * KIB
-"""Bytes of one that has registered; measured are 5 to 7 KB."""
+"""Bytes of one that has registered; measured are 4 to 5 KB."""
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])
