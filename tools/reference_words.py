@@ -25,6 +25,7 @@ TYPES: Final[Mapping[str, str]] = {
     "_logging_level": "level",
     "address": "address",
     "backoff_limit": "seconds",
+    "conflict_resolution": "`off`, `in-process` or `worker`",
     "count": "whole number",
     "directory": "directory",
     "escaped_string": "text",

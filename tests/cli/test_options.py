@@ -80,7 +80,7 @@ def test_every_option(served: Served) -> None:
         served,
         *("--address", "[::1]:8100", "--filename", "a.fs", "--blob-dir", "blobs"),
         *("--timeout", "2.5", "--pid-file", "zeo.pid", "--read-only", "--msgpack"),
-        *("--loop", "asyncio", "--compression", "off"),
+        *("--loop", "asyncio", "--compression", "off", "--conflict-resolution", "in-process"),
     )
     assert config == ServerConfig(
         address=("::1", 8100),
@@ -91,6 +91,7 @@ def test_every_option(served: Served) -> None:
         msgpack=True,
         loop="asyncio",
         compression="off",
+        conflict_resolution="in-process",
     )
 
 
@@ -137,6 +138,7 @@ def test_options_override_the_file(served: Served, zeo_conf: str) -> None:
         served,
         *("-C", zeo_conf, "-a", "1", "-t", "0", "--pid-file", "x.pid"),
         *("--read-only", "--msgpack", "--loop", "uvloop", "--compression", "on"),
+        *("--conflict-resolution", "off"),
     )
     assert config.address == ("127.0.0.1", 1)
     assert config.transaction_timeout is None
@@ -145,6 +147,7 @@ def test_options_override_the_file(served: Served, zeo_conf: str) -> None:
     assert config.msgpack
     assert config.loop == "uvloop"
     assert config.compression == "on"
+    assert config.conflict_resolution == "off"
 
 
 def test_a_configuration_on_standard_input(
@@ -171,6 +174,7 @@ def test_a_configuration_on_standard_input(
         (["-a", "1", "-f", "a", "-t", "soon"], "--timeout"),
         (["-a", "1", "-f", "a", "--loop", "trio"], "--loop"),
         (["-a", "1", "-f", "a", "--compression", "gzip"], "--compression"),
+        (["-a", "1", "-f", "a", "--conflict-resolution", "on"], "--conflict-resolution"),
         (["-a", "1", "-f", "a", "--unknown"], "--unknown"),
         (["-a", "1", "-f", "a", "stray"], "stray"),
         (["-a", "localhost", "-f", "a"], "--address: 'localhost' has no port"),

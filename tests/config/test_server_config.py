@@ -112,6 +112,9 @@ def test_limits_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
             "pickle no",
             "dead-peer-timeout 1.5m",
             "compression OFF",
+            "conflict-resolution Worker",
+            "conflict-resolution-timeout 1m",
+            "conflict-resolution-memory 200MB",
             "shutdown-grace 0",
         )
     ).make_server()
@@ -133,6 +136,9 @@ def test_limits_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (options.max_iterators, options.max_outstanding, options.peer_log_lines) == (4, 5, 6)
     assert options.pickle is False
     assert options.compression == "off"
+    assert options.conflict_resolution == options.resolves_conflicts == "worker"
+    assert options.resolution_timeout == 60
+    assert options.resolution_memory == 200 * 1024**2
     assert options.shutdown_grace == 0
 
 
@@ -311,6 +317,37 @@ def test_a_file_with_definitions_and_an_include(tmp_path: Path) -> None:
         (["dead-peer-timeout 0"], "line 3, dead-peer-timeout", "cannot be agreed", "1 to 86400 s"),
         (["dead-peer-timeout 2d"], "line 3, dead-peer-timeout", "cannot be agreed", "1 to 86400 s"),
         (["compression yes"], "line 3, compression", "'yes' is unknown", "auto, on, off"),
+        (
+            ["conflict-resolution on"],
+            "line 3, conflict-resolution",
+            "'on' is unknown",
+            "in-process",
+        ),
+        (
+            ["client-conflict-resolution true", "conflict-resolution worker"],
+            "line 4, conflict-resolution",
+            "no effect, because the clients resolve conflicts (client-conflict-resolution)",
+            "remove one of the two",
+        ),
+        (
+            ["conflict-resolution in-process", "conflict-resolution-timeout 1"],
+            "line 4, conflict-resolution-timeout",
+            "has no effect, because there is no worker",
+            "conflict-resolution worker",
+        ),
+        (
+            ["client-conflict-resolution true", "conflict-resolution-memory 1GB"],
+            "line 4, conflict-resolution-memory",
+            "has no effect",
+            "remove it",
+        ),
+        (
+            ["conflict-resolution-memory 100MB"],
+            "line 3, conflict-resolution-memory",
+            "too little for a worker",
+            "give at least 128MB",
+        ),
+        (["conflict-resolution-timeout 0"], "line 3, conflict-resolution-timeout", "greater", "5m"),
         (["register-timeout 0"], "line 3, register-timeout", "greater than 0", "5m"),
         (
             ["incoming-limit 2MB", "read-only true"],

@@ -95,7 +95,10 @@ def test_a_storage(serve: Any, raw: Any, files: FileStorage, loop: str) -> None:
     assert told["verifying"] == 0
     assert told["packing"]["is_running"] is False
     assert told["commits"] == {"holders": [], "waiting": []}
-    assert set(told["extras"]) == {"timeouts", "slow_clients", "silent_clients", "reloads"}
+    assert set(told["extras"]) == {
+        *("timeouts", "slow_clients", "silent_clients", "reloads"),
+        *("resolutions", "failed_resolutions", "resolver_restarts"),
+    }
     assert (told["counters"]["commits"], told["counters"]["stores"]) == (1, 1)
 
 

@@ -94,6 +94,13 @@ def test_nothing_to_serve() -> None:
         {"register_timeout": 0},
         {"loop": "twisted"},
         {"loads": "somewhere"},
+        {"conflict_resolution": "elsewhere"},
+        {"conflict_resolution": "worker", "client_conflict_resolution": True},
+        {"conflict_resolution_timeout": 0.0},
+        {"conflict_resolution_timeout": 1.0, "conflict_resolution": "off"},
+        {"conflict_resolution_timeout": 1.0, "client_conflict_resolution": True},
+        {"conflict_resolution_memory": 1000},
+        {"conflict_resolution_memory": 1 << 30, "conflict_resolution": "in-process"},
     ],
     ids=lambda option: next(iter(option)),
 )

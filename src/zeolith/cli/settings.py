@@ -56,6 +56,7 @@ class Settings:
     :ivar limits: ``--limit``.
     :ivar loop: ``--loop``.
     :ivar compression: ``--compression``.
+    :ivar conflict_resolution: ``--conflict-resolution``.
     :ivar certificate: ``--certificate``; this and the next five take the place of ``<ssl>``.
     :ivar key: ``--key``.
     :ivar password_file: ``--password-file``.
@@ -83,6 +84,7 @@ class Settings:
     limits: Sequence[str] = ()
     loop: Literal["auto", "uvloop", "asyncio"] | None = None
     compression: Literal["auto", "on", "off"] | None = None
+    conflict_resolution: Literal["off", "in-process", "worker"] | None = None
     certificate: str | None = None
     key: str | None = None
     password_file: str | None = None
@@ -118,6 +120,8 @@ def read_config(settings: Settings) -> ServerConfig:
         changes["loop"] = settings.loop
     if settings.compression is not None:
         changes["compression"] = settings.compression
+    if settings.conflict_resolution is not None:
+        changes["conflict_resolution"] = settings.conflict_resolution
     tls = _tls(settings)
     if tls is not None:
         changes["tls"] = tls

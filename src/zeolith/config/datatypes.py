@@ -176,6 +176,11 @@ def loads(text: str) -> str:
     return _one_of(text, ("auto", "loop", "workers"))
 
 
+def conflict_resolution(text: str) -> str:
+    """``off``, ``in-process`` or ``worker``."""
+    return _one_of(text, ("off", "in-process", "worker"))
+
+
 def compression(text: str) -> str:
     """``auto``, ``on`` or ``off``."""
     from ..server.options import check_compression
@@ -213,6 +218,7 @@ def zeo_section(section: Any) -> Any:
     if section.ssl is not None:
         section.ssl = server_tls(section.ssl)
     from ..server.options import LOGIN_ATTEMPTS, check_incoming_limit
+    from ..server.resolution import check_conflict_resolution
 
     if section.authentication_database is None:
         for key in ("authentication-protocol", "authentication-realm"):
@@ -240,6 +246,7 @@ def zeo_section(section: Any) -> Any:
         )
     names = ("incoming-limit", "max-message-size")
     try:
+        check_conflict_resolution(section, "-")
         check_incoming_limit(section.incoming_limit, section.max_message_size, names)
     except ConfigurationError as error:
         raise Refused(error.problem, error.remedy, error.option) from error

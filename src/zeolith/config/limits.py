@@ -10,7 +10,11 @@ from ..errors import ConfigurationError
 from .server import TUNING, ServerConfig, server_schema
 
 _OWN: Final = "max-message-size"
-_NO_LIMITS: Final = ("loads", "load_workers", "commit_memory", "shutdown_grace")
+_NO_LIMITS: Final = (
+    *("loads", "load_workers", "commit_memory", "shutdown_grace"),
+    # Not of what peers may do; and what they mean depends on other keys.
+    *("conflict_resolution_timeout", "conflict_resolution_memory"),
+)
 
 KEYS: Final = tuple(
     sorted([_OWN, *(name.replace("_", "-") for name in TUNING if name not in _NO_LIMITS)])

@@ -46,6 +46,8 @@ TUNING: Final = (
     "register_timeout",
     "dead_peer_timeout",
     "shutdown_grace",
+    "conflict_resolution_timeout",
+    "conflict_resolution_memory",
 )
 """Options of the server that are keys of ``<zeo>`` under the same name, and nothing else."""
 
@@ -65,6 +67,8 @@ class ServerConfig:
         or None.
     :ivar transaction_timeout: seconds a client may hold the commit lock, or None for ever.
     :ivar client_conflict_resolution: whether conflicts are resolved by the clients.
+    :ivar conflict_resolution: ``"off"``, ``"in-process"``, ``"worker"``, or None for what follows
+        from the other.
     :ivar msgpack: whether msgpack is proposed instead of pickle.
     :ivar pickle: whether ZEO clients may choose pickle.
     :ivar pid_file: path, or None.
@@ -91,6 +95,7 @@ class ServerConfig:
     invalidation_age: float | None = 86_400.0
     transaction_timeout: float | None = DEFAULT_TRANSACTION_TIMEOUT
     client_conflict_resolution: bool = False
+    conflict_resolution: Literal["off", "in-process", "worker"] | None = None
     msgpack: bool = False
     pickle: bool = True
     pid_file: str | None = None
@@ -131,6 +136,7 @@ class ServerConfig:
             invalidation_age=self.invalidation_age,
             transaction_timeout=self.transaction_timeout,
             client_conflict_resolution=self.client_conflict_resolution,
+            conflict_resolution=self.conflict_resolution,
             msgpack=self.msgpack,
             pickle=self.pickle,
             ssl=self.tls,
@@ -214,6 +220,7 @@ def to_config(values: Any, source: str) -> ServerConfig:
         invalidation_age=zeo.invalidation_age,
         transaction_timeout=zeo.transaction_timeout or None,
         client_conflict_resolution=zeo.client_conflict_resolution,
+        conflict_resolution=zeo.conflict_resolution,
         msgpack=msgpack_by_environment() if zeo.msgpack is None else zeo.msgpack,
         pickle=zeo.pickle,
         pid_file=zeo.pid_filename,

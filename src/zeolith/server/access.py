@@ -6,7 +6,7 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -15,13 +15,15 @@ import ZODB.interfaces
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
-from ZODB.POSException import ConflictError, POSKeyError, StorageError, Unsupported
+from ZODB.POSException import POSKeyError, StorageError, Unsupported
 from ZODB.serialize import referencesf
 from zope.interface import providedBy
 
 from ..types import NO_TID
+from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
 from .publisher import Publisher
+from .resolvers import InProcess, Resolver
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,10 @@ def layers_of(storage: Any) -> Iterator[Any]:
         elif cls is ZODB.blob.BlobStorage:
             storage = _wrapped(storage)
         else:
-            return
+            # Where those that change the records on their way keep what they wrap.
+            storage = getattr(storage, "__dict__", {}).get("base")
+            if not hasattr(storage, "loadBefore"):
+                return
 
 
 def _greatest_oid(storage: Any) -> bytes | None:
@@ -79,12 +84,6 @@ def parts_of(storage: Any) -> Iterator[Any]:
     for part in (_wrapped(storage), attributes.get("base"), attributes.get("changes")):
         if hasattr(part, "loadBefore"):
             yield from parts_of(part)
-
-
-def _leave_conflict(
-    oid: bytes, committed: bytes, old: bytes, data: bytes, committed_data: bytes = b""
-) -> bytes:
-    raise ConflictError(oid=oid, serials=(committed, old), data=data)
 
 
 _LEAST_STRANGE_OID: Final = b"\x7f" + bytes(7)
@@ -114,8 +113,9 @@ class StorageAccess:
     :ivar is_local: whether the storage itself is known to be fast, whatever was configured.
     :ivar prefetch: tells the storage what will be loaded soon, or None if it does not want to know.
     :ivar known_size: what :meth:`size_info` returned last; empty if nobody has asked yet.
-    :ivar may_resolve: while this is false, a local storage raises :class:`ConflictFound` instead of
-        resolving a conflict.
+    :ivar may_resolve: while this is false, the storage raises :class:`ConflictFound` where a
+        conflict would be resolved.
+    :ivar resolver: what resolves conflicts; None: they are raised.
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class StorageAccess:
         self.is_fast = self.is_local if loads == "auto" else loads == "loop"
         self.known_size: dict[str, Any] = {}
         self.may_resolve = True
-        if self.is_local:
-            self._guard_resolving()
+        self.resolver: Resolver | None = InProcess()
+        self._guard_resolving()
         self._reader: FileReader | None = None
         if self.is_fast and can_read_directly(storage):
             self._reader = FileReader(storage)
@@ -173,20 +173,39 @@ class StorageAccess:
 
     def _guard_resolving(self) -> None:
         for layer in layers_of(self.storage):
-            resolve = getattr(layer, "tryToResolveConflict", None)
-            if resolve is not None:
-                layer.tryToResolveConflict = partial(self._resolve, resolve)
+            # Those that pass on all attributes of what they wrap do not resolve themselves.
+            if hasattr(type(layer), "tryToResolveConflict"):
+                own = layer.tryToResolveConflict
+                layer.tryToResolveConflict = partial(self._resolve, layer, own)
 
-    def _resolve(self, resolve: Callable[..., bytes], *arguments: Any) -> bytes:
+    def _resolve(
+        self,
+        layer: Any,
+        own: Callable[..., bytes],
+        oid: bytes,
+        committed: bytes,
+        read: bytes,
+        data: bytes,
+        committedData: bytes = b"",  # noqa: N803 - ZODB's name
+    ) -> bytes:
+        if self.resolver is None:
+            raise conflict_error(oid, committed, read, data)
         if not self.may_resolve:
             raise ConflictFound
-        return resolve(*arguments)
+        return self.resolver(Conflict(layer, own, oid, committed, read, data, committedData))
 
     def resolve_nothing(self) -> None:
         """Have conflicts raised rather than resolved: the clients will resolve them."""
-        for layer in layers_of(self.storage):
-            if hasattr(layer, "tryToResolveConflict"):
-                layer.tryToResolveConflict = _leave_conflict
+        self.resolver = None
+
+    @contextmanager
+    def resolving(self) -> Iterator[None]:
+        """Have the conflicts that this thread comes upon, all of one transaction, resolved as
+        :attr:`resolver` does."""
+        if self.resolver is not None:
+            self.resolver.begin()
+        with handling(self._resolve):
+            yield
 
     def last_transaction(self) -> bytes:
         """Return the id of the last transaction; all zeros if there is none."""

@@ -11,6 +11,7 @@ from ..errors import ConfigurationError
 from ..protocol.compression import EXTRA, is_available
 from ..protocol.limits import DEFAULT_LIMITS, Limits
 from ..protocol.liveness import MAX_SILENCE, MIN_SILENCE, is_silence
+from .resolution import MEMORY, TIMEOUT, ConflictResolution, check_conflict_resolution
 from .users import Users
 
 Address: TypeAlias = tuple[str, int] | str
@@ -60,6 +61,21 @@ class ServerOptions:
     client_conflict_resolution: bool = False
     """Send conflicts to the client for resolution instead of resolving them here."""
 
+    conflict_resolution: ConflictResolution | None = None
+    """Where conflicts are resolved: nowhere (``off``), by the storage as ZODB does
+    (``in-process``), or in a process of their own (``worker``).  To resolve them unpickles what
+    clients have sent and runs the code of their application.  None: ``worker``, or ``off`` if the
+    clients do it."""
+
+    conflict_resolution_timeout: float | None = None
+    """Seconds that the worker may take for the conflicts of one transaction, which keeps the
+    commit lock meanwhile.  None: 5; a resolution takes less than a thousandth of it, but the first
+    one of a class imports the application's modules."""
+
+    conflict_resolution_memory: int | None = None
+    """Bytes of address space that the worker of each storage may have.  None: 1 GiB, in which the
+    modules of a large application find room; what conflicts is small."""
+
     msgpack: bool = False
     """Propose the msgpack coding rather than pickle; the client chooses."""
 
@@ -96,9 +112,9 @@ class ServerOptions:
     """Connections of one address (of IPv6: one /64 network; Unix sockets are not limited).  More
     than the processes that one machine runs; it takes several machines to use up all there are."""
 
-    peer_log_lines: int = 300
+    peer_log_lines: int = 1000
     """Lines of the log that one address may cause in a minute; of more only the number is told.
-    Enough for all processes of a machine to come and go at once, twice."""
+    Each coming and going is a line: enough for the processes of a large machine to start anew."""
 
     register_timeout: float = 30.0
     """Seconds from connecting to a successful registration.  Clients need milliseconds; whoever
@@ -195,10 +211,30 @@ class ServerOptions:
         check_incoming_limit(self.incoming_limit, self.limits.max_message_size)
         check_dead_peer_timeout(self.dead_peer_timeout)
         check_compression(self.compression)
+        check_conflict_resolution(self)
         if self.loop not in ("auto", "uvloop", "asyncio"):
             raise ConfigurationError("loop", f"{self.loop!r} is none of auto, uvloop, asyncio")
         if self.loads not in ("auto", "loop", "workers"):
             raise ConfigurationError("loads", f"{self.loads!r} is none of auto, loop, workers")
+
+    @property
+    def resolves_conflicts(self) -> ConflictResolution:
+        """Where the server resolves conflicts."""
+        if self.conflict_resolution is None:
+            return "off" if self.client_conflict_resolution else "worker"
+        return self.conflict_resolution
+
+    @property
+    def resolution_timeout(self) -> float:
+        """Seconds for the conflicts of one transaction, in the worker."""
+        given = self.conflict_resolution_timeout
+        return TIMEOUT if given is None else given
+
+    @property
+    def resolution_memory(self) -> int:
+        """Bytes of address space of a worker."""
+        given = self.conflict_resolution_memory
+        return MEMORY if given is None else given
 
     @property
     def credentials(self) -> Credentials | None:

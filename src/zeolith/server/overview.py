@@ -71,7 +71,7 @@ def describe_storage(service: StorageService, now: float, most: int) -> dict[str
         "outage": service.outage,
         "read_only": service.is_read_only,
         "counters": service.status(),
-        "extras": service.stats.extras(),
+        "extras": service.extras(),
         "verifying": service.verifying,
         "objects": known_size.get("length"),
         "size": known_size.get("size"),

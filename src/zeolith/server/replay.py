@@ -63,12 +63,13 @@ class Replay:
         :raises Exception: whatever the storage raises; it has forgotten the transaction then.
         """
         try:
-            self._begin()
-            self._replay()
-            if not self._conflicts:
-                self._store_blobs()
-            if not self._conflicts:
-                self._vote()
+            with self._access.resolving():
+                self._begin()
+                self._replay()
+                if not self._conflicts:
+                    self._store_blobs()
+                if not self._conflicts:
+                    self._vote()
         except BaseException:
             abort(self._access, self._transaction)
             raise

@@ -109,7 +109,7 @@ class Server:
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Return further counters of each storage by name."""
-        return {name: service.stats.extras() for name, service in self._services.items()}
+        return {name: service.extras() for name, service in self._services.items()}
 
     # -- the thread that runs the server ---------------------------------------------------------
 

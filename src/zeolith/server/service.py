@@ -15,6 +15,7 @@ from ..protocol.hello import Database
 from ..protocol.messages import Info
 from ..types import NO_TID
 from .access import StorageAccess
+from .conflicts import take_over
 from .coordinator import CommitCoordinator
 from .exclusive import ExclusiveCoordinator
 from .fileclaim import claim_files
@@ -28,6 +29,7 @@ from .outcomes import Outcomes
 from .packing import Packing, is_fatal
 from .publisher import Publisher
 from .refilling import last_entries
+from .resolvers import make_resolver
 from .statistics import Statistics
 from .workers import Done, WorkerPool
 
@@ -106,6 +108,7 @@ class StorageService:
         self.start_tid: bytes = NO_TID
         self._identity: DatabaseIdentity | None = None
         self.access = StorageAccess(name, storage, options.loads)
+        self.resolver = make_resolver(name, options)
         self.log = InvalidationLog(options.invalidation_queue_size, options.invalidation_memory)
         self.publisher = Publisher(name, self.log, self._wake)
         self._inbox = inbox
@@ -131,8 +134,8 @@ class StorageService:
         self.access.sync_file()
         # Until the log begins with what is read here, nothing may be added to it.
         self.publisher.is_held = True
-        if self.options.client_conflict_resolution:
-            self.access.resolve_nothing()
+        take_over()
+        self.access.resolver = self.resolver
         # First, so that nothing is missed that happens meanwhile.
         self.access.register(self.publisher)
         options = self.options
@@ -374,6 +377,11 @@ class StorageService:
             last_tid=self.log.last_tid,
         )
 
+    def extras(self) -> dict[str, int]:
+        """Return the counters that ZEO's status does not have.  Any thread may call this."""
+        counters = {} if self.resolver is None else self.resolver.counters()
+        return {**self.stats.extras(), **counters}
+
     def close(self, timeout: float) -> bool:
         """Stop the threads and close the storage.  No client is served any more.
 
@@ -381,6 +389,8 @@ class StorageService:
         :returns: whether everything ended as it should.
         """
         self.packing.close()
+        if self.resolver is not None:
+            self.resolver.close()
         is_clean = not self._is_open or self.coordinator.close(timeout)
         if not is_clean:
             logger.critical("storage %r: a commit in progress does not end", self.name)

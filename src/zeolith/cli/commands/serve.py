@@ -113,6 +113,12 @@ _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
     "so if the extra zeolith[zstd] is installed.",
 )
 @click.option(
+    "--conflict-resolution",
+    type=click.Choice(["off", "in-process", "worker"]),
+    help="Where the server resolves conflicts, which runs the application's code: worker, the "
+    "default, is a process of its own, within limits.",
+)
+@click.option(
     "--certificate",
     metavar="FILE",
     help="TLS: the server's certificate, perhaps with its key.  With the next five options this "
