@@ -22,7 +22,7 @@ help:
 	@echo 'make test       run the tests (make test-long: the long ones)'
 	@echo 'make check      format, lint and types'
 	@echo 'make bench      measure beside ZEO'
-	@echo 'make fuzz       feed hostile bytes to the decoders'
+	@echo 'make fuzz       feed hostile bytes to decoders, server and client (30 s each; ARGS=seconds)'
 	@echo 'make reference  write what docs/ has of the schema of zeo.conf and of transcripts'
 	@echo 'make lock       renew the lock files in requirements/'
 	@echo 'make clean      remove the virtual environment and the caches, not ./var'
@@ -53,7 +53,7 @@ bench: $(FOR_DEV)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: $(FOR_DEV)
-	@$(BIN)/python fuzz/fuzz_decoders.py $(ARGS)
+	@for each in decoders server client; do $(BIN)/python -m fuzz.fuzz_$$each $(ARGS) || exit; done
 
 reference: $(FOR_DEV)
 	@$(BIN)/python -m tools.reference $(ARGS)

@@ -69,6 +69,21 @@ def test_from_one_transaction_to_another(iterators: Iterators) -> None:
     assert iterators.next(number) is None
 
 
+def test_numbers_of_the_other_kind(iterators: Iterators) -> None:
+    """Found by the fuzzer: it was an error that nobody had expected."""
+    transactions = iterators.start(None, None)
+    item = iterators.next(transactions)
+    assert item is not None
+    records = iterators.start_records(transactions, item[0])
+    with pytest.raises(KeyError):
+        iterators.next_record(transactions)
+    with pytest.raises(KeyError):
+        iterators.next(records)
+    assert len(iterators) == 2
+    iterators.close()
+    assert len(iterators) == 0
+
+
 @pytest.mark.parametrize("method", ["next", "next_record"])
 def test_unknown_numbers(iterators: Iterators, method: str) -> None:
     with pytest.raises(KeyError):

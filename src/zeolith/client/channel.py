@@ -49,7 +49,7 @@ from .arguments import check_tid, check_wanted
 from .login import NO_LOGIN, Conversation, refuse_login
 from .patience import Patience
 from .principal import Principal
-from .receiver import Receiver
+from .receiver import Receiver, to_revision
 from .slots import Slot, release
 from .streams import Streams
 from .wire import Wire
@@ -609,7 +609,8 @@ class Channel:
                         raise ProtocolViolation(f"an answer to no call: {msgid!r}")
                     if msgid.__class__ is tuple:
                         if value is not None:
-                            self.receiver.loaded(msgid[0], value[1], value[2], value[0])
+                            record, start, end = to_revision(value)
+                            self.receiver.loaded(msgid[0], start, end, record)
                     elif slot.on_reply is not None:
                         slot.on_reply(value)
                     slot.value = value

@@ -202,7 +202,7 @@ def changes(
     :param database: the identity and epoch that *since* is a transaction of; see
         :attr:`ChangeFeed.database`.
     :param client_label: names this client in the server's log.
-    :param ssl: an SSL context: connect with TLS.
+    :param ssl: what :func:`zeolith.tls` makes, or an SSL context: connect with TLS.
     :param ssl_server_hostname: name to check the server's certificate against, instead of the
         host of the address.
     :param min_disconnect_poll: seconds before the second attempt to connect; doubles from there.

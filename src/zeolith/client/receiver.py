@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from ..errors import UndecodableMessage
 from ..protocol.loadrequests import Record
 from ..protocol.messages import Request
 
 if TYPE_CHECKING:
     from .channel import Channel
+
+ID_SIZE: Final = 8
+"""Bytes of a transaction id."""
+
+
+def to_revision(value: object) -> tuple[bytes, bytes, bytes | None]:
+    """Return *value* if it is what answers a load: data, start, and end or None.
+
+    In Zeolith's own protocol, and mostly in ZEO's, the decoder sees to it; but ZEO's servers may
+    write the same answer in any way that their coding knows.
+
+    :raises UndecodableMessage: it is something else, which must not come near a cache.
+    """
+    match value:
+        case (bytes() as data, bytes() as start, None | bytes() as end):
+            if len(start) == ID_SIZE and (end is None or len(end) == ID_SIZE):
+                return data, start, end
+    raise UndecodableMessage(f"the answer to a load is no revision: {value!r:.200}")
 
 
 class Receiver(Protocol):

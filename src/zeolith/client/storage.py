@@ -127,7 +127,7 @@ class ClientStorage(ConflictResolvingStorage):
     :param blob_cache_size_check: check the size after that many percent of it were added (10).
     :param client_label: names this client in the server's log.
     :param cache: an object of ZEO's ``IClientCache`` shape to use instead of our own cache.
-    :param ssl: an SSL context: connect with TLS.
+    :param ssl: what :func:`zeolith.tls` makes, or an SSL context: connect with TLS.
     :param ssl_server_hostname: name to check the server's certificate against, instead of the
         host of the address.
     :param var: directory for the temporary cache file.

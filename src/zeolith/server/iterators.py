@@ -22,7 +22,7 @@ class Iterators:
     :param tally: counts where it was reached.
     """
 
-    __slots__ = ("_access", "_iterators", "_last", "_limit", "_next_id", "_tally")
+    __slots__ = ("_access", "_iterators", "_last", "_limit", "_next_id", "_records", "_tally")
 
     def __init__(self, access: StorageAccess, limit: int, tally: Tally) -> None:
         self._tally = tally
@@ -30,16 +30,18 @@ class Iterators:
         self._limit = limit
         self._next_id = 0
         self._iterators: dict[int, Iterator[Any]] = {}
+        # Those over records: a client may mix up the numbers.
+        self._records: dict[int, Iterator[Any]] = {}
         # The transaction that each transaction iterator handed out last: its records can be asked
         # for.
         self._last: dict[int, Any] = {}
 
     def __len__(self) -> int:
-        return len(self._iterators)
+        return len(self._iterators) + len(self._records)
 
     def start(self, start: bytes | None, stop: bytes | None) -> int:
         """Open an iterator over the transactions from *start* to *stop*; return its number."""
-        return self._add(lambda: self._access.iterator(start, stop))
+        return self._add(self._iterators, lambda: self._access.iterator(start, stop))
 
     def next(
         self, number: int, wants_bytes: bool = False
@@ -67,14 +69,14 @@ class Iterators:
         record = self._last[number]
         if record.tid != tid:
             raise ValueError(f"the last transaction of iterator {number} is not {tid.hex()}")
-        return self._add(lambda: iter(record))
+        return self._add(self._records, lambda: iter(record))
 
     def next_record(self, number: int) -> tuple[bytes, bytes, bytes | None, bytes | None] | None:
         """Return the next record, or None at the end, when the iterator closes itself.
 
         :raises KeyError: there is no such iterator.
         """
-        record = next(self._iterators[number], None)
+        record = next(self._records[number], None)
         if record is None:
             self.close([number])
             return None
@@ -82,21 +84,21 @@ class Iterators:
 
     def close(self, numbers: Iterable[int] | None = None) -> None:
         """Close the iterators *numbers*, or all; unknown numbers are ignored."""
-        for number in list(self._iterators) if numbers is None else numbers:
-            iterator = self._iterators.pop(number, None)
+        for number in [*self._iterators, *self._records] if numbers is None else numbers:
+            iterator = self._iterators.pop(number, self._records.pop(number, None))
             self._last.pop(number, None)
             close = getattr(iterator, "close", None)
             if close is not None:
                 close()
 
-    def _add(self, make: Any) -> int:
-        if len(self._iterators) >= self._limit:
+    def _add(self, where: dict[int, Iterator[Any]], make: Any) -> int:
+        if len(self) >= self._limit:
             self._tally.hit(Limit.ITERATORS)
             raise StorageError(f"a client may have {self._limit} iterators open, no more")
         iterator = make()
         number = self._next_id
         self._next_id += 1
-        self._iterators[number] = iterator
+        where[number] = iterator
         return number
 
 
