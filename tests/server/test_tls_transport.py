@@ -229,3 +229,23 @@ def test_what_was_tampered_with_ends_the_connection(scene: Scene) -> None:
     assert plain.calls == ["abort"]
     transport.connection_lost(None)
     assert isinstance(talker.lost, ssl.SSLError)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x17\x03\x03\xff\xff", b"\x15\x03\x03\x00\x02\x02\x28", b"GET /"]
+)
+def test_what_came_before_garbage_has_no_answer(scene: Scene, garbage: bytes) -> None:
+    """To answer must not raise: it is not the connection's fault, and would fill the log."""
+    transport, plain, talker, client = scene
+
+    def answer(data: bytes) -> None:
+        talker.received.append(data)
+        transport.write(b"answer")
+
+    talker.data_received = answer  # type: ignore[method-assign]
+    said = client.say(b"good")
+    transport.data_received(said + garbage)
+    assert talker.received == [b"good"]
+    assert plain.calls == ["abort"]
+    transport.connection_lost(None)
+    assert isinstance(talker.lost, ssl.SSLError)

@@ -164,7 +164,9 @@ class TlsTransport(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send *data*, now or as soon as the peer takes it."""
-        if not data or self._is_closing or self._plain.is_closing():
+        # After an error in what came the TLS layer takes nothing more, while the connection
+        # answers what came before it.
+        if not data or self._is_closing or self._error is not None or self._plain.is_closing():
             return
         self._tls.write(data)
         self._plain.write(self._outgoing.read())
