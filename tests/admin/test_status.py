@@ -114,11 +114,11 @@ def test_connections(run: Any, server: Any, stack: ExitStack) -> None:
     assert value(text, "commit lock").endswith(" s, 1 waiting")
     assert value(text, "  waits for it").startswith("app two 127.0.0.1:")
     heading, *rows = text[text.index("\nnumber") + 1 :].splitlines()
-    places = {name: heading.index(name) for name in ("label", "address", "TLS user", "storage")}
+    places = {name: heading.index(name) for name in ("label", "address", "user", "storage")}
     for row, label in zip(rows, ("app one", "app two")):
         assert row[places["label"] : places["address"]].strip() == label
-        assert row[places["address"] : places["TLS user"]].startswith("127.0.0.1:")
-        assert row[places["TLS user"] : places["storage"]].strip() == "-"
+        assert row[places["address"] : places["user"]].startswith("127.0.0.1:")
+        assert row[places["user"] : places["storage"]].strip() == "-"
     assert "voted for 0." in rows[0]
     assert "voting for 0." in rows[1]
 

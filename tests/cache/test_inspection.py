@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import Background
 from ZEO.cache import ClientCache as ZeoCache
 
 from zeolith.cache import CacheHome, RingCache, owners
@@ -91,6 +92,42 @@ def test_a_cache_in_use_is_left_alone(open_cache: OpenCache, path: str) -> None:
     assert files.snapshot.revisions == 1
     assert contents_of(os.path.dirname(path)) == before
     assert cache.load_before(T2, T3) == (b"two", T1, None)
+
+
+def test_in_use_by_another_name_or_without_its_lock_file(
+    open_cache: OpenCache, path: str, tmp_path: Path
+) -> None:
+    cache = open_cache()
+    other = tmp_path / "other.zec"
+    other.symlink_to(path)
+    assert look(str(other)).owner == Owner(os.getpid())
+    os.unlink(path + ".lock")
+    assert look(path).owner == Owner(os.getpid())
+    cache.close()
+    assert look(str(other)).owner is None
+    assert look(path).owner is None
+
+
+@pytest.mark.parametrize("suffix", [".index", ".lock"])
+def test_nobody_waits_for_what_is_no_file(open_cache: OpenCache, path: str, suffix: str) -> None:
+    open_cache().close()
+    os.unlink(path + suffix)
+    os.mkfifo(path + suffix)
+    with pytest.raises(OSError, match="no regular file") as caught:
+        Background(lambda: look(path)).result()
+    assert caught.value.filename == path + suffix
+    if suffix == ".index":
+        # A client begins with an empty cache.
+        Background(lambda: open_cache().close()).result()
+
+
+def test_an_index_that_is_too_large_is_not_read(open_cache: OpenCache, path: str) -> None:
+    """R8."""
+    open_cache().close()
+    Path(path + ".index").write_bytes(b"zeoindx2")
+    os.truncate(path + ".index", 1 << 40)
+    files = look(path)
+    assert (files.snapshot, files.problem) == (None, "it is too large for the file of records")
 
 
 def test_looking_locks_nothing(

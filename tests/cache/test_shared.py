@@ -327,6 +327,47 @@ def test_after_its_end_it_reads_nothing(process: Open, writer: SharedCache) -> N
     assert reader.load_before(OID, MAX_TID) is None
 
 
+def test_it_may_end_while_somebody_looks(
+    process: Open, writer: SharedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = process(1, T[5])
+    found = reader._siblings.look()
+
+    def look() -> list[Sibling]:
+        reader.close()
+        return found
+
+    monkeypatch.setattr(reader._siblings, "look", look)
+    reader.look_around()
+    assert reader.load_before(OID, MAX_TID) is None
+
+
+def test_one_that_was_ahead_is_believed_as_of_then(process: Open, writer: SharedCache) -> None:
+    """R6: what it knows beyond us might be of a history that the server has lost."""
+    reader = process(1, T[5])
+    writer.replace(OID, T[6], b"six")
+    writer.set_last_tid(T[6])
+    writer.save()
+    reader.look_around()
+    announce(reader, T[7], to_tid(99))
+    assert reader.load_before(OID, MAX_TID) is None
+
+
+def test_what_is_known_of_changes_goes_with_the_rest(process: Open, writer: SharedCache) -> None:
+    """R6: it was of a history that the server has lost."""
+    reader = process(1, T[4])
+    announce(reader, T[10], to_tid(99))
+    reader.clear()
+    connect(reader, T[3])
+    # What the third process saves is as of 5; what happened then up to 8 is not known.
+    third = process(2, T[5])
+    third.store(OID, T[3], None, b"three")
+    third.save()
+    reader.set_last_tid(T[8])
+    reader.look_around()
+    assert reader.load_before(OID, MAX_TID) is None
+
+
 def test_its_end_gives_back_the_files_of_others(process: Open, writer: SharedCache) -> None:
     before = len(os.listdir("/proc/self/fd"))
     reader = process(1, T[5])

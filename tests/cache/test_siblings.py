@@ -71,6 +71,16 @@ def test_what_it_writes_over_is_not_there_any_more(other: RingCache, path: str) 
     assert 5 < found.count(None) < 95
 
 
+def test_what_lies_there_must_be_of_the_object(other: RingCache, path: str) -> None:
+    """Whatever an index says."""
+    (sibling,) = Siblings([path], ROOM).look()
+    place = sibling._index.get(to_tid(5))
+    assert place is not None
+    sibling._index.set(to_tid(6), place)
+    assert read(sibling, 5) == stored(5)
+    assert read(sibling, 6) is None
+
+
 def test_what_follows_a_clearance_is_another_seed(other: RingCache, path: str) -> None:
     (sibling,) = Siblings([path], ROOM).look()
     other.clear()
@@ -128,6 +138,25 @@ def test_what_is_distrusted_comes_back_when_it_is_saved(other: RingCache, path: 
     assert len(siblings.look()) == 1
 
 
+def test_what_was_not_seen_before_is_distrusted_too(
+    other: RingCache, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R6: saved between two looks, or not read for want of memory or of descriptors."""
+    siblings = Siblings([path], ROOM)
+    siblings.distrust()
+    assert siblings.look() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(siblings, "_open", lambda path: -1)
+        assert siblings.look() == []
+    with RingCacheAt(path + ".2") as larger:
+        larger.set_last_tid(to_tid(200))
+    siblings._paths = (path, path + ".2")
+    monkeypatch.setattr(siblings, "_limit", 0)
+    assert siblings.look() == []
+    monkeypatch.setattr(siblings, "_limit", ROOM)
+    assert [sibling.path for sibling in siblings.look()] == [path + ".2"]
+
+
 def test_no_file_is_nothing_to_speak_of(path: str, caplog: pytest.LogCaptureFixture) -> None:
     assert Siblings([path], ROOM).look() == []
     Path(path + ".index").write_bytes(b"")
@@ -174,9 +203,9 @@ def _a_loop(path: str) -> None:
         (_not_an_index, "no index of a cache"),
         (_another_version, "no index of a cache"),
         (_no_records, "no cache of Zeolith's, or of another version"),
-        (_a_pipe, "is no file"),
-        (_a_pipe_of_records, "is no file"),
-        (_a_directory, "is no file"),
+        (_a_pipe, "no regular file"),
+        (_a_pipe_of_records, "no regular file"),
+        (_a_directory, "no regular file"),
         (_a_loop, "symbolic links"),
     ],
 )

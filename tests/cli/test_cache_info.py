@@ -174,6 +174,12 @@ def test_several_files_of_which_some_cannot_be_read(run: Run, path: str, tmp_pat
     assert third == {"path": missing, "error": f"{missing}: No such file or directory"}
 
 
+def test_which_of_its_files_cannot_be_read(run: Run, path: str) -> None:
+    os.unlink(path + ".index")
+    os.mkdir(path + ".index")
+    assert run(path) == (USAGE, "", f"zeolith: {path}.index: it is no regular file\n")
+
+
 def test_no_file(run: Run) -> None:
     status, _, errors = run()
     assert status == USAGE

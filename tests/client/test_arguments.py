@@ -234,8 +234,10 @@ def small_messages(monkeypatch: pytest.MonkeyPatch) -> int:
     """Servers accept messages of so many bytes, and say so."""
     limit = 10_000
 
-    def make(coding: Coding, limits: Limits, program: str, terms: Terms) -> ServerPeer:
-        return ServerPeer(coding, replace(limits, max_message_size=limit), program, terms)
+    def make(
+        coding: Coding, limits: Limits, program: str, terms: Terms, pickle: bool
+    ) -> ServerPeer:
+        return ServerPeer(coding, replace(limits, max_message_size=limit), program, terms, pickle)
 
     monkeypatch.setattr(transport, "ServerPeer", make)
     return limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,13 @@ def test_where_the_file_cannot_be_used_it_is_temporary(
         assert path in caplog.text
         assert problem in caplog.text
     assert (tmp_path / "foreign").read_bytes() == b"important"
+
+
+@pytest.mark.parametrize(("size", "is_said"), [(0, True), (4095, True), (4096, False)])
+def test_a_size_below_the_least(size: int, is_said: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(make_cache(None, size, None, "1", None)) as cache:
+        assert cache.statistics().capacity == 4096
+    assert ("cache_size" in caplog.text) is is_said
 
 
 def test_a_size_that_is_none_leaves_the_file_to_others(tmp_path: Path) -> None:

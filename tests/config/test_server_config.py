@@ -295,6 +295,7 @@ def test_a_file_with_definitions_and_an_include(tmp_path: Path) -> None:
             "no effect",
             "file of users",
         ),
+        (["login-attempts 5"], "line 3, login-attempts", "no effect", "file of users"),
         (
             ["authentication-protocol srp"],
             "line 3, authentication-protocol",

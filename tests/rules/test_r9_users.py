@@ -43,7 +43,7 @@ from zeolith.protocol.login import LoginReply, LoginStep
 from zeolith.protocol.messages import NewOids, Pack, Register, TpcBegin, Undo, Vote
 from zeolith.protocol.scram import PLAIN, PLUS, ServerExchange
 from zeolith.rights import Right
-from zeolith.server import door, guessing
+from zeolith.server import door
 
 EVERYBODY = (
     entry("alice"),
@@ -318,11 +318,9 @@ def test_who_guesses_waits(
     serve: Serve,
     client: Open,
     users: UserDirectory,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(guessing, "ATTEMPTS", 2)
-    server = serve(mapping, users=users)
+    server = serve(mapping, users=users, login_attempts=2)
     for _ in range(2):
         with pytest.raises(AuthenticationFailed):
             client(server.address, **login("alice", "wrong"))
@@ -773,6 +771,9 @@ def test_changes_of_the_file_count_at_the_next_login(
     path.unlink()
     client(server.address, **login("carol"))
     path.write_text(text)
+    path.chmod(0o600)
+    client(server.address, **login("carol"))
+    assert "0644" not in caplog.text
     path.chmod(0o644)
     client(server.address, **login("carol"))
     assert "0644" in caplog.text

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ZODB.blob
+from tests.support.histories import commit
 from ZODB.Connection import TransactionMetaData
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ConflictError, POSKeyError, Unsupported
+from ZODB.tests.hexstorage import HexStorage
 from ZODB.tests.MinPO import MinPO
 from ZODB.tests.StorageTestBase import zodb_pickle
 
@@ -149,8 +151,16 @@ def test_blobs_that_are_not_there(open_files: FileStorage) -> None:
         StorageAccess("1", open_files).load_blob(OID, OID)
 
 
-def test_blobs_a_transaction_has_written(open_files: FileStorage, tmp_path: Path) -> None:
-    access = StorageAccess("1", DemoStorage(changes=open_files, close_changes_on_close=False))
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda files: DemoStorage(changes=files, close_changes_on_close=False), HexStorage],
+    ids=["demo", "hex"],
+)
+def test_r4_blobs_a_transaction_has_written(
+    open_files: FileStorage, tmp_path: Path, wrap: Callable[[Any], Any]
+) -> None:
+    """Whatever the storage that keeps them is wrapped in."""
+    access = StorageAccess("1", wrap(open_files))
     assert access.dirty_blobs() == []
     upload = tmp_path / "upload"
     upload.write_bytes(b"blob")
@@ -200,9 +210,39 @@ def test_what_a_storage_sees_of_the_database() -> None:
         facade.invalidate(b"3" * 8, [OID], "version")
     publisher.drain()
     assert log.after(NO_TID) == [(b"1" * 8, OID), (b"2" * 8, OID)]
+    before = storage.lastTransaction()
+    facade.invalidateCache()
+    # R6: a storage that is a client of another server tells this before it shows how far that is.
+    tid = commit(storage, OID)
+    assert tid > before
+    publisher.drain()
+    assert log.last_tid == tid
+    assert log.after(before) is None
+    assert len(wakes) == 3
+
+
+def test_r6_a_storage_that_cannot_even_say_how_far_it_goes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Clients are ahead of what is told them then, and drop what they have."""
+    log = InvalidationLog(10, 100_000)
+    log.reset(b"1" * 8, [])
+    publisher = Publisher("1", log, lambda: None)
+    storage = MappingStorage()
+    facade = DatabaseFacade(StorageAccess("1", storage), publisher)
+
+    def fail() -> bytes:
+        raise OSError("gone")
+
+    storage.lastTransaction = fail
     facade.invalidateCache()
     publisher.drain()
-    assert log.last_tid == storage.lastTransaction()
-    assert len(wakes) == 3
+    assert log.last_tid == NO_TID
+    assert "does not say which transaction is its last" in caplog.text
+
+
+def test_a_storage_needs_nothing_else_of_a_database() -> None:
+    publisher = Publisher("1", InvalidationLog(10, 100_000), lambda: None)
+    facade = DatabaseFacade(StorageAccess("1", MappingStorage()), publisher)
     assert facade.transform_record_data(b"x") == facade.untransform_record_data(b"x") == b"x"
     assert facade.references(zodb_pickle(MinPO())) == []

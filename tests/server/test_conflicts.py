@@ -58,7 +58,9 @@ def test_records_that_do_not_say(record: bytes) -> None:
     assert class_of(record) == ""
 
 
-def test_errors_name_object_serials_and_class() -> None:
+def test_errors_name_object_serials_and_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And ask nobody else for the class."""
+    monkeypatch.delattr("ZODB.utils.get_pickle_metadata")
     error = conflict_error(OID, TWO, ONE, record_of(Counter, {}))
     assert isinstance(error, ConflictError)
     assert (error.oid, error.serials) == (OID, (TWO, ONE))

@@ -15,6 +15,7 @@ from zeolith.protocol.login import LoginReply, LoginStep
 from zeolith.protocol.scram import PLAIN, ClientExchange
 from zeolith.server.door import Door, Login
 from zeolith.server.limitedlog import MOST_LINES
+from zeolith.server.tally import Limit, Tally
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def door(tmp_path: Path) -> Iterator[Door]:
     users = known.directory(
         tmp_path / "users", entry("alice"), entry("web", None, None, certificates=("web",))
     )
-    found = Door(loop, users)
+    found = Door(loop, users, Tally(), 50)
     yield found
     found.close()
     loop.close()
@@ -90,6 +91,7 @@ def test_r8_a_flood_of_failures_is_a_few_lines(
     assert len(caplog.messages) == MOST_LINES
     door.close()
     assert "190 more peers were not let in within 60 s" in caplog.messages[-1]
+    assert door._tally[Limit.LOGINS] == 200 - 50
 
 
 def test_names_cannot_fill_or_feign_lines(door: Door, caplog: pytest.LogCaptureFixture) -> None:

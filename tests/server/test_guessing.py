@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeolith.server import guessing
-from zeolith.server.guessing import ATTEMPTS, REFILL, Guessing
+from zeolith.server.guessing import REFILL, Guessing
+
+ATTEMPTS = 50
 
 
 def fail(counts: Guessing, address: str, name: str, now: float, times: int) -> list[float]:
@@ -15,21 +17,21 @@ def fail(counts: Guessing, address: str, name: str, now: float, times: int) -> l
 
 
 def test_an_address_that_fails_waits_whatever_names_it_tries() -> None:
-    counts = Guessing()
+    counts = Guessing(ATTEMPTS)
     waits = [counts.take("a", f"user {number}", 0) for number in range(ATTEMPTS + 2)]
     assert waits == [0] * ATTEMPTS + [REFILL, REFILL]
     assert counts.take("b", "user 1", 0) == 0
 
 
 def test_a_name_waits_wherever_it_is_tried_from() -> None:
-    counts = Guessing()
+    counts = Guessing(ATTEMPTS)
     waits = [counts.take(f"address {number}", "bob", 0) for number in range(ATTEMPTS + 2)]
     assert waits == [0] * ATTEMPTS + [REFILL, REFILL]
     assert counts.take("address 1", "alice", 0) == 0
 
 
 def test_nobody_keeps_a_user_out_of_where_he_is_at_home() -> None:
-    counts = Guessing()
+    counts = Guessing(ATTEMPTS)
     assert counts.take("home", "bob", 0) == 0
     counts.succeeded("home", "bob", 0)
     for number in range(2 * ATTEMPTS):
@@ -39,7 +41,7 @@ def test_nobody_keeps_a_user_out_of_where_he_is_at_home() -> None:
 
 
 def test_time_gives_attempts_back() -> None:
-    counts = Guessing()
+    counts = Guessing(ATTEMPTS)
     fail(counts, "a", "bob", 0, ATTEMPTS)
     assert counts.take("a", "bob", REFILL * 0.75) == pytest.approx(REFILL / 4)
     assert counts.take("a", "bob", REFILL) == 0
@@ -48,7 +50,7 @@ def test_time_gives_attempts_back() -> None:
 
 
 def test_what_succeeds_costs_nothing() -> None:
-    counts = Guessing()
+    counts = Guessing(ATTEMPTS)
     for _ in range(3 * ATTEMPTS):
         assert counts.take("a", "bob", 0) == 0
         counts.succeeded("a", "bob", 0)
@@ -58,7 +60,7 @@ def test_what_succeeds_costs_nothing() -> None:
 
 
 def test_attempts_under_way_count() -> None:
-    counts = Guessing()
+    counts = Guessing(ATTEMPTS)
     assert not any(fail(counts, "a", "bob", 0, ATTEMPTS))
     assert counts.take("a", "bob", 0) > 0
     counts.succeeded("a", "bob", 0)
@@ -67,7 +69,7 @@ def test_attempts_under_way_count() -> None:
 
 def test_r8_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guessing, "MAX_KEYS", 100)
-    counts = Guessing()
+    counts = Guessing(ATTEMPTS)
     for number in range(1000):
         counts.take(f"address {number}", f"user {number}", 0)
         counts.succeeded(f"address {number}", f"user {number}", 0)
@@ -87,7 +89,7 @@ def test_r8_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     )
 )
 def test_no_address_fails_faster_than_it_may(steps: list[tuple[str, str, bool, float]]) -> None:
-    counts, now = Guessing(), 0.0
+    counts, now = Guessing(ATTEMPTS), 0.0
     failed = {"a": 0, "b": 0}
     for address, name, succeeds, pause in steps:
         now += pause

@@ -545,6 +545,16 @@ class _FakeProcess:
         return None
 
 
+def test_r7_each_transaction_has_its_own_time(
+    files: FileStorage, serve: Serve, raw: Connect
+) -> None:
+    server = serve(files)
+    client = raw(server.address)
+    counted(client)
+    resolver_of(server)._left = 0.0
+    counted(client)
+
+
 class _Storage(ConflictResolvingStorage):
     def loadSerial(self, oid: bytes, serial: bytes) -> bytes:  # noqa: N802 - ZODB's name
         return b"state"

@@ -52,7 +52,9 @@ class Parent(_Plain):
     """Starts a process that never ends, writes its id to the file ``path``, and never ends."""
 
     def resolve(self, old: State, committed: State, new: State) -> State:
-        child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        child = subprocess.Popen(
+            [sys.executable, "-c", "import signal; signal.pause()"], stdin=subprocess.DEVNULL
+        )
         _tell(new["path"], child.pid)
         while True:
             pass
@@ -82,12 +84,10 @@ class Quitting(_Plain):
 
 
 class Hungry(_Plain):
-    """Takes all memory there is."""
+    """Takes 500 MB."""
 
     def resolve(self, old: State, committed: State, new: State) -> State:
-        taken = []
-        while True:
-            taken.append(bytearray(16 << 20))
+        return {**new, "value": len(bytearray(500_000_000))}
 
 
 class Deep(_Plain):

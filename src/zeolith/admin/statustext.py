@@ -12,7 +12,7 @@ from .tables import align, duration, moment, printable, size
 _COUNTERS: Final = ("loads", "stores", "commits", "aborts", "conflicts", "conflicts_resolved")
 
 _HEADINGS: Final = (
-    "number", "label", "address", "TLS user", "storage", "mode", "age", "idle", "transaction",
+    "number", "label", "address", "user", "storage", "mode", "age", "idle", "transaction",
     "hits", "cache", "unsent",
 )  # fmt: skip
 _RIGHT: Final = frozenset({0, 6, 7, 9, 10, 11})

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import IO, Final
 
 from ..errors import ConfigurationError
+from .opening import open_to_read
 from .snapshot import Snapshot, SnapshotDamaged, parse_snapshot, serialize_snapshot
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,11 @@ at most 64 here."""
 
 INDEX_REST: Final = 1 << 20
 """Bytes of the index beside that: the seeds of segments, names."""
+
+
+def longest_index(size: int) -> int:
+    """Return how many bytes the index may have of a file of records of *size* bytes."""
+    return INDEX_SHARE * size + INDEX_REST
 
 
 class CacheInUse(ConfigurationError):
@@ -128,8 +134,8 @@ class CacheHome:
         if self._is_new:
             return None
         try:
-            with open(self.index_path, "rb", buffering=0) as file:
-                most = INDEX_SHARE * os.fstat(self.file.fileno()).st_size + INDEX_REST
+            with open(open_to_read(self.index_path), "rb", buffering=0) as file:
+                most = longest_index(os.fstat(self.file.fileno()).st_size)
                 data = file.read(most + 1)
             if len(data) > most:
                 raise SnapshotDamaged("it is too large for the file of records")
@@ -161,8 +167,19 @@ class CacheHome:
     def forget(self) -> None:
         """Remove the snapshot, for good: what it says is not true any more.
 
-        :raises OSError: it cannot be removed, or may come back when the power fails.
+        If that cannot be done the records go: of what is not there nothing wrong can be said.
+
+        :raises OSError: neither can be done.
         """
+        try:
+            self._remove_index()
+        except OSError as error:
+            os.ftruncate(self.file.fileno(), HEADER_SIZE)
+            os.fsync(self.file.fileno())
+            logger.debug("%s is left without its records: %s", self.index_path, error)
+
+    def _remove_index(self) -> None:
+        """Remove the snapshot, so that it does not come back when the power fails either."""
         try:
             os.unlink(self.index_path)
         except FileNotFoundError:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from BTrees.fsBTree import fsBucket
 
 from .earlier import entries_of
-from .home import ASIDE, HEADER_SIZE, INDEX_SUFFIX, MAGIC, ZEO_MAGIC, ForeignFile
+from .home import ASIDE, HEADER_SIZE, INDEX_SUFFIX, MAGIC, ZEO_MAGIC, ForeignFile, longest_index
 from .log import LENGTH_MASK
+from .opening import open_to_read
 from .owners import Owner, find_owner
 from .snapshot import MAGIC as INDEX_MAGIC
 from .snapshot import Snapshot, SnapshotDamaged, parse_snapshot
@@ -65,9 +66,9 @@ def look(path: str) -> CacheFiles:
     stamp = snapshot = None
     problem = ""
     try:
-        with open(path + INDEX_SUFFIX, "rb", buffering=0) as file:
+        with open(open_to_read(path + INDEX_SUFFIX), "rb", buffering=0) as file:
             stamp = _stamp(os.fstat(file.fileno()))
-            snapshot = parse_snapshot(_read_index(file.fileno(), stamp.size))
+            snapshot = parse_snapshot(_read_index(file.fileno(), stamp.size, longest_index(size)))
     except FileNotFoundError:
         pass
     except SnapshotDamaged as error:
@@ -155,13 +156,15 @@ def _recognize(path: str) -> int:
     raise ForeignFile(path, "is no client cache of Zeolith's, or one of another version")
 
 
-def _read_index(descriptor: int, size: int) -> bytes:
+def _read_index(descriptor: int, size: int, most: int) -> bytes:
     # A large file of something else is not read only to be told from an index.
     head = os.pread(descriptor, len(INDEX_MAGIC), 0)
     if head[:-1] == INDEX_MAGIC[:-1] and head != INDEX_MAGIC:
         raise SnapshotDamaged("it was written by another version of Zeolith")
     if head != INDEX_MAGIC:
         return head
+    if size > most:
+        raise SnapshotDamaged("it is too large for the file of records")
     parts = []
     at = 0
     while part := os.pread(descriptor, size - at, at):

@@ -8,7 +8,10 @@ is such a process.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Final, NamedTuple
+
+from .opening import open_to_read
 
 SYSTEM_LOCKS: Final = "/proc/locks"
 
@@ -27,12 +30,17 @@ def find_owner(path: str) -> Owner | None:
 
     :raises OSError: the lock file cannot be read.
     """
-    try:
-        with open(path + ".lock", "rb", buffering=0) as file:
-            said = _number(file.read(40))
-            place = os.fstat(file.fileno())
-    except FileNotFoundError:
-        return None
+    # The file itself is locked too: the other one may have been removed, or be that of another
+    # name of the file.
+    said, places = None, []
+    with suppress(FileNotFoundError):
+        places.append(os.stat(path))
+    with (
+        suppress(FileNotFoundError),
+        open(open_to_read(path + ".lock"), "rb", buffering=0) as file,
+    ):
+        said = _number(file.read(40))
+        places.append(os.fstat(file.fileno()))
     try:
         with open(SYSTEM_LOCKS, encoding="ascii", errors="replace") as lines:
             locks = [line.split() for line in lines]
@@ -46,8 +54,9 @@ def find_owner(path: str) -> Owner | None:
         major, minor, inode = fields[5].split(":")
         device = os.makedev(int(major, 16), int(minor, 16))
         # Some file systems have one device for this list and another one for everybody else.
-        if int(inode) == place.st_ino and (device == place.st_dev or pid == said):
-            return Owner(pid or said)
+        for place in places:
+            if int(inode) == place.st_ino and (device == place.st_dev or pid == said):
+                return Owner(pid or said)
     return None
 
 

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Final, NamedTuple
 
 from .home import INDEX_SUFFIX, MAGIC
 from .index import PlaceIndex
 from .log import LENGTH_BITS, LENGTH_MASK
+from .opening import open_to_read
 from .records import is_whole
 from .snapshot import Snapshot, SnapshotDamaged, parse_snapshot
 
@@ -105,19 +106,26 @@ class Siblings:
         What cannot be used is logged, once.
         """
         with self._lock:
-            opened = [(path, index) for path in self._paths if (index := self._open(path)) >= 0]
-            try:
+            with self._opened() as opened:
                 self._take_up(opened)
-            finally:
-                for _, index in opened:
-                    os.close(index)
             found = [sibling for _, sibling in self._known.values() if sibling is not None]
         return sorted(found, key=lambda sibling: sibling.as_of, reverse=True)
 
     def distrust(self) -> None:
         """Use none of the snapshots that are there now, only what is saved from now on."""
-        with self._lock:
-            self._known = {path: (stamp, None) for path, (stamp, _) in self._known.items()}
+        with self._lock, self._opened() as opened:
+            # Those too that were saved since the last look, or for which there was no memory.
+            self._known = {path: (_stamp(index), None) for path, index in opened}
+
+    @contextmanager
+    def _opened(self) -> Iterator[list[tuple[str, int]]]:
+        """Return which files there are, with descriptors of their snapshots."""
+        opened = [(path, index) for path in self._paths if (index := self._open(path)) >= 0]
+        try:
+            yield opened
+        finally:
+            for _, index in opened:
+                os.close(index)
 
     def release(self) -> None:
         """Give back the files, as far as nobody is reading; look no more.
@@ -130,27 +138,28 @@ class Siblings:
     def _open(self, path: str) -> int:
         """Return a descriptor of the snapshot; -1 if there is none."""
         try:
-            return _open_file(path + INDEX_SUFFIX)
+            return open_to_read(path + INDEX_SUFFIX)
         except FileNotFoundError:
             self._said.pop(path, None)
-        except (OSError, SiblingUnusable) as error:
+        except OSError as error:
             self._say(path, error)
         return -1
 
     def _take_up(self, opened: list[tuple[str, int]]) -> None:
-        stamps = {}
-        for path, index in opened:
-            status = os.fstat(index)
-            stamps[path] = _Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
-        known, self._known = self._known, {}
+        stamps = {path: _stamp(index) for path, index in opened}
+        known = self._known
+        # What is not used stays so, even if it cannot be opened for a while.
+        self._known = {path: entry for path, entry in known.items() if entry[1] is None}
         room = self._limit
         for path, index in sorted(opened, key=lambda item: stamps[item[0]].changed, reverse=True):
             stamp = stamps[path]
+            before = known.get(path)
+            if before == (stamp, None):
+                continue
             room -= stamp.size
             if room < 0:
                 self._say(path, f"there is no memory for its index of {stamp.size} bytes")
                 break
-            before = known.get(path)
             if before is not None and before[0] == stamp:
                 self._known[path] = before
                 continue
@@ -171,16 +180,9 @@ class Siblings:
             logger.warning("%s, another process's cache, is not read: %s", path, text)
 
 
-def _open_file(path: str) -> int:
-    """Open a file for reading; whatever has its name, do not wait.
-
-    :raises SiblingUnusable: it is none.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise SiblingUnusable(f"{path} is no file")
-    return descriptor
+def _stamp(descriptor: int) -> _Stamp:
+    status = os.fstat(descriptor)
+    return _Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def _read(path: str, index: int, size: int, storage: str | None) -> Sibling:
@@ -196,7 +198,7 @@ def _read(path: str, index: int, size: int, storage: str | None) -> Sibling:
     if snapshot.storage != storage and snapshot.storage and storage is not None:
         # Whoever has no server yet takes its database for that of the others.
         raise SiblingUnusable(f"it is a cache of storage {snapshot.storage!r}, not of {storage!r}")
-    descriptor = _open_file(path)
+    descriptor = open_to_read(path)
     try:
         if os.pread(descriptor, len(MAGIC), 0) != MAGIC:
             raise SiblingUnusable("it is no cache of Zeolith's, or of another version")

@@ -13,7 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from ..cache import CacheHome, CacheInUse, ForeignCache, RingCache, SharedCache, Siblings
+from ..cache import (
+    MINIMUM_SIZE,
+    CacheHome,
+    CacheInUse,
+    ForeignCache,
+    RingCache,
+    SharedCache,
+    Siblings,
+)
 from ..cache.home import ForeignFile
 from ..cache.interface import ClientCache
 from ..errors import ConfigurationError
@@ -202,6 +210,10 @@ def make_cache(
     path = find_path(cache, client, storage, var)
     if path is None and cache is not None:
         return ForeignCache(cache)
+    if 0 <= size < MINIMUM_SIZE:
+        logger.warning(
+            "cache_size: %d bytes are too few for a cache, it gets %d", size, MINIMUM_SIZE
+        )
     if path is not None and is_shared:
         shared = open_shared(path, size, var, storage)
         shared.begin_as_sibling()

@@ -217,7 +217,7 @@ def zeo_section(section: Any) -> Any:
     """Check what the keys of ``<zeo>`` mean together; make its TLS context."""
     if section.ssl is not None:
         section.ssl = server_tls(section.ssl)
-    from ..server.options import check_incoming_limit
+    from ..server.options import LOGIN_ATTEMPTS, check_incoming_limit
     from ..server.resolution import check_conflict_resolution
 
     if section.authentication_database is None:
@@ -228,6 +228,12 @@ def zeo_section(section: Any) -> Any:
                     "name the file of users, or remove the line",
                     key,
                 )
+        if section.login_attempts != LOGIN_ATTEMPTS:
+            raise Refused(
+                "has no effect without authentication-database",
+                "name the file of users, or remove the line",
+                "login-attempts",
+            )
     elif (
         section.monitor_address is not None
         and not isinstance(section.monitor_address, str)

@@ -39,6 +39,7 @@ TUNING: Final = (
     "max_iterators",
     "max_outstanding",
     "peer_log_lines",
+    "login_attempts",
     "commit_memory",
     "incoming_limit",
     "output_limit",

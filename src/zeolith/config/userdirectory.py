@@ -88,12 +88,13 @@ class UserDirectory:
         for line in describe_outdated(self.outdated, self._path):
             logger.warning("%s", line)
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _look(self) -> tuple[int, int, int, int] | None:
         try:
             status = os.stat(self._path)
         except OSError:
             return None
-        return status.st_mtime_ns, status.st_ino, status.st_size
+        # The time of its change tells of new permissions, too.
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
     def _refresh(self) -> None:
         seen = self._look()

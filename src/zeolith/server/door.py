@@ -19,6 +19,7 @@ from .guessing import Guessing
 from .identifying import ExtraInfo, identify
 from .limitedlog import LimitedLog
 from .origins import origin
+from .tally import Limit, Tally
 from .users import User, Users
 
 logger = logging.getLogger(__name__)
@@ -32,13 +33,18 @@ class Door:
     """What the connections of a server share in letting users in.
 
     :param loop: knows the time.
+    :param tally: counts log-ins that have to wait.
+    :param attempts: see :class:`.Guessing`.
     :ivar users: who is known.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, users: Users) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, users: Users, tally: Tally, attempts: int
+    ) -> None:
         self.users = users
         self._loop = loop
-        self._guessing = Guessing()
+        self._tally = tally
+        self._guessing = Guessing(attempts)
         self._log = LimitedLog(loop, logger, "peers were not let in")
 
     def meet(self, extra_info: ExtraInfo, address: str) -> Login:
@@ -55,7 +61,10 @@ class Door:
 
     def take(self, origin: str, name: str) -> float:
         """See :meth:`.Guessing.take`."""
-        return self._guessing.take(origin, name, self._loop.time())
+        wait = self._guessing.take(origin, name, self._loop.time())
+        if wait:
+            self._tally.hit(Limit.LOGINS)
+        return wait
 
     def succeeded(self, origin: str, name: str) -> None:
         """See :meth:`.Guessing.succeeded`."""

@@ -13,10 +13,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-ATTEMPTS: Final = 50
-"""Failures in a row of one address, or one name, that nobody has to wait for: a site's processes
-that start together with an old password, say."""
-
 REFILL: Final = 10.0
 """Seconds until another attempt may be made when there is none left: 8,640 guesses a day."""
 
@@ -26,15 +22,18 @@ forgotten: whoever has so many addresses is not held up by counting them."""
 
 
 class _Store:
-    __slots__ = ("left", "since")
+    __slots__ = ("left", "most", "since")
 
-    def __init__(self, now: float) -> None:
-        self.left = float(ATTEMPTS)
+    def __init__(self, now: float, most: int) -> None:
+        self.left = self.most = float(most)
         self.since = now
 
     def refill(self, now: float) -> None:
-        self.left = min(self.left + max(now - self.since, 0.0) / REFILL, float(ATTEMPTS))
+        self.put_back(max(now - self.since, 0.0) / REFILL)
         self.since = now
+
+    def put_back(self, attempts: float) -> None:
+        self.left = min(self.left + attempts, self.most)
 
     @property
     def wait(self) -> float:
@@ -42,9 +41,13 @@ class _Store:
 
 
 class Guessing:
-    """Counts attempts.  Not thread-safe; times are seconds of any steady clock."""
+    """Counts attempts.  Not thread-safe; times are seconds of any steady clock.
 
-    def __init__(self) -> None:
+    :param attempts: failures in a row, of one address or one name, before anybody has to wait.
+    """
+
+    def __init__(self, attempts: int) -> None:
+        self._attempts = attempts
         self._stores: OrderedDict[tuple[str, str], _Store] = OrderedDict()
         self._good: OrderedDict[tuple[str, str], None] = OrderedDict()
 
@@ -72,8 +75,8 @@ class Guessing:
             keys.append(("name", name))
         for key in keys:
             store = self._store(key, now)
-            store.left = min(store.left + 1, float(ATTEMPTS))
-            if store.left == ATTEMPTS:
+            store.put_back(1)
+            if store.left == store.most:
                 del self._stores[key]
         self._good[address, name] = None
         self._good.move_to_end((address, name))
@@ -83,7 +86,7 @@ class Guessing:
     def _store(self, key: tuple[str, str], now: float) -> _Store:
         store = self._stores.get(key)
         if store is None:
-            store = self._stores[key] = _Store(now)
+            store = self._stores[key] = _Store(now, self._attempts)
             if len(self._stores) > MAX_KEYS:
                 self._stores.popitem(last=False)
         store.refill(now)

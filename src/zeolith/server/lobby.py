@@ -68,9 +68,13 @@ class Lobby:
         self.terms = Terms(
             options.dead_peer_timeout, options.compression != "off" and is_available()
         )
-        self.door = None if options.users is None else Door(loop, options.users)
-        self.pulse = Pulse(loop, lambda: self.connections, options.dead_peer_timeout)
         self.tally = Tally()
+        self.door = (
+            None
+            if options.users is None
+            else Door(loop, options.users, self.tally, options.login_attempts)
+        )
+        self.pulse = Pulse(loop, lambda: self.connections, options.dead_peer_timeout)
         self._crowd_log = LimitedLog(loop, logger, "connections were turned away")
         self.crowd = Crowd(
             loop.time,

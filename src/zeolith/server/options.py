@@ -22,6 +22,9 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+LOGIN_ATTEMPTS: Final = 50
+"""Default of ``login_attempts``."""
+
 _NAMES: Final = ("incoming_limit", "limits.max_message_size")
 
 
@@ -86,6 +89,10 @@ class ServerOptions:
 
     users: Users | None = None
     """Who may do what: nobody gets in who is none of them.  None: everybody may do everything."""
+
+    login_attempts: int = LOGIN_ATTEMPTS
+    """Log-ins in a row that may fail from one address, or in one name, before another one may be
+    tried every 10 s: all processes of a site may start together with an old password."""
 
     limits: Limits = DEFAULT_LIMITS
     """What is accepted from a peer."""
@@ -179,6 +186,7 @@ class ServerOptions:
     def __post_init__(self) -> None:
         for name in (
             "max_connections", "max_connections_per_address", "peer_log_lines", "max_blob_size",
+            "login_attempts",
             "register_timeout", "output_mark", "output_limit",
             "incoming_limit", "upload_mark", "commit_memory", "max_transaction_size",
             "max_iterators", "max_outstanding",

@@ -16,6 +16,7 @@ class Limit(Enum):
     CONNECTIONS = "connections"
     CONNECTIONS_PER_ADDRESS = "connections_per_address"
     REGISTER_TIMEOUT = "register_timeout"
+    LOGINS = "logins"
     PICKLE = "pickle"
     MESSAGE_SIZE = "message_size"
     INCOMING = "incoming"

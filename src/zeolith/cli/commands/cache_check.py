@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from ..cachefiles import describe
 from ..console import Console, interruptible
 from ..main import FAILURE, OK, USAGE
 
@@ -40,7 +41,7 @@ def cache_check(context: click.Context, files: tuple[str, ...], fix: bool, verbo
                     path, console.progress, mend=fix, most=None if verbose else MOST
                 )
             except (ConfigurationError, OSError) as error:
-                problem = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+                problem = describe(path, error)
                 click.echo(f"zeolith: {problem}", err=True)
                 status = USAGE
                 continue

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..cachefiles import describe
 from ..main import OK, USAGE
 
 
@@ -32,7 +33,7 @@ def cache_info(files: tuple[str, ...], as_json: bool) -> int:
             told = read_info(path)
         except (ConfigurationError, OSError) as error:
             status = USAGE
-            problem = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            problem = describe(path, error)
             click.echo(f"zeolith: {problem}", err=True)
             found.append({"path": path, "error": problem})
         else:
