@@ -160,6 +160,7 @@ def test_what_was_dropped_and_cannot_be_removed_is_said(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", fail)
+        patch.setattr(os, "ftruncate", fail)
         cache.clear()
     assert cache.load_before(OID, T2) is None
     assert "remove it before the next start" in caplog.text
@@ -237,3 +238,33 @@ def test_whatever_the_system_refuses_an_application_starts(
             assert found is None or found == expected[cache.last_tid()]
             cache.close()
     assert os.path.getsize(path) >= HEADER_SIZE
+
+
+@pytest.mark.parametrize("step", ["unlink", "fsync"])
+def test_r6_what_was_dropped_does_not_come_back_where_its_index_cannot_be_removed(
+    open_ring: Callable[..., RingCache], path: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The database was restored from a backup: a process that is killed now leaves nothing of what
+    was before."""
+    cache = open_ring()
+    fill(cache)
+    cache.save()
+    left = Path(path + ".index").read_bytes()
+    real = getattr(os, step)
+    failed: list[object] = []
+
+    def fail(*args: object) -> object:
+        if not failed:
+            failed.append(args)
+            raise PermissionError(errno.EPERM, "not permitted")
+        return real(*args)
+
+    monkeypatch.setattr(os, step, fail)
+    cache.clear()
+    assert failed
+    records = Path(path).read_bytes()
+    cache.close()
+    # As after a loss of power: the index is there, or has come back.
+    Path(path).write_bytes(records)
+    Path(path + ".index").write_bytes(left)
+    assert open_ring().load_before(OID, T2) is None

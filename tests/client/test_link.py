@@ -62,6 +62,10 @@ class Database:
         with self.changed:
             assert self.changed.wait_for(lambda: self.told == list(told), 10), self.told
 
+    def wait_for_everything(self, tid: bytes) -> None:
+        """Wait until all is said to have changed, twice, and in between up to when."""
+        self.wait_for("everything", (tid, []), "everything")
+
 
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
@@ -182,7 +186,7 @@ def test_a_cache_whose_gaps_are_not_known_is_dropped_rule_r6(server: Any, connec
     server.last_tid, server.missed = tid(13), None
     server.objects[OID] = (b"new", tid(13), None)
     server.drop_connections()
-    database.wait_for("everything")
+    database.wait_for_everything(tid(13))
     assert storage.load(OID) == (b"new", tid(13))
 
 
@@ -191,7 +195,7 @@ def test_drop_cache_rather_verify_does_not_ask(server: Any, connect: Any) -> Non
     database = registered(storage)
     server.last_tid, server.missed = tid(13), (tid(13), [OID])
     server.drop_connections()
-    database.wait_for("everything")
+    database.wait_for_everything(tid(13))
 
 
 def test_an_unchanged_server_keeps_everything(server: Any, connect: Any) -> None:
@@ -215,7 +219,7 @@ def test_a_restored_database_drops_the_cache_with_a_warning_that_names_both_tids
     server.last_tid = tid(8)
     server.objects = {OID: (b"restored", tid(7), None)}
     server.drop_connections()
-    database.wait_for("everything")
+    database.wait_for_everything(tid(8))
     assert storage.load(OID) == (b"restored", tid(7))
     assert storage.lastTransaction() == tid(8)
     warning = next(r.getMessage() for r in caplog.records if "restored" in r.getMessage())
@@ -256,7 +260,7 @@ def test_another_database_drops_the_cache_with_a_warning_that_names_both(
     server.last_tid, server.missed = tid(last), (tid(last), [])
     server.objects = {OID: (b"of B", tid(7), None)}
     server.drop_connections()
-    database.wait_for("everything")
+    database.wait_for_everything(tid(last))
     assert storage.load(OID) == (b"of B", tid(7))
     assert storage.lastTransaction() == tid(last)
     (warning,) = [r.getMessage() for r in caplog.records if "dropping" in r.getMessage()]
@@ -284,7 +288,7 @@ def test_another_epoch_drops_the_cache(
     server.last_tid, server.missed = tid(last), (tid(last), [])
     server.objects = {OID: (b"restored", tid(7), None)}
     server.drop_connections()
-    database.wait_for("everything")
+    database.wait_for_everything(tid(last))
     assert storage.load(OID) == (b"restored", tid(7))
     assert "its epoch is 2, and was 1" in caplog.text
 

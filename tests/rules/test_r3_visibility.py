@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from typing import Any
 
+import pytest
 from tests.rules.conftest import Attach, Connect, Database, Open, Serve, tid_of
 from tests.support.raw import Z64, FakeServer, oid_of
+from tests.support.storages import gate, hook
 from tests.support.waiting import Background, wait_until
 from ZODB.Connection import TransactionMetaData
 from ZODB.MappingStorage import MappingStorage
+from ZODB.mvccadapter import MVCCAdapter
 
 from zeolith.protocol.messages import GetInfo, GetInvalidations, InvalidateTransaction, Register
 
@@ -73,32 +78,88 @@ def test_r3_our_own_commit_shows_with_its_callback(
     assert storage.lastTransaction() == tid
 
 
-def test_r3_it_never_goes_back_while_the_cache_is_dropped(
-    fake: FakeServer, attach: Attach, client: Open
+@pytest.mark.parametrize("is_dropped", [False, True], ids=["verified", "dropped"])
+def test_r3_it_waits_while_the_database_is_told(
+    fake: FakeServer, attach: Attach, is_dropped: bool
 ) -> None:
     """After an absence that the server cannot explain."""
-    storage, server = attach()
+    storage, server = attach(drop_cache_rather_verify=is_dropped)
     server.notify(InvalidateTransaction(tid_of(5), [X]))
     wait_until(lambda: storage.lastTransaction() == tid_of(5))
     database = Database(storage)
     asking: list[Background] = []
+    waits: list[bool] = []
 
     def ask() -> None:
         asking.append(Background(storage.lastTransaction))
         asking[0].join(0.1)
+        waits.append(asking[0].is_alive())
 
     database.on_drop = ask
     server.close()
-    again = fake.accept()
-    again.greet()
-    again.reply(again.expect(Register), tid_of(9))
-    again.peer.registered()
-    again.reply(again.expect(GetInvalidations), None)
-    again.reply(again.expect(GetInfo), {"length": 0, "size": 0, "interfaces": ()})
+    come_back(fake, tid_of(9), is_dropped)
     wait_until(storage.is_connected)
     assert storage.lastTransaction() == tid_of(9)
     assert database.told == ["all"]
-    assert asking[0].result() in (tid_of(5), tid_of(9))
+    # Neither what was before, nor that nothing is known.
+    assert waits == [True]
+    assert asking[0].result() == tid_of(9)
+
+
+def come_back(fake: FakeServer, tid: bytes, is_dropped: bool) -> None:
+    """Admit a client that was away for longer than anybody remembers."""
+    again = fake.accept()
+    again.greet()
+    again.reply(again.expect(Register), tid)
+    again.peer.registered()
+    if not is_dropped:
+        again.reply(again.expect(GetInvalidations), None)
+    again.reply(again.expect(GetInfo), {"length": 0, "size": 0, "interfaces": ()})
+
+
+@pytest.mark.parametrize("told", range(4))
+@pytest.mark.parametrize("is_dropped", [False, True], ids=["verified", "dropped"])
+def test_r3_a_connection_that_is_opened_while_the_database_is_told(
+    fake: FakeServer, attach: Attach, is_dropped: bool, told: int
+) -> None:
+    """A (ZODB#290, #307): it has asked for the last transaction before, and looks at what changed
+    when the database has been told a part. Whatever it holds of the old transaction must be
+    dropped when it comes to the new one."""
+    storage, server = attach(drop_cache_rather_verify=is_dropped)
+    server.notify(InvalidateTransaction(tid_of(5), [X]))
+    wait_until(lambda: storage.lastTransaction() == tid_of(5))
+    connection = MVCCAdapter(storage).new_instance()
+    assert connection.poll_invalidations() == []
+    heard = itertools.count()
+    looked: list[tuple[Any, bytes]] = []
+
+    def look() -> None:
+        looked.append((connection.poll_invalidations(), connection._start))
+
+    with gate(storage, "lastTransaction", after=True) as asked:
+        opening = Background(look)
+        asked.wait_reached()
+
+        def hear(*args: object) -> None:
+            if next(heard) == told:
+                asked.open()
+                opening.result()
+
+        with (
+            hook(connection, "_invalidateCache", before=hear),
+            hook(connection, "_invalidate", before=hear),
+        ):
+            server.close()
+            come_back(fake, tid_of(9), is_dropped)
+            wait_until(storage.is_connected)
+        asked.open()
+        opening.result()
+    look()
+    (first, start), (second, _) = looked
+    # It holds nothing that it had before the absence, and nothing that it loaded before its end.
+    assert (first is None and start > tid_of(9)) or second is None
+    # Nor does it look at the new transaction with what it had before.
+    assert first is None or start <= tid_of(9)
 
 
 def test_r3_the_last_transaction_of_a_new_client_is_the_servers(

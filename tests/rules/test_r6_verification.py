@@ -17,12 +17,14 @@ from tests.support.histories import Z64, commit
 from tests.support.processes import running_server
 from tests.support.proxy import DOWN, UP, Action, Passing, Proxy
 from tests.support.raw import FakeConnection, FakeServer, RawClient, oid_of
+from tests.support.storages import gate
 from tests.support.waiting import Background, wait_until
 from ZEO.cache import ClientCache as ZeoCache
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from zeolith.client import rechecking
+from zeolith.client.link import CLOSE_PATIENCE
 from zeolith.protocol.additions import VerifyMany
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import GetInfo, GetInvalidations, InvalidateTransaction, Register
@@ -267,6 +269,32 @@ def test_an_absence_in_the_middle_of_it_starts_it_anew(fake: FakeServer, attach:
     assert cached(storage, done) is None
 
 
+def test_an_answer_to_the_question_before_is_not_applied_after_another_absence(
+    fake: FakeServer, attach: Attach
+) -> None:
+    """The thread that has it is waited for before anything becomes suspect again."""
+    storage, server = attach()
+    load(storage, server, X, b"x", tid_of(1))
+    server.close()
+    half = attach_again(fake, tid_of(5))
+    question = half.expect(VerifyMany)
+    verifying: Any = storage._link._rechecking
+    with gate(storage._cache.suspects, "settle") as stop:
+        half.reply(question, (tid_of(5), b""))
+        stop.wait_reached()
+        half.reset()
+        coming = Background(lambda: attach_again(fake, tid_of(9)))
+        coming.join(0.2)
+        stop.open()
+    verifying.join()
+    again: Any = coming.result()
+    question = again.expect(VerifyMany)
+    assert cached(storage, X) is None
+    again.reply(question, (tid_of(9), X))
+    verified(storage)
+    assert cached(storage, X) is None
+
+
 @pytest.mark.parametrize(
     "answer",
     [None, b"", tid_of(5), (tid_of(5),), (tid_of(4), b""), (tid_of(5), b"x"), (tid_of(5), "x")],
@@ -339,6 +367,30 @@ def test_what_is_suspect_is_given_up_where_it_cannot_be_verified(
     assert len(storage._cache) == 0
     wait_until(lambda: "1 objects of the cache that may be out of date are dropped" in caplog.text)
     assert "the server speaks ZEO's protocol" in caplog.text
+
+
+def test_r7_an_application_may_close_where_its_cache_is_given_up(
+    fake: FakeServer,
+    attach: Attach,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is told by the thread that verifies, which the link's thread waits for."""
+    storage, server = attach()
+    load(storage, server, X, b"x", tid_of(1))
+    closed = threading.Event()
+
+    def notified(event: Any) -> None:
+        storage.close()
+        closed.set()
+
+    monkeypatch.setattr(ZODB.event, "notify", notified)
+    server.close()
+    again = attach_again(fake, tid_of(5))
+    again.fault(again.expect(VerifyMany), "ZODB.POSException.Unsupported")
+    assert closed.wait(CLOSE_PATIENCE / 2), "close waits for itself"
+    wait_until(lambda: not storage._link._thread.is_alive())
+    assert "is still busy" not in caplog.text
 
 
 def test_an_empty_cache_is_verified_by_itself(fake: FakeServer, attach: Attach) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import ZODB.blob
+from tests.support.histories import commit
 from ZODB.Connection import TransactionMetaData
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
@@ -200,9 +201,39 @@ def test_what_a_storage_sees_of_the_database() -> None:
         facade.invalidate(b"3" * 8, [OID], "version")
     publisher.drain()
     assert log.after(NO_TID) == [(b"1" * 8, OID), (b"2" * 8, OID)]
+    before = storage.lastTransaction()
+    facade.invalidateCache()
+    # R6: a storage that is a client of another server tells this before it shows how far that is.
+    tid = commit(storage, OID)
+    assert tid > before
+    publisher.drain()
+    assert log.last_tid == tid
+    assert log.after(before) is None
+    assert len(wakes) == 3
+
+
+def test_r6_a_storage_that_cannot_even_say_how_far_it_goes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Clients are ahead of what is told them then, and drop what they have."""
+    log = InvalidationLog(10, 100_000)
+    log.reset(b"1" * 8, [])
+    publisher = Publisher("1", log, lambda: None)
+    storage = MappingStorage()
+    facade = DatabaseFacade(StorageAccess("1", storage), publisher)
+
+    def fail() -> bytes:
+        raise OSError("gone")
+
+    storage.lastTransaction = fail
     facade.invalidateCache()
     publisher.drain()
-    assert log.last_tid == storage.lastTransaction()
-    assert len(wakes) == 3
+    assert log.last_tid == NO_TID
+    assert "does not say which transaction is its last" in caplog.text
+
+
+def test_a_storage_needs_nothing_else_of_a_database() -> None:
+    publisher = Publisher("1", InvalidationLog(10, 100_000), lambda: None)
+    facade = DatabaseFacade(StorageAccess("1", MappingStorage()), publisher)
     assert facade.transform_record_data(b"x") == facade.untransform_record_data(b"x") == b"x"
     assert facade.references(zodb_pickle(MinPO())) == []

@@ -169,7 +169,7 @@ def test_a_storage_that_lost_track_makes_everybody_verify(bed: Bed) -> None:
     listener = Listener()
     bed.publisher.subscribe(listener)
     bed.publisher.publish(num(11), [num(1)])
-    bed.publisher.reset(num(20), [])
+    bed.publisher.reset(lambda: num(20))
     assert bed.wakes == [1, 1]
     bed.publisher.drain()
     assert [tid for tid, _ in listener.heard] == [num(11)]

@@ -14,11 +14,11 @@ from ZODB.blob import BlobStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
-from zeolith.protocol.messages import GetInvalidations
+from zeolith.protocol.messages import GetInvalidations, LastTransaction
 from zeolith.server.access import StorageAccess
 from zeolith.server.filehistory import read_backwards
 from zeolith.server.invalidations import ENTRY_OVERHEAD, Entry, split
-from zeolith.server.refilling import REFILL_ELSEWHERE, last_entries
+from zeolith.server.refilling import REFILL_ELSEWHERE, last_entries, newest_tid
 
 MEMORY = 1 << 20
 
@@ -125,3 +125,36 @@ def test_r6_after_a_restart_clients_are_told(serve: Serve, raw: Connect, tmp_pat
     tid, oids = client.call(GetInvalidations(tids[9]))
     assert tid == tids[-1]
     assert set(oids) == expected
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True], ids=["plain", "with blobs"])
+def test_a_huge_last_transaction_does_not_make_the_start_longer(
+    serve: Serve, raw: Connect, tmp_path: Path, storage: FileStorage, is_wrapped: bool
+) -> None:
+    """It has no room in the log; which one it is must be known, what it changed need not."""
+
+    def refuse(count: int) -> Any:
+        raise AssertionError("it would read all that the transaction has written")
+
+    tids = [*fill(storage, 3), commit(storage, *map(oid_of, range(100)))]
+    storage.close()
+    storage = FileStorage(str(tmp_path / "Data.fs"))
+    storage.lastInvalidations = refuse
+    served = BlobStorage(str(tmp_path / "blobs"), storage) if is_wrapped else storage
+    client = raw(serve(served, invalidation_memory=500).address)
+    assert client.call(LastTransaction()) == tids[-1]
+    tid, oids = client.call(GetInvalidations(tids[-2]))
+    assert (tid, sorted(oids)) == (tids[-1], sorted(map(oid_of, range(100))))
+
+
+def test_the_last_transaction_of_each_storage(tmp_path: Path, storage: FileStorage) -> None:
+    assert newest_tid(StorageAccess("1", storage)) is None
+    tids = fill(storage, 3)
+    assert newest_tid(StorageAccess("1", storage)) == tids[-1]
+    assert newest_tid(StorageAccess("1", MappingStorage())) is None
+    with open(tmp_path / "Data.fs", "r+b") as file:
+        # The copy of its length: from the end nobody finds where it begins.
+        file.seek(-8, 2)
+        file.write(bytes(8))
+    storage.lastInvalidations = lambda count: [(tids[-1], [])]
+    assert newest_tid(StorageAccess("1", storage)) == tids[-1]

@@ -167,8 +167,19 @@ class CacheHome:
     def forget(self) -> None:
         """Remove the snapshot, for good: what it says is not true any more.
 
-        :raises OSError: it cannot be removed, or may come back when the power fails.
+        If that cannot be done the records go: of what is not there nothing wrong can be said.
+
+        :raises OSError: neither can be done.
         """
+        try:
+            self._remove_index()
+        except OSError as error:
+            os.ftruncate(self.file.fileno(), HEADER_SIZE)
+            os.fsync(self.file.fileno())
+            logger.debug("%s is left without its records: %s", self.index_path, error)
+
+    def _remove_index(self) -> None:
+        """Remove the snapshot, so that it does not come back when the power fails either."""
         try:
             os.unlink(self.index_path)
         except FileNotFoundError:

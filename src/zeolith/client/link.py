@@ -129,6 +129,7 @@ class Link:
         self._channel: Channel | None = None
         self._upgrade: Candidate | None = None
         self._verifying: Channel | None = None
+        self._rechecking: Rechecking | None = None
         self._failure: Exception | None = None
         self._nudge = threading.Event()
         self._connector = Connector(
@@ -387,8 +388,8 @@ class Link:
         """End the connection for good; waiting calls fail with ClientDisconnected.
 
         Returns when the background thread has ended, and so nobody reads any more, or after
-        :data:`CLOSE_PATIENCE`; at once if called from the database's code by the thread that
-        reads, whom the background thread waits for.
+        :data:`CLOSE_PATIENCE`; at once if called from the application's code by a thread that the
+        background thread waits for: the one that reads, or the one that verifies the cache.
         """
         with self._changed:
             if self._state is State.CLOSED:
@@ -407,7 +408,12 @@ class Link:
             upgrade.channel.close(closed)
             upgrade.channel.release()
         self._nudge.set()
-        if self._teller == threading.get_ident() or self._thread is threading.current_thread():
+        rechecking = self._rechecking
+        if (
+            self._teller == threading.get_ident()
+            or self._thread is threading.current_thread()
+            or (rechecking is not None and rechecking.is_current)
+        ):
             return
         if self._thread.is_alive():
             self._thread.join(CLOSE_PATIENCE)
@@ -448,6 +454,7 @@ class Link:
         if candidate is None:
             return None
         rechecking = Rechecking(self.name, candidate.channel, self.cache, self.owner)
+        self._rechecking = rechecking
         try:
             if not self._adopt(candidate):
                 return None

@@ -55,6 +55,11 @@ class Rechecking:
         )
         self._thread.start()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is the one that looks into them."""
+        return self._thread is threading.current_thread()
+
     def join(self) -> None:
         """Wait for the end; the channel has been closed."""
         if self._thread is not None:

@@ -682,10 +682,20 @@ class ClientStorage(ConflictResolvingStorage):
         if self._db is not None:
             self._db.invalidate(tid, oids)
 
-    def invalidate_all(self) -> None:
-        """Any object may have changed: tell the database."""
-        if self._db is not None:
-            self._db.invalidateCache()
+    def invalidate_all(self, tid: bytes) -> None:
+        """Any object may have changed, up to transaction *tid*: tell the database.
+
+        Called with the link's ``visibility`` held.
+        """
+        db = self._db
+        if db is not None:
+            db.invalidateCache()
+            # A connection that is opened just now may have asked for the last transaction before,
+            # and look at what changed after that.  If it has looked already, it must be told again,
+            # or it takes what it loads as of that transaction for current; if not, it must know the
+            # later one, which alone goes with what it is told.
+            db.invalidate(tid, [])
+            db.invalidateCache()
 
     def cache_is_stale(self) -> None:
         """Announce that the cache will be dropped."""

@@ -41,8 +41,8 @@ class CacheOwner(Protocol):
     def invalidate(self, tid: bytes, oids: list[bytes]) -> None:
         """The objects *oids* have changed, the last of them in transaction *tid*."""
 
-    def invalidate_all(self) -> None:
-        """Any object may have changed."""
+    def invalidate_all(self, tid: bytes) -> None:
+        """Any object may have changed, up to transaction *tid*."""
 
     def cache_is_stale(self) -> None:
         """The cache is about to be dropped for want of knowledge."""
@@ -173,7 +173,7 @@ def _doubt(
         # In this order: nobody may know of *server_tid* and be served what is older.
         cache.suspects.suspect_all()
         # ZODB's connections hold objects, too, and some that the cache does not.
-        owner.invalidate_all()
+        owner.invalidate_all(server_tid)
         cache.set_last_tid(server_tid)
 
 
@@ -185,5 +185,5 @@ def _drop(
 ) -> None:
     with visibility:
         cache.clear()
-        owner.invalidate_all()
+        owner.invalidate_all(server_tid)
         cache.set_last_tid(server_tid)

@@ -422,7 +422,7 @@ class DatabaseFacade:
 
     def invalidateCache(self) -> None:  # noqa: N802 - ZODB's name
         """It is not known what changed: everybody has to verify."""
-        self._publisher.reset(self._access.last_transaction(), [])
+        self._publisher.reset(self._access.last_transaction)
 
     def transform_record_data(self, data: bytes) -> bytes:
         """Return *data*: the server stores records as they are."""

@@ -18,7 +18,8 @@ from typing import Protocol
 from ..protocol.codec import Codec
 from ..protocol.greeting import Coding
 from ..protocol.messages import InvalidateTransaction
-from .invalidations import Entry, InvalidationLog
+from ..types import NO_TID
+from .invalidations import InvalidationLog
 from .waiters import Waiters
 
 logger = logging.getLogger(__name__)
@@ -60,15 +61,13 @@ class Publication:
 class Reset:
     """The storage lost track of what changed: everybody has to verify anew.
 
-    :ivar last_tid: the storage's last transaction now.
-    :ivar entries: its last transactions, as :meth:`InvalidationLog.reset` takes them.
+    :ivar last_tid: returns the storage's last transaction.
     """
 
-    __slots__ = ("entries", "last_tid")
+    __slots__ = ("last_tid",)
 
-    def __init__(self, last_tid: bytes, entries: list[Entry]) -> None:
+    def __init__(self, last_tid: Callable[[], bytes]) -> None:
         self.last_tid = last_tid
-        self.entries = entries
 
 
 class Publisher:
@@ -115,9 +114,14 @@ class Publisher:
         except ValueError:
             logger.debug("%s: transaction was announced already", self.name)
 
-    def reset(self, last_tid: bytes, entries: list[Entry]) -> None:
-        """Announce that everybody has to verify anew."""
-        self._pending.append(Reset(last_tid, entries))
+    def reset(self, last_tid: Callable[[], bytes]) -> None:
+        """Announce that everybody has to verify anew.
+
+        :param last_tid: returns the storage's last transaction.  Called when this is announced: a
+            storage that tells of it may be about to come to another one, and clients that have seen
+            as much as before must not take themselves for up to date.
+        """
+        self._pending.append(Reset(last_tid))
         self._wake()
 
     # -- the loop's thread -----------------------------------------------------------------------
@@ -152,7 +156,7 @@ class Publisher:
         while pending and not self.is_held:
             item = pending.popleft()
             if isinstance(item, Reset):
-                self._start_anew(item.last_tid, item.entries, "the storage lost its invalidations")
+                self._start_anew(_found(item), "the storage lost its invalidations")
             elif item.tid > self.log.last_tid:
                 self.log.append(item.tid, item.oids)
                 self._announce(item)
@@ -165,7 +169,7 @@ class Publisher:
                     item.tid.hex(),
                     self.log.last_tid.hex(),
                 )
-                self._start_anew(self.log.last_tid, [], "the storage's transactions lost order")
+                self._start_anew(self.log.last_tid, "the storage's transactions lost order")
         # What they are told leaves after all that was announced here (R1).
         self.waiters.release(self.log.last_tid)
 
@@ -194,7 +198,17 @@ class Publisher:
                 frames[kind] = frame = frame if compress is None else compress(frame)
             subscriber.push(frame)
 
-    def _start_anew(self, last_tid: bytes, entries: Iterable[Entry], reason: str) -> None:
-        self.log.reset(last_tid, entries)
+    def _start_anew(self, last_tid: bytes, reason: str) -> None:
+        self.log.reset(last_tid, [])
         for subscriber in list(self._subscribers):
             subscriber.drop(reason)
+
+
+def _found(item: Reset) -> bytes:
+    """Return the storage's last transaction; if it does not say, one that all clients are ahead of,
+    so that they drop what they have."""
+    try:
+        return item.last_tid()
+    except Exception:
+        logger.exception("the storage does not say which transaction is its last")
+        return NO_TID

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from typing import Final
 
 from ZODB.POSException import StorageError
@@ -57,3 +58,20 @@ def last_entries(
     finally:
         transactions.close()
     return found[::-1]
+
+
+def newest_tid(access: StorageAccess) -> bytes | None:
+    """Return the last complete transaction of a storage; None if there is none, or it is not known.
+
+    What it changed is not looked at: that may be most of the database.
+    """
+    storage = wrapped_by_blobs(access.storage)
+    if can_read_directly(storage):
+        try:
+            with closing(read_backwards(storage)) as transactions:
+                transaction = next(transactions, None)
+            return None if transaction is None else transaction.tid
+        except (StorageError, OSError) as error:
+            logger.debug("storage %r: it is asked itself: %s", access.name, error)
+    newest = access.last_invalidations(1)
+    return newest[-1][0] if newest else None

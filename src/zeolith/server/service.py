@@ -27,7 +27,7 @@ from .outcomelog import SUFFIX, OutcomeLog
 from .outcomes import Outcomes
 from .packing import Packing, is_fatal
 from .publisher import Publisher
-from .refilling import last_entries
+from .refilling import last_entries, newest_tid
 from .statistics import Statistics
 from .workers import Done, WorkerPool
 
@@ -144,9 +144,9 @@ class StorageService:
             self.access.size_info()  # others may take long; it is known when a client has asked
             # A FileStorage that has cut off an incomplete transaction takes it for its last all the
             # same.  Clients would have to drop their caches for something that is not there.
-            newest = self._entries or self.access.last_invalidations(1)
-            if newest:
-                self.start_tid = min(self.start_tid, newest[-1][0])
+            newest = self._entries[-1][0] if self._entries else newest_tid(self.access)
+            if newest is not None:
+                self.start_tid = min(self.start_tid, newest)
             elif isinstance(storage, FileStorage):
                 self.start_tid = NO_TID
         identity = self._identity = identify(storage, self.start_tid)
