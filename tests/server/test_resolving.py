@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import signal
+import subprocess
 import threading
 import time
 from base64 import encodebytes
@@ -39,7 +40,6 @@ from ZODB.serialize import referencesf
 from ZODB.tests.hexstorage import HexStorage
 
 from zeolith.protocol import messages as m
-from zeolith.server import resolverprocess
 from zeolith.server.quarantine import MOST_OF_CLASS
 from zeolith.server.resolverprocess import ResolverProcess
 from zeolith.server.resolvers import InWorker
@@ -466,7 +466,7 @@ def test_there_can_be_no_worker(
 
 def test_there_can_be_no_thread_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
-    popen = resolverprocess.subprocess.Popen
+    popen = subprocess.Popen
 
     def remember(*arguments: Any, **options: Any) -> Any:
         started.append(popen(*arguments, **options))
@@ -475,7 +475,7 @@ def test_there_can_be_no_thread_for_a_worker(monkeypatch: pytest.MonkeyPatch) ->
     def fail(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(resolverprocess.subprocess, "Popen", remember)
+    monkeypatch.setattr(subprocess, "Popen", remember)
     monkeypatch.setattr(threading.Thread, "start", fail)
     with pytest.raises(OSError, match="can't start new thread"):
         ResolverProcess(1 << 30, 1 << 20)
