@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,7 @@ def _is_lone(text: str) -> bool:
 
 
 GOOD = format_entry(ALICE)
+KEY = b64encode(bytes(32)).decode()
 
 
 @pytest.mark.parametrize(
@@ -133,6 +136,11 @@ GOOD = format_entry(ALICE)
         ("bob:- certificate=x\nbob:-", "the user 'bob' is in line 1 too"),
         ("bob:- certificate=x\neve:- certificate=x", "the certificate 'x' is in line 1 too"),
         ("bob:- uid=x\neve:- uid=x", "the account 'x' is in line 1 too"),
+        ("bob:- uid=x uid=x", "the account 'x' is in line 1 too"),
+        ("bob:- access=read access=all", "has access on all storages twice"),
+        ("bob:- access@1=none access@%31=all", "has access on storage '1' twice"),
+        ("realm a\nrealm b", "the realm is in line 1 too"),
+        (f"decoy-key {KEY}\ndecoy-key {KEY}", "the decoy-key is in line 1 too"),
     ],
 )
 def test_damage_is_named_with_its_line_and_no_secret(line: str, problem: str) -> None:
@@ -244,6 +252,28 @@ def test_what_is_no_file_of_users(path: Path) -> None:
         read_users(path)
 
 
+def test_r7_a_pipe_is_not_waited_for(path: Path) -> None:
+    os.mkfifo(path, 0o600)
+    # Both ends, so that a fault is a failure and no hang.
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    flags: list[int] = []
+    opened = os.open
+
+    def note(name: object, mode: int, *more: int) -> int:
+        flags.append(mode)
+        return opened(name, mode, *more)  # type: ignore[call-overload, no-any-return]
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "open", note)
+            with pytest.raises(ConfigurationError, match="is no file"):
+                read_users(path)
+    finally:
+        os.close(descriptor)
+    assert flags
+    assert flags[0] & os.O_NONBLOCK
+
+
 def test_r8_a_large_file_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(userfile, "MAX_SIZE", 100)
     path.write_bytes(b"#" * 101)
@@ -266,8 +296,6 @@ def test_a_write_that_fails_leaves_the_file(path: Path, monkeypatch: pytest.Monk
 
 
 def test_two_commands_do_not_change_it_at_once(path: Path) -> None:
-    import fcntl
-
     with changing(path):
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -277,6 +305,19 @@ def test_two_commands_do_not_change_it_at_once(path: Path) -> None:
             os.close(descriptor)
     with pytest.raises(ConfigurationError), changing(path / "missing" / "file"):
         pass
+
+
+def test_a_link_is_locked_where_the_file_is(path: Path) -> None:
+    real = path.parent / "real"
+    real.mkdir()
+    write_users(real / "users", users(ALICE))
+    path.symlink_to(real / "users")
+    descriptor = os.open(real, os.O_RDONLY)
+    try:
+        with changing(path), pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
 
 
 def test_names_are_prepared() -> None:
