@@ -20,7 +20,7 @@ FOR_DEV := $(VENV)/.zeolith-dev
 help:
 	@echo 'make run        start the server at $(ADDRESS) with the database in ./var'
 	@echo 'make test       run the tests (make test-long: the long ones)'
-	@echo 'make check      format, lint and types'
+	@echo 'make check      format, lint, types, and what packages require of each other'
 	@echo 'make bench      measure beside ZEO'
 	@echo 'make fuzz       feed hostile bytes to decoders, server and client (30 s each; ARGS=seconds)'
 	@echo 'make reference  write what docs/ has of the schema of zeo.conf and of transcripts'
@@ -44,6 +44,7 @@ check: $(FOR_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pip check
 
 format: $(FOR_DEV)
 	$(BIN)/ruff format .

@@ -303,3 +303,14 @@ def test_one_lock_holds_for_both() -> None:
         for name in ("run.txt", "dev.txt")
     ]
     assert pins[0] < pins[1]
+
+
+def test_the_tests_that_documents_name_exist() -> None:
+    names: set[str] = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        names.add(path.stem)
+        names.update(re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8")))
+    text = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(test_\w+)", text))
+    assert len(named) > 100
+    assert not named - names

@@ -124,7 +124,7 @@ def test_a_session_is_shown(tap: Any, server: Any, coding: Coding) -> None:
         r"-> hello (Z5|M5|Zeolith's own protocol \(version=1, .*\)) \[\d+\]",
         r"-> call 1 register\(storage='1', read_only=False\) \[\d+\]",
         r"-> notice storea\(oid=0x2a, serial=0x0, data=8 bytes, txn=1\) \[\d+\]",
-        rf"<- reply \d+ tpc_finish: {shown:#x} \[\d+\]",
+        rf"<- reply \d+ tpc_finish: {shown:#x}(, length=\d+, size=\d+)? \[\d+\]",
         r"-> call loadBefore\(oid=0x2a, tid=0x7fffffffffffffff\) \[\d+\]",
         rf"<- reply Loaded\(oid=0x2a, tid={shown:#x}, 8 bytes\) \[\d+\]",
     ):

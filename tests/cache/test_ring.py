@@ -348,6 +348,27 @@ def test_r6_what_moves_in_the_file_stays_what_it_was() -> None:
         cache.close()
 
 
+def test_r6_a_large_suspect_that_leaves_its_ring_does_not_come_back_verified() -> None:
+    """Where the gap is too small for what is kept, it gives up its place first and may come back to
+    it: of a suspect nobody would know then that it is one."""
+    cache = RingCache(1_000_000)
+    try:
+        for n in range(100, 130):
+            cache.store(to_tid(n), T1, None, bytes(1000))
+        cache.store(OID, T1, None, b"x" * 70_000)
+        cache.suspects.suspect_all()
+        for n in range(1000, 3000):
+            place = cache._index.get(OID)
+            if place is not None:
+                # As if it were read all the time, which a suspect cannot be.
+                cache._marks[place >> MARK_SHIFT] = MOST_USES
+            assert cache.load_before(OID, T2) is None
+            cache.store(to_tid(n), T1, None, bytes(1000))
+        assert cache._index.get(OID) is None
+    finally:
+        cache.close()
+
+
 @pytest.mark.parametrize("share", [4.2, 8, 20])
 def test_large_objects_read_once_do_not_flush_what_is_in_use(share: float) -> None:
     size, count = 2 << 20, 1_250

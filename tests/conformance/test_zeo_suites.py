@@ -62,6 +62,7 @@ def _starter(hosts: Hosts, combo: Combo) -> Callable[..., tuple[Address, Callabl
             address=(host, int(port)),
             msgpack=combo.is_msgpack,
             loop=combo.loop,
+            invalidation_age=0,  # ZEO's default, on which a test relies
             **{name: value for name, value in given.items() if value is not None},
         )
         return server.address, server.stop

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.raw import RawClient, connect, fault_of, oid_of
-from tests.support.waiting import promptly, wait_until
+import trustme
+from tests.support.raw import Closed, RawClient, connect, fault_of, oid_of
+from tests.support.waiting import Background, promptly, wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
@@ -19,8 +21,10 @@ from zeolith.admin.statustext import render_status
 from zeolith.errors import ClientDisconnected, PickleRefused, ServerFull
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.limits import DEFAULT_LIMITS, Limits
-from zeolith.protocol.messages import IteratorStart, SetClientLabel, StoreBlobShared
+from zeolith.protocol.limits import DEFAULT_LIMITS, FIRST_UPLOAD, Limits
+from zeolith.protocol.messages import IteratorStart, Notice, SetClientLabel, StoreBlobShared
+from zeolith.protocol.streamrequests import StreamCancel, StreamData
+from zeolith.server import crowd
 from zeolith.server.monitor import make_report
 from zeolith.server.tally import Limit
 
@@ -49,7 +53,16 @@ def test_the_status_tells_all(serve: Any, mapping: MappingStorage) -> None:
 
 
 @pytest.mark.parametrize("option", ["max_connections", "max_connections_per_address"])
-def test_connections(serve: Any, raw: Any, mapping: MappingStorage, loop: str, option: str) -> None:
+def test_connections(
+    serve: Any,
+    raw: Any,
+    mapping: MappingStorage,
+    loop: str,
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Those that have registered keep their places, however long they have them.
+    monkeypatch.setattr(crowd, "PATIENCE", 0.0)
     server = serve(mapping, loop=loop, **{option: 3})
     clients = [raw(server.address) for _ in range(3)]
     with promptly(5), pytest.raises(ServerFull):
@@ -65,10 +78,10 @@ def test_connections(serve: Any, raw: Any, mapping: MappingStorage, loop: str, o
     assert "Limits reached: " in make_report(server._lobby)
 
 
-def is_let_in(address: Any) -> bool:
+def is_let_in(address: Any, tls: ssl.SSLContext | None = None) -> bool:
     try:
-        RawClient(address).close()
-    except ServerFull:
+        RawClient(address, tls=tls).close()
+    except (ServerFull, ConnectionError, ssl.SSLError, Closed):
         return False
     return True
 
@@ -89,6 +102,19 @@ def test_a_client_that_finds_no_room_tries_again(
         wait_until(storage.is_connected)
     finally:
         storage.close()
+
+
+def test_a_client_that_waits_goes_on_waiting_for_room(
+    serve: Any, raw: Any, mapping: MappingStorage
+) -> None:
+    server = serve(mapping, max_connections=1)
+    first = raw(server.address)
+    opening = Background(lambda: ClientStorage(server.address, wait_timeout=20))
+    wait_until(lambda: server._lobby.tally[Limit.CONNECTIONS] > 0)
+    first.close()
+    storage = opening.result()
+    assert isinstance(storage, ClientStorage)
+    storage.close()
 
 
 def why_not(storage: ClientStorage) -> str:
@@ -131,6 +157,53 @@ def test_connections_over_a_unix_socket(serve: Any, raw: Any, tmp_path: Path) ->
         raw(server.address).ping()
     with pytest.raises(ServerFull):
         RawClient(server.address)
+
+
+@pytest.fixture
+def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of a server, and of a client."""
+    authority = trustme.CA()
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(ours)
+    authority.configure_trust(theirs)
+    return ours, theirs
+
+
+def test_connections_count_from_before_their_handshake(
+    serve: Any, raw: Any, mapping: MappingStorage, loop: str, tls: Any
+) -> None:
+    ours, theirs = tls
+    server = serve(mapping, loop=loop, ssl=ours, max_connections=2)
+    places = server._lobby.crowd
+    silent = [connect(server.address) for _ in range(2)]
+    wait_until(lambda: places.count == 2)
+    with connect(server.address) as third, promptly(5):
+        assert third_is_closed(third)
+    # After their time they make room.
+    with promptly(10):
+        wait_until(lambda: is_let_in(server.address, theirs))
+    for sock in silent:
+        sock.close()
+    wait_until(lambda: places.count == 0)
+    # Whatever becomes of a handshake, its place is given back.
+    for said in (b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.0\r\n\r\n", frame(b"Z5")):
+        for _ in range(3):
+            with connect(server.address) as sock:
+                sock.sendall(said)
+        # Who is let in now has come after them.
+        wait_until(lambda: is_let_in(server.address, theirs))
+        wait_until(lambda: places.count == 0)
+    for _ in range(2):
+        raw(server.address, tls=theirs).ping()
+    assert places.count == 2
+
+
+def third_is_closed(sock: socket.socket) -> bool:
+    """Return whether nothing is said, not even in plain text, and the connection ends."""
+    try:
+        return sock.recv(100) == b""
+    except ConnectionError:
+        return True
 
 
 def test_who_does_not_register_in_time(serve: Any, mapping: MappingStorage) -> None:
@@ -275,6 +348,25 @@ def test_the_size_of_a_blob_on_a_stream(
         assert reached(server) == ({"blob_size": 1} if excess else {})
     finally:
         db.close()
+
+
+def test_an_upload_that_is_too_large_is_cut_off(
+    serve: Any, raw: Any, files: FileStorage, tmp_path: Path
+) -> None:
+    """Nothing of what is too much is written."""
+    server = serve(files, max_blob_size=1000)
+    client = raw(server.address, coding=Coding.OWN)
+    client.send(StreamData(FIRST_UPLOAD, bytes(1000)), StreamData(FIRST_UPLOAD, bytes(5000)))
+    client.ping()
+    said = [message.request for message in client.inbox if isinstance(message, Notice)]
+    assert StreamCancel(FIRST_UPLOAD) in said
+    blobs = tmp_path / "blobs"
+    wait_until(lambda: [each.stat().st_size for each in blobs.rglob("zeolith-upload-*")] == [1000])
+    assert reached(server) == {"blob_size": 1}
+    # An upload behind it has its turn after it: nothing more was on its way.
+    client.send(StreamData(FIRST_UPLOAD + 1, b"x"))
+    wait_until(lambda: len([*blobs.rglob("zeolith-upload-*")]) == 2)
+    assert sum(each.stat().st_size for each in blobs.rglob("zeolith-upload-*")) <= 1001
 
 
 @pytest.mark.parametrize("excess", [0, 1])

@@ -433,3 +433,12 @@ def test_without_a_process_the_server_packs(
         assert storage.getSize() < size
         assert snapshot(storage) == contents.expected
     assert "cannot be started" in caplog.text
+
+
+def test_the_working_directory_is_nobodys_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ZODB.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with packprocess.pack_process(lambda *report: None):
+        pass  # it has started

@@ -186,6 +186,9 @@ class _Describer:
         if _is_load(msgid, asked):
             return self._loaded(msgid, value)
         name = "to no call" if asked is None else NAMES[asked]
+        if isinstance(value, m.Committed):
+            size = f"length={value.length}, size={value.size}"
+            return f"{self._value(msgid, True)} {name}: {self._value(value.tid, True)}, {size}"
         return f"{self._value(msgid, True)} {name}: {self._value(value, asked in _ID_ANSWERS)}"
 
     def _loaded(self, msgid: Any, value: Any) -> str:

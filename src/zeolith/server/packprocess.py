@@ -21,7 +21,8 @@ _FINISH_TIMEOUT: Final = 60.0
 """Seconds that the process may take for the last transactions, while no client can commit."""
 
 _START_TIMEOUT: Final = 60.0
-_PROGRAM: tuple[str, ...] = ("-m", "zeolith.server.packchild")
+# Not from the working directory, which may be anybody's (-P).
+_PROGRAM: tuple[str, ...] = ("-P", "-m", "zeolith.server.packchild")
 
 Progress = Callable[[str, int, int], None]
 """Gets phase, how much of it is done, and of how much."""

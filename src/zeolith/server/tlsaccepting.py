@@ -11,7 +11,6 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 from ..credentials import Credentials
@@ -98,12 +97,11 @@ class TlsAcceptor:
         task = self._loop.create_task(self._shake_hands(sock, peername, entry))
         entry.evict = task.cancel
         self._handshakes[task] = sock
-        task.add_done_callback(partial(self._ended, entry))
+        task.add_done_callback(self._ended)
 
-    def _ended(self, entry: Entry, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         sock = self._handshakes.pop(task)
         if sock is not None:
-            entry.leave()
             sock.close()  # it has not got as far as a connection
 
     async def _shake_hands(self, sock: socket.socket, peername: Any, entry: Entry) -> None:
