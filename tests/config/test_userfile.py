@@ -27,7 +27,7 @@ from zeolith.config.userfile import (
 from zeolith.errors import ConfigurationError
 from zeolith.protocol.saslprep import saslprep
 from zeolith.protocol.scram import Secret, make_secret
-from zeolith.rights import DEFAULT, Right, Rights
+from zeolith.rights import DEFAULT, NONE, Right, Rights
 
 DIGEST = "5f1d3cf4c2a2f8a2f5e0bd51d1fd6d8b1b5b3c0e"
 SECRET = make_secret("wonderland", b"0123456789abcdef", 4096)
@@ -61,6 +61,23 @@ def test_an_entry_of_ours() -> None:
     assert "access=read access@a%20b=" in line
     assert line.endswith("certificate=Jane%20Doe uid=root uid=7")
     assert not ALICE.needs_password
+
+
+@pytest.mark.parametrize(
+    ("text", "everywhere", "on_one"),
+    [
+        ("", DEFAULT, DEFAULT),
+        ("access=read", Right.READ, Right.READ),
+        ("access@1=pack", NONE, Right.PACK | Right.READ),
+        ("access@1=none", NONE, NONE),
+        ("access=read access@1=none", Right.READ, NONE),
+    ],
+)
+def test_r9_who_is_let_to_one_storage_is_not_let_to_others(
+    text: str, everywhere: Right, on_one: Right
+) -> None:
+    rights = parse_users(f"bob:- {text}\n", "users").entries["bob"].rights
+    assert (rights.on("2"), rights.on("1")) == (everywhere, on_one)
 
 
 names = st.text(min_size=1, max_size=10)

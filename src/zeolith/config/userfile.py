@@ -33,7 +33,7 @@ from urllib.parse import quote, unquote
 from ..errors import ConfigurationError
 from ..protocol.saslprep import saslprep
 from ..protocol.scram import PLAIN, Secret, check_iterations
-from ..rights import DEFAULT, Right, Rights, format_rights, parse_rights
+from ..rights import DEFAULT, NONE, Right, Rights, format_rights, parse_rights
 
 DEFAULT_REALM: Final = "ZEO"
 
@@ -61,7 +61,8 @@ class Entry:
     :ivar name: prepared by ``saslprep``.
     :ivar secret: of the password, or None.
     :ivar digest: ZEO's, or None; of no use but to tell that there was a password.
-    :ivar everywhere: rights on storages of which nothing else is said; None: the default.
+    :ivar everywhere: rights on storages of which nothing else is said; None: the default if
+        nothing is said of any storage, else none.
     :ivar storages: rights by the name of a storage.
     :ivar certificates: names in certificates that stand for this user.
     :ivar accounts: names or ids of users of this machine whose processes are this user.
@@ -78,7 +79,10 @@ class Entry:
     @property
     def rights(self) -> Rights:
         """What the user may do."""
-        everywhere = DEFAULT if self.everywhere is None else self.everywhere
+        everywhere = self.everywhere
+        if everywhere is None:
+            # Who is let to one storage is not meant to be let to all others.
+            everywhere = NONE if self.storages else DEFAULT
         return Rights(everywhere, self.storages)
 
     @property
