@@ -75,8 +75,9 @@ def test_r9_who_may_only_read_writes_nothing(
     is_own = type(request_).__module__ == s.__name__
     coding = Coding.OWN if is_own else Coding.MSGPACK
     reader = raw(server.address, coding=coding, read_only=True)
-    with pytest.raises((RemoteFault, Closed)):
-        reader.call(request_)
+    if type(request_) not in (s.StreamData, s.StreamEnd, s.StreamFault):  # never calls
+        with pytest.raises((RemoteFault, Closed)):
+            reader.call(request_)
     # As a notice, and in a transaction that is to fail.
     other = raw(server.address, coding=coding, read_only=True)
     other.send(m.TpcBegin(1, b"", b"", b"" if is_own else {}, None, " "), request_)
