@@ -7,11 +7,14 @@ import os
 import ssl
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 from tests.support.waiting import wait_until
 from ZODB.MappingStorage import MappingStorage
@@ -309,6 +312,61 @@ def test_half_an_authority(run: Any, site: Path) -> None:
     assert "ca.pem" in done.err
     (site / "ca.pem").write_bytes(authority.Authority.make("another").pem)
     assert "do not belong together" in run("-c", "x").err
+
+
+def test_an_authority_that_has_expired(
+    run: Any, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authority, "_SKEW", timedelta(days=3))
+    ended = authority.Authority.make("ended", days=-1)
+    monkeypatch.undo()
+    assert run(*MAKE).status == 0
+    (site / "ca.pem").write_bytes(ended.pem)
+    (site / "ca.key").write_bytes(ended.key_pem())
+    (site / "crl.pem").unlink()
+    for arguments in (("-c", "x"), ("--renew", "app"), ("--revoke", "app")):
+        done = run(*arguments)
+        assert done.status == 2
+        assert "ca.pem: expired on" in done.err
+        assert "--renew ca" in done.err
+    assert (site / "client-app.pem").exists()
+    # Whatever the order: what the authority signs ends with it.
+    assert run("--renew", "app", "--renew", "ca").status == 0
+    load(site / "client-app.pem").verify_directly_issued_by(load(site / "ca.pem"))
+    assert run("-c", "x").status == 0
+
+
+def test_an_authority_of_another_kind(run: Any, site: Path) -> None:
+    assert run(*MAKE).status == 0
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = load(site / "ca.pem").subject
+    now = datetime.now(UTC)
+    own = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    (site / "ca.pem").write_bytes(own.public_bytes(serialization.Encoding.PEM))
+    encoding, shape = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (site / "ca.key").write_bytes(key.private_bytes(encoding, shape, serialization.NoEncryption()))
+    done = run("-c", "x")
+    assert done.status == 2
+    assert "of another kind" in done.err
+
+
+def test_a_revocation_list_of_somebody_else(run: Any, site: Path) -> None:
+    """What it lacks would be admitted again, so it is not taken for one."""
+    assert run(*MAKE).status == 0
+    other = authority.Authority.make("another").revoke((), None)
+    for text, message in ((b"nonsense", "holds no"), (other, "not signed by ca.pem")):
+        (site / "crl.pem").write_bytes(text)
+        for arguments in ((), ("--revoke", "app"), ("--renew", "ca")):
+            done = run(*arguments)
+            assert done.status == 2
+            assert "crl.pem" in done.err
+            assert message in done.err
+    assert (site / "client-app.pem").exists()
 
 
 def test_a_directory_that_cannot_be_made(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import trustme
 
+from tests.support.keyupdates import Sealer
+from tests.support.memory import resident
 from tests.support.waiting import Background, promptly
 from zeolith.client.wire import PlainWire, TlsWire, open_socket
 
@@ -166,6 +168,57 @@ def test_tls_damage_is_an_error_of_the_connection(dial: Dial) -> None:
     record[-1] ^= 1
     end.socket.sendall(record)
     with pytest.raises(OSError, match=r"(?i)decryption|mac"):
+        wire.receive()
+
+
+def test_r8_what_was_sent_over_tls_keeps_no_memory(dial: Dial) -> None:
+    """The TLS layer's own buffers grow to the largest message and never shrink."""
+    wire, end = dial(ssl.TLSVersion.TLSv1_3)
+    size, space = 30_000_000, bytearray(1 << 20)
+
+    def drain() -> None:
+        left = size
+        while left > 0:
+            left -= end.socket.recv_into(space)
+
+    before = resident()
+    draining = Background(drain)
+    wire.send(bytes(size))
+    draining.result()
+    assert resident() - before < 10_000_000
+
+
+@pytest.fixture
+def sealed(
+    dial: Dial, contexts: tuple[ssl.SSLContext, ssl.SSLContext], tmp_path: Path
+) -> Iterator[tuple[TlsWire, socket.socket, Sealer]]:
+    """A connection, the server's socket, and what encrypts in the server's place."""
+    client, server = contexts
+    tickets, server.num_tickets = server.num_tickets, 0
+    client.keylog_filename = str(tmp_path / "keys")
+    try:
+        wire, end = dial(ssl.TLSVersion.TLSv1_3)
+        yield wire, end.socket, Sealer(tmp_path / "keys", "SERVER")
+    finally:
+        client.keylog_filename = None  # type: ignore[assignment]
+        server.num_tickets = tickets
+
+
+def test_tls_updates_of_keys(sealed: tuple[TlsWire, socket.socket, Sealer]) -> None:
+    wire, sock, sealer = sealed
+    for _ in range(10):
+        # Far more than any server does.
+        sock.sendall(b"".join(sealer.update_keys() for _ in range(50)) + sealer.say(b"and now?"))
+        assert wire.receive() == b"and now?"
+
+
+def test_r8_a_server_that_does_nothing_but_update_keys(
+    sealed: tuple[TlsWire, socket.socket, Sealer],
+) -> None:
+    """The answers to them wait for the next message to it."""
+    wire, sock, sealer = sealed
+    sock.sendall(b"".join(sealer.update_keys() for _ in range(500)))
+    with pytest.raises(ConnectionAbortedError, match="keys of TLS"):
         wire.receive()
 
 

@@ -26,7 +26,8 @@ def test_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         KeyPassword(command=command("print('open sesame ')")),
     ):
         assert source.asker()() == b"open sesame "
-    assert KeyPassword(function="os.getcwd").asker()() == str(Path.cwd())
+    assert KeyPassword(function="os.getcwd").asker()() == bytes(Path.cwd())
+    assert KeyPassword(function="os.getcwdb").asker()() == bytes(Path.cwd())
 
 
 def failure(source: KeyPassword) -> ConfigurationError:
@@ -60,6 +61,10 @@ def test_what_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "gives no password": KeyPassword(command=command("pass")),
             "cannot be split": KeyPassword(command="say 'half"),
             "is empty": KeyPassword(command=" "),
+        },
+        "password-function": {
+            "os.fspath raised TypeError": KeyPassword(function="os.fspath"),
+            "os.getpid returned int": KeyPassword(function="os.getpid"),
         },
     }.items():
         for problem, source in sources.items():

@@ -6,6 +6,8 @@ import logging
 import os
 import pickle
 import signal
+import subprocess
+import threading
 import time
 from base64 import encodebytes
 from binascii import hexlify, unhexlify
@@ -462,6 +464,25 @@ def test_there_can_be_no_worker(
     counted(client)
 
 
+def test_there_can_be_no_thread_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    popen = subprocess.Popen
+
+    def remember(*arguments: Any, **options: Any) -> Any:
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(subprocess, "Popen", remember)
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(OSError, match="can't start new thread"):
+        ResolverProcess(1 << 30, 1 << 20)
+    assert started[0].returncode is not None
+    assert started[0].stdin.closed
+
+
 def test_what_a_class_starts_ends_with_the_worker(
     files: FileStorage, serve: Serve, raw: Connect, tmp_path: Path
 ) -> None:
@@ -555,6 +576,15 @@ def test_r7_each_transaction_has_its_own_time(
     counted(client)
 
 
+class _Failing(_FakeProcess):
+    """Has classes that raise what somebody has chosen."""
+
+    def ask(self, request: Any, seconds: float, clock: Any) -> Any:
+        from zeolith.server.resolverwire import Kind
+
+        return (Kind.FAILED, b"Traceback\nCRITICAL the disk is full\rERROR so is this"), 0.0
+
+
 class _Storage(ConflictResolvingStorage):
     def loadSerial(self, oid: bytes, serial: bytes) -> bytes:  # noqa: N802 - ZODB's name
         return b"state"
@@ -583,3 +613,44 @@ def test_r7_the_conflicts_of_a_transaction_share_its_time(
     resolver.close()
     with pytest.raises(ConflictError):
         resolver(conflict)
+
+
+def test_r8_conflicts_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    from zeolith.server.conflicts import Conflict
+
+    now = 1000.0
+    failing = _Failing(time.monotonic)
+    resolver = InWorker("1", lambda: failing, 3.0, lambda: now)  # type: ignore[arg-type,return-value]
+    storage = _Storage()
+    conflict = Conflict(storage, storage.tryToResolveConflict, OID, b"2" * 8, b"1" * 8, b"new", b"")
+
+    def fail(times: int) -> None:
+        for _ in range(times):
+            resolver.begin()
+            with pytest.raises(ConflictError):
+                resolver(conflict)
+
+    fail(10)
+    assert len(caplog.records) == 10
+    fail(15)
+    assert len(caplog.records) == 10
+    now += 59.9
+    fail(1)
+    assert len(caplog.records) == 10
+    now += 0.1
+    fail(1)
+    rest, last = (record.getMessage().splitlines()[0] for record in caplog.records[10:])
+    assert rest == "storage '1': 16 more conflicts of which nothing was said were not resolved"
+    assert last.endswith("is not resolved: its class raised an error")
+    # Nor does what the class says look like lines of ours.
+    lines = caplog.records[-1].getMessage().splitlines()
+    assert [line.strip() for line in lines[1:]] == [
+        "Traceback",
+        "CRITICAL the disk is full",
+        "ERROR so is this",
+    ]
+    assert all(line.startswith("    ") for line in lines[1:])
+    now += 60.0
+    fail(12)
+    resolver.close()
+    assert "2 more conflicts" in caplog.records[-1].getMessage()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from tests.support.keyupdates import Sealer
+from tests.support.memory import resident
 
 from zeolith.server.tlstransport import Handshake, TlsTransport
 
@@ -107,13 +110,14 @@ class Client:
 
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def ends(request: Any) -> tuple[Handshake, Client]:
+def ends(request: Any, tmp_path: Path) -> tuple[Handshake, Client]:
     """Both sides, after the handshake."""
     authority = trustme.CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(server)
     authority.configure_trust(client)
     client.maximum_version = request.param
+    client.keylog_filename = str(tmp_path / "keys")
     handshake, other = Handshake(server), Client(client)
     for _ in range(4):
         for end, source, target in (
@@ -229,3 +233,73 @@ def test_what_was_tampered_with_ends_the_connection(scene: Scene) -> None:
     assert plain.calls == ["abort"]
     transport.connection_lost(None)
     assert isinstance(talker.lost, ssl.SSLError)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x17\x03\x03\xff\xff", b"\x15\x03\x03\x00\x02\x02\x28", b"GET /"]
+)
+def test_what_came_before_garbage_has_no_answer(scene: Scene, garbage: bytes) -> None:
+    """To answer must not raise: it is not the connection's fault, and would fill the log."""
+    transport, plain, talker, client = scene
+
+    def answer(data: bytes) -> None:
+        talker.received.append(data)
+        transport.write(b"answer")
+
+    talker.data_received = answer  # type: ignore[method-assign]
+    said = client.say(b"good")
+    transport.data_received(said + garbage)
+    assert talker.received == [b"good"]
+    assert plain.calls == ["abort"]
+    transport.connection_lost(None)
+    assert isinstance(talker.lost, ssl.SSLError)
+
+
+@pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1, 1_000_003])
+def test_large_messages(scene: Scene, size: int) -> None:
+    transport, plain, talker, client = scene
+    data = (bytes(range(251)) * (size // 251 + 1))[:size]
+    transport.write(data)
+    assert client.hear(plain) == data
+    transport.data_received(client.say(data))
+    assert talker.received == [data]
+
+
+def test_r8_what_was_sent_keeps_no_memory(scene: Scene) -> None:
+    """The TLS layer's own buffers grow to the largest message and never shrink."""
+    transport, plain, *_ = scene
+    before = resident()
+    transport.write(bytes(30_000_000))
+    plain.sent = b""
+    assert resident() - before < 10_000_000
+
+
+ONLY_1_3 = pytest.mark.parametrize("ends", [ssl.TLSVersion.TLSv1_3], indirect=True)
+
+
+@ONLY_1_3
+def test_updates_of_keys(scene: Scene, tmp_path: Path) -> None:
+    transport, plain, talker, client = scene
+    sealer = Sealer(tmp_path / "keys", "CLIENT")
+    for _ in range(10):
+        # Far more than any peer does.
+        transport.data_received(b"".join(sealer.update_keys() for _ in range(50)))
+        transport.data_received(sealer.say(b"and now?"))
+        transport.write(b"go on")
+        assert client.hear(plain) == b"go on"
+    assert talker.received == [b"and now?"] * 10
+    assert plain.calls == []
+
+
+@ONLY_1_3
+def test_r8_a_peer_that_does_nothing_but_update_keys(scene: Scene, tmp_path: Path) -> None:
+    """Each update is answered, and whoever takes no answers would have us collect them."""
+    transport, plain, talker, _ = scene
+    sealer = Sealer(tmp_path / "keys", "CLIENT")
+    for _ in range(500):
+        if not plain.is_closing():
+            transport.data_received(sealer.update_keys())
+    assert plain.calls == ["abort"]
+    assert len(plain.sent) < 10_000
+    transport.connection_lost(None)
+    assert "keys of TLS" in str(talker.lost)

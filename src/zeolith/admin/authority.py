@@ -73,7 +73,8 @@ class Authority:
         own = x509.load_pem_x509_certificate(certificate)
         if own.public_key() != found.public_key():
             raise ValueError("certificate and key do not belong together")
-        assert isinstance(found, ec.EllipticCurvePrivateKey)
+        if not isinstance(found, ec.EllipticCurvePrivateKey):
+            raise ValueError("it is of another kind than zeolith certs makes")  # noqa: TRY004
         return cls(own, found)
 
     @property
@@ -95,7 +96,7 @@ class Authority:
         It serves for clients, too: for the commands that run beside the server.
 
         :param names: host names and IP addresses; those of the own host are added.
-        :raises ConfigurationError: a name cannot be one of a host.
+        :raises ConfigurationError: a name cannot be one of a host, or the authority has expired.
         """
         alternatives = [_host(name) for name in dict.fromkeys([*names, *_LOCAL])]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -104,7 +105,7 @@ class Authority:
     def issue_client(self, name: str, days: int = DAYS) -> bytes:
         """Return a certificate and its key for the client *name*.
 
-        :raises ConfigurationError: *name* cannot be one.
+        :raises ConfigurationError: *name* cannot be one, or the authority has expired.
         """
         check_client_name(name)
         # What looks like an address of mail is looked for there, too.
@@ -112,7 +113,10 @@ class Authority:
         return self._issue(name, alternatives, [ExtendedKeyUsageOID.CLIENT_AUTH], days)
 
     def reissue(self, pem: bytes, days: int = DAYS) -> bytes:
-        """Return a certificate with a new key for whoever has the one in *pem*."""
+        """Return a certificate with a new key for whoever has the one in *pem*.
+
+        :raises ConfigurationError: the authority has expired.
+        """
         old = x509.load_pem_x509_certificate(pem)
         usages = list(old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
         return self._issue(common_name(old), alternatives_of(old), usages, days)
@@ -121,7 +125,10 @@ class Authority:
         """Return a revocation list with *serials* and what is on the list *known*.
 
         It lasts as long as the authority: one that expires would lock everybody out.
+
+        :raises ConfigurationError: the authority has expired.
         """
+        self._check_end()
         now = datetime.now(UTC)
         number = 1
         revoked: dict[int, datetime] = dict.fromkeys(serials, now)
@@ -150,6 +157,7 @@ class Authority:
         usages: Sequence[x509.ObjectIdentifier],
         days: int,
     ) -> bytes:
+        self._check_end()
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
             _builder(_subject(name), key, days, self.certificate.not_valid_after_utc)
@@ -165,6 +173,14 @@ class Authority:
             )
         certificate = builder.sign(self._key, hashes.SHA256())
         return certificate.public_bytes(serialization.Encoding.PEM) + _key_pem(key, None)
+
+    def _check_end(self) -> None:
+        """Refuse to sign what would be valid for nobody."""
+        end = self.certificate.not_valid_after_utc
+        if end <= datetime.now(UTC):
+            raise ConfigurationError(
+                "ca.pem", f"expired on {end:%Y-%m-%d %H:%M} UTC", "--renew ca makes it anew"
+            )
 
     def _key_identifier(self) -> x509.AuthorityKeyIdentifier:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())

@@ -157,7 +157,8 @@ class CertificateStore:
         for name in names:
             if name not in found:
                 raise self._unknown(name)
-        for name in names:
+        # The authority first: what it signs lasts no longer than itself.
+        for name in sorted(names, key=lambda name: name != CA):
             path = self.path_of(name)
             if name == CA:
                 authority = authority.renew(ca_days)
@@ -240,7 +241,30 @@ class CertificateStore:
             ) from error
 
     def _list(self) -> bytes | None:
-        return self.revocations.read_bytes() if self.revocations.exists() else None
+        """Return the revocation list; None if there is none yet.
+
+        :raises ConfigurationError: it is none of this authority's.
+        """
+        if not self.revocations.exists():
+            return None
+        data = self.revocations.read_bytes()
+        try:
+            found = x509.load_pem_x509_crl(data)
+            found.extensions.get_extension_for_class(x509.CRLNumber)
+            is_ours = found.is_signature_valid(_load(self.ca).public_key())  # type: ignore[arg-type]
+        except (ValueError, TypeError, x509.ExtensionNotFound) as error:
+            raise ConfigurationError(
+                str(self.revocations),
+                f"holds no revocation list of zeolith certs: {error}",
+                "restore it from a copy: without it, what was revoked would be admitted again",
+            ) from error
+        if not is_ours:
+            raise ConfigurationError(
+                str(self.revocations),
+                "is not signed by ca.pem",
+                "restore the one that is: without it, what was revoked would be admitted again",
+            )
+        return data
 
     def _unknown(self, name: str) -> ConfigurationError:
         return ConfigurationError(

@@ -30,6 +30,14 @@ read, which takes longer than reading."""
 RECORD_SIZE = 16 * 1024
 """Bytes asked of the TLS layer at once: it hands out one record at a time."""
 
+PIECE_SIZE = 64 * 1024
+"""Bytes given to the TLS layer at once.  Its buffers grow with what they are given and never
+shrink: an object of 100 MB, encrypted as a whole, would keep 140 MB until the connection ends."""
+
+MOST_OWED = 4096
+"""Bytes that the TLS layer may owe a server that says nothing else.  Servers change their keys once
+in many gigabytes, if ever, and get 30 bytes for it."""
+
 KEEPALIVE_PROBES = 4
 """A silent peer is probed after half of the time after which it is given up, and then so many times
 in the other half."""
@@ -174,16 +182,31 @@ class TlsWire:
             self._plain.send(self._out.read())
 
     def send(self, data: bytes) -> None:
+        if len(data) > PIECE_SIZE:
+            self._send_in_pieces(data)
+            return
         with self._sending:
             with self._computing:
                 self._tls.write(data)
                 encrypted = self._out.read()
             self._plain.send(encrypted)
 
+    def _send_in_pieces(self, data: bytes) -> None:
+        view = memoryview(data)
+        with self._sending:
+            for start in range(0, len(data), PIECE_SIZE):
+                with self._computing:
+                    self._tls.write(view[start : start + PIECE_SIZE])
+                    encrypted = self._out.read()
+                self._plain.send(encrypted)
+
     def receive(self) -> bytes:
         while True:
             with self._computing:
                 data = self._decrypt()
+                owed = self._out.pending
+            if owed > MOST_OWED:
+                raise ConnectionAbortedError("the server does nothing but change the keys of TLS")
             if data is not None:
                 if self._out.pending:
                     self._answer()

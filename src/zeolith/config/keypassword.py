@@ -11,12 +11,13 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from ..errors import ConfigurationError
 
-Password: TypeAlias = Callable[[], str | bytes | bytearray]
+Password: TypeAlias = Callable[[], bytes]
 
 MAX_PASSWORD: Final = 1024
 """Bytes of a password: OpenSSL takes no more."""
@@ -64,12 +65,12 @@ class KeyPassword:
         return next((option for option, value in self._sources() if value is not None), "")
 
     def asker(self) -> Password:
-        """Return what asks for the password.  Without a source, it raises an error when called.
+        """Return what asks for the password.  Where there is none, it raises ConfigurationError.
 
         :raises ConfigurationError: the function cannot be imported.
         """
         if self.function is not None:
-            return _import(self.function)
+            return partial(_call, self.function, _import(self.function))
         return self._ask
 
     def _ask(self) -> bytes:
@@ -95,7 +96,23 @@ class KeyPassword:
         )
 
 
-def _import(name: str) -> Password:
+def _call(name: str, function: Callable[[], object]) -> bytes:
+    option, remedy = "password-function", "it must return the password of the key"
+    try:
+        given = function()
+    except Exception as error:
+        # It may ask somebody who is away, also when a renewed key is read in a running process.
+        # What it says is left out: it may have to do with the password.
+        problem = f"{name} raised {type(error).__name__}"
+        raise ConfigurationError(option, problem, remedy) from error
+    if isinstance(given, str):
+        given = given.encode()
+    if not isinstance(given, (bytes, bytearray)):
+        raise ConfigurationError(option, f"{name} returned {type(given).__name__}", remedy)
+    return _limited(option, name, bytes(given))
+
+
+def _import(name: str) -> Callable[[], object]:
     module_name, _, attribute = name.rpartition(".")
     option = "password-function"
     if not module_name:
@@ -108,8 +125,8 @@ def _import(name: str) -> Password:
         ) from error
     if not callable(function):
         raise ConfigurationError(option, f"{name} is not a function", "name a function")
-    password: Password = function
-    return password
+    found: Callable[[], object] = function
+    return found
 
 
 def _read(path: str) -> bytes:

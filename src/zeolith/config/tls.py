@@ -197,7 +197,7 @@ class TlsSettings:
         ask = self.password.asker()
         was_asked = False
 
-        def password() -> str | bytes | bytearray:
+        def password() -> bytes:
             nonlocal was_asked
             was_asked = True
             return ask()

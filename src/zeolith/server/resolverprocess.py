@@ -79,7 +79,13 @@ class ResolverProcess:
         self._burial = threading.Thread(
             target=self._bury, name=f"zeolith-burial-{self._process.pid}", daemon=True
         )
-        self._burial.start()
+        try:
+            self._burial.start()
+        except RuntimeError as error:
+            # The system has no more threads.  Nobody has this object, who could close it.
+            self.kill()
+            self._let_go()
+            raise OSError(str(error)) from error
 
     def _bury(self) -> None:
         """Wait for the end of the process.  Runs on a thread of its own."""
@@ -185,6 +191,9 @@ class ResolverProcess:
         """End it, and let go what we have of it."""
         self.kill()
         self._burial.join()
+        self._let_go()
+
+    def _let_go(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._socket.close()

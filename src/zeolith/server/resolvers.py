@@ -6,6 +6,7 @@ Resolving unpickles what clients have sent, and runs the code of their applicati
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -24,6 +25,13 @@ logger = logging.getLogger(__name__)
 
 _MOST_MISSING: Final = 100
 """Classes named in the log because nobody has them; a line for each."""
+
+_MOST_COMPLAINTS: Final = 10
+"""Conflicts within a period that get a line each, and perhaps a traceback.  Whoever may write can
+cause as many as he likes, and choose what the traceback says."""
+
+_COMPLAINTS_PERIOD: Final = 60.0
+"""Seconds, counted from the first of them."""
 
 Start = Callable[[], ResolverProcess]
 
@@ -104,6 +112,8 @@ class InWorker(Resolver):
         self._is_said = False  # that the time is used up: an undo tries many objects
         self._quarantine = Quarantine()
         self._missing: set[str] = set()  # classes that have been complained of
+        self._complaints = 0
+        self._complaints_end = -math.inf
         self._busy = threading.Lock()  # held by whoever uses the process's socket
         self._lock = threading.Lock()  # guards the two below
         self._process: ResolverProcess | None = None
@@ -138,7 +148,7 @@ class InWorker(Resolver):
         if kind is Kind.MISSING:
             self._say_missing(name)
         elif kind is Kind.FAILED:
-            self._complain(conflict, name, f"its class raised an error\n{reason}")
+            self._complain(conflict, name, f"its class raised an error\n{_indented(reason)}")
         else:
             logger.debug("storage %r: conflict of %s: %s", self._name, conflict.oid.hex(), reason)
         raise error
@@ -221,22 +231,44 @@ class InWorker(Resolver):
         )  # fmt: skip
 
     def _complain(self, conflict: Conflict, name: str, why: str) -> None:
+        now = self._clock()
+        if now >= self._complaints_end:
+            self._complaints_end = now + _COMPLAINTS_PERIOD
+            self._tell_rest()
+        self._complaints += 1
+        if self._complaints > _MOST_COMPLAINTS:
+            return
         logger.error(
             "storage %r: a conflict of object %s (class %s) is not resolved: %s",
             self._name, conflict.oid.hex(), name or "unknown", why,
         )  # fmt: skip
+
+    def _tell_rest(self) -> None:
+        """Tell how many complaints were not made."""
+        left_out, self._complaints = self._complaints - _MOST_COMPLAINTS, 0
+        if left_out > 0:
+            logger.error(
+                "storage %r: %d more conflicts of which nothing was said were not resolved",
+                self._name, left_out,
+            )  # fmt: skip
 
     def close(self) -> None:
         """See :class:`Resolver`."""
         with self._lock:
             self._is_closed = True
             process = self._process
-        if process is None:
-            return
-        process.kill()
+        if process is not None:
+            process.kill()
         # Whoever was using it finds out, and then nobody uses the socket.
         with self._busy:
-            process.close()
+            if process is not None:
+                process.close()
+            self._tell_rest()
+
+
+def _indented(text: str) -> str:
+    """Return *text*, which somebody else has chosen, so that no line of it looks like ours."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def make_resolver(name: str, options: ServerOptions) -> Resolver | None:

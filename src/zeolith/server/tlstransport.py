@@ -23,6 +23,15 @@ _LINGER: Final = 1.0
 _LEFTOVERS: Final = 16
 """Reads in which what it still says is thrown away meanwhile."""
 
+_PIECE: Final = 64 * 1024
+"""Bytes given to the TLS layer at once.  Its buffers grow with what they are given and never
+shrink: an object of 100 MB, encrypted as a whole, would keep 140 MB until the connection ends."""
+
+_MOST_OWED: Final = 4096
+"""Bytes that the TLS layer may owe a peer who says nothing else.  Peers change their keys once in
+many gigabytes, and get 30 bytes for it; who does nothing but that, and takes no answer, would have
+us collect them."""
+
 
 class Handshake:
     """A server's part of a TLS handshake.  Belongs to the loop's thread.
@@ -91,6 +100,7 @@ class TlsTransport(asyncio.Protocol):
         "_incoming",
         "_is_closing",
         "_outgoing",
+        "_owed",
         "_plain",
         "_protocol",
         "_tls",
@@ -104,6 +114,7 @@ class TlsTransport(asyncio.Protocol):
         self._is_closing = False
         self._has_ended = False  # the peer has said that nothing more will come
         self._error: Exception | None = None
+        self._owed = 0  # bytes that the peer was sent for what is no message
 
     # -- called by the event loop ----------------------------------------------------------------
 
@@ -116,12 +127,15 @@ class TlsTransport(asyncio.Protocol):
         self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
-        self._incoming.write(data)
-        received = self._decrypt()
-        if self._outgoing.pending and not self._plain.is_closing():
-            # What the TLS layer owes the peer by itself: the answer to an update of keys.
-            self._plain.write(self._outgoing.read())
+        if len(data) <= _PIECE:
+            self._incoming.write(data)
+            received = self._decrypt()
+        else:
+            received = self._decrypt_in_pieces(data)
+        if self._outgoing.pending:
+            self._pay()
         if received:
+            self._owed = 0
             self._protocol.data_received(received)
         if self._error is not None:
             self._plain.abort()
@@ -140,6 +154,25 @@ class TlsTransport(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
         self._protocol.connection_lost(self._error or exc)
+
+    def _pay(self) -> None:
+        """Send what the TLS layer owes the peer by itself: answers to updates of keys, an alert."""
+        self._owed += self._outgoing.pending
+        if self._owed > _MOST_OWED and self._error is None:
+            self._error = ConnectionAbortedError("it does nothing but change the keys of TLS")
+        owed = self._outgoing.read()
+        if not self._plain.is_closing():
+            self._plain.write(owed)
+
+    def _decrypt_in_pieces(self, data: bytes) -> bytes:
+        parts = []
+        view = memoryview(data)
+        for start in range(0, len(data), _PIECE):
+            self._incoming.write(view[start : start + _PIECE])
+            parts.append(self._decrypt())
+            if self._error is not None or self._has_ended:
+                break
+        return b"".join(parts)
 
     def _decrypt(self) -> bytes:
         """Return what can be decrypted now."""
@@ -164,10 +197,21 @@ class TlsTransport(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send *data*, now or as soon as the peer takes it."""
-        if not data or self._is_closing or self._plain.is_closing():
+        # After an error in what came the TLS layer takes nothing more, while the connection
+        # answers what came before it.
+        if not data or self._is_closing or self._error is not None or self._plain.is_closing():
             return
-        self._tls.write(data)
-        self._plain.write(self._outgoing.read())
+        if len(data) <= _PIECE:
+            self._tls.write(data)
+            self._plain.write(self._outgoing.read())
+            return
+        view = memoryview(data)
+        parts = []
+        for start in range(0, len(data), _PIECE):
+            self._tls.write(view[start : start + _PIECE])
+            parts.append(self._outgoing.read())
+        # At once: for each piece the loop would ask the system anew.
+        self._plain.write(b"".join(parts))
 
     def close(self) -> None:
         """End the connection when everything is sent."""

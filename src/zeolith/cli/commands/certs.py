@@ -92,8 +92,7 @@ def _open(directory: Path, password_file: str | None) -> CertificateStore:
     if password_file is not None:
         from ...config.keypassword import KeyPassword
 
-        given = KeyPassword(file=password_file).asker()()
-        password = given.encode() if isinstance(given, str) else bytes(given)
+        password = KeyPassword(file=password_file).asker()()
     return CertificateStore(Path(os.path.abspath(directory.expanduser())), password)
 
 
