@@ -346,6 +346,19 @@ def test_the_server_names_who_must_set_a_password(
     assert DIGEST not in caplog.text
 
 
+def test_the_server_names_rights_that_have_no_effect(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slip would leave the user with the rights that were to be taken away."""
+    path.write_text("realm ZEO\nbob:- access@main=read access@Main=none access@1=none\n")
+    path.chmod(0o600)
+    text = f"<zeo>\naddress 0\nauthentication-database {path}\n</zeo>\n"
+    config = parse_server_config(f"{text}<mappingstorage MAIN>\n</mappingstorage>\n")
+    config.make_server()._close_storages()
+    (line,) = [line for line in caplog.messages if "has no effect" in line]
+    assert "access on the storages '1', 'Main' has no effect: this server has 'main';" in line
+
+
 # -- as processes --------------------------------------------------------------------------------
 
 

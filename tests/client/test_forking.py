@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import users as known
 from tests.support.processes import ServerProcess, run_python
 
 
@@ -55,5 +56,50 @@ print("done")
 """,
             *map(str, server.address),
             str(tmp_path / "cache.zec"),
+        )
+        assert printed == "done\n"
+
+
+def test_a_child_logs_in_by_itself(tmp_path: Path) -> None:
+    """And knows a password that has changed since."""
+    users, password = tmp_path / "users", tmp_path / "password"
+    known.write(users, known.entry("alice"))
+    password.write_text(known.PASSWORD)
+    config = f"authentication-database {users}"
+    with ServerProcess(tmp_path / "server", config=config) as server:
+        printed = run_python(
+            """
+import os, sys
+import zeolith
+from zeolith.admin.users import change_user, hash_password
+from pathlib import Path
+
+storage = zeolith.ClientStorage(
+    (sys.argv[1], int(sys.argv[2])), username="alice", password_file=sys.argv[4]
+)
+storage.ping()
+change_user(Path(sys.argv[3]), "alice", hash_password("another", 4096))
+Path(sys.argv[4]).write_text("another")
+child = os.fork()
+if child == 0:
+    status = 1
+    try:
+        storage.ping()
+        assert len(storage.new_oid()) == 8
+        storage.close()
+        status = 0
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+storage.ping()
+storage.close()
+print("done")
+""",
+            *map(str, server.address),
+            str(users),
+            str(password),
         )
         assert printed == "done\n"

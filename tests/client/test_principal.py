@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import traceback
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import Background
 from zeolith.client import principal
 from zeolith.client.link import LinkOptions
 from zeolith.client.principal import Principal, make_principal, read_password
@@ -113,3 +115,44 @@ def test_the_first_line_of_a_file(tmp_path: Path, data: bytes, password: str | N
             read_password(str(path))
     else:
         assert read_password(str(path)) == password
+
+
+def test_a_password_file_is_read_again_when_it_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "password"
+    path.write_text("old\n")
+    found = make_principal("alice", password_file=str(path))
+    assert found is not None
+    assert found.salted(b"salt", 4096) == salted_password("old", b"salt", 4096)
+    assert not found.refresh()
+    path.write_text("the new one\n")
+    assert found.refresh()
+    assert found.salted(b"salt", 4096) == salted_password("the new one", b"salt", 4096)
+    assert not found.refresh()
+    path.write_text("the new one\nand a comment\n")
+    assert not found.refresh()
+    path.unlink()
+    for _ in range(3):
+        assert not found.refresh()
+    assert found.salted(b"salt", 4096) == salted_password("the new one", b"salt", 4096)
+    (line,) = caplog.messages
+    assert "the password of 'alice' stays what it was" in line
+    assert not hasattr(found, "__dict__")
+    assert repr(found) == "<Principal 'alice'>"
+
+
+def test_a_password_that_was_given_stays() -> None:
+    found = make_principal("alice", SECRET)
+    assert found is not None
+    assert not found.refresh()
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = Background(lambda: path.write_text("old\n"))
+    found = make_principal("alice", password_file=str(path))
+    writer.result()
+    assert found is not None
+    assert not found.refresh()

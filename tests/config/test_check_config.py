@@ -555,6 +555,15 @@ def test_users_are_in_order(var: Path) -> None:
             "error: zeo.conf, line 3, authentication-database: $var/users has the permissions 0644",
         ),
         (
+            "realm ZEO\nweb:- access=all access@main=none access@1=read\n",
+            0o600,
+            "",
+            (
+                "warning: zeo.conf, line 3, authentication-database: $var/users: access on the "
+                "storages 'main' has no effect: this server has '1'; correct the names, unless "
+            ),
+        ),
+        (
             "realm ZEO\n",
             0o600,
             "authentication-realm other",

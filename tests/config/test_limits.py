@@ -48,6 +48,12 @@ def test_a_limit_overrides_the_file(config: ServerConfig) -> None:
     assert changes["tuning"]["max_connections"] == 7
 
 
+def test_who_guesses_is_limited_where_somebody_logs_in() -> None:
+    config = parse_server_config(CONF.format("authentication-database /x"))
+    changes = override_limits(config, ["login-attempts=5"], "--limit")
+    assert changes["tuning"]["login_attempts"] == 5
+
+
 def test_limits_without_a_file() -> None:
     found = settings("max-connections=5", "max-connections=6", "max-transaction-duration=0")
     assert found.tuning == {"max_connections": 6, "max_transaction_duration": None}
@@ -80,6 +86,7 @@ def test_every_limit_can_be_given(key: str) -> None:
         ("max-blob-size=1", "--limit max-blob-size", "too small"),
         ("incoming-limit=1MB", "--limit incoming-limit", "is less than max-message-size"),
         ("max-message-size=2GB", "--limit incoming-limit", "is less than max-message-size"),
+        ("login-attempts=5", "--limit login-attempts", "no effect without authentication-data"),
     ],
 )
 def test_what_is_no_limit(text: str, option: str, problem: str) -> None:

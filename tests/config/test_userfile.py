@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ from zeolith.config.userfile import (
 from zeolith.errors import ConfigurationError
 from zeolith.protocol.saslprep import saslprep
 from zeolith.protocol.scram import Secret, make_secret
-from zeolith.rights import DEFAULT, Right, Rights
+from zeolith.rights import DEFAULT, NONE, Right, Rights
 
 DIGEST = "5f1d3cf4c2a2f8a2f5e0bd51d1fd6d8b1b5b3c0e"
 SECRET = make_secret("wonderland", b"0123456789abcdef", 4096)
@@ -59,6 +61,23 @@ def test_an_entry_of_ours() -> None:
     assert "access=read access@a%20b=" in line
     assert line.endswith("certificate=Jane%20Doe uid=root uid=7")
     assert not ALICE.needs_password
+
+
+@pytest.mark.parametrize(
+    ("text", "everywhere", "on_one"),
+    [
+        ("", DEFAULT, DEFAULT),
+        ("access=read", Right.READ, Right.READ),
+        ("access@1=pack", NONE, Right.PACK | Right.READ),
+        ("access@1=none", NONE, NONE),
+        ("access=read access@1=none", Right.READ, NONE),
+    ],
+)
+def test_r9_who_is_let_to_one_storage_is_not_let_to_others(
+    text: str, everywhere: Right, on_one: Right
+) -> None:
+    rights = parse_users(f"bob:- {text}\n", "users").entries["bob"].rights
+    assert (rights.on("2"), rights.on("1")) == (everywhere, on_one)
 
 
 names = st.text(min_size=1, max_size=10)
@@ -106,6 +125,7 @@ def _is_lone(text: str) -> bool:
 
 
 GOOD = format_entry(ALICE)
+KEY = b64encode(bytes(32)).decode()
 
 
 @pytest.mark.parametrize(
@@ -133,6 +153,11 @@ GOOD = format_entry(ALICE)
         ("bob:- certificate=x\nbob:-", "the user 'bob' is in line 1 too"),
         ("bob:- certificate=x\neve:- certificate=x", "the certificate 'x' is in line 1 too"),
         ("bob:- uid=x\neve:- uid=x", "the account 'x' is in line 1 too"),
+        ("bob:- uid=x uid=x", "the account 'x' is in line 1 too"),
+        ("bob:- access=read access=all", "has access on all storages twice"),
+        ("bob:- access@1=none access@%31=all", "has access on storage '1' twice"),
+        ("realm a\nrealm b", "the realm is in line 1 too"),
+        (f"decoy-key {KEY}\ndecoy-key {KEY}", "the decoy-key is in line 1 too"),
     ],
 )
 def test_damage_is_named_with_its_line_and_no_secret(line: str, problem: str) -> None:
@@ -244,6 +269,28 @@ def test_what_is_no_file_of_users(path: Path) -> None:
         read_users(path)
 
 
+def test_r7_a_pipe_is_not_waited_for(path: Path) -> None:
+    os.mkfifo(path, 0o600)
+    # Both ends, so that a fault is a failure and no hang.
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    flags: list[int] = []
+    opened = os.open
+
+    def note(name: str, mode: int) -> int:
+        flags.append(mode)
+        return opened(name, mode)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "open", note)
+            with pytest.raises(ConfigurationError, match="is no file"):
+                read_users(path)
+    finally:
+        os.close(descriptor)
+    assert flags
+    assert flags[0] & os.O_NONBLOCK
+
+
 def test_r8_a_large_file_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(userfile, "MAX_SIZE", 100)
     path.write_bytes(b"#" * 101)
@@ -266,8 +313,6 @@ def test_a_write_that_fails_leaves_the_file(path: Path, monkeypatch: pytest.Monk
 
 
 def test_two_commands_do_not_change_it_at_once(path: Path) -> None:
-    import fcntl
-
     with changing(path):
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -277,6 +322,19 @@ def test_two_commands_do_not_change_it_at_once(path: Path) -> None:
             os.close(descriptor)
     with pytest.raises(ConfigurationError), changing(path / "missing" / "file"):
         pass
+
+
+def test_a_link_is_locked_where_the_file_is(path: Path) -> None:
+    real = path.parent / "real"
+    real.mkdir()
+    write_users(real / "users", users(ALICE))
+    path.symlink_to(real / "users")
+    descriptor = os.open(real, os.O_RDONLY)
+    try:
+        with changing(path), pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
 
 
 def test_names_are_prepared() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import ucd_3_2_0
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,3 +67,15 @@ def test_as_another_implementation_has_it(text: str) -> None:
     else:
         assert ours == (found or None)
         assert ours is None or saslprep(ours, "x") == ours
+
+
+def test_r8_what_is_long_only_when_written_out_is_too_long() -> None:
+    """One letter may stand for eighteen."""
+    assert len(saslprep("\ufdfa" * 50, "user")) == 50 * 18
+    with pytest.raises(ConfigurationError, match="longer than 1024 characters"):
+        saslprep("\ufdfa" * 60, "user")
+
+
+@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1))
+def test_what_can_be_typed_everywhere_stays_as_it_is(text: str) -> None:
+    assert saslprep(text, "user") == text == ucd_3_2_0.normalize("NFKC", text)

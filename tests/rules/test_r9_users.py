@@ -25,6 +25,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 from ZODB.POSException import ReadOnlyError
 
+from zeolith.admin import statustext
 from zeolith.admin.asking import NotAnswering, Refused, Target, ask
 from zeolith.client.feed import changes
 from zeolith.client.principal import Principal
@@ -39,8 +40,16 @@ from zeolith.protocol.inquiry import (
     StatusInquiry,
     serialize_inquiry,
 )
-from zeolith.protocol.login import LoginReply, LoginStep
-from zeolith.protocol.messages import NewOids, Pack, Register, TpcBegin, Undo, Vote
+from zeolith.protocol.login import LoginReply, LoginStep, serialize_step
+from zeolith.protocol.messages import (
+    NewOids,
+    Pack,
+    Register,
+    SetClientLabel,
+    TpcBegin,
+    Undo,
+    Vote,
+)
 from zeolith.protocol.scram import PLAIN, PLUS, ServerExchange
 from zeolith.rights import Right
 from zeolith.server import door
@@ -54,6 +63,7 @@ EVERYBODY = (
     entry("warden", "administer"),
     entry("nobody", "none"),
     entry("two", "none", storages={"2": Right.READ}),
+    entry("both", "none", storages={"1": Right.READ | Right.WRITE, "2": Right.READ | Right.PACK}),
     entry("web", "write", None, certificates=("web.example.org",)),
     entry("here", "write", None, accounts=(str(os.geteuid()),)),
 )
@@ -179,6 +189,8 @@ def test_r9_a_user_of_the_old_form_is_as_one_who_does_not_exist(
 
 def strangers() -> list[bytes]:
     register = b"\x01" + bytes(7) + b"\1\1\x92\xa11\xc2"
+    hello = b"zhello\0\1\x81\xa6limits\x81\xa7message\xcd\xff\xff"
+    first = serialize_step(LoginStep(b"n,,n=alice,r=x", PLAIN))
     return [
         b"",
         frame(b"Z5"),
@@ -188,7 +200,13 @@ def strangers() -> list[bytes]:
         frame(serialize_inquiry(StatusInquiry())),
         frame(serialize_inquiry(KickInquiry())),
         frame(register),
-        frame(b"zhello\0\1\x81\xa6limits\x81\xa7message\xcd\xff\xff") + frame(register),
+        frame(hello) + frame(register),
+        frame(hello) + frame(b"ruok"),
+        frame(hello) + frame(serialize_inquiry(StatusInquiry())),
+        frame(hello) + frame(serialize_inquiry(EstimateInquiry("the-storage", 1.0))),
+        # Half a log-in, and then what may be said after one.
+        frame(hello) + frame(first) + frame(register),
+        frame(hello) + frame(first) + frame(serialize_inquiry(StatusInquiry())),
         frame(b"zlogin\x81\xa4data\xc4\x00"),
         bytes(1000),
     ]
@@ -244,6 +262,43 @@ def test_r9_a_damaged_exchange_is_refused(
         assert reply.error
         assert not reply.is_done
         assert_closed(connection)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"ruok", serialize_inquiry(KickInquiry()), serialize_inquiry(StatusInquiry()), b"register"],
+)
+@pytest.mark.parametrize("steps", [0, 1])
+def test_r9_who_is_about_to_log_in_can_do_nothing_else(
+    mapping: MappingStorage,
+    serve: Serve,
+    raw: Connect,
+    stack: ExitStack,
+    users: UserDirectory,
+    loop: str,
+    payload: bytes,
+    steps: int,
+) -> None:
+    """What comes later, not in one packet with the hello, and after the first half of a log-in."""
+    server = serve(mapping, loop=loop, users=users)
+    friend = logged_in(server, "alice", stack)
+    connection = raw(server.address, None, coding=Coding.OWN)
+    while connection.peer.phase.value == "awaiting the server's hello":
+        connection.peer.receive(connection.socket.recv(1000))
+    for _ in range(steps):
+        assert say(connection, LoginStep(b"n,,n=alice,r=x", PLAIN)).data
+    if payload == b"register":
+        assert connection.peer.codec is not None
+        connection.socket.sendall(connection.peer.codec.call(1, Register("1", True)))
+    else:
+        connection.socket.sendall(frame(payload))
+    said = b""
+    with suppress(ConnectionError):
+        while part := connection.socket.recv(1000):
+            said += part
+    for secret in (b"commits", b"tid", b"alice", b"connections"):
+        assert secret not in said
+    friend.ping()
 
 
 def say(connection: RawClient, step: LoginStep) -> LoginReply:
@@ -376,7 +431,9 @@ def test_a_reader_reads_whatever_it_asks_for(
         storage.pack(1.0, None)
 
 
-def logged_in(server: Any, name: str, stack: ExitStack, read_only: bool = False) -> RawClient:
+def logged_in(
+    server: Any, name: str, stack: ExitStack, read_only: bool = False, storage: str = "1"
+) -> RawClient:
     """Return a client that says what it likes once it is in."""
     from zeolith.client.login import Conversation
 
@@ -385,7 +442,7 @@ def logged_in(server: Any, name: str, stack: ExitStack, read_only: bool = False)
         connection.peer, lambda: connection.socket.recv(1000), connection.socket.sendall
     )
     talk.log_in(Principal(name, PASSWORD), None)
-    connection.call(Register("1", read_only))
+    connection.call(Register(storage, read_only))
     connection.peer.registered()
     return connection
 
@@ -460,6 +517,42 @@ def test_rights_on_one_storage(
     assert storage.is_connected()
     with pytest.raises(ClientDisconnected, match="served here: '2'"):
         client(server.address, storage="3", **login("two"), read_only=True)
+
+
+def test_what_is_a_right_on_one_storage_is_none_on_another(
+    serve: Serve, stack: ExitStack, users: UserDirectory
+) -> None:
+    server = serve({"1": MappingStorage(), "2": MappingStorage()}, users=users)
+    one = logged_in(server, "both", stack)
+    assert len(one.call(NewOids(5))) == 5
+    with pytest.raises(RemoteFault) as caught:
+        one.call(Pack(1.0, True))
+    assert (caught.value.details["right"], caught.value.details["storage"]) == ("pack", "1")
+    with pytest.raises(RemoteFault) as caught:
+        logged_in(server, "both", stack, storage="2")
+    assert (caught.value.details["right"], caught.value.details["storage"]) == ("write", "2")
+    two = logged_in(server, "both", stack, read_only=True, storage="2")
+    two.call(Pack(1.0, True))
+    with pytest.raises(RemoteFault, match="ReadOnlyError"):
+        two.call(NewOids(5))
+    seen = ask(target(server, "both"), StatusInquiry()).content
+    assert set(seen["storages"]) == {"2"}
+
+
+def test_who_may_see_how_a_storage_is_does_not_see_who_commits(
+    mapping: MappingStorage, serve: Serve, stack: ExitStack, users: UserDirectory
+) -> None:
+    server = serve(mapping, users=users)
+    writer = logged_in(server, "writer", stack)
+    writer.call(SetClientLabel("the one"))
+    writer.send(begin(1))
+    writer.call(Vote(1))
+    for name, said, shown in (("packer", "", "a client (number"), ("boss", "the one", "the one 1")):
+        status = ask(target(server, name), StatusInquiry()).content
+        (turn,) = status["storages"]["1"]["commits"]["holders"]
+        assert turn["label"] == said
+        assert bool(turn["address"]) is bool(said)
+        assert statustext._turn(turn).startswith(shown)
 
 
 def test_who_may_see_and_end_connections(
@@ -777,6 +870,37 @@ def test_changes_of_the_file_count_at_the_next_login(
     path.chmod(0o644)
     client(server.address, **login("carol"))
     assert "0644" in caplog.text
+
+
+def test_a_new_password_in_a_client_s_file_is_used_at_once(
+    mapping: MappingStorage,
+    serve: Serve,
+    client: Open,
+    users: UserDirectory,
+    path: Path,
+    tmp_path: Path,
+) -> None:
+    """Although a server that has refused is not asked again for a minute."""
+    server = serve(mapping, users=users)
+    file = tmp_path / "password"
+    file.write_text(PASSWORD)
+    storage = client(server.address, username="alice", password_file=str(file))
+    known.write(path, entry("alice", password="another"), entry("boss", "all"))
+    ask(target(server, "boss"), KickInquiry())
+
+    def is_refused() -> bool:
+        try:
+            storage.ping()
+        except AuthenticationFailed:
+            return True
+        except ClientDisconnected:
+            pass
+        return False
+
+    wait_until(is_refused)
+    file.write_text("another")
+    wait_until(storage.is_connected)
+    storage.ping()
 
 
 # -- other clients -----------------------------------------------------------------------------

@@ -3,14 +3,104 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.server.conftest import Connect, Serve
-from tests.support.raw import Z64, RemoteFault, oid_of
+from tests.support.raw import Z64, Closed, RemoteFault, oid_of
+from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
+from zeolith.protocol import additions as a
 from zeolith.protocol import messages as m
+from zeolith.protocol import streamrequests as s
+from zeolith.protocol.greeting import Coding
+from zeolith.protocol.limits import FIRST_UPLOAD
+from zeolith.protocol.loadrequests import LoadMany, SyncTo
+from zeolith.protocol.outcome import Outcome
+from zeolith.server.handlers import HANDLERS
+
+READING = frozenset(
+    {
+        m.LoadBefore, LoadMany, SyncTo, m.GetInfo, m.LastTransaction, m.Ping, m.ServerStatus,
+        m.SetClientLabel, m.GetInvalidations, m.LoadSerial, m.GetTid, m.History, m.RecordIternext,
+        m.UndoLog, m.UndoInfo, m.SendBlob, m.IteratorStart, m.IteratorNext, m.IteratorRecordStart,
+        m.IteratorRecordNext, m.IteratorGc, s.OpenBlob, s.OpenIteration, s.StreamCredit,
+        s.StreamCancel, a.VerifyMany, a.ChangesSince, a.CacheReport, Outcome,
+        m.TpcAbort,  # of nothing, as whoever only reads has no transaction
+    }
+)  # fmt: skip
+"""Requests that change nothing: all that a session takes which may only read."""
+
+WRITING: tuple[Any, ...] = (
+    m.NewOids(5),
+    m.TpcBegin(1, b"", b"", b"", None, " "),
+    m.Store(oid_of(1), Z64, b"x", 1),
+    m.Restore(oid_of(1), Z64, b"x", None, 1),
+    m.DeleteObject(oid_of(1), Z64, 1),
+    m.CheckCurrentSerial(oid_of(1), Z64, 1),
+    m.Undo(Z64, 1),
+    m.Vote(1),
+    m.TpcFinish(1),
+    m.StoreBlobStart(),
+    m.StoreBlobChunk(b"x"),
+    m.StoreBlobEnd(oid_of(1), Z64, b"x", 1),
+    m.StoreBlobShared(oid_of(1), Z64, b"x", "x.tmp", 1),
+    s.AttachBlob(FIRST_UPLOAD, oid_of(1), Z64, b"x", 1, 1),
+    s.StreamData(FIRST_UPLOAD, b"x"),
+    s.StreamEnd(FIRST_UPLOAD),
+    s.StreamFault(FIRST_UPLOAD, "x", ()),
+)
+"""One of each request that changes something, or is on the way to it."""
+
+OTHERS = frozenset({m.Register, m.Pack})
+"""Judged by themselves: see tests/rules/test_r9_users.py."""
+
+
+def test_of_every_request_it_is_known_whether_it_writes() -> None:
+    """A new one has to be put into one of the tables; if it writes, it is refused below."""
+    writing = [type(request) for request in WRITING]
+    assert len(set(writing)) == len(writing)
+    assert {*writing, *READING, *OTHERS} == set(HANDLERS)
+    assert len(writing) + len(READING) + len(OTHERS) == len(HANDLERS)
+
+
+@pytest.mark.parametrize("request_", WRITING, ids=lambda request: type(request).__name__)
+def test_r9_who_may_only_read_writes_nothing(
+    files: FileStorage, serve: Serve, raw: Connect, tmp_path: Path, request_: Any
+) -> None:
+    server = serve(files)
+    is_own = type(request_).__module__ == s.__name__
+    coding = Coding.OWN if is_own else Coding.MSGPACK
+    reader = raw(server.address, coding=coding, read_only=True)
+    if type(request_) not in (s.StreamData, s.StreamEnd, s.StreamFault):  # never calls
+        with pytest.raises((RemoteFault, Closed)):
+            reader.call(request_)
+    # As a notice, and in a transaction that is to fail.
+    other = raw(server.address, coding=coding, read_only=True)
+    other.send(m.TpcBegin(1, b"", b"", b"" if is_own else {}, None, " "), request_)
+    with pytest.raises((RemoteFault, Closed, ConnectionError)):
+        other.vote()
+    assert files.lastTransaction() == Z64
+    assert [each.name for each in (tmp_path / "blobs" / "tmp").iterdir()] == []
+
+
+def test_r9_who_may_only_read_removes_no_file(
+    files: FileStorage, serve: Serve, raw: Connect
+) -> None:
+    """The end of a transaction removes what it did not use."""
+    path = Path(files.fshelper.getPathForOID(oid_of(1), create=True)) / "x.tmp"
+    path.write_bytes(b"another's")
+    server = serve(files)
+    reader = raw(server.address, coding=Coding.OWN, read_only=True)
+    reader.begin()
+    with pytest.raises(RemoteFault, match="ReadOnlyError"):
+        reader.call(m.StoreBlobShared(oid_of(1), Z64, b"x", "x.tmp", 1))
+    reader.close()
+    wait_until(lambda: not server._lobby.connections)
+    assert path.exists()
 
 
 @pytest.mark.parametrize("is_server", [False, True])

@@ -199,7 +199,7 @@ def _commits(storage: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _turn(turn: dict[str, Any]) -> str:
-    who = printable(f"{turn['label']} {turn['address']}".strip())
+    who = printable(f"{turn['label']} {turn['address']}".strip()) or "a client"
     return f"{who} (number {turn['number']}), {printable(turn['phase'])} for " + duration(
         turn["seconds"]
     )

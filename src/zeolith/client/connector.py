@@ -183,6 +183,9 @@ class Connector:
         addresses = list(self.addresses)
         if self._credentials is not None:
             self._credentials.refresh()
+        if self._principal is not None and self._principal.refresh():
+            # It was the password before that was refused.
+            self._refusals.clear()
         if not addresses:
             raise ClientDisconnected("no server address is known")
         if len(addresses) == 1:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 from typing import Any, Final
 
 from ..errors import ConfigurationError
 from ..protocol.saslprep import MAX_LENGTH, saslprep
 from ..protocol.scram import salted_password
+
+logger = logging.getLogger(__name__)
 
 _MAX_FILE: Final = 4 * MAX_LENGTH
 """Bytes of a password file that are looked at: each character takes four at most."""
@@ -31,7 +35,8 @@ class Principal:
         self.user = saslprep(user, "username")
         self.realm = realm
         self._password = saslprep(password, "password")
-        self._salted: dict[tuple[bytes, int], bytes] = {}
+        # By the password, too: while one is hashed another may take its place.
+        self._salted: dict[tuple[str, bytes, int], bytes] = {}
 
     def __repr__(self) -> str:
         return f"<Principal {self.user!r}>"
@@ -44,14 +49,68 @@ class Principal:
 
         Takes long the first time, and nothing when the connection is made again.
         """
-        key = salt, iterations
+        password = self._password
+        key = password, salt, iterations
         found = self._salted.get(key)
         if found is None:
-            found = salted_password(self._password, salt, iterations)
+            found = salted_password(password, salt, iterations)
             if len(self._salted) >= _KEPT:
                 self._salted.clear()
             self._salted[key] = found
         return found
+
+    def refresh(self) -> bool:
+        """Return whether there is a new password since the last such call.
+
+        One that was given stays.
+        """
+        return False
+
+
+class FilePrincipal(Principal):
+    """A user whose password is in a file, which is read again when it has changed.
+
+    :param path: of the file.
+    :raises ConfigurationError: as :class:`Principal` and :func:`read_password`.
+    """
+
+    __slots__ = ("_path", "_seen")
+
+    def __init__(self, user: str, path: Any, realm: str | None = None) -> None:
+        # Before it is read: a change in between is found the next time.
+        self._seen = _look(path)
+        super().__init__(user, read_password(path), realm)
+        self._path = os.path.abspath(path)
+
+    def refresh(self) -> bool:
+        """Look at the file; return whether there is a new password in it.
+
+        If it cannot be read, the password stays what it was, and the log says so once.
+        """
+        seen = _look(self._path)
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            password = saslprep(read_password(self._path), "password")
+        except ConfigurationError as error:
+            logger.warning("the password of %r stays what it was: %s", self.user, error)
+            return False
+        is_new = password != self._password
+        self._password = password
+        return is_new
+
+
+def _look(path: Any) -> tuple[int, int, int, int] | None:
+    """Return what differs when the file has changed; None if it is none, as a pipe, which can be
+    read once."""
+    try:
+        found = os.stat(path)
+    except (OSError, TypeError, ValueError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def make_principal(
@@ -95,7 +154,7 @@ def make_principal(
     if password is not None and password_file is not None:
         raise ConfigurationError("password_file", "contradicts password", "give one of the two")
     if password_file is not None:
-        password = read_password(password_file)
+        return FilePrincipal(username, password_file, realm)
     if password is None:
         raise ConfigurationError(
             "username", "needs a password", "give password or password_file, too"

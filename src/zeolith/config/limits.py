@@ -42,6 +42,8 @@ def override_limits(config: ServerConfig, texts: Sequence[str], option: str) -> 
     tuning = {**config.tuning, **{key.replace("-", "_"): value for key, value in given.items()}}
     changes["tuning"] = tuning
     _check(changes.get("max_message_size", config.max_message_size), tuning, option)
+    if config.user_file is None:
+        _check_attempts(given, option)
     return changes
 
 
@@ -53,6 +55,21 @@ def _convert(key: str, text: str, option: str) -> Any:
         return info.datatype(text)
     except Refused as error:
         raise ConfigurationError(f"{option} {key}", error.problem, error.remedy) from error
+
+
+def _check_attempts(given: dict[str, Any], option: str) -> None:
+    """Check what is given where nobody logs in.
+
+    :raises ConfigurationError: it would have no effect.
+    """
+    from ..server.options import LOGIN_ATTEMPTS
+
+    if given.get("login-attempts", LOGIN_ATTEMPTS) != LOGIN_ATTEMPTS:
+        raise ConfigurationError(
+            f"{option} login-attempts",
+            "has no effect without authentication-database",
+            "name the file of users in zeo.conf, or leave it out",
+        )
 
 
 def _check(max_message_size: int, tuning: dict[str, Any], option: str) -> None:

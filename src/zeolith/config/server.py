@@ -125,7 +125,8 @@ class ServerConfig:
 
         users = None
         if self.user_file is not None:
-            users = UserDirectory(self.user_file, self.realm)
+            names = [opener.name or DEFAULT_NAME for opener in self.storages]
+            users = UserDirectory(self.user_file, self.realm, names)
             users.announce()
         options = ServerOptions(
             users=users,

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from ..errors import ConfigurationError
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 OPTION: Final = "authentication-database"
 
 _SHOWN: Final = 10
-"""Users that a line of the log names; of the others their number is told."""
+"""Names in a line of the log; of the others their number is told."""
 
 
 class UserDirectory:
@@ -32,11 +32,15 @@ class UserDirectory:
 
     :param path: of the user file.
     :param realm: what its realm has to be; None: anything.
+    :param storages: names of the storages that the server has; None: that is not known.
     :raises ConfigurationError: it cannot be used.
     """
 
-    def __init__(self, path: str, realm: str | None = None) -> None:
+    def __init__(
+        self, path: str, realm: str | None = None, storages: Iterable[str] | None = None
+    ) -> None:
         self._path = path
+        self._storages = None if storages is None else frozenset(storages)
         self._wanted = realm
         # Where the file has no key of its own there is nobody who could log in by password.
         self._spare_key = secrets.token_bytes(32)
@@ -77,15 +81,19 @@ class UserDirectory:
         return sorted(self._index.users)
 
     @property
-    def outdated(self) -> list[str]:
-        """Who must set a new password to log in by one."""
-        return self._index.outdated
+    def complaints(self) -> list[str]:
+        """What in the file is of no effect: a line for each kind."""
+        users, storages = self._index.users.values(), self._storages
+        found = describe_outdated(self._index.outdated, self._path)
+        if storages is not None:
+            found += describe_strange(users, storages, self._path)
+        return found
 
     def announce(self) -> None:
-        """Log who is known, and who has to set a new password."""
+        """Log how many are known, and what of the file is of no effect."""
         index = self._index
         logger.info("%s: %d users of realm %s", self._path, len(index.users), index.realm)
-        for line in describe_outdated(self.outdated, self._path):
+        for line in self.complaints:
             logger.warning("%s", line)
 
     def _look(self) -> tuple[int, int, int, int] | None:
@@ -115,11 +123,28 @@ def describe_outdated(names: Iterable[str], path: str) -> list[str]:
     found = sorted(names)
     if not found:
         return []
-    shown = ", ".join(map(repr, found[:_SHOWN]))
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     way_out = f"set a new one each: zeolith user passwd -f {path} NAME"
     problem = "what the file keeps of it is of an old form"
-    return [f"{path}: {shown}{more} cannot log in by password: {problem}; {way_out}"]
+    return [f"{path}: {_list(found)} cannot log in by password: {problem}; {way_out}"]
+
+
+def describe_strange(users: Iterable[User], storages: Collection[str], path: str) -> list[str]:
+    """Return a line about rights on storages that are none of *storages*, if there are any.
+
+    It is no error, as several servers may have one file.  But where the name is a slip, the user
+    has the rights that were to be taken away.
+    """
+    found = sorted({name for user in users for name in user.rights.storages} - set(storages))
+    if not found:
+        return []
+    served = f"this server has {_list(sorted(storages))}"
+    way_out = "correct the names, unless another server has these storages and the same users"
+    return [f"{path}: access on the storages {_list(found)} has no effect: {served}; {way_out}"]
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more
 
 
 class _Index:

@@ -33,7 +33,7 @@ from urllib.parse import quote, unquote
 from ..errors import ConfigurationError
 from ..protocol.saslprep import saslprep
 from ..protocol.scram import PLAIN, Secret, check_iterations
-from ..rights import DEFAULT, Right, Rights, format_rights, parse_rights
+from ..rights import DEFAULT, NONE, Right, Rights, format_rights, parse_rights
 
 DEFAULT_REALM: Final = "ZEO"
 
@@ -61,7 +61,8 @@ class Entry:
     :ivar name: prepared by ``saslprep``.
     :ivar secret: of the password, or None.
     :ivar digest: ZEO's, or None; of no use but to tell that there was a password.
-    :ivar everywhere: rights on storages of which nothing else is said; None: the default.
+    :ivar everywhere: rights on storages of which nothing else is said; None: the default if
+        nothing is said of any storage, else none.
     :ivar storages: rights by the name of a storage.
     :ivar certificates: names in certificates that stand for this user.
     :ivar accounts: names or ids of users of this machine whose processes are this user.
@@ -78,7 +79,10 @@ class Entry:
     @property
     def rights(self) -> Rights:
         """What the user may do."""
-        everywhere = DEFAULT if self.everywhere is None else self.everywhere
+        everywhere = self.everywhere
+        if everywhere is None:
+            # Who is let to one storage is not meant to be let to all others.
+            everywhere = NONE if self.storages else DEFAULT
         return Rights(everywhere, self.storages)
 
     @property
@@ -153,8 +157,10 @@ def parse_users(text: str, source: str) -> UserTable:
         if not words or line.startswith("#"):
             table.lines.append(line)
         elif ":" not in line and len(words) == 2 and words[0] == "realm":
+            _note(seen, "the realm", number, place)
             table.realm = words[1]
         elif ":" not in line and len(words) == 2 and words[0] == "decoy-key":
+            _note(seen, "the decoy-key", number, place)
             table.decoy_key = _bytes(words[1], place, _DECOY_SIZE)
         else:
             entry = _parse_entry(line, place)
@@ -164,13 +170,19 @@ def parse_users(text: str, source: str) -> UserTable:
                     place, "has no end: the file may be cut off", "complete it, or end the line"
                 )
             for key in _keys(entry):
-                if key in seen:
-                    raise ConfigurationError(
-                        place, f"{key} is in line {seen[key]} too", "remove one of them"
-                    )
-                seen[key] = number
+                _note(seen, key, number, place)
             table.lines.append(entry)
     return table
+
+
+def _note(seen: dict[str, int], key: str, number: int, place: str) -> None:
+    """Note that *key* is in line *number*.
+
+    :raises ConfigurationError: it was in another one already, or in this one.
+    """
+    if key in seen:
+        raise ConfigurationError(place, f"{key} is in line {seen[key]} too", "remove one of them")
+    seen[key] = number
 
 
 def _keys(entry: Entry) -> list[str]:
@@ -220,8 +232,14 @@ def _parse_entry(line: str, place: str) -> Entry:
         key, at, storage = key.partition("@")
         if key == "access" and equals:
             rights = parse_rights(value, place)
+            storage = unquote(storage, errors="replace")
+            if storage in storages if at else everywhere is not None:
+                where = f"storage {storage!r}" if at else "all storages"
+                raise ConfigurationError(
+                    place, f"has access on {where} twice", "remove one of them"
+                )
             if at:
-                storages[unquote(storage, errors="replace")] = rights
+                storages[storage] = rights
             else:
                 everywhere = rights
         elif key == "certificate" and value and not at:
@@ -291,7 +309,7 @@ def read_users(path: str | os.PathLike[str], option: str = "user file") -> UserT
     :raises ConfigurationError: it cannot be read, is damaged, or others may read it.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             check_permissions(path, status, option)
             data = file.read(MAX_SIZE + 1)
@@ -310,6 +328,11 @@ def read_users(path: str | os.PathLike[str], option: str = "user file") -> UserT
             option, f"{os.fspath(path)} is no text: byte {error.start} is not UTF-8"
         ) from None
     return parse_users(text, os.fspath(path))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe that nobody writes to would stop the server, whose loop waits for this.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def check_permissions(path: str | os.PathLike[str], status: os.stat_result, option: str) -> None:
@@ -334,12 +357,14 @@ def changing(path: Path) -> Iterator[None]:
 
     :raises ConfigurationError: its directory cannot be used.
     """
+    # The lock is the directory's, as the file itself will be another one: the directory of the file
+    # that is meant, by whichever link it is named.
+    directory = path.resolve().parent
     try:
-        # The directory's lock: the file itself will be another one.
-        descriptor = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ConfigurationError(
-            "user file", f"{path.absolute().parent}: {error.strerror}", "correct the path"
+            "user file", f"{directory}: {error.strerror}", "correct the path"
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -38,12 +38,19 @@ def saslprep(text: str, what: str) -> str:
     """
     if len(text) > MAX_LENGTH:
         raise ConfigurationError(what, f"is longer than {MAX_LENGTH} characters")
+    if text and text.isascii() and text.isprintable():
+        # Is its own normal form.  Said here because a server that reads its users again does so
+        # for each of them.
+        return text
     mapped = "".join(
         " " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c)
     )
     found = ucd_3_2_0.normalize("NFKC", mapped)
     if not found:
         raise ConfigurationError(what, "is empty")
+    if len(found) > MAX_LENGTH:
+        # One character may stand for eighteen.
+        raise ConfigurationError(what, f"is longer than {MAX_LENGTH} characters, written out")
     if any(is_prohibited(c) for c in found for is_prohibited in _PROHIBITED):
         raise ConfigurationError(
             what, "has a control character or another one that cannot be typed", "leave it out"

@@ -10,7 +10,7 @@ from ZODB.POSException import TransactionTooLargeError
 from ..errors import IllegalMessage
 from ..protocol import messages as m
 from ..protocol.streamrequests import AttachBlob
-from .committing import collecting_transaction
+from .committing import check_writable, collecting_transaction
 from .peerlog import peer_logger
 from .session import NOTICE, Session
 from .tally import Limit
@@ -22,6 +22,9 @@ logger = peer_logger(__name__)
 
 
 def store_blob_start(session: Session, msgid: m.MsgId, request: m.StoreBlobStart) -> None:
+    # Here, not only with the transaction, which may never come: who only reads must not be able to
+    # fill the disk.
+    check_writable(session)
     if session.upload is not None:
         raise IllegalMessage("a blob is on its way already")
     upload = session.upload = Upload()
@@ -124,6 +127,8 @@ def _discarded(name: str, result: None, error: Exception | None) -> None:
 
 
 def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShared) -> None:
+    # Also where a transaction is there that is to fail: its end removes the file.
+    check_writable(session)
     transaction = collecting_transaction(session, request.txn)
     _check(session, msgid, transaction, request.oid)
     oid, serial, data, filename, _ = request

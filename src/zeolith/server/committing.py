@@ -35,14 +35,18 @@ _MAX_OIDS: Final = 100
 
 
 def new_oids(session: Session, msgid: m.MsgId, request: m.NewOids) -> None:
-    _check_writable(session)
+    check_writable(session)
     count = min(max(request.n, 1), _MAX_OIDS)
     service = session.service
     # On a worker, because the storage's lock may be held while a large transaction is written.
     session.run(msgid, service.pools.quick, partial(service.access.new_oids, count))
 
 
-def _check_writable(session: Session) -> None:
+def check_writable(session: Session) -> None:
+    """Return if the client may write.
+
+    :raises ReadOnlyError: it may not.
+    """
     if session.read_only:
         raise ReadOnlyError("the connection is read-only")
 
@@ -57,7 +61,7 @@ def tpc_begin(session: Session, msgid: m.MsgId, request: m.TpcBegin) -> None:
         raise StorageTransactionError("another transaction of this client is in progress")
     options = session.lobby.options
     try:
-        _check_writable(session)
+        check_writable(session)
         transaction = begin_transaction(request, options.commit_memory, options.limits)
         if transaction.uid is not None:
             session.service.outcomes.begin(session, transaction)
@@ -78,7 +82,7 @@ def current_transaction(session: Session, txn_id: int) -> Transaction:
     """
     transaction = session.transaction
     if transaction is None:
-        _check_writable(session)
+        check_writable(session)
         raise StorageTransactionError("no transaction is in progress", None, txn_id)
     if transaction.txn_id != txn_id:
         raise StorageTransactionError(

@@ -4,12 +4,15 @@ Pure: time is an argument.  Each address and each name has a store of attempts t
 slowly.  An attempt takes one of both; if it succeeds, they are given back.  So attempts that are
 under way count, and a thousand connections at once guess no faster than one.
 
-A name's store alone would let anybody keep a user out by failing in his name.  Where the user has
-logged in from lately is therefore not held up by it.
+A name's store alone would let anybody keep a user out by failing in his name, an address's whoever
+shares it: a process of the same machine that has an old password.  Where the user has logged in
+from lately he is therefore held up by neither, but has a store of his own there for when that of
+the address is empty.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from typing import Final
 
@@ -59,20 +62,36 @@ class Guessing:
 
         :param address: where from; see :func:`~.origins.origin`.
         """
-        stores = [self._store(("address", address), now)]
-        if (address, name) not in self._good:
-            stores.append(self._store(("name", name), now))
-        wait = max(store.wait for store in stores)
+        name = _short(name)
+        here = self._store(("address", address), now)
+        taken, wait = [here], 0.0
+        if (address, name) in self._good:
+            if here.wait:
+                home = self._store(("home", f"{address} {name}"), now)
+                taken.append(home)
+                wait = home.wait
+        elif here.wait:
+            # Nothing is remembered of the name: whoever waits could name others without end, until
+            # all that is known of him, or of whom he works with, is forgotten for them.
+            return here.wait
+        else:
+            named = self._store(("name", name), now)
+            taken.append(named)
+            wait = named.wait
         if not wait:
-            for store in stores:
+            for store in taken:
                 store.left -= 1
         return wait
 
     def succeeded(self, address: str, name: str, now: float) -> None:
         """An attempt that was taken has succeeded."""
+        name = _short(name)
         keys = [("address", address)]
         if (address, name) not in self._good:
             keys.append(("name", name))
+        elif self._store(keys[0], now).left < 0:
+            # Nobody but who is at home takes more than there is.
+            keys.append(("home", f"{address} {name}"))
         for key in keys:
             store = self._store(key, now)
             store.put_back(1)
@@ -92,3 +111,8 @@ class Guessing:
         store.refill(now)
         self._stores.move_to_end(key)
         return store
+
+
+def _short(name: str) -> str:
+    """Return what stands for *name*: strangers choose how long it is (R8)."""
+    return hashlib.blake2b(name.encode("utf-8"), digest_size=16).hexdigest()

@@ -78,7 +78,12 @@ def _status(lobby: Lobby, asker: Connection, inquiry: StatusInquiry) -> dict[str
     return {
         "server": describe_server(lobby),
         "storages": {
-            name: describe_storage(service, now, inquiry.connections)
+            name: describe_storage(
+                service,
+                now,
+                inquiry.connections,
+                names_clients=Right.ADMINISTER in asker.rights.on(name),
+            )
             for name, service in lobby.services.items()
             if (storage is None or name == storage) and may_see(asker, name)
         },

@@ -55,16 +55,23 @@ def describe_server(lobby: Lobby) -> dict[str, Any]:
     }
 
 
-def describe_storage(service: StorageService, now: float, most: int) -> dict[str, Any]:
+def describe_storage(
+    service: StorageService, now: float, most: int, *, names_clients: bool
+) -> dict[str, Any]:
     """Return what concerns one storage.
 
     :param now: the loop's time.
     :param most: how many of those that want to commit are described at most.
+    :param names_clients: whether it is said who they are.
     """
     tid = service.log.last_tid
     known_size = service.access.known_size
     turns = [
-        {**_name(turn.owner), "phase": turn.phase, "seconds": _since(now, turn.since)}
+        {
+            **_name(turn.owner, names_clients),
+            "phase": turn.phase,
+            "seconds": _since(now, turn.since),
+        }
         for turn in service.coordinator.turns(most)
     ]
     return {
@@ -166,9 +173,11 @@ def _rank(connection: Connection) -> tuple[bool, int]:
     return session is None or session.transaction is None, connection.number
 
 
-def _name(owner: object) -> dict[str, Any]:
+def _name(owner: object, is_named: bool) -> dict[str, Any]:
     assert isinstance(owner, Session)
     connection = owner.connection
+    if not is_named:
+        return {"number": connection.number, "label": "", "address": ""}
     return {"number": connection.number, "label": owner.label, "address": connection.address}
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ...errors import ConfigurationError
 from ..outline import Section
-from ..userdirectory import UserDirectory, describe_outdated
+from ..storages import DEFAULT_NAME
+from ..userdirectory import UserDirectory
+from .databases import storage_sections
 from .findings import Findings
 
 _KEY = "authentication-database"
@@ -24,7 +26,8 @@ def check_users(findings: Findings) -> None:
 
 def _check_file(findings: Findings, zeo: Section, path: str) -> None:
     try:
-        users = UserDirectory(path, zeo.value_of("authentication-realm"))
+        storages = [each.name or DEFAULT_NAME for each in storage_sections(findings.outline)]
+        users = UserDirectory(path, zeo.value_of("authentication-realm"), storages)
     except ConfigurationError as error:
         key = error.option if error.option.startswith("authentication-") else _KEY
         where = "" if key == error.option else f"{error.option}: "
@@ -37,7 +40,7 @@ def _check_file(findings: Findings, zeo: Section, path: str) -> None:
             f"{findings.rights.user} may not read {path}",
             "change its owner, or its group and permissions (640)",
         )
-    for line in describe_outdated(users.outdated, path):
+    for line in users.complaints:
         findings.warning(zeo, _KEY, line)
     if not users.names:
         findings.warning(zeo, _KEY, f"{path} has no user: nobody can connect", "add one")
