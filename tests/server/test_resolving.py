@@ -483,6 +483,20 @@ def test_there_can_be_no_thread_for_a_worker(monkeypatch: pytest.MonkeyPatch) ->
     assert started[0].stdin.closed
 
 
+def test_r9_the_worker_has_no_file_of_the_server(
+    files: FileStorage, serve: Serve, raw: Connect, tmp_path: Path
+) -> None:
+    """No socket that listens, no database, no lock: also none that other programs are to inherit,
+    as what systemd hands over."""
+    server = serve(files)
+    with open(tmp_path / "inherited", "w") as inherited:
+        os.set_inheritable(inherited.fileno(), True)
+        counted(raw(server.address))
+        directory = Path(f"/proc/{worker_of(server)}/fd")
+        found = sorted(os.readlink(each).partition(":")[0] for each in directory.iterdir())
+    assert found == ["/dev/null", "/dev/null", "pipe", "socket"]
+
+
 def test_what_a_class_starts_ends_with_the_worker(
     files: FileStorage, serve: Serve, raw: Connect, tmp_path: Path
 ) -> None:
