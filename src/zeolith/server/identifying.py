@@ -62,7 +62,9 @@ def _texts(names: Iterable[tuple[str, Any]]) -> list[str]:
 def identify(users: Users, extra_info: ExtraInfo) -> User | None:
     """Return the user that the peer is without logging in; None if he has to."""
     process = process_of(extra_info)
-    if process is not None:
-        return users.find_by_uid(process.uid)
+    user = None if process is None else users.find_by_uid(process.uid)
+    if user is not None:
+        return user
+    # Over a Unix socket, too: with TLS, whoever is there has shown one.
     names = names_of_certificate(extra_info)
     return users.find_by_certificate(names) if names else None
