@@ -8,6 +8,7 @@ import logging
 import socket
 import ssl
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -230,6 +231,48 @@ def test_a_handshake_that_fails(
         talk.result()
         acceptor.close()
         turn(event_loop)
+
+
+@pytest.mark.parametrize("shows_certificate", [True, False])
+def test_r9_who_resumes_a_session_needs_a_valid_certificate(
+    listener: Listener,
+    event_loop: asyncio.AbstractEventLoop,
+    authority: trustme.CA,
+    context: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    shows_certificate: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """OpenSSL does not look at it again, and with TLS 1.2 keeps sessions whatever it is told."""
+    trusting.maximum_version = ssl.TLSVersion.TLSv1_2
+    if shows_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+        authority.configure_trust(context)
+        authority.issue_cert("client").configure_cert(trusting)
+    acceptor = make_acceptor(event_loop, listener, Greeter, context)
+    sessions: list[ssl.SSLSession | None] = [None]
+
+    def talk() -> tuple[bytes, bool | None]:
+        plain = connect(listener.socket.getsockname())
+        with trusting.wrap_socket(plain, server_hostname="localhost", session=sessions[-1]) as sock:
+            sessions.append(sock.session)
+            with suppress(ConnectionError):
+                return sock.recv(10), sock.session_reused
+            return b"", sock.session_reused
+
+    def say() -> tuple[bytes, bool | None]:
+        talking = event_loop.run_in_executor(None, talk)
+        return event_loop.run_until_complete(asyncio.wait_for(talking, 20))
+
+    assert say() == (b"hello", False)
+    assert say() == (b"hello", True)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2000 * 365 * 86400)
+    assert say() == (b"" if shows_certificate else b"hello", True)
+    assert ("its certificate has expired meanwhile" in caplog.text) is shows_certificate
+    acceptor.close()
+    turn(event_loop)
 
 
 def talk_plainly(address: Any, trusting: ssl.SSLContext) -> None:

@@ -84,7 +84,8 @@ class TlsSettings:
         if self.authenticate is not None:
             _trust(context, self.authenticate)
         self._set_up(context)
-        # Resuming a session would admit a client by what was true when it began.
+        # Resuming a session would admit a client by what was true when it began.  With TLS 1.2
+        # it can be resumed all the same, by its number: see Handshake.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
         # Clients make contexts here, too, and have no use for a server's modules.

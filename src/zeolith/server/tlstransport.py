@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from contextlib import suppress
 from socket import SHUT_WR, socket
 from typing import Any, Final
@@ -66,7 +67,21 @@ class Handshake:
                 raise
             else:
                 await self._flush(loop, sock)
+                if self.tls.session_reused:
+                    self._check_end()
                 return
+
+    def _check_end(self) -> None:
+        """Refuse who resumes a session with a certificate that has expired since it began.
+
+        OpenSSL looks at certificates in full handshakes only.  A list that revokes one makes a new
+        context, which knows no session.
+        """
+        certificate: Any = self.tls.getpeercert()
+        if certificate and ssl.cert_time_to_seconds(certificate["notAfter"]) < time.time():
+            raise ConnectionAbortedError(
+                "it resumes a session, and its certificate has expired meanwhile"
+            )
 
     async def _tell(self, loop: asyncio.AbstractEventLoop, sock: socket) -> None:
         """Send the peer what the TLS layer wants to tell it at the end."""
