@@ -17,9 +17,9 @@ import trustme
 from tests.rules.conftest import Connect, Open, Serve
 from tests.support import users as known
 from tests.support.processes import free_port
-from tests.support.raw import Z64, Closed, RawClient, RemoteFault, connect, oid_of
+from tests.support.raw import Z64, Closed, FakeServer, RawClient, RemoteFault, connect, oid_of
 from tests.support.users import PASSWORD, entry
-from tests.support.waiting import promptly, wait_until
+from tests.support.waiting import Background, promptly, wait_until
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
@@ -246,6 +246,15 @@ def test_r9_a_client_with_a_password_insists_on_a_server_that_asks_for_it(
         client(server.address, **login("alice"))
 
 
+def test_r9_nor_does_it_say_anything_to_a_zeo_server(fake: FakeServer, client: Open) -> None:
+    opening = Background(lambda: client(fake.address, **login("alice")))
+    connection = fake.accept()
+    connection.socket.sendall(frame(b"Z5"))
+    assert connection.socket.recv(1000) == b""
+    with pytest.raises(AuthenticationFailed, match="does not ask its clients"):
+        opening.result()
+
+
 def test_r9_a_damaged_exchange_is_refused(
     mapping: MappingStorage, serve: Serve, raw: Connect, users: UserDirectory, loop: str
 ) -> None:
@@ -293,7 +302,7 @@ def test_r9_who_is_about_to_log_in_can_do_nothing_else(
     else:
         connection.socket.sendall(frame(payload))
     said = b""
-    with suppress(ConnectionError):
+    with promptly(10), suppress(ConnectionError):  # not only after register-timeout
         while part := connection.socket.recv(1000):
             said += part
     for secret in (b"commits", b"tid", b"alice", b"connections"):
