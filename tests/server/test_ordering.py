@@ -119,6 +119,28 @@ def test_r1_an_answer_during_a_finish_waits_for_its_invalidation(
     assert invalidations[-1] < answer
 
 
+def test_r1_a_change_made_elsewhere_is_told_before_ones_own(
+    serve: Serve, raw: Connect, loop: str
+) -> None:
+    """It waits to be announced when the transaction behind it is answered."""
+    storage = MappingStorage()
+    server = serve(storage, loop=loop)
+    writer = raw(server.address)
+    first = writer.commit({oid_of(1): (Z64, b"old")})
+    elsewhere = (int.from_bytes(first, "big") + 1).to_bytes(8, "big")
+    with gate(storage, "tpc_finish") as finishing:
+        writer.begin()
+        writer.store(oid_of(1), b"new", first)
+        writer.vote()
+        finish = writer.ask(m.TpcFinish(1))
+        finishing.wait_reached()
+        server._services["1"].publisher.publish(elsewhere, [oid_of(2)])
+        finishing.open()
+        assert writer.answer(finish) > elsewhere
+    answer, (invalidation,) = positions(writer, finish)
+    assert invalidation < answer
+
+
 class hook_attribute:  # noqa: N801 - reads as what it is: a context manager
     """Set an attribute for a while."""
 

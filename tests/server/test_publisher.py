@@ -145,6 +145,24 @@ def test_r4_nothing_is_told_while_held(bed: Bed) -> None:
     assert listener.heard == [(num(11), [num(1)])]
 
 
+def test_whose_transaction_alone_is_to_be_announced(bed: Bed) -> None:
+    one, other = Listener(), Listener()
+    publisher = bed.publisher
+    assert not publisher.awaits_only(one)
+    publisher.publish(num(11), [num(1)], one)
+    assert publisher.awaits_only(one)
+    assert not publisher.awaits_only(other)
+    publisher.is_held = True
+    assert not publisher.awaits_only(one)
+    publisher.is_held = False
+    publisher.publish(num(12), [num(2)], other)
+    assert not publisher.awaits_only(one)
+    assert not publisher.awaits_only(other)
+    publisher.drain()
+    publisher.reset(lambda: num(13))
+    assert not publisher.awaits_only(one)
+
+
 def test_taking_back_what_was_not_announced(bed: Bed) -> None:
     listener = Listener()
     bed.publisher.subscribe(listener)

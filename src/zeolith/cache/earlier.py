@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from BTrees.QOBTree import QOBTree
 
+from .index import number_of
+
 _ENTRY: Final = struct.Struct(">8s8s6s")
 """start tid, end tid, place."""
 
@@ -32,7 +34,7 @@ class EarlierRevisions:
 
         :returns: how many others were dropped to keep within :data:`MAX_REVISIONS`.
         """
-        key = int.from_bytes(oid, "big")
+        key = number_of(oid)
         row: bytes = self.rows.get(key, b"")
         size = _ENTRY.size
         at = len(row)
@@ -45,21 +47,21 @@ class EarlierRevisions:
 
     def find(self, oid: bytes, tid: bytes) -> tuple[bytes, bytes, int] | None:
         """Return ``(start, end, place)`` of the revision with start < *tid* <= end, or None."""
-        row: bytes = self.rows.get(int.from_bytes(oid, "big"), b"")
+        row: bytes = self.rows.get(number_of(oid), b"")
         for at in range(len(row) - _ENTRY.size, -1, -_ENTRY.size):
             start, end, place = _ENTRY.unpack_from(row, at)
             if start < tid:
-                return (start, end, int.from_bytes(place, "big")) if tid <= end else None
+                return (start, end, number_of(place)) if tid <= end else None
         return None
 
     def has(self, oid: bytes, start: bytes) -> bool:
         """Whether the revision of *oid* that begins at *start* is known."""
-        row: bytes = self.rows.get(int.from_bytes(oid, "big"), b"")
+        row: bytes = self.rows.get(number_of(oid), b"")
         return any(row[at : at + 8] == start for at in range(0, len(row), _ENTRY.size))
 
     def last_end(self, oid: bytes) -> bytes:
         """Return the tid that ended the last known earlier revision of *oid*, ``b""`` if none."""
-        row: bytes = self.rows.get(int.from_bytes(oid, "big"), b"")
+        row: bytes = self.rows.get(number_of(oid), b"")
         return row[8 - _ENTRY.size : 16 - _ENTRY.size]
 
     def has_place(self, oid: bytes, place: int) -> bool:
@@ -70,12 +72,12 @@ class EarlierRevisions:
         """The revision of *oid* at *place* lies at *copy* now."""
         at = self._find_place(oid, place)
         if at is not None:
-            key = int.from_bytes(oid, "big")
+            key = number_of(oid)
             row: bytes = self.rows[key]
             self.rows[key] = row[: at + 16] + copy.to_bytes(6, "big") + row[at + _ENTRY.size :]
 
     def _find_place(self, oid: bytes, place: int) -> int | None:
-        row: bytes = self.rows.get(int.from_bytes(oid, "big"), b"")
+        row: bytes = self.rows.get(number_of(oid), b"")
         packed = place.to_bytes(6, "big")
         for at in range(0, len(row), _ENTRY.size):
             if row[at + 16 : at + 22] == packed:
@@ -87,7 +89,7 @@ class EarlierRevisions:
         at = self._find_place(oid, place)
         if at is None:
             return False
-        key = int.from_bytes(oid, "big")
+        key = number_of(oid)
         row: bytes = self.rows[key]
         row = row[:at] + row[at + _ENTRY.size :]
         if row:
@@ -124,7 +126,7 @@ class EarlierRevisions:
 def entries_of(row: bytes) -> Iterator[tuple[bytes, bytes, int]]:
     """Yield ``(start, end, place)`` of each revision in a row of :meth:`EarlierRevisions.dump`."""
     for start, end, place in _ENTRY.iter_unpack(row):
-        yield start, end, int.from_bytes(place, "big")
+        yield start, end, number_of(place)
 
 
 def pack_row(entries: list[tuple[bytes, bytes, int]]) -> bytes:

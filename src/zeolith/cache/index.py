@@ -26,6 +26,10 @@ PAGE_BITS: Final = 14
 PLACE_SIZE: Final = 6
 """Bytes of a packed place."""
 
+number_of: Final = int.from_bytes
+"""The number that big-endian bytes mean; without a look-up in its class, and without saying what is
+the default, it takes half of the time, which is a tenth of a hit."""
+
 
 class PlaceIndex:
     """A map from object id (8 bytes) to place (an integer of at most 48 bits).
@@ -43,18 +47,18 @@ class PlaceIndex:
     def get(self, oid: bytes) -> int | None:
         """Return the place of *oid*, whether it may be served or not; None if it has none."""
         page = self._page_of(oid)
-        return None if page is None else int.from_bytes(page[oid[6:]], "big")
+        return None if page is None else number_of(page[oid[6:]])
 
     def is_suspect(self, oid: bytes) -> bool:
         """Whether *oid* is held, but may not be served."""
         if not self.suspects:
             return False
-        page = self.suspects.get(int.from_bytes(oid, "big") >> PAGE_BITS)
+        page = self.suspects.get(number_of(oid) >> PAGE_BITS)
         return page is not None and oid[6:] in page
 
     def _page_of(self, oid: bytes) -> Any:
         """Return the page that *oid* is in; None if there is none."""
-        number = int.from_bytes(oid, "big") >> PAGE_BITS
+        number = number_of(oid) >> PAGE_BITS
         page = self.pages.get(number)
         # Operators, not methods: looking up a method of a BTrees object costs more than the search.
         if page is not None and oid[6:] in page:
@@ -67,7 +71,7 @@ class PlaceIndex:
 
     def set(self, oid: bytes, place: int) -> None:
         """Put *oid*, which is no suspect, at *place*."""
-        number = int.from_bytes(oid, "big") >> PAGE_BITS
+        number = number_of(oid) >> PAGE_BITS
         page = self.pages.get(number)
         if page is None:
             page = self.pages[number] = fsBucket()
@@ -96,7 +100,7 @@ class PlaceIndex:
     def _remove(self, page: Any, oid: bytes) -> None:
         del page[oid[6:]]
         if not page:
-            number = int.from_bytes(oid, "big") >> PAGE_BITS
+            number = number_of(oid) >> PAGE_BITS
             del (self.pages if self.pages.get(number) is page else self.suspects)[number]
 
     def discard(self, oid: bytes, place: int) -> bool:
@@ -133,8 +137,8 @@ class PlaceIndex:
 
         :raises KeyError: it is none.
         """
-        page = self.suspects[int.from_bytes(oid, "big") >> PAGE_BITS]
-        place = int.from_bytes(page[oid[6:]], "big")
+        page = self.suspects[number_of(oid) >> PAGE_BITS]
+        place = number_of(page[oid[6:]])
         self._remove(page, oid)
         self.set(oid, place)
 
@@ -181,9 +185,7 @@ class PlaceIndex:
         for pages in (self.pages, self.suspects):
             for number, page in list(pages.items()):
                 for suffix in [
-                    suffix
-                    for suffix, place in page.items()
-                    if not is_left(int.from_bytes(place, "big"))
+                    suffix for suffix, place in page.items() if not is_left(number_of(place))
                 ]:
                     del page[suffix]
                     removed += 1
@@ -196,4 +198,4 @@ def _items_of(number: int, page: Any) -> Iterator[tuple[bytes, int]]:
     # The last two bits of the number are the first two of the suffix.
     head = (number >> (16 - PAGE_BITS)).to_bytes(6, "big")
     for suffix, place in page.items():
-        yield head + suffix, int.from_bytes(place, "big")
+        yield head + suffix, number_of(place)

@@ -38,7 +38,7 @@ from ..protocol.hello import Database
 from ..types import NO_TID
 from .earlier import EarlierRevisions
 from .home import HEADER_SIZE, CacheHome
-from .index import PAGE_BITS, PlaceIndex
+from .index import PAGE_BITS, PlaceIndex, number_of
 from .interface import CacheStatistics, Revision
 from .log import LENGTH_BITS, LENGTH_MASK, MINIMUM_SIZE, NO_ROOM, LogDamaged
 from .records import (
@@ -158,8 +158,8 @@ class RingCache:
         rings = self._rings
         sweeps = rings.sweeps
         try:
-            page = self._pages[int.from_bytes(oid, "big") >> PAGE_BITS]
-            place = int.from_bytes(page[oid[6:]], "big")
+            page = self._pages[number_of(oid) >> PAGE_BITS]
+            place = number_of(page[oid[6:]])
             length = place & LENGTH_MASK
             record = pread(self._fd, length, place >> LENGTH_BITS << self._shift)
         except KeyError:

@@ -209,6 +209,7 @@ def _voted(
     if transaction.stage is not Stage.OVER:
         transaction.stage = Stage.VOTED
     session.reply(msgid, result.resolved)
+    session.flush()
 
 
 def tpc_finish(session: Session, msgid: m.MsgId, request: m.TpcFinish) -> None:
@@ -238,7 +239,7 @@ def _finished(
     # The client first: it waits, and what it sends next is looked at after this.
     try:
         if not session.is_lost:
-            session.send(session.codec.committed(msgid, finished.tid, finished.info))
+            session.send_committed(session.codec.committed(msgid, finished.tid, finished.info))
     finally:
         session.end(transaction)
 

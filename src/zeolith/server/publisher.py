@@ -146,6 +146,16 @@ class Publisher:
         self._subscribers.pop(subscriber, None)
         self.waiters.forget(subscriber)
 
+    def awaits_only(self, origin: Subscriber) -> bool:
+        """Whether one transaction is to be announced now, and *origin* has made it."""
+        pending = self._pending
+        return (
+            len(pending) == 1
+            and not self.is_held
+            and isinstance(pending[0], Publication)
+            and pending[0].origin is origin
+        )
+
     def drain(self) -> None:
         """Announce all that was published, unless the publisher is held."""
         if self._pending:

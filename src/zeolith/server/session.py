@@ -186,6 +186,21 @@ class Session:
         """
         self._connection.write(frame)
 
+    def flush(self) -> None:
+        """Have what was sent leave now, not with the answers to the requests that came with this
+        one: there is something to be done for which nobody needs to wait."""
+        self._connection.flush()
+
+    def send_committed(self, frame: bytes) -> None:
+        """Send *frame*, which tells the client of its own transaction, while that is announced or
+        is about to be."""
+        publisher = self.publisher
+        if publisher is not None and publisher.awaits_only(self):
+            # The others are told after that, but in the same step of the loop.
+            self._connection.write(frame)
+        else:
+            self.send(frame)
+
     def push(self, frame: bytes) -> None:
         """Send *frame*, which the client did not ask for; called while the publisher drains."""
         try:

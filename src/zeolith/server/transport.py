@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
                 events, self._backlog = self._backlog, []
         finally:
             self._is_pumping = False
-            self._flush()
+            self.flush()
 
     def _handle(self, events: list[Event]) -> int:
         """Handle *events* until stalled; return how many were handled."""
@@ -454,11 +454,12 @@ class Connection(asyncio.Protocol):
             self._out.append(frame)
             self._out_size += len(frame)
             if self._out_size > _FLUSH_SIZE:
-                self._flush()
+                self.flush()
         elif not self._is_closing:
             self._transport.write(frame)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Have leave at once what was written while requests are handled."""
         out = self._out
         if not out:
             return
@@ -554,7 +555,7 @@ class Connection(asyncio.Protocol):
         """Close after what was written so far, which the peer gets a moment to take."""
         if self._is_closing:
             return
-        self._flush()
+        self.flush()
         self._is_closing = True
         if self._timer is not None:
             self._timer.cancel()
