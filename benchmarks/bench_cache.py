@@ -2,21 +2,18 @@
 
 No server takes part.  Both caches do the same in turns, in one process; a number is the median of
 the rounds in CPU time of the thread, so that other work on the machine does little harm; a ratio
-is ours to ZEO's, below 1 is better.  Memory is measured in a fresh process for each cache.
+is ours to ZEO's, below 1 is better.  Memory is measured by ``cache-memory`` of
+``python -m benchmarks``, hit rates by :mod:`.hitrates`.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import itertools
 import os
 import random
 import statistics
-import subprocess
-import sys
 import time
-from bisect import bisect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -68,6 +65,14 @@ def shuffled(oids: list[bytes], seed: int = 1) -> list[bytes]:
     return oids
 
 
+def held(load: Load, oids: list[bytes]) -> list[bytes]:
+    """Return which of *oids* are held: what is new need not stay where all is full."""
+    found = [oid for oid in oids if load(oid, NOW) is not None]
+    if not found:
+        raise RuntimeError("nothing of what was stored is held")
+    return found
+
+
 def time_calls(act: Callable[[bytes, bytes], object], oids: list[bytes], tid: bytes) -> float:
     """Return the microseconds of CPU time that *act* takes for one of *oids* and *tid*."""
     gc.collect()
@@ -90,14 +95,11 @@ def measure_round(make: Callable[[int], Subject]) -> dict[str, float]:
     laps = [to_oids(range(lap * COUNT, (lap + 1) * COUNT)) for lap in range(4)]
     results["store, room left"] = time_calls(store, laps[0], TID)
     results["store, full, nothing used"] = time_calls(store, laps[1], TID)
-    order = shuffled(laps[1])
-    for oid in order:
-        if load(oid, NOW) is None:
-            raise RuntimeError("what was just stored is not held")
+    order = shuffled(held(load, laps[0] + laps[1]))
     results["hit, 300 bytes"] = time_calls(load, order, NOW)
     results["store, full, all used"] = time_calls(store, laps[2], TID)
     results["miss"] = time_calls(load, laps[3], NOW)
-    order = shuffled(laps[2])[: COUNT // 4]
+    order = shuffled(held(load, laps[0] + laps[1] + laps[2]))[: COUNT // 4]
     results["invalidate, held"] = time_calls(cache.invalidate, order, LATER)
     results["hit, earlier revision"] = time_calls(load, order, LATER)
     results["invalidate, not held"] = time_calls(cache.invalidate, laps[3], LATER)
@@ -114,98 +116,15 @@ def measure_round(make: Callable[[int], Subject]) -> dict[str, float]:
     return results
 
 
-def resident() -> int:
-    """Return the memory of this process in bytes."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-
-def measure_memory(product: str, spread: int) -> float:
-    """Return the bytes of memory that one of 100,000 objects takes.
-
-    :param spread: one object in this many of the database is in the cache; 0: a range of ids.
-    """
-    count = 100_000
-    subject = MAKERS[product](count * 345)
-    numbers: Sequence[int] = range(2 * count)
-    if spread:
-        numbers = random.Random(5).sample(range(2 * count * spread), 2 * count)
-    oids = to_oids(numbers)
-    subject.cache.store(NOW, TID, None, bytes(300))
-    gc.collect()
-    before = resident()
-    for oid in oids:
-        subject.cache.store(oid, TID, None, bytes(300))
-    gc.collect()
-    result = (resident() - before) / len(subject.cache)
-    subject.cache.close()
-    return result
-
-
-def measure_memory_apart(product: str, spread: int) -> float:
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bench_cache", "--memory-of", product, str(spread)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return float(run.stdout)
-
-
-# -- hit rates -----------------------------------------------------------------------------------
-
-OBJECTS = 20_000
-
-
-def zipf(exponent: float, count: int, seed: int) -> list[int]:
-    """Return *count* object numbers; the n-th most popular is drawn with weight n ** -exponent."""
-    rng = random.Random(seed)
-    weights = list(itertools.accumulate((n + 1) ** -exponent for n in range(OBJECTS)))
-    names = list(range(OBJECTS))
-    rng.shuffle(names)
-    return [names[bisect(weights, rng.random() * weights[-1])] for _ in range(count)]
-
-
-def scanned(trace: list[int]) -> list[int]:
-    """Return *trace* with a scan of 6,000 objects, never used again, in each 20,000."""
-    result: list[int] = []
-    fresh = itertools.count(OBJECTS)
-    for at, number in enumerate(trace):
-        result.append(number)
-        if at % 20_000 < 6_000:
-            result.append(next(fresh))
-    return result
-
-
-def measure_hits(make: Callable[[int], Subject], trace: list[int], share: float) -> float:
-    """Return the share of hits with a cache of *share* of the database's size."""
-    data = bytes(700)
-    subject = make(int(OBJECTS * 440 * share))
-    hits = 0
-    for number in trace:
-        oid = number.to_bytes(8, "big")
-        if subject.load(oid, NOW) is not None:
-            hits += 1
-        else:
-            subject.cache.store(oid, TID, None, data[: 100 + number * 7919 % 600])
-    subject.cache.close()
-    return hits / len(trace)
-
-
-def print_row(name: str, numbers: list[float], digits: int = 2) -> None:
+def print_row(name: str, numbers: list[float]) -> None:
     zeo, ours = numbers
-    print(f"{name:32} {zeo:9.{digits}f} {ours:9.{digits}f} {ours / zeo:8.2f}")
+    print(f"{name:32} {zeo:9.2f} {ours:9.2f} {ours / zeo:8.2f}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_cache")
     parser.add_argument("-r", "--rounds", type=int, default=5)
-    parser.add_argument("--rates", action="store_true", help="hit rates too (a minute)")
-    parser.add_argument("--memory-of", nargs=2, metavar=("PRODUCT", "SPREAD"), help="internal")
     options = parser.parse_args(argv)
-    if options.memory_of:
-        print(measure_memory(options.memory_of[0], int(options.memory_of[1])))
-        return 0
     rounds: dict[str, list[dict[str, float]]] = {product: [] for product in MAKERS}
     for _ in range(options.rounds):
         for product, make in MAKERS.items():
@@ -214,26 +133,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in rounds["zeo"][0]:
         medians = [statistics.median(r[name] for r in rounds[product]) for product in MAKERS]
         print_row(name, medians)
-    print("\nbytes of memory an object")
-    for spread, name in (
-        (0, "a range of ids"),
-        (1, "all, in any order"),
-        (20, "one in 20"),
-        (200, "one in 200"),
-    ):
-        print_row(name, [measure_memory_apart(product, spread) for product in MAKERS], digits=1)
-    if options.rates:
-        print("\nhit rate")
-        traces = {
-            "zipf 0.7": zipf(0.7, 150_000, 1),
-            "zipf 0.9": zipf(0.9, 150_000, 1),
-            "zipf 1.1": zipf(1.1, 150_000, 1),
-            "zipf 0.9 with scans": scanned(zipf(0.9, 120_000, 2)),
-        }
-        for name, trace in traces.items():
-            for share in (0.02, 0.1, 0.3):
-                rates = [measure_hits(make, trace, share) for make in MAKERS.values()]
-                print_row(f"{name}, cache of {share:.0%}", rates, digits=3)
     return 0
 
 

@@ -6,13 +6,13 @@ import errno
 import os
 import random
 import struct
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.caches import OpenCache, kill
 from ZEO.cache import ClientCache as ZeoCache
 
-from zeolith.cache import CacheHome, CacheInUse, RingCache, checking
+from zeolith.cache import CacheInUse, RingCache, checking
 from zeolith.cache.checking import NO_INDEX, Damage, Findings, check, fix
 from zeolith.cache.home import HEADER_SIZE, ForeignFile
 from zeolith.cache.inspection import look
@@ -21,8 +21,6 @@ from zeolith.cache.records import CHECKSUM_SIZE, OVERHEAD, pack_body, seal
 from zeolith.cache.snapshot import Snapshot, parse_snapshot, serialize_snapshot
 from zeolith.types import MAX_TID
 
-OpenCache = Callable[..., RingCache]
-
 
 def to_tid(n: int) -> bytes:
     return n.to_bytes(8, "big")
@@ -30,32 +28,6 @@ def to_tid(n: int) -> bytes:
 
 T1, T2, T3, T4 = map(to_tid, range(1, 5))
 OID = to_tid(7)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "app-1.zec")
-
-
-@pytest.fixture
-def open_cache(path: str) -> Iterator[OpenCache]:
-    opened: list[RingCache] = []
-
-    def open_one(size: int = 100_000) -> RingCache:
-        opened.append(RingCache(size, home=CacheHome(path)))
-        return opened[-1]
-
-    yield open_one
-    for cache in opened:
-        cache.close()
-
-
-def kill(cache: RingCache) -> None:
-    """Leave the files as a process leaves them that ends all of a sudden."""
-    cache._is_off = True
-    cache._rings.close()
-    assert cache._home is not None
-    cache._home.close()
 
 
 def check_all(path: str) -> tuple[Findings, list[Damage]]:

@@ -28,11 +28,6 @@ T1, T2 = to_tid(1), to_tid(2)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "app-1.zec")
-
-
-@pytest.fixture
 def open_ring(path: str) -> Iterator[Callable[..., RingCache]]:
     opened: list[RingCache] = []
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.caches import OpenCache
 from tests.support.waiting import Background
 from ZEO.cache import ClientCache as ZeoCache
 
-from zeolith.cache import CacheHome, RingCache, owners
+from zeolith.cache import owners
 from zeolith.cache.home import MAGIC, ForeignFile
 from zeolith.cache.inspection import Contents, count, is_same, look
 from zeolith.cache.owners import Owner, find_owner
 from zeolith.cache.records import OVERHEAD
 from zeolith.protocol.hello import Database
-
-OpenCache = Callable[..., RingCache]
 
 
 def to_tid(n: int) -> bytes:
@@ -28,24 +26,6 @@ def to_tid(n: int) -> bytes:
 
 T1, T2, T3 = map(to_tid, range(1, 4))
 DATABASE = Database("some identity", 3)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "app-1.zec")
-
-
-@pytest.fixture
-def open_cache(path: str) -> Iterator[OpenCache]:
-    opened: list[RingCache] = []
-
-    def open_one(size: int = 100_000) -> RingCache:
-        opened.append(RingCache(size, home=CacheHome(path)))
-        return opened[-1]
-
-    yield open_one
-    for cache in opened:
-        cache.close()
 
 
 def contents_of(directory: str) -> dict[str, tuple[bytes, int]]:

@@ -8,10 +8,10 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.caches import OpenCache, kill
 from ZEO.cache import ClientCache as ZeoCache
 
 from zeolith.cache import MINIMUM_SIZE, RingCache
@@ -30,39 +30,13 @@ def to_tid(n: int) -> bytes:
 T1, T2, T3, T4 = map(to_tid, range(1, 5))
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "app-1.zec")
-
-
-@pytest.fixture
-def open_cache(path: str) -> Iterator[Callable[..., RingCache]]:
-    opened: list[RingCache] = []
-
-    def open_one(size: int = 100_000) -> RingCache:
-        opened.append(RingCache(size, home=CacheHome(path)))
-        return opened[-1]
-
-    yield open_one
-    for cache in opened:
-        cache.close()
-
-
-def kill(cache: RingCache) -> None:
-    """Leave the files as a process leaves them that ends all of a sudden."""
-    cache._is_off = True
-    cache._rings.close()
-    assert cache._home is not None
-    cache._home.close()
-
-
 def fill(cache: RingCache, first: int, last: int) -> None:
     for n in range(first, last):
         cache.store(to_tid(n), T1, None, b"%100d" % n)
     cache.set_last_tid(max(T1, cache.last_tid()))
 
 
-def test_what_was_there_is_there_again(open_cache: Callable[..., RingCache]) -> None:
+def test_what_was_there_is_there_again(open_cache: OpenCache) -> None:
     cache = open_cache()
     fill(cache, 100, 400)
     cache.store(OID, T1, T2, b"one")
@@ -85,7 +59,7 @@ def test_what_was_there_is_there_again(open_cache: Callable[..., RingCache]) -> 
     assert again.statistics().damaged == 0
 
 
-def test_it_goes_on_where_it_was(open_cache: Callable[..., RingCache]) -> None:
+def test_it_goes_on_where_it_was(open_cache: OpenCache) -> None:
     cache = open_cache(20_000)
     fill(cache, 0, 1_000)
     cache.close()
@@ -97,7 +71,7 @@ def test_it_goes_on_where_it_was(open_cache: Callable[..., RingCache]) -> None:
     assert os.path.getsize(cache._home.path if cache._home else "") <= 20_000 + HEADER_SIZE
 
 
-def test_after_a_crash_it_is_as_it_was_saved(open_cache: Callable[..., RingCache]) -> None:
+def test_after_a_crash_it_is_as_it_was_saved(open_cache: OpenCache) -> None:
     cache = open_cache()
     cache.store(OID, T1, None, b"one")
     cache.set_last_tid(T1)
@@ -112,7 +86,7 @@ def test_after_a_crash_it_is_as_it_was_saved(open_cache: Callable[..., RingCache
 
 
 def test_what_was_written_over_before_a_crash_is_not_there(
-    open_cache: Callable[..., RingCache],
+    open_cache: OpenCache,
 ) -> None:
     cache = open_cache(20_000)
     fill(cache, 0, 100)
@@ -153,7 +127,7 @@ def test_an_earlier_revision_never_passes_for_the_current_one(path: str) -> None
 
 
 def test_what_follows_a_clearance_is_not_taken_for_what_was_before(
-    open_cache: Callable[..., RingCache],
+    open_cache: OpenCache,
 ) -> None:
     # The same object at the same place, with a tid that the earlier history may have had too.
     cache = open_cache()
@@ -239,7 +213,7 @@ def test_random_damage_to_a_full_cache(path: str) -> None:
 
 @pytest.mark.parametrize("size", [35_000, 45_000, 60_000, 150_000])
 def test_another_size_keeps_what_lies_within_it(
-    open_cache: Callable[..., RingCache], path: str, size: int
+    open_cache: OpenCache, path: str, size: int
 ) -> None:
     for last in (300, 1_000):  # before the head has come to the end, and after
         for suffix in ("", ".index"):
@@ -261,7 +235,7 @@ def test_another_size_keeps_what_lies_within_it(
 
 
 def test_a_much_smaller_size_begins_empty(
-    open_cache: Callable[..., RingCache], path: str, caplog: pytest.LogCaptureFixture
+    open_cache: OpenCache, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = open_cache(60_000)
     fill(cache, 0, 300)
@@ -275,7 +249,7 @@ def test_a_much_smaller_size_begins_empty(
     assert cache.load_before(to_tid(299), T2) is not None
 
 
-def test_two_owners(open_cache: Callable[..., RingCache], path: str) -> None:
+def test_two_owners(open_cache: OpenCache, path: str) -> None:
     cache = open_cache()
     cache.store(OID, T1, None, b"one")
     with pytest.raises(CacheInUse, match="another storage of this process"):
@@ -310,7 +284,7 @@ def test_a_file_of_something_else_is_left_alone(path: str) -> None:
 
 
 def test_a_full_disk_when_saving(
-    open_cache: Callable[..., RingCache],
+    open_cache: OpenCache,
     path: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -334,9 +308,7 @@ def test_a_full_disk_when_saving(
     assert not list(Path(path).parent.glob("*.new"))
 
 
-def test_a_child_leaves_the_files_to_its_parent(
-    open_cache: Callable[..., RingCache], path: str
-) -> None:
+def test_a_child_leaves_the_files_to_its_parent(open_cache: OpenCache, path: str) -> None:
     cache = open_cache()
     cache.store(OID, T1, None, b"one")
     cache.set_last_tid(T1)

@@ -62,7 +62,11 @@ def goes_on(client: RawClient, raw: Connect, address: Any) -> None:
 # -- ids ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tid", [ALL_ONES, NEARLY, MAX_TID, tid_in(36_600)])
+@pytest.mark.parametrize(
+    "tid",
+    [ALL_ONES, NEARLY, MAX_TID, tid_in(36_600)],
+    ids=["all ones", "nearly", "greatest", "in a century"],
+)
 def test_r7_transactions_from_the_end_of_time_are_refused(
     files: FileStorage, serve: Serve, raw: Connect, tid: bytes
 ) -> None:
@@ -87,7 +91,9 @@ def test_transactions_of_a_clock_that_was_wrong_are_taken(client: RawClient) -> 
     assert client.load(oid_of(1)) == (b"x", tid, None)
 
 
-@pytest.mark.parametrize("serial", [ALL_ONES, NEARLY, tid_in(2)])
+@pytest.mark.parametrize(
+    "serial", [ALL_ONES, NEARLY, tid_in(2)], ids=["all ones", "nearly", "in two days"]
+)
 def test_revisions_that_nobody_could_see_are_refused(client: RawClient, serial: bytes) -> None:
     begin(client, tid_in(1))
     client.send(m.Restore(oid_of(1), serial, b"x", None, 1))
