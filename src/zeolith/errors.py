@@ -443,6 +443,22 @@ class DatabaseRestored(ClientStorageError):
         )
 
 
+class BlobDamaged(ClientStorageError):
+    """A blob that was transferred is not the one that was sent: its checksum is another.
+
+    :ivar oid: the object that the blob belongs to.
+    :ivar where: what was damaged: on which way, and what that means.
+    """
+
+    def __init__(self, oid: bytes, where: str) -> None:
+        super().__init__(oid, where)
+        self.oid = oid
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"the blob of object {self.oid.hex()} is damaged: {self.where}"
+
+
 class HistoryLost(ClientStorageError):
     """The server cannot tell which objects changed after a transaction.
 
