@@ -210,7 +210,7 @@ class Channel:
     @property
     def stream_frame(self) -> int:
         """Bytes of data that the server takes in one message of a stream."""
-        return min(self._codec.stream_frame, self._codec.max_payload - STREAM_HEAD)
+        return min(self._codec.data_frame, self._codec.max_payload - STREAM_HEAD)
 
     @property
     def max_payload(self) -> int:

@@ -319,7 +319,7 @@ class Streams:
         :raises ClientDisconnected: the connection has ended.
         """
         channel, parts = self._channel, iter(chunks)
-        stream, pace = None, _Pace(channel.stream_frame)
+        stream, pace, begun = None, _Pace(channel.stream_frame), 0
         try:
             first = next(parts, b"")
             # The server takes numbers in turn: nobody else's first message may come in between.
@@ -328,9 +328,8 @@ class Streams:
                 self._uploads += 1
                 stream = self._outgoing[number] = Outgoing(number)
                 if first:
-                    self._send_some(stream, memoryview(first)[:STREAM_FRAME], pace)
-            rest = memoryview(first)[STREAM_FRAME:]
-            if self._send(stream, rest, pace):
+                    begun = self._send_some(stream, memoryview(first), pace)
+            if self._send(stream, memoryview(first)[begun:], pace):
                 for chunk in parts:
                     if not self._send(stream, memoryview(chunk), pace):
                         break  # The server will say why when it is asked what became of it.
@@ -366,7 +365,7 @@ class Streams:
         size = stream.sendable(len(chunk), frame)
         if not size:
             return 0
-        if channel.compresses or channel.stream_frame == STREAM_FRAME:
+        if channel.stream_frame <= STREAM_FRAME:
             channel.post(StreamData(number, bytes(chunk[:size])))
         else:
             began = time.monotonic()

@@ -125,6 +125,12 @@ class Codec(ABC):
             raise MessageTooLarge(size, self.max_payload)
         return frame
 
+    @property
+    def data_frame(self) -> int:
+        """Bytes of data that one message of a stream may have: what is compressed the peer keeps
+        until it is complete, as any message, so it is short."""
+        return STREAM_FRAME if self.compress is not None else self.stream_frame
+
     @abstractmethod
     def load_before(self, oid: bytes, tid: bytes) -> bytes:
         """Return the frame of a ``loadBefore`` call whose msgid is ``(oid, tid)``."""

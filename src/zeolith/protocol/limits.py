@@ -60,7 +60,7 @@ STREAM_WINDOW: Final = 256 * 1024
 line of 12 ms; it is memory that the receiver may need, for each stream.  An upload begins with
 that much credit."""
 
-BULK_FRAME: Final = 1024 * 1024
+BULK_FRAME: Final = 512 * 1024
 """The same between peers that have the capability ``blobs``: the kernel moves the data, so what
 costs is the number of messages.  Only a line that takes them within milliseconds gets such long
 ones."""

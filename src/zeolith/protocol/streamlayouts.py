@@ -12,7 +12,7 @@ from typing import Any, Final
 from ..errors import MessageTooLarge, StreamViolation
 from . import msgpacks
 from .checksums import DIGEST_SIZE
-from .limits import MAX_STREAM_NUMBER, STREAM_FRAME
+from .limits import BULK_FRAME, MAX_STREAM_NUMBER, STREAM_FRAME
 from .messages import Message, Notice, Request, make_tuple
 from .streamrequests import StreamCancel, StreamCredit, StreamData, StreamEnd, StreamFault
 
@@ -56,7 +56,7 @@ def _fit(size: int, limit: int) -> int:
 
 def _write_data(request: Request, limit: int) -> bytes:
     data = request[1]
-    size = _fit(STREAM_HEAD + len(data), min(limit, STREAM_HEAD + STREAM_FRAME))
+    size = _fit(STREAM_HEAD + len(data), min(limit, STREAM_HEAD + BULK_FRAME))
     return b"".join((_pack_stream(size, STREAM_DATA, _number_of(request)), data))
 
 

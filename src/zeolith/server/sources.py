@@ -90,6 +90,11 @@ class BlobSource:
         """Of the open file."""
         return self._file.fileno()
 
+    @property
+    def has_shrunk(self) -> bool:
+        """Whether the file is shorter now than it was."""
+        return os.fstat(self.descriptor).st_size < self.size
+
     def read(self, size: int) -> bytes:
         data = os.pread(self.descriptor, min(size, self.size - self.position), self.position)
         if not data:
@@ -102,7 +107,6 @@ class BlobSource:
 
         :param size: bytes of it.
         :raises OSError: the disk failed.
-        :raises StorageError: the file has become shorter.
         """
         end = min(self.position + size, self.size)
         warm(self.descriptor, self.position, end)

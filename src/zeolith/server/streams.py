@@ -256,7 +256,7 @@ class Streams:
     def _send_some(self, stream: _Outgoing) -> None:
         sender = stream.sender
         codec = self._session.codec
-        frame = min(codec.stream_frame, codec.max_payload - STREAM_HEAD)
+        frame = min(codec.data_frame, codec.max_payload - STREAM_HEAD)
         start = stream.position
         size = sender.sendable(len(stream.waiting) - start, frame)
         assert size, "no more is read than there is credit for"
@@ -271,12 +271,14 @@ class Streams:
     def _send_file(self, stream: _Outgoing, source: BlobSource) -> bool:
         """Send a part of a file past this process's memory; read it if that cannot be done."""
         sender, codec = stream.sender, self._session.codec
-        frame = min(stream.frame, codec.stream_frame, codec.max_payload - STREAM_HEAD)
+        frame = min(stream.frame, codec.data_frame, codec.max_payload - STREAM_HEAD)
         start = source.position
         size = sender.sendable(source.size - start, frame)
         if start + size > source.warm:
             self._work(stream, source.prepare)
             return True
+        if source.has_shrunk:
+            return self._read(stream, source)  # what is left, and then it says so
         head = data_head(sender.number, size)
         sent = self._session.send_file(head, source.descriptor, start, size)
         if not sent:

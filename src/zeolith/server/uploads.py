@@ -147,7 +147,7 @@ class Uploads:
                 raise StreamViolation(number, f"a client may have {MAX_STREAMS} uploads, no more")
             self._next = following(number)
             codec = self._session.codec
-            most = STREAM_WINDOW if codec.stream_frame == STREAM_FRAME else BULK_WINDOW
+            most = STREAM_WINDOW if codec.data_frame == STREAM_FRAME else BULK_WINDOW
             window = Window(most, monotonic())
             upload = self._open[number] = _Incoming(number, codec.checksum, window)
             access = self._session.service.access

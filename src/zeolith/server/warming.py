@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from ZODB.POSException import StorageError
-
 _STEP: Final = 64 * 1024
 """Bytes between two looks: the system reads files in pieces of that order."""
 
@@ -21,8 +19,9 @@ def warm(descriptor: int, start: int, end: int) -> None:
     """Return when the bytes from *start* to *end* of a file are in memory, and have the system read
     as many behind them meanwhile.
 
+    A file that is shorter is there as far as it goes.
+
     :raises OSError: the disk failed.
-    :raises StorageError: the file is shorter.
     """
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, start, 2 * (end - start), os.POSIX_FADV_WILLNEED)
@@ -31,7 +30,7 @@ def warm(descriptor: int, start: int, end: int) -> None:
         if _is_there(descriptor, byte, at):
             continue
         if not os.preadv(descriptor, [piece], at):
-            raise StorageError(f"the file of a blob has lost {end - at} bytes while it was read")
+            return
 
 
 def _is_there(descriptor: int, byte: bytearray, at: int) -> bool:
