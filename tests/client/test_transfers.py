@@ -155,7 +155,7 @@ def test_a_download_waits_no_longer_than_wait_timeout_for_a_server(
 
     def cut_for_good(passing: Passing) -> Action:
         request = of_stream(passing, StreamData)
-        if request is not None and passing.number > 10:
+        if request is not None and passing.number > 8:
             proxy.is_refusing = True
             return Action.CUT
         return Action.PASS
