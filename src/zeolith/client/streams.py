@@ -233,8 +233,8 @@ class Streams:
             # An exception of a signal handler, such as a time limit, does not mean that.
             if slot is None or slot.error is not None:
                 # The server has refused; or there is no connection any more.
-                self._incoming.pop(stream.number, None)
-                stream.end(None)
+                if self._incoming.pop(stream.number, None) is not None:
+                    stream.end(None)  # else the server has ended what it had not answered yet
             raise
 
     def fetch(self, make_request: Callable[[int, int], Request], sink: Sink) -> None:
