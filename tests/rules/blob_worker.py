@@ -35,14 +35,20 @@ def open_storage(kind: str, address: tuple[str, int], directory: Path) -> Any:
     options: dict[str, Any] = {"blob_dir": str(directory), "wait_timeout": 20}
     if kind == "zeo":
         from ZEO.ClientStorage import ClientStorage as ZeoStorage
+        from ZEO.Exceptions import ClientDisconnected
 
-        return ZeoStorage(address, **options)
+        while True:
+            # It gives up when its first connection is cut.
+            with suppress(ClientDisconnected):
+                return ZeoStorage(address, **options)
     from zeolith import ClientStorage
     from zeolith.protocol import peers
     from zeolith.protocol.greeting import Greeting, parse_greeting
 
     if kind == "M5":
-        peers.parse_greeting = lambda payload: Greeting(parse_greeting(payload).coding, False)
+        vars(peers)["parse_greeting"] = lambda payload: Greeting(
+            parse_greeting(payload).coding, False
+        )
     return ClientStorage(address, min_disconnect_poll=0.02, max_disconnect_poll=0.1, **options)
 
 
@@ -95,7 +101,12 @@ class Worker:
 def main() -> int:
     host, port, directory, life, seed, kind = sys.argv[1:]
     stopping = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), stopping.set()), daemon=True).start()
+
+    def wait_for_end() -> None:
+        os.read(0, 1)
+        stopping.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
     base = Path(directory)
     storage = open_storage(kind, (host, int(port)), base / f"cache-{life.partition('-')[0]}")
     database = ZODB.DB(storage)

@@ -118,7 +118,8 @@ class Faults:
                 self._random.choice(self._workers).kill()
             else:
                 within = self._random.randrange(passing.size)
-                return self._random.choice([Action.CUT, Action.CUT_AFTER, within])
+                actions: list[Action | int] = [Action.CUT, Action.CUT_AFTER, within]
+                return self._random.choice(actions)
             return self._random.choice([Action.PASS, Action.CUT])
 
 
@@ -136,7 +137,8 @@ def run(directory: Path, seed: int, faults: int, kind: str) -> tuple[int, int]:
         workers = [Worker(number, directory, kind, proxy.address) for number in range(2)]
         for worker in workers:
             worker.start()
-            stack.callback(lambda worker=worker: (worker.kill(), worker.reap()))
+            stack.callback(worker.reap)
+            stack.callback(worker.kill)
         rule = Faults(seed, server, workers, ["cut", "cut", "server", "client"])
         proxy.rule = rule
 

@@ -81,7 +81,7 @@ class Line:
         """Wait until the client has read what it was sent."""
         pinging = Background(self.storage.ping)
         while True:
-            message = self.server.next()
+            message: Any = self.server.next()
             if isinstance(message, Call):
                 assert isinstance(message.request, Ping)
                 self.server.reply(message, None)
