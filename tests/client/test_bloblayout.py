@@ -106,8 +106,3 @@ def test_an_unfinished_marker_is_finished(tmp_path: Path) -> None:
     (tmp_path / ".layout").touch()
     BlobDirectory(str(tmp_path), shared=False, cache_size=None).close()
     assert (tmp_path / ".layout").read_text() == "zeocache"
-
-
-def test_check_percent_is_a_percentage(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="blob_cache_size_check"):
-        BlobDirectory(str(tmp_path), shared=False, cache_size=10, check_percent=100)

@@ -25,12 +25,22 @@ LOCK_NAME: Final = ".lock"
 BLOB_SUFFIX: Final = ".blob"
 PARTIAL_SUFFIX: Final = ".dl"
 UPLOAD_SUFFIX: Final = ".tmp-"
+TEMPORARY_NAME: Final = "tmp"
+
+
+_BUCKETS: Final = 997
+
+
+def blob_path(oid: bytes, tid: bytes) -> str:
+    """Return the path of a committed blob in a cache, relative to the cache."""
+    base, bucket = divmod(int.from_bytes(oid, "big"), _BUCKETS)
+    return f"{bucket}{os.sep}{base}.{tid.hex()}{BLOB_SUFFIX}"
 
 
 class CacheLayout:
     """ZEO's layout of a blob cache, as ``ZODB.blob.LAYOUTS`` wants it."""
 
-    size = 997
+    size = _BUCKETS
 
     def oid_to_path(self, oid: bytes) -> str:
         """Return the bucket of *oid*: a relative path."""
@@ -38,8 +48,7 @@ class CacheLayout:
 
     def getBlobFilePath(self, oid: bytes, tid: bytes) -> str:  # noqa: N802 - ZODB's name
         """Return the relative path of a committed blob."""
-        base, bucket = divmod(int.from_bytes(oid, "big"), self.size)
-        return os.path.join(str(bucket), f"{base}.{tid.hex()}{BLOB_SUFFIX}")
+        return blob_path(oid, tid)
 
 
 def make_helper(path: str, shared: bool) -> Any:
@@ -117,16 +126,6 @@ def _looks_like_a_servers(path: str) -> bool:
     except OSError:
         return False
     return any(name.startswith("0x") for name in names)
-
-
-def try_lock(path: str) -> Any:
-    """Take a lock file and return it (release it with ``close``), or None if it is held."""
-    from zc.lockfile import LockError, LockFile
-
-    try:
-        return LockFile(path)
-    except LockError:
-        return None
 
 
 def remove(path: str) -> None:
