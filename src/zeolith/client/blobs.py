@@ -48,6 +48,7 @@ class BlobDirectory:
     :param check_percent: size is looked after when that part of *cache_size* has been added.
     :raises ConfigurationError: the directory belongs to something else.
 
+    :ivar bytes_read: bytes of blobs that were read in order to be sent, all together.
     :ivar fshelper: ZODB's own view of the directory, ``ZODB.blob.FilesystemHelper``.
     """
 
@@ -56,6 +57,7 @@ class BlobDirectory:
     ) -> None:
         self.path = path
         self.shared = shared
+        self.bytes_read = 0
         self.fshelper = make_helper(path, shared)
         self._base = str(self.fshelper.base_dir)
         limit = None if shared else cache_size
@@ -243,6 +245,7 @@ class BlobDirectory:
         """Return the contents of a file in parts of *size* bytes."""
         with open(path, "rb", buffering=0) as file:
             while chunk := file.read(size):
+                self.bytes_read += len(chunk)
                 yield chunk
 
     def committed(self, oid: bytes, tid: bytes, path: str) -> None:

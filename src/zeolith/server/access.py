@@ -24,6 +24,7 @@ from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
 from .publisher import Publisher
 from .resolvers import InProcess, Resolver
+from .voted import VotedBlobs
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ class StorageAccess:
     :ivar may_resolve: while this is false, the storage raises :class:`ConflictFound` where a
         conflict would be resolved.
     :ivar resolver: what resolves conflicts; None: they are raised.
+    :ivar voted: the blobs that the running transaction is about to get; none where it is not known
+        that the blob directory is this storage's alone.
     """
 
     def __init__(
@@ -147,6 +150,21 @@ class StorageAccess:
             else getattr(storage, "prefetch", None)
         )
         self.has_record_iternext = hasattr(storage, "record_iternext")
+        self.voted = self._find_voted()
+
+    def _find_voted(self) -> list[VotedBlobs]:
+        # A FileStorage has a lock; what else has its records elsewhere may be one of several.
+        if not any(
+            isinstance(part, FileStorage) and not part.isReadOnly()
+            for part in layers_of(self.storage)
+        ):
+            return []
+        return [
+            VotedBlobs(layer)
+            for layer in layers_of(self.storage)
+            if isinstance(layer, ZODB.blob.BlobStorageMixin)
+            and not isinstance(layer.fshelper, ZODB.blob.NoBlobsFileSystemHelper)
+        ]
 
     # -- start -----------------------------------------------------------------------------------
 
@@ -360,6 +378,8 @@ class StorageAccess:
             # FileStorage leaves the blobs of a transaction that has not voted where they are.
             if isinstance(layer, ZODB.blob.BlobStorageMixin) and layer.dirty_oids:
                 layer._blob_tpc_abort()
+        for voted in self.voted:
+            voted.aborted()
 
     # -- end -------------------------------------------------------------------------------------
 

@@ -151,6 +151,8 @@ class Replay:
 
     def _undo(self, operation: Undo) -> None:
         undone = self._access.method("undo")(operation.trans_id, self._meta)
+        for voted in self._access.voted:
+            voted.note_made()
         if undone is None:
             return  # a storage that names the objects in its vote
         _, oids = undone
@@ -159,6 +161,9 @@ class Replay:
         self._resolved.extend(oids)
 
     def _store_blobs(self) -> None:
+        if self._transaction.blobs:
+            for voted in self._access.voted:
+                voted.note_stored([blob.oid for blob in self._transaction.blobs])
         for number, blob in enumerate(self._transaction.blobs):
             path = blob.path
             if self._collect:

@@ -9,6 +9,7 @@ from ZODB.POSException import TransactionTooLargeError
 
 from .tally import Limit, Tally
 from .transactions import remove_file
+from .voted import UPLOAD_PREFIX
 
 
 def blob_too_large(limit: int) -> Exception:
@@ -57,7 +58,7 @@ class Upload:
 
         :raises OSError: it cannot be made.
         """
-        self._file, self.path = tempfile.mkstemp(prefix="zeolith-upload-", dir=directory)
+        self._file, self.path = tempfile.mkstemp(prefix=UPLOAD_PREFIX, dir=directory)
 
     def write(self, chunk: bytes) -> None:
         """Append *chunk*.
