@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.blobdirectories import readable_as_folder
 from zeolith.client.blobfiles import install, take_in, usable
+from zeolith.client.bloblengths import ATTRIBUTE
 from zeolith.errors import ClientStorageError
 
 
@@ -64,22 +65,29 @@ def test_a_full_disk_leaves_the_callers_file(
     assert os.listdir(bucket) == []
 
 
-def test_a_file_is_on_disk_before_it_has_its_name(
+def test_a_file_gets_its_place_without_waiting_for_the_disk(
     bucket: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "fsync", None)
     target = bucket / "0.01.blob"
-    synced: list[bool] = []
-    fsync = os.fsync
-
-    def note(descriptor: int) -> None:
-        synced.append(target.exists())
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", note)
-    assert install(str(source), str(target)) == 4
-    assert synced == [False]
+    path = take_in(str(source), str(bucket), None)
+    assert install(path, str(target)) == 4
     assert target.read_bytes() == b"data"
     assert stat.S_IMODE(target.stat().st_mode) == readable_as_folder(str(target))
+    assert os.getxattr(target, ATTRIBUTE) == b"4"
+
+
+def test_a_file_that_cannot_be_sealed_leaves_nothing(
+    bucket: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "setxattr", fail)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        take_in(str(source), str(bucket), None)
+    assert os.listdir(bucket) == []
 
 
 def test_errors_of_the_system_are_a_storages(tmp_path: Path) -> None:

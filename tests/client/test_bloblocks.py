@@ -155,36 +155,10 @@ def test_a_bucket_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
     assert buckets._locks == {}
 
 
-def test_patience_with_a_thread_of_this_process(tmp_path: Path) -> None:
-    buckets = Buckets()
-    failed: list[str] = []
-
-    def come_later() -> None:
-        try:
-            with buckets.hold(str(tmp_path), 0.01):
-                pass
-        except ClientStorageError as error:
-            failed.append(str(error))
-
-    with buckets.hold(str(tmp_path)):
-        thread = threading.Thread(target=come_later)
-        thread.start()
-        thread.join(30)
-    assert len(failed) == 1
-    assert "another thread" in failed[0]
-    with buckets.hold(str(tmp_path), 0.01):
-        pass
-
-
 def test_patience_with_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     buckets = Buckets()
     lock = try_lock(str(tmp_path / ".lock"))
     assert isinstance(lock, FileLock)
-    with (
-        pytest.raises(ClientStorageError, match="another process"),
-        buckets.hold(str(tmp_path), 0.01),
-    ):
-        pass
     monkeypatch.setattr(bloblocks, "LOCK_TIMEOUT", 0.01)
     with pytest.raises(ClientStorageError, match="another process"), buckets.hold(str(tmp_path)):
         pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from ZODB.blob import rename_or_copy_blob
 
 from ..errors import ClientStorageError
 from .bloblayout import UPLOAD_SUFFIX, remove
+from .bloblengths import note_length
 
 
 @contextmanager
@@ -39,12 +39,14 @@ def take_in(source: str, directory: str, serial: bytes | None) -> str:
     """Move the file *source* into *directory* and return its new path.
 
     :param serial: the revision that the blob replaces, for the name; None: there is none.
-    :raises OSError: *source* could be neither moved nor copied; it is still there.
+    :raises OSError: *source* could be neither moved nor copied, and is still there; or the disk
+        failed.
     """
-    prefix = "0x" + (serial or bytes(8)).hex()
-    # ZEO's server takes a name that ends in `.tmp` and at most one more character.
-    handle, path = tempfile.mkstemp(suffix=UPLOAD_SUFFIX, prefix=prefix, dir=directory)
-    os.close(handle)
+    # ZEO's server takes a name that ends in `.tmp` and at most one more character.  Nobody else has
+    # this one, so no file is made to reserve it: file systems find room for a new file the more
+    # slowly, the more have just been removed.
+    name = f"0x{(serial or bytes(8)).hex()}{os.urandom(8).hex()}{UPLOAD_SUFFIX}"
+    path = os.path.join(directory, name)
     try:
         if os.stat(source).st_nlink > 1:
             # Whoever has the other name could change the blob after it was committed.
@@ -53,31 +55,32 @@ def take_in(source: str, directory: str, serial: bytes | None) -> str:
         else:
             # Copies to another file system, and says so in ZODB's own log.
             rename_or_copy_blob(source, path, chmod=False)
+        seal(path)
     except OSError:
         remove(path)
         raise
+    return path
+
+
+def seal(path: str) -> None:
+    """Note the length of a complete file, and protect it from being written to.
+
+    :raises OSError: the disk failed.
+    """
+    note_length(path)  # while it can still be written to
     try:
         os.chmod(path, _protected_mode(path))
     except PermissionError:
         # Another user's file, renamed by us: protection is a courtesy, not a need.
         pass
-    return path
 
 
 def install(source: str, target: str) -> int:
-    """Put a complete file into its place and return its size.  The caller holds the bucket.
+    """Put a file that is sealed into its place; return its size.
 
     :raises OSError: it could not be done; *source* is still there.
     """
-    # Without this a power failure may leave the name with nothing behind it, and a cache that
-    # survives would serve an empty blob.
-    handle = os.open(source, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-        size = os.fstat(handle).st_size
-        os.fchmod(handle, _protected_mode(target))
-    finally:
-        os.close(handle)
+    size = os.stat(source).st_size
     os.replace(source, target)
     return size
 

@@ -21,6 +21,7 @@ from typing import Final
 from ..errors import ClientStorageError
 from .blobfiles import usable
 from .bloblayout import LOCK_NAME
+from .bloblengths import check_length
 
 LOCK_TIMEOUT: Final = 600.0
 """Seconds to wait for another process that works in the same bucket, before giving up with an
@@ -85,7 +86,8 @@ def try_lock(path: str) -> FileLock | None:
 def share(descriptor: int) -> os.stat_result:
     """Keep a blob that is open for reading from eviction until it is closed.
 
-    :raises FileNotFoundError: it is being evicted, or has been, since it was opened.
+    :raises FileNotFoundError: it is being evicted, or has been, since it was opened; or it is not
+        as long as it has to be.
     :raises OSError: the file system has no locks.
     """
     try:
@@ -95,6 +97,7 @@ def share(descriptor: int) -> os.stat_result:
     status = os.fstat(descriptor)
     if status.st_nlink == 0:
         raise FileNotFoundError("a blob has been evicted")
+    check_length(descriptor, status.st_size)
     return status
 
 
@@ -121,13 +124,11 @@ class Buckets:
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
 
     @contextmanager
-    def hold(self, directory: str, patience: float | None = None) -> Iterator[None]:
+    def hold(self, directory: str) -> Iterator[None]:
         """Hold a bucket against other threads and processes.
 
-        :param patience: seconds to wait for whoever has it; None: for other threads as long as
-            it takes, then for other processes :data:`LOCK_TIMEOUT` seconds.
-        :raises ClientStorageError: somebody keeps it for longer, or the lock file cannot be made
-            or locked.
+        :raises ClientStorageError: another process keeps it for :data:`LOCK_TIMEOUT` seconds, or
+            the lock file cannot be made or locked.
         :raises FileNotFoundError: there is no such directory.
         """
         path = os.path.join(directory, LOCK_NAME)
@@ -137,17 +138,13 @@ class Buckets:
                 lock = threading.Lock()
             self._locks[directory] = lock, users + 1
         try:
-            if not lock.acquire(timeout=-1 if patience is None else patience):
-                raise ClientStorageError(f"{path} is held by another thread")
-            try:
+            with lock:
                 with usable(path):
-                    held = _wait_for(path, LOCK_TIMEOUT if patience is None else patience)
+                    held = _wait_for(path)
                 try:
                     yield
                 finally:
                     held.close()
-            finally:
-                lock.release()
         finally:
             with self._mutex:
                 lock, users = self._locks[directory]
@@ -157,8 +154,8 @@ class Buckets:
                     self._locks[directory] = lock, users - 1
 
 
-def _wait_for(path: str, patience: float) -> FileLock:
-    deadline = time.monotonic() + patience
+def _wait_for(path: str) -> FileLock:
+    deadline = time.monotonic() + LOCK_TIMEOUT
     pause = 0.001
     while (held := try_lock(path)) is None:
         if time.monotonic() > deadline:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias, TypeVar
 
 from ..errors import ClientStorageError
-from .blobfiles import install, take_in, unusable, usable
+from .blobfiles import install, seal, take_in, unusable, usable
 from .blobkeeper import SizeKeeper
 from .bloblayout import PARTIAL_SUFFIX, blob_path, make_helper, remove
 from .blobleases import Leases
@@ -26,10 +26,6 @@ from .download import Download
 CHUNK_SIZE: Final = 59000
 """Bytes of a blob in one message, the size that ZEO's peers use."""
 
-KEEP_PATIENCE: Final = 1.0
-"""Seconds that a commit waits for a bucket in which another blob is being fetched, before it lets
-go of its own, which is then fetched when it is wanted."""
-
 Key: TypeAlias = tuple[bytes, bytes]
 Fetch: TypeAlias = Callable[[bytes, bytes], None]
 _T = TypeVar("_T")
@@ -38,8 +34,8 @@ _T = TypeVar("_T")
 class BlobDirectory:
     """A directory of blobs on the client's side.
 
-    All methods may be called by any thread; none but :meth:`load`, :meth:`open` and
-    :meth:`committed` waits for another thread or process.
+    All methods may be called by any thread; none but :meth:`load` and :meth:`open`
+    waits for another thread or process.
 
     :param path: the directory; it is made if it does not exist.
     :param shared: it is the server's own directory, reached through a file system both can write.
@@ -180,6 +176,7 @@ class BlobDirectory:
                 ) from download.error
             if download.is_complete:
                 with usable(path):
+                    seal(download.path)
                     self._keeper.added(install(download.path, path))
         finally:
             with self._mutex:
@@ -258,11 +255,11 @@ class BlobDirectory:
         """
         if self.shared:
             return  # The server has moved it to its place.
-        target = self.filename(oid, tid)
         try:
-            with self._buckets.hold(os.path.dirname(target), KEEP_PATIENCE):
-                self._keeper.added(install(path, target))
-        except (OSError, ClientStorageError):
+            # Without the bucket: a whole file gets a name that only whole files of the same blob
+            # can have, whoever is at it, too.
+            self._keeper.added(install(path, self.filename(oid, tid)))
+        except OSError:
             remove(path)
 
     def discard(self, path: str) -> None:
