@@ -69,7 +69,7 @@ class _BlobSink:
             raise ClientStorageError(
                 f"the server says that a blob has {size} bytes, and said {self._size} before"
             )
-        self._size = size
+        self._size = self.download.size = size
 
     def take(self, data: bytes) -> int:
         self.download.write(data)

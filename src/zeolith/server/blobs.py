@@ -111,6 +111,7 @@ def _uploaded(
     if error is None and path is not None and session.transaction is transaction:
         try:
             transaction.add_blob(UploadedBlob(request.oid, request.serial, request.data, path))
+            session.stats.blobs.has_received(upload.size)
             return
         except TransactionTooLargeError as excess:
             error = excess
