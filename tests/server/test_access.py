@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +23,6 @@ from zeolith.server.access import (
     DatabaseFacade,
     StorageAccess,
     is_fast,
-    sync_blobs,
 )
 from zeolith.server.invalidations import InvalidationLog
 from zeolith.server.publisher import Publisher
@@ -141,28 +139,6 @@ def test_r4_blobs_a_transaction_has_written(
     access.abort(meta)
     assert access.dirty_blobs() == []
     assert not Path(path).exists()
-
-
-def test_r4_blobs_and_all_their_directories_reach_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
-    top = tmp_path / "blobs"
-    files = [top / "a" / "b" / "one.blob", top / "a" / "b" / "two.blob", top / "c" / "x.blob"]
-    for path in files:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    sync_blobs((str(path), f"{top}/") for path in files)
-    expected = [*files, top / "a" / "b", top / "a", top, top / "c"]
-    assert sorted(synced) == sorted(map(str, expected))
-    # Files come before the directories that name them.
-    assert synced[:3] == list(map(str, files))
-
-
-def test_r4_a_missing_blob_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        sync_blobs([(str(tmp_path / "nothing"), str(tmp_path))])
 
 
 def test_what_a_storage_sees_of_the_database() -> None:
