@@ -188,8 +188,8 @@ def test_chunks_of_two_blobs_never_interleave(site: Site) -> None:
         for frame in link.frames:
             if not frame.name.startswith("receiveBlob"):
                 continue
-            assert frame.message is not None
-            blob = tuple(frame.message[-1])[:2]
+            message: Any = frame.message
+            blob = tuple(message[-1])[:2]
             assert present == (None if frame.name == "receiveBlobStart" else blob)
             present = None if frame.name == "receiveBlobStop" else blob
         assert present is None
