@@ -18,7 +18,10 @@ from .processes import BenchmarkFailed
 from .products import Contender, parse_contender
 from .report import Row, as_json, format_rows, make_rows
 from .run import Runner
-from .suite import BENCHMARKS
+from .suite import BENCHMARKS, scaled
+
+_MOST_SCALE = 25.0
+"""Times 200 MB: 5 GB, of which a turn keeps several."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +53,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long to wait for a quiet machine before a turn (default: %(default)s)",
     )
+    parser.add_argument(
+        "--blob-scale",
+        type=_factor,
+        default=1.0,
+        metavar="FACTOR",
+        help="sizes and numbers of blobs times this; below 1 for a quick look (default: 1)",
+    )
     return parser
+
+
+def _factor(text: str) -> float:
+    factor = float(text)
+    if not 0 < factor <= _MOST_SCALE:
+        raise argparse.ArgumentTypeError(f"not above 0 and at most {_MOST_SCALE:g}: {text}")
+    return factor
 
 
 def _about() -> dict[str, str]:
@@ -69,7 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what *argv* asks for; return the exit status: 0, or 1 if something failed to run."""
     parser = _parser()
     options = parser.parse_args(argv)
-    chosen = [b for b in BENCHMARKS if b.key in options.benchmarks or not options.benchmarks]
+    chosen = [
+        scaled(b, options.blob_scale) if b.has_blobs else b
+        for b in BENCHMARKS
+        if b.key in options.benchmarks or not options.benchmarks
+    ]
     unknown = set(options.benchmarks) - {benchmark.key for benchmark in BENCHMARKS}
     if unknown:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")

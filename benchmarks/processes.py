@@ -45,16 +45,22 @@ class Server:
 
     A context manager: it listens inside.
 
+    :param certificates, blob_dir: see :func:`.products.server_arguments`.
     :raises BenchmarkFailed: it does not listen in time.
     """
 
     def __init__(
-        self, product: str, data: Path, cores: Sequence[int], certificates: Path | None = None
+        self,
+        product: str,
+        data: Path,
+        cores: Sequence[int],
+        certificates: Path | None = None,
+        blob_dir: Path | None = None,
     ) -> None:
         self.product = product
         self.address = _free_address()
         self._log = data.with_suffix(".log")
-        module, arguments = server_arguments(product, self.address, data, certificates)
+        module, arguments = server_arguments(product, self.address, data, certificates, blob_dir)
         where = ",".join(map(str, cores))
         self._command = [sys.executable, "-m", "benchmarks.launch", where, module, *arguments]
 

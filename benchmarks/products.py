@@ -53,7 +53,12 @@ def parse_contender(text: str) -> Contender:
 
 
 def open_storage(
-    client: str, address: Address, data: Path, cache_size: int, certificates: Path | None = None
+    client: str,
+    address: Address,
+    data: Path,
+    cache_size: int,
+    certificates: Path | None = None,
+    blob_dir: str | None = None,
 ) -> Any:
     """Return a storage of the product *client*, connected.
 
@@ -61,6 +66,7 @@ def open_storage(
     :param data: the database file, for the client that needs no server.
     :param cache_size: in bytes.
     :param certificates: directory of :func:`make_certificates`; None: no TLS.
+    :param blob_dir: folder for a blob cache of its own; None: no blobs.
     """
     if client == "file":
         return import_module("ZODB.FileStorage").FileStorage(str(data))
@@ -72,7 +78,11 @@ def open_storage(
         context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
         context.load_cert_chain(str(certificates / "client-bench.pem"))
     return module.ClientStorage(
-        address, cache_size=cache_size, wait_timeout=CONNECT_TIMEOUT, ssl=context
+        address,
+        cache_size=cache_size,
+        wait_timeout=CONNECT_TIMEOUT,
+        ssl=context,
+        blob_dir=blob_dir,
     )
 
 
@@ -83,19 +93,31 @@ def make_certificates(directory: Path) -> None:
 
 
 def server_arguments(
-    server: str, address: Address, data: Path, certificates: Path | None = None
+    server: str,
+    address: Address,
+    data: Path,
+    certificates: Path | None = None,
+    blob_dir: Path | None = None,
 ) -> tuple[str, list[str]]:
     """Return the module to run as ``__main__``, and its command line, for the product *server*.
 
     :param certificates: directory of :func:`make_certificates`; None: no TLS.
+    :param blob_dir: folder for the blobs that are served; None: no blobs.
     """
     where = "{}:{}".format(*address)
-    if certificates is not None:
+    if certificates is not None or blob_dir is not None:
         conf = data.with_suffix(".conf")
+        encryption = blobs = ""
+        if certificates is not None:
+            encryption = (
+                f"  <ssl>\n    certificate {certificates}/server.pem\n"
+                f"    authenticate {certificates}/ca.pem\n  </ssl>\n"
+            )
+        if blob_dir is not None:
+            blobs = f"  blob-dir {blob_dir}\n"
         conf.write_text(
-            f"<zeo>\n  address {where}\n  <ssl>\n    certificate {certificates}/server.pem\n"
-            f"    authenticate {certificates}/ca.pem\n  </ssl>\n</zeo>\n"
-            f"<filestorage 1>\n  path {data}\n</filestorage>\n"
+            f"<zeo>\n  address {where}\n{encryption}</zeo>\n"
+            f"<filestorage 1>\n  path {data}\n{blobs}</filestorage>\n"
         )
         module, command = ("ZEO.runzeo", []) if server == "zeo" else ("zeolith", ["serve"])
         return module, [*command, "-C", str(conf)]

@@ -37,10 +37,22 @@ class Row(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Whether Zeolith's target is met; empty without target or Zeolith."""
-        if self.metric.target is None or _SUBJECT not in self.ratios:
-            return ""
-        return "met" if self.ratios[_SUBJECT] >= self.metric.target else "MISSED"
+        """Whether Zeolith meets target and limit; empty without either or without Zeolith."""
+        target, limit = self.metric.target, self.metric.limit
+        met = []
+        if target is not None and _SUBJECT in self.ratios:
+            met.append(self.ratios[_SUBJECT] >= target)
+        if limit is not None and _SUBJECT in self.medians:
+            met.append(self.medians[_SUBJECT] <= limit)
+        return "" if not met else "met" if all(met) else "MISSED"
+
+    @property
+    def aim(self) -> str:
+        """Target and limit in words; empty if there is neither."""
+        target, limit = self.metric.target, self.metric.limit
+        least = [] if target is None else [f">= {target:g}"]
+        most = [] if limit is None else [f"{limit:g} {self.metric.unit} at most"]
+        return ", ".join(least + most)
 
 
 def is_disturbed(sample: Sample) -> bool:
@@ -126,7 +138,7 @@ def format_rows(rows: Sequence[Row]) -> str:
         line += [_number(row.medians[contender]) for contender in contenders]
         line.append("" if row.floor is None else _number(row.floor))
         line += [f"{row.ratios[s]:.2f}" if s in row.ratios else "" for s in subjects]
-        line.append("" if row.metric.target is None else f">= {row.metric.target:g}")
+        line.append(row.aim)
         line.append(row.verdict)
         line.append(" ".join(_number(row.cpu[contender]) for contender in contenders))
         line.append(" ".join(f"{row.spreads[contender]:.0%}" for contender in contenders))
@@ -152,6 +164,7 @@ def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
             "floor": row.floor,
             "cpu_us_per_operation": named(row.cpu),
             "target": row.metric.target,
+            "limit": row.metric.limit,
             "verdict": row.verdict,
             "disturbed": row.disturbed,
             "samples": row.samples,

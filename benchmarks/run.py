@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -30,7 +31,8 @@ _ATTEMPTS: Final = 3
 class Sample(NamedTuple):
     """One contender's turn.
 
-    :ivar values: seconds per operation under ``""``, and what the workload measured otherwise.
+    :ivar values: seconds per operation under ``""``, the server's CPU seconds per operation under
+        ``server_cpu``, and what the workload measured otherwise.
     :ivar foreign: share of the cores' time that went to processes that take no part.
     :ivar server_cpu: CPU seconds per operation of the server.
     :ivar client_cpu: CPU seconds per operation of the workers.
@@ -119,7 +121,9 @@ class Runner:
             return None, own
         cores = self._places(benchmark.placement.server)
         certificates = self._find_certificates(benchmark)
-        return stack.enter_context(Server(product, own, cores, certificates)), own
+        blob_dir = own.parent / "blobs" if benchmark.has_blobs else None
+        server = Server(product, own, cores, certificates, blob_dir)
+        return stack.enter_context(server), own
 
     def _find_certificates(self, benchmark: Benchmark) -> Path | None:
         if not benchmark.is_encrypted:
@@ -148,27 +152,30 @@ class Runner:
         attempts = 0
         while True:
             self._wait_quiet(cores, deadline)
-            jobs = [
-                Job(
-                    benchmark.workload,
-                    contender.client,
-                    server.address if server else ("", 0),
-                    server.pid if server else 0,
-                    str(data),
-                    str(oids),
-                    clients,
-                    benchmark.amount,
-                    100 * number + worker,
-                    str(self._find_certificates(benchmark) or ""),
-                )
-                for worker in range(benchmark.workers)
-            ]
-            background = [
-                jobs[0]._replace(workload="commit_until_told", amount=benchmark.committing)
-            ] * bool(benchmark.committing)
             attempts += 1
             try:
-                sample = _turn(jobs, background, server, cores)
+                with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+                    jobs = [
+                        Job(
+                            benchmark.workload,
+                            contender.client,
+                            server.address if server else ("", 0),
+                            server.pid if server else 0,
+                            str(data),
+                            folder,
+                            str(oids),
+                            clients,
+                            benchmark.amount,
+                            100 * number + worker,
+                            str(self._find_certificates(benchmark) or ""),
+                        )
+                        for worker in range(benchmark.workers)
+                    ]
+                    background = []
+                    if benchmark.beside is not None:
+                        workload, amount = benchmark.beside
+                        background = [jobs[0]._replace(workload=workload, amount=amount)]
+                    sample = _turn(jobs, background, server, cores)
             except BenchmarkFailed as error:
                 # ZEO on uvloop can lose a client that commits beside others (an invalidation
                 # that comes too late); that is worth saying, and no reason to stop.
@@ -197,21 +204,24 @@ def _turn(
 ) -> Sample:
     """Let the workers work; return what all of them together measured."""
     with ExitStack() as stack:
-        committers = [stack.enter_context(Worker(job)) for job in background]
-        workers = [stack.enter_context(Worker(job)) for job in jobs]
-        for worker in committers + workers:
+        others = [stack.enter_context(Worker(job)) for job in background]
+        # Some workers measure an idle server before they are ready.
+        for worker in others:
             worker.wait_ready()
-        for worker in committers:
+        workers = [stack.enter_context(Worker(job)) for job in jobs]
+        for worker in workers:
+            worker.wait_ready()
+        for worker in others:
             worker.go()
         busy, used = busy_seconds(cores), server.cpu() if server else 0.0
         for worker in workers:
             worker.go()
         outcomes = [worker.wait_outcome() for worker in workers]
         busy, used = busy_seconds(cores) - busy, (server.cpu() if server else 0.0) - used
-        for worker in committers:
+        for worker in others:
             worker.stop()
-        others = [worker.wait_outcome() for worker in committers]
-    return _combine(outcomes, others, busy, used, len(cores))
+        beside = [worker.wait_outcome() for worker in others]
+    return _combine(outcomes, beside, busy, used, len(cores))
 
 
 def _combine(
@@ -220,10 +230,10 @@ def _combine(
     seconds = max(o.ended for o in outcomes) - min(o.started for o in outcomes)
     operations = sum(o.operations for o in outcomes)
     cpu = sum(o.cpu for o in outcomes)
-    # A committer works a little longer than what is measured beside it.
+    # Who works beside what is measured does so a little longer.
     beside = sum(o.cpu * min(1.0, seconds / (o.ended - o.started)) for o in others)
     return Sample(
-        {"": seconds / operations, **outcomes[0].values},
+        {"": seconds / operations, "server_cpu": used / operations, **outcomes[0].values},
         max(0.0, busy - used - cpu - beside) / (seconds * cores),
         used / operations,
         cpu / operations,

@@ -15,7 +15,10 @@ class Metric(NamedTuple):
     :ivar scale: from seconds or bytes to the unit.
     :ivar target: ZEO's number divided by Zeolith's shall be at least this; None where no target
         is set.
-    :ivar value: name of the value in the worker's outcome; empty for the time per operation.
+    :ivar value: name of the value in the worker's outcome; empty for the time per operation,
+        ``server_cpu`` for the server's processor time per operation.
+    :ivar limit: Zeolith's own number, in the unit, shall be at most this, whatever ZEO's is; None
+        where no limit is set.
     """
 
     title: str
@@ -23,6 +26,7 @@ class Metric(NamedTuple):
     scale: float
     target: float | None = None
     value: str = ""
+    limit: float | None = None
 
 
 class Placement(NamedTuple):
@@ -47,13 +51,14 @@ class Benchmark(NamedTuple):
     :ivar placement: where.
     :ivar metrics: what is told.
     :ivar floor: the contender that no product can beat, if there is one.
-    :ivar committing: objects in each of the transactions that another client commits all the
-        time; 0 for a quiet database.
+    :ivar beside: the workload of another client, which works all the time until it is told to
+        stop, and its amount; None for a server without other work.
     :ivar database: the one that is served: ``items``, ``small`` objects, or items stored
         ``twice``, so that there is something to pack.
     :ivar is_fresh: whether each turn has a server of its own, which has served nobody before.
     :ivar is_once: whether the work leaves the server without work, so that a disturbed turn cannot
         be repeated.
+    :ivar has_blobs: whether the server has a blob directory; the amounts may be scaled then.
     :ivar is_timed: whether it measures time, which needs a quiet machine and many rounds; other
         numbers are taken as they come, in :data:`ROUNDS_UNTIMED` rounds at most.
     :ivar is_encrypted: whether client and server talk over TLS, with certificates on both sides.
@@ -66,10 +71,11 @@ class Benchmark(NamedTuple):
     placement: Placement = ONE_EACH
     workers: int = 1
     floor: Contender | None = None
-    committing: int = 0
+    beside: tuple[str, int] | None = None
     database: str = "items"
     is_fresh: bool = False
     is_once: bool = False
+    has_blobs: bool = False
     is_timed: bool = True
     is_encrypted: bool = False
 
@@ -77,6 +83,30 @@ class Benchmark(NamedTuple):
 ROUNDS_UNTIMED: Final = 2
 
 _MICRO: Final = 1e6
+
+
+def _beside_blobs(key: str, workload: str, what: str, other: str = "") -> Benchmark:
+    """Return a benchmark of small loads while blobs of 200 MB travel.
+
+    :param other: the other client's workload; empty if the client itself transfers.
+    """
+    size = 200
+    return Benchmark(
+        key,
+        workload,
+        size,
+        (
+            Metric("cold load, idle server, p99", "µs", _MICRO, value="idle_p99"),
+            Metric(f"cold load while {what} a blob, p50", "µs", _MICRO, value="p50"),
+            Metric(f"cold load while {what} a blob, p99", "µs", _MICRO, 2.0, "p99"),
+            Metric("times as long, p99", "×", 1.0, None, "slowdown", 2.0),
+        ),
+        ALL_CORES,
+        beside=(other, size) if other else None,
+        is_fresh=True,
+        has_blobs=True,
+    )
+
 
 BENCHMARKS: Final = (
     Benchmark(
@@ -179,7 +209,7 @@ BENCHMARKS: Final = (
             Metric("cold load while another commits, p99", "µs", _MICRO, value="p99"),
         ),
         ALL_CORES,
-        committing=20,
+        beside=("commit_until_told", 20),
     ),
     Benchmark(
         "pack-latency",
@@ -252,4 +282,77 @@ BENCHMARKS: Final = (
             Metric("closing it", "ms", 1e3, value="close"),
         ),
     ),
+    Benchmark(
+        "blob-up",
+        "blob_up",
+        200,
+        (
+            Metric("a blob of 200 MB committed, per GB", "ms", 1e3, 0.9),
+            Metric("server CPU for that, per GB", "ms", 1e3, 2.0, "server_cpu"),
+        ),
+        ALL_CORES,
+        is_fresh=True,
+        has_blobs=True,
+    ),
+    Benchmark(
+        "blob-down",
+        "blob_down",
+        200,
+        (
+            Metric("a blob of 200 MB fetched, per GB", "ms", 1e3, 1.5),
+            Metric("server CPU for that, per GB", "ms", 1e3, 2.0, "server_cpu"),
+        ),
+        ALL_CORES,
+        is_fresh=True,
+        has_blobs=True,
+    ),
+    _beside_blobs("blob-small-loads-up", "loads_beside", "another commits", "upload_until_told"),
+    _beside_blobs(
+        "blob-small-loads-down", "loads_beside", "another fetches", "download_until_told"
+    ),
+    _beside_blobs("blob-same-client-up", "loads_beside_own_upload", "the same client commits"),
+    _beside_blobs("blob-same-client-down", "loads_beside_own_download", "the same client fetches"),
+    Benchmark(
+        "blobs-1000-up",
+        "many_blobs_up",
+        1_000,
+        (Metric("one transaction of 1,000 blobs of 50 KB, per blob", "µs", _MICRO, 3.0),),
+        ALL_CORES,
+        is_fresh=True,
+        has_blobs=True,
+    ),
+    Benchmark(
+        "blobs-1000-down",
+        "many_blobs_down",
+        1_000,
+        (Metric("1,000 blobs of 50 KB fetched, per blob", "µs", _MICRO, 3.0),),
+        ALL_CORES,
+        is_fresh=True,
+        has_blobs=True,
+    ),
+    Benchmark(
+        "blob-memory",
+        "blob_memory",
+        400,
+        (
+            Metric("server's peak memory, 400 MB over 50 MB", "×", 1.0, None, "server", 1.1),
+            Metric("client's peak memory, 400 MB over 50 MB", "×", 1.0, None, "client", 1.1),
+        ),
+        ALL_CORES,
+        is_fresh=True,
+        has_blobs=True,
+        is_timed=False,
+    ),
 )
+
+
+def scaled(benchmark: Benchmark, factor: float) -> Benchmark:
+    """Return *benchmark* with *factor* times its amounts, 1 at least; its metrics' titles stay."""
+
+    def times(amount: int) -> int:
+        return max(round(amount * factor), 1)
+
+    beside = benchmark.beside
+    if beside is not None:
+        beside = (beside[0], times(beside[1]))
+    return benchmark._replace(amount=times(benchmark.amount), beside=beside)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import select
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -30,6 +31,7 @@ class Job(NamedTuple):
     :ivar address: of the server.
     :ivar server_pid: of the server; 0 if there is none.
     :ivar data: the database file, for the client without a server.
+    :ivar folder: an empty one for this turn's files.
     :ivar oids: file of the ids of objects to load.
     :ivar cores: where to run.
     :ivar amount: how many operations.
@@ -42,6 +44,7 @@ class Job(NamedTuple):
     address: Address
     server_pid: int
     data: str
+    folder: str
     oids: str
     cores: list[int]
     amount: int
@@ -61,7 +64,7 @@ class Outcome(NamedTuple):
 
     started: float
     ended: float
-    operations: int
+    operations: float
     cpu: float
     values: dict[str, float]
 
@@ -75,12 +78,18 @@ class Session:
         self._started = 0.0
         self._cpu = 0.0
 
-    def open(self, cache_size: int = 200 << 20) -> closing[Any]:
-        """Return a connected storage, to be closed by ``with``; *cache_size* in bytes."""
+    def open(self, cache_size: int = 200 << 20, with_blobs: bool = False) -> closing[Any]:
+        """Return a connected storage, to be closed by ``with``.
+
+        :param cache_size: in bytes.
+        :param with_blobs: give it a new, empty blob cache in the turn's folder.
+        """
         job = self.job
         certificates = Path(job.certificates) if job.certificates else None
+        blob_dir = tempfile.mkdtemp(prefix="cache-", dir=job.folder) if with_blobs else None
+        data = Path(job.data)
         return closing(
-            open_storage(job.client, job.address, Path(job.data), cache_size, certificates)
+            open_storage(job.client, job.address, data, cache_size, certificates, blob_dir)
         )
 
     def start(self) -> None:
@@ -94,7 +103,7 @@ class Session:
         """Return whether the parent has written another line; does not wait."""
         return bool(select.select([sys.stdin], [], [], 0)[0])
 
-    def finish(self, operations: int, children: float = 0.0, **values: float) -> None:
+    def finish(self, operations: float, children: float = 0.0, **values: float) -> None:
         """The work is done: tell the parent.
 
         :param children: CPU seconds of processes that were started for it.

@@ -24,6 +24,7 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.DB import DB
 from ZODB.utils import maxtid, z64
 
+from .blobs import WORKLOADS as BLOB_WORKLOADS
 from .caches import cache_hit_alone, cache_memory, cache_memory_scattered, cache_open
 from .sample import RECORD_SIZE
 from .startup import start_up
@@ -327,6 +328,7 @@ WORKLOADS: Final[dict[str, Callable[[Session], None]]] = {
         idle_connections,
         commit_until_told,
         start_up,
+        *BLOB_WORKLOADS,
     )
 }
 

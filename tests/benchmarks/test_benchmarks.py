@@ -10,7 +10,7 @@ from benchmarks.__main__ import main
 from benchmarks.products import BARE, Contender, parse_contender
 from benchmarks.report import as_json, format_rows, make_rows
 from benchmarks.run import Results, Sample
-from benchmarks.suite import BENCHMARKS, Benchmark, Metric
+from benchmarks.suite import BENCHMARKS, Benchmark, Metric, scaled
 from benchmarks.workloads import WORKLOADS
 
 ZEO = Contender("zeo", "zeo")
@@ -40,6 +40,18 @@ def test_ratios_are_of_medians_and_to_the_first_contender() -> None:
 def test_the_target_is_the_least_ratio(time: float, verdict: str) -> None:
     (row,) = make_rows(Results(BENCHMARK, {ZEO: samples(100), ZEOLITH: samples(time)}))
     assert row.verdict == verdict
+
+
+@pytest.mark.parametrize(("time", "verdict"), [(30, "met"), (31, "MISSED")])
+def test_a_limit_is_for_zeolith_alone(time: float, verdict: str) -> None:
+    limited = BENCHMARK._replace(metrics=(METRIC._replace(target=None, limit=30),))
+    (row,) = make_rows(Results(limited, {ZEO: samples(100), ZEOLITH: samples(time)}))
+    assert row.verdict == verdict
+    assert row.aim == "30 µs at most"
+    both = BENCHMARK._replace(metrics=(METRIC._replace(target=4, limit=30),))
+    (row,) = make_rows(Results(both, {ZEO: samples(100), ZEOLITH: samples(time - 5)}))
+    assert row.verdict == ("met" if time - 5 <= 25 else "MISSED")
+    assert row.aim == ">= 4, 30 µs at most"
 
 
 def test_without_zeolith_or_a_target_there_is_no_verdict() -> None:
@@ -100,6 +112,34 @@ def test_a_run_measures_and_reports(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert 0 < row["medians"]["zeolith"] < 1000
     assert "cache hit" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_server_cpu_is_a_number_of_every_benchmark(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    small = ["-r", "1", "--patience", "0", "--dir", str(tmp_path), "--blob-scale", "0.01"]
+    status = main(["blob-up", "blob-down", *small, "-c", "zeolith", "--json", str(file)])
+    assert status == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["benchmark"] for row in rows] == ["blob-up"] * 2 + ["blob-down"] * 2
+    assert all(row["medians"]["zeolith"] >= 0 for row in rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_what_is_scaled_stays_the_same_otherwise() -> None:
+    half = scaled(BENCHMARK._replace(amount=9, beside=("upload_until_told", 4)), 0.5)
+    assert half == BENCHMARK._replace(amount=4, beside=("upload_until_told", 2))
+    assert scaled(half, 0.01).amount == 1
+    assert scaled(half, 0.01).beside == ("upload_until_told", 1)
+    assert scaled(BENCHMARK, 1.0) == BENCHMARK
+
+
+@pytest.mark.parametrize("factor", ["0", "-1", "26", "nan"])
+def test_blobs_are_not_scaled_beyond_reason(
+    factor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([f"--blob-scale={factor}"])
+    assert "not above 0 and at most 25" in capsys.readouterr().err
 
 
 def test_an_unknown_benchmark_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

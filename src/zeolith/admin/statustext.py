@@ -136,6 +136,7 @@ def _render_storage(name: str, storage: dict[str, Any]) -> list[str]:
     rows.append(("counted", _counted((key, counters[key]) for key in _COUNTERS)))
     if storage.get("extras"):
         rows.append(("also", _counted(storage["extras"].items())))
+    rows += _blobs(storage.get("blobs"))
     rows += _packing(storage)
     rows += _commits(storage)
     return align(rows)
@@ -158,6 +159,17 @@ def _clients(storage: dict[str, Any]) -> str:
     text = f"{counters['connections']}, {counters['active_txns']} in a transaction"
     verifying = storage.get("verifying")
     return f"{text}, {verifying} verifying their caches" if verifying else text
+
+
+def _blobs(blobs: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if blobs is None:
+        return []
+    text = (
+        f"{blobs['received']} received ({size(blobs['received_bytes'])}), "
+        f"{blobs['sent']} sent ({size(blobs['sent_bytes'])})"
+    )
+    under_way = [(name, blobs[name]) for name in ("arriving", "leaving", "unattached")]
+    return [("blobs", ", ".join(filter(None, (text, _counted((n, c) for n, c in under_way if c)))))]
 
 
 def _packing(storage: dict[str, Any]) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "status": "Show how a server is.",
     "watch": "Show the transactions of a storage as they come.",
     "wire": "Show what clients and a server say to each other, for debugging.",
+    "blob": "Fetch and store blobs.",
     "kick": "End the connections of a client.",
     "user": "Look after the users who may connect to a server, and their rights.",
     "nagios": "Check a server for Nagios.",

@@ -76,7 +76,10 @@ class _BlobSink:
 
     @property
     def is_wanted(self) -> bool:
-        return self.download.error is None
+        # Without the second a server could fill the disk with a blob that has no end.
+        return self.download.error is None and not (
+            self._size is not None and self.download.received > self._size
+        )
 
     def opened(self, answer: Any) -> None:
         size = answer.get("size") if type(answer) is dict else None
@@ -86,7 +89,7 @@ class _BlobSink:
             raise ClientStorageError(
                 f"the server says that a blob has {size} bytes, and said {self._size} before"
             )
-        self._size = size
+        self._size = self.download.size = size
 
     def take(self, data: bytes | memoryview) -> int:
         self.download.write(data)

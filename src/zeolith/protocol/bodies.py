@@ -1,8 +1,8 @@
 """Long messages of data of streams, taken out of what arrives before frames are made of it.
 
-Between peers with the capability ``blobs`` a message may have half a megabyte of data.  To keep it until
-it is complete would cost memory and two more copies; so each part that arrives is passed on as if
-it were a message of its own.  It is no difference to a stream where its messages begin.
+Between peers with the capability ``blobs`` a message may have half a megabyte of data.  To keep it
+until it is complete would cost memory and two more copies; so each part that arrives is passed on
+as if it were a message of its own.  It is no difference to a stream where its messages begin.
 """
 
 from __future__ import annotations

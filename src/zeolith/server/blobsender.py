@@ -40,6 +40,9 @@ class BlobSender:
         self._is_reading = False
         self._waiting = False  # for the client to take what it has been sent
 
+    def __len__(self) -> int:
+        return len(self._queue)
+
     def send(self, msgid: MsgId, request: SendBlob) -> None:
         """Send a blob after those before it, then answer the call."""
         self._queue.append((msgid, request))
@@ -103,6 +106,7 @@ class BlobSender:
             return
         _, request = self._queue[0]
         codec = self._session.codec
+        self._session.stats.blobs.has_sent(len(data or b""), is_complete=not data)
         if not data:
             self._session.send(codec.notice(ReceiveBlobStop(*request)))
             self._end(None)

@@ -293,6 +293,8 @@ class ExclusiveCoordinator(CommitCoordinator):
                 # It will learn from its server what changed; here the transaction is forgotten.
                 abort(self._access, transaction)
             raise
+        for voted in self._access.voted:
+            voted.committed()
         if entry.publication is None:
             publish(tid)
             assert entry.publication is not None

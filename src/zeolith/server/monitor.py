@@ -54,6 +54,14 @@ def _report_storage(service: StorageService) -> list[str]:
         lines.append(f"Commit lock held for: {max(int(time.time() - stats.lock_time), 0)}")
     if service.outage:
         lines.append(f"Out of service: {service.outage}")
+    blobs = []
+    if service.access.has_blobs:
+        blobs = [
+            f"Blobs received: {stats.blobs.received}",
+            f"Blob bytes received: {stats.blobs.received_bytes}",
+            f"Blobs sent: {stats.blobs.sent}",
+            f"Blob bytes sent: {stats.blobs.sent_bytes}",
+        ]
     return [
         *lines,
         f"Commits: {stats.commits}",
@@ -62,6 +70,7 @@ def _report_storage(service: StorageService) -> list[str]:
         f"Stores: {stats.stores}",
         f"Conflicts: {stats.conflicts}",
         f"Conflicts resolved: {stats.conflicts_resolved}",
+        *blobs,
     ]
 
 

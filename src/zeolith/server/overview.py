@@ -18,6 +18,7 @@ from .. import __version__
 from ..credentials import Credentials
 from ..rights import Right
 from ..types import NO_TID
+from .blobcounts import describe_blobs
 from .identifying import names_of_certificate
 from .lobby import Lobby
 from .service import StorageService
@@ -84,11 +85,20 @@ def describe_storage(
         "size": known_size.get("size"),
         "last_transaction": {"tid": tid.hex(), "time": _time_of(tid)},
         "packing": service.packing_state(),
+        "blobs": _describe_blobs(service),
         "commits": {
             "holders": [turn for turn in turns if turn["phase"] != "waiting"],
             "waiting": [turn for turn in turns if turn["phase"] == "waiting"],
         },
     }
+
+
+def _describe_blobs(service: StorageService) -> dict[str, Any] | None:
+    if not service.access.has_blobs:
+        return None
+    subscribers = service.publisher.subscribers
+    sessions = [found for found in subscribers if isinstance(found, Session)]
+    return describe_blobs(service.stats.blobs, sessions)
 
 
 SEES: Final = Right.PACK | Right.ADMINISTER

@@ -10,7 +10,8 @@ from ZODB.POSException import ConflictError, StorageTransactionError
 
 from ..protocol.messages import CheckCurrentSerial, DeleteObject, Restore, Store, Undo
 from ..types import MAX_TID, NO_TID, ROOT_OID
-from .access import StorageAccess, sync_blobs
+from .access import StorageAccess
+from .blobsync import sync_blobs
 from .transactions import Transaction, remove_file
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,8 @@ class Replay:
 
     def _undo(self, operation: Undo) -> None:
         undone = self._access.method("undo")(operation.trans_id, self._meta)
+        for voted in self._access.voted:
+            voted.note_made()
         if undone is None:
             return  # a storage that names the objects in its vote
         _, oids = undone
@@ -159,6 +162,11 @@ class Replay:
         self._resolved.extend(oids)
 
     def _store_blobs(self) -> None:
+        oids = [blob.oid for blob in self._transaction.blobs]
+        if oids:
+            self._access.make_blob_directories(oids)
+            for voted in self._access.voted:
+                voted.note_stored(oids)
         for number, blob in enumerate(self._transaction.blobs):
             path = blob.path
             if self._collect:
@@ -196,7 +204,8 @@ class Replay:
         # Now rather than when the client finishes: a failure can still be reported, and nobody
         # has to wait for the disk while loads are held back.
         if self._access.has_blobs:
-            sync_blobs(self._access.dirty_blobs())
+            flushed = {blob.flushed for blob in self._transaction.blobs if blob.flushed}
+            sync_blobs(self._access.dirty_blobs(), flushed)
 
 
 def abort(access: StorageAccess, transaction: Transaction) -> None:

@@ -132,6 +132,8 @@ class StorageService:
         storage = self.access.storage
         claim_files(storage, f"storage {self.name!r}")
         self.access.sync_file()
+        for voted in self.access.voted:
+            voted.recover()
         # Until the log begins with what is read here, nothing may be added to it.
         self.publisher.is_held = True
         take_over()

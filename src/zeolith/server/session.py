@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ZODB.POSException import POSError, ReadOnlyError, StorageError
 
@@ -43,6 +43,14 @@ _SHORT_TEXT: Final = 200
 """Characters of an error's text that any client takes."""
 
 _EXPECTED: Final = (POSError, ProtocolViolation, ValueError, KeyError, TypeError, OSError)
+
+
+class Transfers(NamedTuple):
+    """Blobs of one client: on their way in, out, and complete without a transaction."""
+
+    arriving: int
+    leaving: int
+    unattached: int
 
 
 class Session:
@@ -361,6 +369,18 @@ class Session:
         if self._bulk is None:
             self._bulk = BulkLoads(self)
         return self._bulk
+
+    @property
+    def transfers(self) -> Transfers:
+        """How many blobs are on their way."""
+        unattached = 0 if self._incoming is None else self._incoming.unattached
+        arriving = 0 if self._incoming is None else len(self._incoming) - unattached
+        leaving = 0 if self._streams is None else self._streams.blobs
+        return Transfers(
+            arriving + (self.upload is not None),
+            leaving + (0 if self._blob_sender is None else len(self._blob_sender)),
+            unattached,
+        )
 
     # -- the end ---------------------------------------------------------------------------------
 

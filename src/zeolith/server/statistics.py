@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from .blobcounts import BlobCounts
+
 
 class Statistics:
     """What has happened to one storage since the server started.
@@ -15,6 +17,7 @@ class Statistics:
     __slots__ = (
         "aborts",
         "active_txns",
+        "blobs",
         "commits",
         "conflicts",
         "conflicts_resolved",
@@ -44,6 +47,7 @@ class Statistics:
         self.slow_clients = 0
         self.silent_clients = 0
         self.reloads = 0
+        self.blobs = BlobCounts()
 
     def status(
         self, connections: int, waiting: int, has_timeout: bool, last_tid: bytes

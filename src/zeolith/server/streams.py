@@ -124,6 +124,11 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def blobs(self) -> int:
+        """How many of them are blobs."""
+        return sum(not stream.is_iteration for stream in self._open.values())
+
     # -- what the client says ----------------------------------------------------------------------
 
     def open(self, msgid: MsgId, number: int, credit: int, make: Make, is_iteration: bool) -> None:
@@ -355,7 +360,7 @@ class Streams:
         sender, error = stream.sender, stream.error
         was_open = sender.is_open
         sender.end()
-        self._forget(stream)
+        self._forget(stream, is_complete=was_open and error is None)
         codec = self._session.codec
         if error is None or not was_open:
             checksum = stream.source.checksum if isinstance(stream.source, BlobSource) else None
@@ -371,10 +376,13 @@ class Streams:
             frame = codec.notice(StreamFault(sender.number, name, (str(error)[:200],)))
         self._session.send(frame)
 
-    def _forget(self, stream: _Outgoing) -> None:
+    def _forget(self, stream: _Outgoing, is_complete: bool = False) -> None:
         """Close what *stream* has open; no worker has it."""
         self._release(stream)
         self._open.pop(stream.sender.number, None)
+        if not stream.is_iteration:
+            counts = self._session.stats.blobs
+            counts.has_sent(stream.sender.offset, is_complete=is_complete)
         if stream.source is not None:
             try:
                 stream.source.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import Final
 
 from ZODB.POSException import TransactionTooLargeError
 
@@ -12,11 +11,10 @@ from ..errors import BlobDamaged
 from ..protocol.checksums import make_hasher
 from ..writeback import PIECE, begin_writeback
 from .blobsums import remember
+from .blobsync import Flushed, flush
 from .tally import Limit, Tally
 from .transactions import remove_file
-
-PREFIX: Final = "zeolith-upload-"
-"""How the names of such files begin."""
+from .voted import UPLOAD_PREFIX
 
 
 def blob_too_large(limit: int) -> Exception:
@@ -36,11 +34,22 @@ class Upload:
     :param algorithm: by which its client says a checksum; None if it says none.
 
     :ivar error: what went wrong on a worker, or the blob is too large; the vote will say it.
+    :ivar flushed: the file as it was brought to disk, once finished.
     :ivar path: the file, once started.
     :ivar size: bytes that have arrived.
     """
 
-    __slots__ = ("_algorithm", "_begun", "_file", "_hasher", "_written", "error", "path", "size")
+    __slots__ = (
+        "_algorithm",
+        "_begun",
+        "_file",
+        "_hasher",
+        "_written",
+        "error",
+        "flushed",
+        "path",
+        "size",
+    )
 
     def __init__(self, algorithm: str | None = None) -> None:
         self._file: int | None = None
@@ -49,6 +58,7 @@ class Upload:
         self._written = 0
         self._begun = 0  # bytes that the system was told to bring to disk
         self.error: Exception | None = None
+        self.flushed: Flushed | None = None
         self.path = ""
         self.size = 0
 
@@ -71,7 +81,7 @@ class Upload:
 
         :raises OSError: it cannot be made.
         """
-        self._file, self.path = tempfile.mkstemp(prefix=PREFIX, dir=directory)
+        self._file, self.path = tempfile.mkstemp(prefix=UPLOAD_PREFIX, dir=directory)
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Append *chunk*.
@@ -104,7 +114,7 @@ class Upload:
                 if digest != checksum:
                     raise BlobDamaged(oid, "what the server has received is not what was sent")
                 remember(self._file, self._algorithm, digest)
-            os.fsync(self._file)
+            self.flushed = flush(self._file)
         self._close()
         return self.path
 

@@ -68,6 +68,11 @@ class Uploads:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def unattached(self) -> int:
+        """How many have arrived and wait for the request that ties them to a transaction."""
+        return sum(upload.is_complete for upload in self._open.values())
+
     # -- what the client says ----------------------------------------------------------------------
 
     def received(self, number: int, data: bytes | memoryview) -> None:

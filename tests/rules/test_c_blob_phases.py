@@ -1,0 +1,362 @@
+"""Class C of the known failures: what ends a transaction with blobs, in each phase, and what is on
+the disk after it, to the last file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transaction
+import ZODB
+from persistent.mapping import PersistentMapping
+from tests.rules.conftest import Connect, Open, Serve
+from tests.support.blobdisk import CODINGS, KINDS, Disk, Uploader, debris, listing, read
+from tests.support.processes import ServerProcess
+from tests.support.raw import RawClient, oid_of
+from tests.support.storages import gate
+from tests.support.waiting import Background, wait_until
+from ZODB.blob import Blob
+
+from zeolith.protocol.greeting import Coding
+from zeolith.protocol.messages import Store, TpcAbort, TpcFinish, Undo, UndoInfo
+
+Ending = Callable[[RawClient], None]
+
+DATA = bytes(range(256)) * 400
+
+_PLAIN = (
+    ("bushy", Coding.OWN),
+    ("bushy", Coding.PICKLE),
+    ("lawn", Coding.MSGPACK),
+    ("wrapped", Coding.PICKLE),
+    ("mapping", Coding.OWN),
+    ("demo", Coding.MSGPACK),
+)
+"""What a plain run covers: each storage and each coding, and both with what differs in kind."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(
+            (kind, coding),
+            id=f"{kind}-{coding.name.lower()}",
+            marks=[] if (kind, coding) in _PLAIN else [pytest.mark.long],
+        )
+        for kind in KINDS
+        for coding in CODINGS
+    ]
+)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Disk, Coding]:
+    """A storage with blobs, closed by whoever serves it, and what its clients speak."""
+    kind, coding = request.param
+    return Disk(kind, tmp_path), coding
+
+
+def begun(uploader: Uploader) -> None:
+    uploader.client.begin()
+
+
+def uploading(uploader: Uploader) -> None:
+    uploader.client.begin()
+    uploader.client.send(Store(oid_of(2), bytes(8), b"record", 1))
+    uploader.begin(DATA)
+
+
+def uploaded(uploader: Uploader) -> None:
+    uploader.client.begin()
+    uploader.store(oid_of(2), DATA)
+    uploader.store(oid_of(3), DATA * 2)
+
+
+def attached_and_more(uploader: Uploader) -> None:
+    uploaded(uploader)
+    uploader.begin(DATA)
+
+
+def voted(uploader: Uploader) -> None:
+    uploaded(uploader)
+    uploader.client.vote()
+
+
+def undone(uploader: Uploader) -> None:
+    """Undo what made the second revision of object 1, up to the vote."""
+    client = uploader.client
+    (undoable,) = client.call(UndoInfo(0, 1, None))
+    client.begin()
+    client.send(Undo(undoable["id"], 1))
+    client.vote()
+
+
+PHASES = (begun, uploading, uploaded, attached_and_more, voted)
+
+
+def abort(client: RawClient) -> None:
+    client.call(TpcAbort(1))
+
+
+def disconnect(client: RawClient) -> None:
+    client.close()
+
+
+def test_c_what_is_given_up_leaves_nothing(
+    case: tuple[Disk, Coding], serve: Serve, raw: Connect
+) -> None:
+    """Abort and disconnect, in every phase before ``tpc_finish``."""
+    disk, coding = case
+    server = serve(disk.storage)
+    other = raw(server.address, coding=coding)
+    uploader = Uploader(other)
+    disk.committed(1, uploader.commit(oid_of(1), b"before"), b"before")
+    for phase in PHASES:
+        for ending in (abort, disconnect):
+            client = raw(server.address, coding=coding)
+            phase(Uploader(client))
+            client.ping()
+            ending(client)
+            if phase in (uploading, attached_and_more):
+                # The end of a transaction is not that of a blob that is on its way.
+                client.close()
+            wait_until(disk.is_right, f"nothing is left: {phase.__name__}, {ending.__name__}")
+    # The lock is free, and the objects are as they were.
+    disk.committed(2, uploader.commit(oid_of(2), b"after"), b"after")
+    wait_until(disk.is_right)
+    assert sorted(read(other, oid_of(n), tid) for n, tid in disk.blobs) == [b"after", b"before"]
+
+
+def test_c_a_client_that_goes_while_its_commit_is_written(
+    case: tuple[Disk, Coding], serve: Serve, raw: Connect
+) -> None:
+    disk, coding = case
+    server = serve(disk.storage)
+    client, other = (raw(server.address, coding=coding) for _ in range(2))
+    voted(Uploader(client))
+    with gate(disk.storage, "tpc_finish", after=True) as written:
+        client.ask(TpcFinish(1))
+        written.wait_reached()
+        client.close()
+        written.open()
+    tid = Background(lambda: other.load(oid_of(2))[1]).result()
+    assert isinstance(tid, bytes)
+    disk.committed(2, tid, DATA)
+    disk.committed(3, tid, DATA * 2)
+    wait_until(disk.is_right)
+
+
+def test_c_an_abort_that_comes_too_late(
+    case: tuple[Disk, Coding], serve: Serve, raw: Connect
+) -> None:
+    """lp 595378: it must not take away what is being committed."""
+    disk, coding = case
+    client = raw(serve(disk.storage).address, coding=coding)
+    voted(Uploader(client))
+    with gate(disk.storage, "tpc_finish") as finishing:
+        finish = client.ask(TpcFinish(1))
+        finishing.wait_reached()
+        aborting = client.ask(TpcAbort(1))
+        finishing.open()
+        tid = client.answer(finish)
+        # It is looked at when the commit is over, and there is nothing to abort any more.
+        client.answer(aborting)
+    disk.committed(2, tid, DATA)
+    disk.committed(3, tid, DATA * 2)
+    wait_until(disk.is_right)
+    assert read(client, oid_of(2), tid) == DATA
+
+
+def test_c_a_conflict_leaves_nothing(case: tuple[Disk, Coding], serve: Serve, raw: Connect) -> None:
+    disk, coding = case
+    server = serve(disk.storage)
+    client, other = (Uploader(raw(server.address, coding=coding)) for _ in range(2))
+    first = client.commit(oid_of(1), b"first")
+    client.client.begin()
+    client.store(oid_of(1), b"late", first)
+    client.store(oid_of(2), b"late too")
+    second = other.commit(oid_of(1), b"second", first)
+    with pytest.raises(Exception, match="Conflict"):
+        client.client.vote()
+    disk.committed(1, first, b"first")
+    disk.committed(1, second, b"second")
+    wait_until(disk.is_right)
+
+
+# -- undo and pack -----------------------------------------------------------------------------
+
+
+class Site:
+    """A database on a client of a server with blobs."""
+
+    def __init__(self, disk: Disk, database: ZODB.DB) -> None:
+        self.disk, self.database = disk, database
+
+    def write(self, name: str, data: bytes) -> bytes:
+        """Give the document *name* new contents; return the transaction's id."""
+        with self.database.transaction() as connection:
+            root = connection.root()
+            if name not in root:
+                root[name] = PersistentMapping(blob=Blob())
+            with root[name]["blob"].open("w") as file:
+                file.write(data)
+        with self.database.transaction() as connection:
+            blob = connection.root()[name]["blob"]
+            blob._p_activate()
+            number, tid = int.from_bytes(blob._p_oid, "big"), blob._p_serial
+        self.disk.committed(number, tid, data)
+        return bytes(tid)
+
+    def undo_last(self) -> bytes:
+        """Undo the last transaction; return the id of the one that does it."""
+        self.database.undo(self.database.undoLog(0, 1)[0]["id"])
+        transaction.commit()
+        tid: bytes = self.database.lastTransaction()
+        return tid
+
+    def delete(self, name: str) -> None:
+        with self.database.transaction() as connection:
+            del connection.root()[name]
+
+    def pack(self) -> None:
+        self.database.pack(time.time() + 60)
+
+    def keep(self, *contents: bytes) -> None:
+        """These are what is to be left."""
+        self.disk.blobs = {key: data for key, data in self.disk.blobs.items() if data in contents}
+
+
+@pytest.fixture(params=["own", pytest.param("M5", marks=pytest.mark.long)])
+def protocol(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the client and the server speak."""
+    from zeolith.protocol.greeting import Greeting
+
+    name: str = request.param
+    if name == "M5":
+        monkeypatch.setattr(Greeting, "version", None)
+    return name
+
+
+@pytest.fixture
+def open_site(serve: Serve, client: Open, tmp_path: Path, stack: Any, protocol: str) -> Any:
+    """Serve a disk and open a database on it."""
+
+    def open_site(disk: Disk) -> Site:
+        server = serve(disk.storage)
+        database = ZODB.DB(client(server.address, blob_dir=str(tmp_path / "client")))
+        stack.callback(database.close)
+        return Site(disk, database)
+
+    return open_site
+
+
+UNDOING = ("bushy", "lawn", "wrapped")
+
+
+@pytest.mark.parametrize("kind", UNDOING)
+def test_c_undo_makes_a_revision_of_its_own(kind: str, open_site: Any, tmp_path: Path) -> None:
+    disk = Disk(kind, tmp_path)
+    site = open_site(disk)
+    site.write("a", b"first")
+    site.write("a", b"second")
+    (number,) = {number for number, _ in disk.blobs}
+    tid = site.undo_last()
+    disk.committed(number, tid, b"first")
+    wait_until(disk.is_right)
+    with site.database.transaction() as connection, connection.root()["a"]["blob"].open() as file:
+        assert file.read() == b"first"
+
+
+@pytest.mark.parametrize("kind", UNDOING)
+@pytest.mark.parametrize("ending", [abort, disconnect])
+def test_c_an_undo_that_is_given_up_after_its_vote(
+    kind: str, tmp_path: Path, serve: Serve, raw: Connect, ending: Ending
+) -> None:
+    disk = Disk(kind, tmp_path)
+    server = serve(disk.storage)
+    client = raw(server.address, coding=Coding.OWN)
+    uploader = Uploader(client)
+    first = uploader.commit(oid_of(1), b"first")
+    second = uploader.commit(oid_of(1), b"second", first)
+    disk.committed(1, first, b"first")
+    disk.committed(1, second, b"second")
+    undoable = disk.storage.undoLog(0, 1)[0]["id"]
+    client.begin()
+    client.send(Undo(undoable, 1))
+    client.vote()
+    assert not disk.is_right()
+    ending(client)
+    wait_until(disk.is_right)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "demo"])
+def test_c_pack_removes_what_nobody_can_see(kind: str, open_site: Any, tmp_path: Path) -> None:
+    disk = Disk(kind, tmp_path)
+    site = open_site(disk)
+    for data in (b"a1", b"a2"):
+        site.write("a", data)
+    site.write("b", b"b1")
+    site.delete("b")
+    site.pack()
+    site.keep(b"a2")
+    wait_until(disk.is_right, "packed")
+    # It goes on.
+    site.write("a", b"a3")
+    wait_until(disk.is_right)
+
+
+def test_c_pack_without_garbage_collection_keeps_objects(open_site: Any, tmp_path: Path) -> None:
+    disk = Disk("bushy", tmp_path)
+    disk.storage._pack_gc = False
+    site = open_site(disk)
+    for data in (b"a1", b"a2"):
+        site.write("a", data)
+    for data in (b"b1", b"b2"):
+        site.write("b", data)
+    site.delete("b")
+    site.pack()
+    site.keep(b"a2", b"b2")
+    wait_until(disk.is_right, "packed")
+
+
+# -- death of the server -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layout", "coding"),
+    [
+        pytest.param("bushy", Coding.OWN, id="bushy-own"),
+        pytest.param("lawn", Coding.MSGPACK, id="lawn-msgpack", marks=pytest.mark.long),
+        pytest.param("bushy", Coding.PICKLE, id="bushy-pickle", marks=pytest.mark.long),
+    ],
+)
+def test_c_a_server_that_is_killed_has_left_nothing_when_it_is_back(
+    tmp_path: Path, layout: str, coding: Coding
+) -> None:
+    """In every phase; nothing that was committed is missing, nothing else is there."""
+    server = ServerProcess(tmp_path)
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    (blobs / ".layout").write_text(layout)
+    server.start()
+    with RawClient(server.address, coding=coding) as client:
+        uploader = Uploader(client)
+        first = uploader.commit(oid_of(1), b"first")
+        uploader.commit(oid_of(1), b"second", first)
+    expected = listing(blobs)
+    assert len(expected) == 3
+    for phase in (*PHASES, undone):
+        with RawClient(server.address, coding=coding) as client:
+            uploader = Uploader(client)
+            phase(uploader)
+            client.ping()
+            if phase not in (begun, uploading):
+                wait_until(lambda: listing(blobs) != expected)
+            server.kill()
+        server.start()
+        assert listing(blobs) == expected, phase.__name__
+    with RawClient(server.address, coding=coding) as client:
+        assert read(client, oid_of(1), client.load(oid_of(1))[1]) == b"second"
+        Uploader(client).commit(oid_of(2), DATA)
+    assert server.stop() == 0
+    assert server.tracebacks() == []
+    assert debris(blobs) == []
