@@ -31,6 +31,7 @@
         ├── ServerBehindCache       the database is older than what this client has seen
         ├── OtherDatabase           the server has another database than before
         ├── DatabaseRestored        the database was restored from a backup since
+        ├── BlobDamaged             a blob that was transferred has another checksum
         ├── HistoryLost             the server cannot tell any more what changed since then
         └── ServerError             the server reported an error this side has no class for
 

@@ -80,6 +80,8 @@ def test_a_view_is_passed_on_as_it_is() -> None:
     view = memoryview(bytearray(LONG))
     (event,) = ours.receive(view)
     assert isinstance(event, Notice)
+    assert isinstance(event.request, StreamData)
+    assert isinstance(event.request.data, memoryview)
     assert event.request.data.obj is view.obj
 
 
