@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -190,3 +191,24 @@ def test_a_storage_needs_nothing_else_of_a_database() -> None:
     facade = DatabaseFacade(StorageAccess("1", MappingStorage()), publisher)
     assert facade.transform_record_data(b"x") == facade.untransform_record_data(b"x") == b"x"
     assert facade.references(zodb_pickle(MinPO())) == []
+
+
+def test_c_directories_that_somebody_else_makes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZODB#309: between looking for a directory and making it."""
+    storage = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+    access = StorageAccess("1", storage)
+    path = storage.fshelper.getPathForOID(b"\0" * 7 + b"\1")
+    real = os.path.exists
+
+    def exists(name: str) -> bool:
+        found = real(name)
+        if name == path:
+            os.makedirs(path, exist_ok=True)
+        return found
+
+    monkeypatch.setattr(os.path, "exists", exists)
+    access.make_blob_directories([b"\0" * 7 + b"\1"])
+    assert os.path.isdir(path)
+    access.close()
