@@ -71,6 +71,13 @@ def layers_of(storage: Any) -> Iterator[Any]:
                 return
 
 
+def keeps_blobs(storage: Any) -> bool:
+    """Return whether *storage* has a directory of blobs, and treats it as ZODB's storages do."""
+    return isinstance(storage, ZODB.blob.BlobStorageMixin) and not isinstance(
+        storage.fshelper, ZODB.blob.NoBlobsFileSystemHelper
+    )
+
+
 def _greatest_oid(storage: Any) -> bytes | None:
     """Return the greatest object id in use or handed out, where *storage* knows it."""
     oid = getattr(storage, "__dict__", {}).get("_oid")
@@ -160,12 +167,7 @@ class StorageAccess:
             for part in layers_of(self.storage)
         ):
             return []
-        return [
-            VotedBlobs(layer)
-            for layer in layers_of(self.storage)
-            if isinstance(layer, ZODB.blob.BlobStorageMixin)
-            and not isinstance(layer.fshelper, ZODB.blob.NoBlobsFileSystemHelper)
-        ]
+        return [VotedBlobs(layer) for layer in layers_of(self.storage) if keeps_blobs(layer)]
 
     # -- start -----------------------------------------------------------------------------------
 
@@ -348,6 +350,20 @@ class StorageAccess:
         if helper is None:
             raise Unsupported(f"storage {self.name!r} has no blob directory")
         return find_shared_blob(helper, oid, filename)
+
+    def make_blob_directories(self, oids: Iterable[bytes]) -> None:
+        """Make the directories for the blobs of *oids*.
+
+        ZODB makes them itself, but where it cannot it says only that they are not there.
+
+        :raises OSError: why one cannot be made.
+        """
+        for layer in layers_of(self.storage):
+            if keeps_blobs(layer):
+                for oid in oids:
+                    path = layer.fshelper.getPathForOID(oid)
+                    if not os.path.exists(path):
+                        os.makedirs(path, exist_ok=True)
 
     def dirty_blobs(self) -> list[tuple[str, str]]:
         """Return (file, blob directory) of the blobs that the running transaction has written.
