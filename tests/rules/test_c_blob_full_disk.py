@@ -231,7 +231,7 @@ meta = TransactionMetaData()
 storage.tpc_begin(meta)
 try:
     storage.storeBlob(big, tid, b"record", str(fill), "", meta)
-except OSError as error:
+except ClientStorageError as error:
     assert "File too large" in str(error), error
 else:
     raise AssertionError("a file of more than the disk has room for")
