@@ -140,6 +140,7 @@ def test_c_each_process_keeps_to_its_own_limit(directory: Path) -> None:
     """The smaller one counts: whoever adds enough looks after all that is there."""
     size = len(content(10))
     with CacheProcess(directory) as free, CacheProcess(directory, 10 * size) as limited:
+        assert limited.ask("wait") == "checked"  # what it does at its start
         for number in range(10, 40):
             free.ask("open", number)
             free.ask("close", number)
