@@ -204,8 +204,7 @@ class Replay:
         # Now rather than when the client finishes: a failure can still be reported, and nobody
         # has to wait for the disk while loads are held back.
         if self._access.has_blobs:
-            flushed = {blob.flushed for blob in self._transaction.blobs if blob.flushed}
-            sync_blobs(self._access.dirty_blobs(), flushed)
+            sync_blobs(self._access.dirty_blobs(), self._transaction.flushed)
 
 
 def abort(access: StorageAccess, transaction: Transaction) -> None:

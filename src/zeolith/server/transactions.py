@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from persistent.TimeStamp import TimeStamp
 from ZODB.Connection import TransactionMetaData
@@ -20,6 +20,9 @@ from ..protocol.values import is_plain, to_plain
 from .access import StorageAccess
 from .blobsync import Flushed
 from .log import CommitLog, Operation
+
+if TYPE_CHECKING:
+    from .upload import Upload
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +50,12 @@ class UploadedBlob(NamedTuple):
     """A blob whose file is on the server already.
 
     :ivar path: the file, which the storage will take over.
-    :ivar flushed: the file as it was brought to disk; None if that remains to be done.
     """
 
     oid: bytes
     serial: bytes | None
     data: bytes
     path: str
-    flushed: Flushed | None = None
 
 
 _BLOB_OVERHEAD: Final = 600
@@ -78,6 +79,9 @@ class Transaction:
     :ivar uid: by which its client may ask what became of it; None if the client gave none.
     :ivar log: the operations.
     :ivar blobs: uploaded blobs.
+    :ivar unflushed, flushing: files of them that are open: those that wait to be brought to disk,
+        and those that are on their way to it.
+    :ivar flushed: files of them as they were brought to disk.
     :ivar replaced: for objects whose conflict the client resolved: the number of the operation
         that counts; earlier ones are skipped.
     :ivar error: what went wrong in an operation that has no answer; the vote will say it.
@@ -92,6 +96,8 @@ class Transaction:
         "blobs",
         "changed",
         "error",
+        "flushed",
+        "flushing",
         "log",
         "meta",
         "replaced",
@@ -101,6 +107,7 @@ class Transaction:
         "tid",
         "txn_id",
         "uid",
+        "unflushed",
     )
 
     def __init__(self, txn_id: int, meta: Any, commit_memory: int) -> None:
@@ -111,6 +118,9 @@ class Transaction:
         self.uid: bytes | None = None
         self.log = CommitLog(commit_memory)
         self.blobs: list[UploadedBlob] = []
+        self.unflushed: list[Upload] = []
+        self.flushing: list[Upload] = []
+        self.flushed: set[Flushed] = set()
         self._blob_records = 0
         self.replaced: dict[bytes, int] = {}
         self.rounds = 0
@@ -144,6 +154,8 @@ class Transaction:
     def discard(self) -> None:
         """Remove the temporary files.  May block; on a worker thread."""
         self.log.close()
+        for upload in self.unflushed + self.flushing:
+            upload.discard()
         for blob in self.blobs:
             # The storage has taken over those of a successful vote.
             remove_file(blob.path)
