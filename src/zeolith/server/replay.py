@@ -150,7 +150,8 @@ class Replay:
         self._changed[oid] = None
 
     def _undo(self, operation: Undo) -> None:
-        undone = self._access.method("undo")(operation.trans_id, self._meta)
+        with self._access.not_fetching():
+            undone = self._access.method("undo")(operation.trans_id, self._meta)
         for voted in self._access.voted:
             voted.note_made()
         if undone is None:
