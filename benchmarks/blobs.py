@@ -170,15 +170,13 @@ def _make_upload(session: Session, storage: Any) -> Callable[[], None]:
     chance = random.Random(session.job.seed)
     # Not the name that others of this turn use.
     source = _write_source(folder / f"again-{os.getpid()}", _beside_size(session), chance)
-    link = folder / f"link-{os.getpid()}"
     oid = storage.new_oid()
     last = _Stored(oid, z64)
 
     def upload() -> None:
         nonlocal last
-        os.link(source, link)
-        last = _Stored(oid, _commit(storage, [(oid, last.tid, str(link))]))
-        os.remove(storage.loadBlob(*last))
+        last = _Stored(oid, _commit(storage, [(oid, last.tid, str(source))]))
+        os.rename(storage.loadBlob(*last), source)  # out of the cache, for the next time
 
     upload()
     return upload

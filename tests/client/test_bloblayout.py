@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import ZODB.blob
 import ZODB.utils
+from ZODB.Connection import TransactionMetaData
+from ZODB.MappingStorage import MappingStorage
 
 from tests.support.blobdirectories import (
     SERIAL,
@@ -55,6 +57,70 @@ def test_a_cache_refuses_a_servers_directory_from_before_markers(tmp_path: Path)
         BlobDirectory(str(tmp_path), shared=False, cache_size=None)
 
 
+def test_a_servers_directory_that_was_marked_as_a_cache_is_refused(tmp_path: Path) -> None:
+    """C: a client of ZEO with shared_blob_dir off on a server's directory without a marker."""
+    (tmp_path / "0x00").mkdir()
+    (tmp_path / ".layout").write_text("zeocache")
+    with pytest.raises(ConfigurationError, match="layout 'lawn' of a server"):
+        BlobDirectory(str(tmp_path), shared=False, cache_size=None)
+    assert sorted(os.listdir(tmp_path)) == [".layout", "0x00"]
+
+
+@pytest.mark.parametrize("layout", ["bushy", "lawn"])
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_a_cache_refuses_the_directory_of_a_real_server(
+    tmp_path: Path, layout: str, is_marked: bool
+) -> None:
+    """C: known by its marker, and without that by what is in it."""
+    path = str(tmp_path / "blobs")
+    with closing(ZODB.blob.BlobStorage(path, MappingStorage(), layout)) as storage:
+        (tmp_path / "source").write_bytes(b"data")
+        meta = TransactionMetaData()
+        storage.tpc_begin(meta)
+        storage.storeBlob(oid_of(1), bytes(8), b"record", str(tmp_path / "source"), "", meta)
+        storage.tpc_vote(meta)
+        storage.tpc_finish(meta)
+    if not is_marked:
+        os.remove(os.path.join(path, ".layout"))
+    before = sorted(os.walk(path))
+    with pytest.raises(ConfigurationError, match="of a server's blob directory"):
+        BlobDirectory(path, shared=False, cache_size=None)
+    assert sorted(os.walk(path)) == before
+    if is_marked:
+        BlobDirectory(path, shared=True, cache_size=None).close()
+
+
+def test_shared_refuses_a_cache_without_its_marker(blob_cache: BlobDirectory) -> None:
+    blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))
+    os.remove(os.path.join(blob_cache.path, ".layout"))
+    with pytest.raises(ConfigurationError, match="cache of a client"):
+        BlobDirectory(blob_cache.path, shared=True, cache_size=None)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_shared_directory_that_no_server_has_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_there: bool
+) -> None:
+    """Client and server may be started for the first time together; more often, the file system
+    is not mounted."""
+    path = tmp_path / "blobs"
+    if is_there:
+        path.mkdir()
+    with closing(BlobDirectory(str(path), shared=True, cache_size=None)):
+        assert "not mounted" in caplog.text
+        assert str(path) in caplog.text
+    assert (path / ".layout").read_text() == "bushy"
+    caplog.clear()
+    BlobDirectory(str(path), shared=True, cache_size=None).close()
+    assert caplog.text == ""
+
+
+def test_many_clients_may_make_a_shared_directory_at_once(tmp_path: Path) -> None:
+    assert make_at_once(tmp_path / "a" / "b", shared=True) == 8
+    assert sorted(os.listdir(tmp_path / "a" / "b")) == [".layout", "tmp"]
+    assert (tmp_path / "a" / "b" / ".layout").read_text() == "bushy"
+
+
 def test_shared_refuses_a_cache(blob_cache: BlobDirectory) -> None:
     with pytest.raises(ConfigurationError, match="cache of a client"):
         BlobDirectory(blob_cache.path, shared=True, cache_size=None)
@@ -79,7 +145,8 @@ def test_a_cache_may_be_opened_twice(blob_cache: BlobDirectory) -> None:
         assert read(second.load(oid_of(1), SERIAL, no_fetch)) == b"data"
 
 
-def test_many_clients_may_make_a_directory_at_once(tmp_path: Path) -> None:
+def make_at_once(path: Path, shared: bool) -> int:
+    """Have eight threads open a directory that is not there; return how many could."""
     start = threading.Barrier(8)
     made: list[BlobDirectory] = []
     errors: list[BaseException] = []
@@ -87,7 +154,7 @@ def test_many_clients_may_make_a_directory_at_once(tmp_path: Path) -> None:
     def make() -> None:
         start.wait(30)
         try:
-            made.append(BlobDirectory(str(tmp_path / "a" / "b"), shared=False, cache_size=None))
+            made.append(BlobDirectory(str(path), shared=shared, cache_size=None))
         except ConfigurationError as error:
             errors.append(error)
 
@@ -97,7 +164,11 @@ def test_many_clients_may_make_a_directory_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(30)
     assert errors == []
-    assert len(made) == 8
+    return len(made)
+
+
+def test_many_clients_may_make_a_directory_at_once(tmp_path: Path) -> None:
+    assert make_at_once(tmp_path / "a" / "b", shared=False) == 8
     assert sorted(os.listdir(tmp_path / "a" / "b")) == [".layout", "tmp"]
 
 
@@ -106,8 +177,3 @@ def test_an_unfinished_marker_is_finished(tmp_path: Path) -> None:
     (tmp_path / ".layout").touch()
     BlobDirectory(str(tmp_path), shared=False, cache_size=None).close()
     assert (tmp_path / ".layout").read_text() == "zeocache"
-
-
-def test_check_percent_is_a_percentage(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="blob_cache_size_check"):
-        BlobDirectory(str(tmp_path), shared=False, cache_size=10, check_percent=100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from tests.support.blobdirectories import (
     sender,
 )
 from tests.support.raw import oid_of
-from zeolith.client import blobs
+from zeolith.client import bloblocks, blobs
 from zeolith.client.blobs import CHUNK_SIZE, BlobDirectory
 from zeolith.errors import ClientStorageError
 
@@ -145,7 +146,7 @@ def test_loads_collapse_across_processes(blob_cache: BlobDirectory) -> None:
 def test_a_bucket_that_is_never_released(
     blob_cache: BlobDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blobs, "LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr(bloblocks, "LOCK_TIMEOUT", 0.01)
     directory = blob_cache.fshelper.createPathForOID(oid_of(1))
     with (
         closing(zc.lockfile.LockFile(os.path.join(directory, ".lock"))),
@@ -153,6 +154,59 @@ def test_a_bucket_that_is_never_released(
     ):
         blob_cache.load(oid_of(1), SERIAL, no_fetch)
     assert read(blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"x"))) == b"x"
+
+
+def test_what_cannot_be_opened_is_said_as_it_is(
+    blob_cache: BlobDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client of ZEO with the same directory that runs as another user: its files are 0400."""
+    path = blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(blobs, "_open_blob", refuse)
+    with pytest.raises(ClientStorageError, match="Permission denied"):
+        blob_cache.open(oid_of(1), SERIAL, None, no_fetch)
+
+
+def test_a_bucket_that_cannot_be_made(blob_cache: BlobDirectory, tmp_path: Path) -> None:
+    """ZODB#309: an AssertionError in getPathForOID."""
+    (tmp_path / "source").write_bytes(b"data")
+    Path(blob_cache.path, "1").write_text("in place of a directory")
+    with pytest.raises(ClientStorageError, match="cannot be used"):
+        blob_cache.load(oid_of(1), SERIAL, no_fetch)
+    with pytest.raises(ClientStorageError, match="cannot be used"):
+        blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
+    assert (tmp_path / "source").read_bytes() == b"data"
+
+
+def test_what_dead_processes_left_goes_when_its_bucket_is_used(blob_cache: BlobDirectory) -> None:
+    """Also in a cache without a limit, whose size nobody looks after."""
+    bucket = Path(blob_cache.fshelper.createPathForOID(oid_of(1)))
+    other = Path(blob_cache.fshelper.createPathForOID(oid_of(2)))
+    for each in (bucket, other):
+        (each / "7.03ff.blob.dl").write_bytes(b"partial")
+        (each / "0xnew.tmp-").write_bytes(b"an upload that may still be under way")
+    blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))
+    assert sorted(os.listdir(bucket)) == [".lock", "0.03ff000000000001.blob", "0xnew.tmp-"]
+    assert sorted(os.listdir(other)) == ["0xnew.tmp-", "7.03ff.blob.dl"]
+
+
+def test_a_cache_that_was_emptied_by_hand_goes_on(
+    blob_cache: BlobDirectory, tmp_path: Path
+) -> None:
+    blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))
+    shutil.rmtree(blob_cache.path)
+    path = blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))
+    assert read(path) == b"data"
+    assert os.path.isdir(blob_cache.temp_dir)
+    (tmp_path / "source").write_bytes(b"data")
+    shutil.rmtree(blob_cache.path)
+    path = blob_cache.prepare_upload(oid_of(2), str(tmp_path / "source"), None)
+    blob_cache.committed(oid_of(2), SERIAL, path)
+    with blob_cache.open(oid_of(2), SERIAL, None, no_fetch) as file:
+        assert file.read() == b"data"
 
 
 def test_open_gives_a_plain_file_or_a_blob_file(blob_cache: BlobDirectory) -> None:
@@ -234,7 +288,7 @@ def test_a_failed_copy_leaves_the_callers_file(
 
     monkeypatch.setattr(os, "rename", fail)
     monkeypatch.setattr(ZODB.utils, "cp", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ClientStorageError, match="No space"):
         blob_cache.prepare_upload(oid_of(1), str(source), bytes(8))
     assert source.read_bytes() == b"data"
     assert leftovers(blob_cache) == []
@@ -256,6 +310,40 @@ def test_a_commit_is_not_spoilt_by_a_file_that_went_away(
     os.remove(path)
     blob_cache.committed(oid_of(1), SERIAL, path)
     assert read(blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))) == b"data"
+
+
+def test_a_commit_does_not_wait_for_a_long_download(
+    blob_cache: BlobDirectory, tmp_path: Path
+) -> None:
+    """Of another blob in the same bucket, by whatever process; and it keeps its own."""
+    (tmp_path / "source").write_bytes(b"data")
+    path = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
+    with closing(zc.lockfile.LockFile(os.path.join(os.path.dirname(path), ".lock"))):
+        blob_cache.committed(oid_of(1), SERIAL, path)
+    assert leftovers(blob_cache) == []
+    assert read(blob_cache.load(oid_of(1), SERIAL, no_fetch)) == b"data"
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_what_a_power_failure_has_cut_off_is_fetched_again(
+    blob_cache: BlobDirectory, tmp_path: Path, is_open: bool
+) -> None:
+    (tmp_path / "source").write_bytes(b"all of it")
+    path = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
+    blob_cache.committed(oid_of(1), SERIAL, path)
+    fetched = blob_cache.load(oid_of(2), SERIAL, sender(blob_cache, b"all of it"))
+    blob_cache.close()
+    # As after a restart of the machine: nobody remembers anything.
+    with closing(BlobDirectory(blob_cache.path, shared=False, cache_size=None)) as again:
+        for oid, name in ((oid_of(1), again.filename(oid_of(1), SERIAL)), (oid_of(2), fetched)):
+            os.chmod(name, 0o600)
+            os.truncate(name, 3)
+            if is_open:
+                with again.open(oid, SERIAL, None, sender(again, b"all of it")) as file:
+                    assert file.read() == b"all of it"
+            else:
+                assert read(again.load(oid, SERIAL, sender(again, b"all of it"))) == b"all of it"
+        assert leftovers(again) == []
 
 
 def test_a_shared_upload_is_the_servers_to_move(tmp_path: Path) -> None:

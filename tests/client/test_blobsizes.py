@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import gc
+import fcntl
 import os
-import threading
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zc.lockfile
-from ZODB.POSException import POSKeyError
 
-from tests.support.blobdirectories import (
-    SERIAL,
-    leftovers,
-    sender,
-)
+from tests.support.blobdirectories import SERIAL, fill, leftovers, sender, which
 from tests.support.raw import oid_of
-from zeolith.client import bloblayout, blobs, blobsizes
+from zeolith.client import bloblocks, blobsizes
 from zeolith.client.blobs import BlobDirectory
 from zeolith.client.blobsizes import shrink, shrink_cache
-from zeolith.errors import ClientStorageError, ConfigurationError
-
-
-def fill(directory: BlobDirectory, numbers: range, size: int) -> list[str]:
-    """Load blobs of *size* bytes each, used in the order of *numbers*; return their paths."""
-    paths = []
-    for age, number in enumerate(numbers):
-        paths.append(directory.load(oid_of(number), SERIAL, sender(directory, b"x" * size)))
-        os.utime(paths[-1], (1000 + age, 1000))
-    return paths
-
-
-def which(paths: list[str]) -> list[int]:
-    return [number for number, path in enumerate(paths) if os.path.exists(path)]
+from zeolith.errors import ConfigurationError
 
 
 def test_least_recently_used_go_first(blob_cache: BlobDirectory) -> None:
@@ -63,7 +43,7 @@ def test_a_file_used_since_the_scan_is_left_alone(
     blob_cache: BlobDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = fill(blob_cache, range(2), 100)
-    original = bloblayout.try_lock
+    original = bloblocks.try_lock
 
     def use_then_lock(path: str) -> Any:
         if path.startswith(os.path.dirname(paths[0])):
@@ -75,19 +55,51 @@ def test_a_file_used_since_the_scan_is_left_alone(
     assert which(paths) == [0]
 
 
-def test_open_files_are_left_alone(tmp_path: Path) -> None:
+def test_open_files_are_left_alone(blob_cache: BlobDirectory) -> None:
     """C: the size check never takes a blob that this process is reading."""
-    with closing(BlobDirectory(str(tmp_path / "c"), shared=False, cache_size=100)) as directory:
-        with directory.open(oid_of(1), SERIAL, None, sender(directory, b"x" * 1000)) as file:
-            assert directory._checker is not None
-            directory._checker.join(30)
-            assert os.path.exists(directory.filename(oid_of(1), SERIAL))
-            assert file.read() == b"x" * 1000
-        shrink(directory.path, 0, directory._is_open)
-        assert not os.path.exists(directory.filename(oid_of(1), SERIAL))
-        del file
-        gc.collect()
-        assert len(directory._readers) == 0
+    data = b"x" * 1000
+    with blob_cache.open(oid_of(1), SERIAL, None, sender(blob_cache, data)) as file:
+        assert shrink(blob_cache.path, 0) is False
+        assert os.path.exists(blob_cache.filename(oid_of(1), SERIAL))
+        assert file.read() == data
+    assert shrink(blob_cache.path, 0) is True
+    assert not os.path.exists(blob_cache.filename(oid_of(1), SERIAL))
+
+
+def test_on_file_systems_that_cannot_tell_who_reads_blobs_are_evicted(
+    blob_cache: BlobDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS demands a descriptor that can be written to; who has it open reads on all the same."""
+    flock = fcntl.flock
+
+    def as_on_nfs(descriptor: int, operation: int) -> None:
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        if operation & fcntl.LOCK_EX and mode == os.O_RDONLY:
+            raise OSError(9, "Bad file descriptor")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    with blob_cache.open(oid_of(1), SERIAL, None, sender(blob_cache, b"data")) as file:
+        assert shrink(blob_cache.path, 0) is True
+        assert not os.path.exists(blob_cache.filename(oid_of(1), SERIAL))
+        assert file.read() == b"data"
+
+
+def test_what_cannot_be_read_can_be_evicted(
+    blob_cache: BlobDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client of ZEO that runs as another user has made it: 0400."""
+    paths = fill(blob_cache, range(2), 10)
+    original = os.open
+
+    def refuse(path: str, *more: Any) -> int:
+        if path == paths[0]:
+            raise PermissionError(13, "Permission denied", path)
+        return original(path, *more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert shrink(blob_cache.path, 0) is True
+    assert which(paths) == []
 
 
 def test_what_dead_processes_left_is_removed(blob_cache: BlobDirectory) -> None:
@@ -108,6 +120,43 @@ def test_an_upload_of_long_ago_is_removed(
     assert leftovers(blob_cache) == []
 
 
+def age_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobsizes, "ABANDONED_AGE", -1.0)
+
+
+def test_what_was_never_committed_is_removed_after_long(
+    blob_cache: BlobDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = Path(blob_cache.temp_dir)
+    (temporary / "BUCx").write_bytes(b"a blob")
+    (temporary / "savepointsx").mkdir()
+    (temporary / "savepointsx" / "0x01-0x02.spb").write_bytes(b"another")
+    (temporary / "own").write_bytes(b"an application's own")
+    shrink(blob_cache.path, 10)
+    assert sorted(os.listdir(temporary)) == ["BUCx", "own", "savepointsx"]
+    age_everything(monkeypatch)
+    shrink(blob_cache.path, 10)
+    assert os.listdir(temporary) == ["own"]
+
+
+def test_what_is_old_and_cannot_be_removed_disturbs_nobody(
+    blob_cache: BlobDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(blob_cache.temp_dir) / "BUCx").write_bytes(b"a blob")
+    paths = fill(blob_cache, range(1), 10)
+    original = os.remove
+
+    def refuse(path: str) -> None:
+        if "BUC" in path:
+            raise PermissionError(1, "Operation not permitted", path)
+        original(path)
+
+    monkeypatch.setattr(os, "remove", refuse)
+    age_everything(monkeypatch)
+    shrink(blob_cache.path, 0)
+    assert which(paths) == []
+
+
 def test_foreign_entries_do_not_disturb(blob_cache: BlobDirectory) -> None:
     Path(blob_cache.path, "5").write_text("not a bucket")
     Path(blob_cache.path, "readme").mkdir()
@@ -123,118 +172,17 @@ def test_a_second_check_leaves_its_wish_with_the_first(
     original = blobsizes._evict
     calls: list[int] = []
 
-    def evict(directory: str, target: int, *more: Any) -> None:
+    def evict(directory: str, target: int, *more: Any) -> bool:
         calls.append(target)
         if len(calls) == 1:
             # Another process comes while we are at it.
-            shrink(directory, 7)
-        original(directory, target, *more)
+            assert shrink(directory, 7) is True
+        return original(directory, target, *more)
 
     monkeypatch.setattr(blobsizes, "_evict", evict)
     shrink(blob_cache.path, 100)
     assert calls == [100, 100]
     assert not os.path.exists(os.path.join(blob_cache.path, "check_size.attempt"))
-
-
-def wait_for_check(directory: BlobDirectory) -> None:
-    while (checker := directory._checker) is not None and directory._is_checking:
-        checker.join(30)
-        assert not checker.is_alive()
-
-
-def size_of(directory: BlobDirectory) -> int:
-    return sum(entry.size for entry in blobsizes._scan(directory.path))
-
-
-def test_the_size_is_looked_after(tmp_path: Path) -> None:
-    with closing(BlobDirectory(str(tmp_path / "c"), shared=False, cache_size=1000)) as directory:
-        for number in range(100):
-            directory.load(oid_of(number), SERIAL, sender(directory, b"x" * 100))
-        wait_for_check(directory)
-        assert size_of(directory) <= 1000
-        source = tmp_path / "source"
-        for number in range(100, 200):
-            source.write_bytes(b"y" * 100)
-            path = directory.prepare_upload(oid_of(number), str(source), bytes(8))
-            directory.committed(oid_of(number), SERIAL, path)
-        wait_for_check(directory)
-        assert size_of(directory) <= 1000
-
-
-def test_what_is_there_at_the_start_is_looked_at(blob_cache: BlobDirectory) -> None:
-    fill(blob_cache, range(10), 100)
-    with closing(BlobDirectory(blob_cache.path, shared=False, cache_size=300)) as directory:
-        wait_for_check(directory)
-        assert size_of(directory) <= 300
-
-
-def test_close_waits_for_the_check_and_ends_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = threading.Event()
-
-    def slow(path: str, target: int, is_open: object, is_stopped: Callable[[], bool]) -> None:
-        begun.set()
-        while not is_stopped():
-            os.sched_yield()
-
-    monkeypatch.setattr(blobs, "shrink", slow)
-    directory = BlobDirectory(str(tmp_path / "c"), shared=False, cache_size=300)
-    assert begun.wait(30)
-    checker = directory._checker
-    assert checker is not None
-    directory.close()
-    assert not checker.is_alive()
-    directory.close()
-
-
-def test_a_check_that_fails_is_logged_and_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(*args: object) -> None:
-        raise PermissionError("no")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(blobs, "shrink", fail)
-        directory = BlobDirectory(str(tmp_path / "c"), shared=False, cache_size=300)
-        wait_for_check(directory)
-    assert "cannot look after the size" in caplog.text
-    with closing(directory):
-        fill(directory, range(10), 100)
-        wait_for_check(directory)
-        assert size_of(directory) <= 300
-
-
-def test_readers_and_eviction_race(tmp_path: Path) -> None:
-    """C: whatever is evicted meanwhile, a reader gets the whole blob (RS#219)."""
-    with closing(BlobDirectory(str(tmp_path / "c"), shared=False, cache_size=0)) as directory:
-        stop = threading.Event()
-        wrong: list[object] = []
-
-        def evict() -> None:
-            while not stop.is_set():
-                shrink(directory.path, 0)
-
-        def use(seed: int) -> None:
-            try:
-                for turn in range(60):
-                    number = (seed + turn) % 4
-                    data = b"%d" % number * 500
-                    with directory.open(oid_of(number), SERIAL, None, sender(directory, data)) as f:
-                        if f.read() != data:
-                            wrong.append(number)
-            except (OSError, ClientStorageError, POSKeyError) as error:
-                wrong.append(error)
-
-        evictor = threading.Thread(target=evict)
-        readers = [threading.Thread(target=use, args=(seed,)) for seed in range(4)]
-        for thread in [evictor, *readers]:
-            thread.start()
-        for thread in readers:
-            thread.join(60)
-        stop.set()
-        evictor.join(60)
-        assert wrong == []
 
 
 def test_a_cache_is_shrunk_from_outside(blob_cache: BlobDirectory) -> None:

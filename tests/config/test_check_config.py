@@ -117,6 +117,10 @@ def test_the_server(text: str, expected: str, var: Path) -> None:
             "error: zeo.conf, line 6, blob-dir: $var/Data.fs is not a directory; name a directory",
         ),
         (
+            STORAGE.format("blob-dir $var/cache"),
+            "error: zeo.conf, line 6, blob-dir: $var/cache is the blob cache of a client",
+        ),
+        (
             STORAGE.format("") + "<filestorage a>\npath $var/../{}/Data.fs\n</filestorage>",
             "error: zeo.conf, line 9, path: $var/../{}/Data.fs belongs to the storage on line 4",
         ),
@@ -181,6 +185,8 @@ def test_the_storages(storages: str, expected: str, var: Path) -> None:
     (var / "Text.fs").write_text("nothing of the kind")
     (var / "blobs").mkdir()
     (var / "blobs" / ".layout").write_text("bushy\n")
+    (var / "cache").mkdir()
+    (var / "cache" / ".layout").write_text("zeocache")
     storages, expected = (text.replace("{}", var.name) for text in (storages, expected))
     assert [line for line in said(conf(rest=storages), var) if line.startswith(expected)]
 

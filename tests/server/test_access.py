@@ -23,7 +23,6 @@ from ZODB.tests.StorageTestBase import zodb_pickle
 from zeolith.server.access import (
     DatabaseFacade,
     StorageAccess,
-    check_shared_name,
     is_fast,
     sync_blobs,
 )
@@ -113,37 +112,6 @@ def test_conflicts_can_be_left_alone(open_files: FileStorage, tmp_path: Path, wr
     finally:
         if wrap:
             storage.close()
-
-
-@pytest.mark.parametrize("name", ["x.tmp", "0x03.tmp-", "a b.tmp", "x.tmp~"])
-def test_names_of_shared_blobs(name: str) -> None:
-    check_shared_name(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "", ".tmp", "..", "x", "x.tmp--", "x.blob", "../x.tmp", "a/x.tmp", "/x.tmp", "a\\x.tmp",
-        "x\0.tmp", "..tmp", ".x.tmp",
-    ],
-)  # fmt: skip
-def test_e_names_that_are_no_shared_blobs(name: str) -> None:
-    """CVE-2009-2701."""
-    with pytest.raises(ValueError, match="temporary blob file"):
-        check_shared_name(name)
-
-
-def test_a_shared_blob_must_be_there(open_files: FileStorage) -> None:
-    access = StorageAccess("1", open_files)
-    with pytest.raises(ValueError, match="share"):
-        access.shared_blob_path(OID, "x.tmp")
-    directory = Path(open_files.fshelper.getPathForOID(OID, create=True))
-    target = directory / "x.tmp"
-    target.write_bytes(b"blob")
-    assert access.shared_blob_path(OID, "x.tmp") == str(target)
-    (directory / "link.tmp").symlink_to(target)
-    with pytest.raises(ValueError, match="share"):
-        access.shared_blob_path(OID, "link.tmp")
 
 
 def test_blobs_that_are_not_there(open_files: FileStorage) -> None:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.raw import oid_of
+
 from zeolith.client.blobs import CHUNK_SIZE, BlobDirectory
 
 SERIAL = b"\x03\xff" + bytes(5) + b"\x01"
@@ -44,3 +46,19 @@ def leftovers(directory: BlobDirectory) -> list[str]:
         for name in names
         if name.endswith((".dl", ".tmp-"))
     ]
+
+
+def fill(directory: BlobDirectory, numbers: range, size: int) -> list[str]:
+    """Fetch blobs of *size* bytes each, used in the order of *numbers*; return their paths."""
+    paths = []
+    for age, number in enumerate(numbers):
+        # Opened, not loaded: nobody holds them afterwards.
+        directory.open(oid_of(number), SERIAL, None, sender(directory, b"x" * size)).close()
+        paths.append(directory.filename(oid_of(number), SERIAL))
+        os.utime(paths[-1], (1000 + age, 1000))
+    return paths
+
+
+def which(paths: list[str]) -> list[int]:
+    """Return the places in *paths* of those that exist."""
+    return [number for number, path in enumerate(paths) if os.path.exists(path)]

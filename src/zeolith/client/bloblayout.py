@@ -13,11 +13,14 @@ several processes, ZEO's clients among them, may use at the same time:
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from typing import Any, Final
 
 from ..errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 LAYOUT: Final = "zeocache"
 MARKER_NAME: Final = ".layout"
@@ -25,12 +28,22 @@ LOCK_NAME: Final = ".lock"
 BLOB_SUFFIX: Final = ".blob"
 PARTIAL_SUFFIX: Final = ".dl"
 UPLOAD_SUFFIX: Final = ".tmp-"
+TEMPORARY_NAME: Final = "tmp"
+
+
+_BUCKETS: Final = 997
+
+
+def blob_path(oid: bytes, tid: bytes) -> str:
+    """Return the path of a committed blob in a cache, relative to the cache."""
+    base, bucket = divmod(int.from_bytes(oid, "big"), _BUCKETS)
+    return f"{bucket}{os.sep}{base}.{tid.hex()}{BLOB_SUFFIX}"
 
 
 class CacheLayout:
     """ZEO's layout of a blob cache, as ``ZODB.blob.LAYOUTS`` wants it."""
 
-    size = 997
+    size = _BUCKETS
 
     def oid_to_path(self, oid: bytes) -> str:
         """Return the bucket of *oid*: a relative path."""
@@ -38,8 +51,7 @@ class CacheLayout:
 
     def getBlobFilePath(self, oid: bytes, tid: bytes) -> str:  # noqa: N802 - ZODB's name
         """Return the relative path of a committed blob."""
-        base, bucket = divmod(int.from_bytes(oid, "big"), self.size)
-        return os.path.join(str(bucket), f"{base}.{tid.hex()}{BLOB_SUFFIX}")
+        return blob_path(oid, tid)
 
 
 def make_helper(path: str, shared: bool) -> Any:
@@ -48,46 +60,76 @@ def make_helper(path: str, shared: bool) -> Any:
     :param shared: it is the server's own directory, not a cache.
     :raises ConfigurationError: it is something else, or cannot be used.
     """
+    option = f"blob_dir {path}"
+    try:
+        # Empty for a moment while somebody else makes the directory.
+        marker = read_marker(path) or None
+        return _open_shared(path, marker, option) if shared else _open_cache(path, marker, option)
+    except OSError as error:
+        raise ConfigurationError(option, f"cannot be used: {error}") from error
+
+
+def _open_shared(path: str, marker: str | None, option: str) -> Any:
     # Importing this costs as much as the rest of a client, and most clients have no blobs.
     from ZODB.blob import LAYOUTS, FilesystemHelper
 
-    option = f"blob_dir {path}"
-    try:
-        marker = read_marker(path)
-    except OSError as error:
-        raise ConfigurationError(option, f"cannot be used: {error}") from error
-    if shared:
-        if marker == LAYOUT:
-            raise ConfigurationError(
-                option,
-                "this is the blob cache of a client, not the blob directory of a server",
-                "set shared_blob_dir to false, or name the server's directory",
-            )
-        if marker is not None and marker not in LAYOUTS:
-            raise ConfigurationError(option, f"has the unknown layout {marker!r}")
-        helper = FilesystemHelper(path)
-    else:
-        LAYOUTS.setdefault(LAYOUT, CacheLayout())
-        if not marker and _looks_like_a_servers(path):
-            marker = "lawn"
-        if marker and marker != LAYOUT:
-            raise ConfigurationError(
-                option,
-                f"has the layout {marker!r} of a server's blob directory, not that of a cache",
-                "name a directory of its own, or set shared_blob_dir to true if the server"
-                " stores its blobs there",
-            )
-        helper = FilesystemHelper(path, layout_name=LAYOUT)
-    try:
-        # Many clients may start at once: ZODB's own `create` trips over a directory that
-        # appears meanwhile, and over a marker that is not yet written.
-        os.makedirs(helper.temp_dir, exist_ok=True)
-        if not marker and not shared:
-            _write_marker(path)
-        helper.create()
-    except OSError as error:
-        raise ConfigurationError(option, f"cannot be used: {error}") from error
+    refuse_cache(path, option, "set shared_blob_dir to false, or name the server's directory")
+    if marker is not None and marker not in LAYOUTS:
+        raise ConfigurationError(option, f"has the unknown layout {marker!r}")
+    helper = FilesystemHelper(path)
+    if marker is None:
+        # As ZEO does: client and server may be started together for the first time.
+        logger.warning(
+            "%s: no server has stored blobs there yet, though it is to be shared with one; if "
+            "one has, its file system is not mounted, or the path is another one here",
+            option,
+        )
+        os.makedirs(path, exist_ok=True)
+        # Before anything else is there: ZODB would take it for an old directory.
+        _write_marker(path, helper.layout_name)
+    os.makedirs(helper.temp_dir, exist_ok=True)
     return helper
+
+
+def _open_cache(path: str, marker: str | None, option: str) -> Any:
+    from ZODB.blob import LAYOUTS, FilesystemHelper
+
+    if _looks_like_a_servers(path):
+        # An older client of ZEO may have marked a directory as its own that had no marker.
+        marker = "lawn" if marker in (None, LAYOUT) else marker
+    if marker is not None and marker != LAYOUT:
+        raise ConfigurationError(
+            option,
+            f"has the layout {marker!r} of a server's blob directory, not that of a cache",
+            "name a directory of its own, or set shared_blob_dir to true if the server"
+            " stores its blobs there",
+        )
+    LAYOUTS.setdefault(LAYOUT, CacheLayout())
+    helper = FilesystemHelper(path, layout_name=LAYOUT)
+    os.makedirs(path, exist_ok=True)
+    if marker is None:
+        _write_marker(path, LAYOUT)
+    os.makedirs(helper.temp_dir, exist_ok=True)
+    return helper
+
+
+def refuse_cache(path: str, option: str, remedy: str) -> None:
+    """Refuse the blob cache of clients as the blob directory of a server.
+
+    :param path: the directory; it need not exist.
+    :param option: how the user calls it.
+    :param remedy: what to do, for the error.
+    :raises ConfigurationError: it is one; the blobs in it would be evicted some day.
+    :raises OSError: it cannot be read.
+    """
+    marker = read_marker(path) or None
+    if marker == LAYOUT or (marker is None and _looks_like_a_cache(path)):
+        raise ConfigurationError(
+            option,
+            f"{path} is the blob cache of a client, not the blob directory of a server: when it "
+            "is full, what is in it is removed",
+            remedy,
+        )
 
 
 def read_marker(directory: str) -> str | None:
@@ -102,31 +144,36 @@ def read_marker(directory: str) -> str | None:
         return None
 
 
-def _write_marker(directory: str) -> None:
+def _write_marker(directory: str, layout: str) -> None:
+    # At once and whole: many clients may start together, and ZODB's own way leaves the file
+    # empty for a moment.
     handle, path = tempfile.mkstemp(prefix=MARKER_NAME, dir=directory)
     with open(handle, "w") as file:
-        file.write(LAYOUT)
+        file.write(layout)
         os.fchmod(handle, 0o644)
     os.replace(path, os.path.join(directory, MARKER_NAME))
 
 
+def _names_in(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
 def _looks_like_a_servers(path: str) -> bool:
-    """Whether a directory without a marker has entries as ZODB made before it had markers."""
-    try:
-        names = os.listdir(path)
-    except OSError:
-        return False
-    return any(name.startswith("0x") for name in names)
+    """Whether a directory has entries as servers make them, in either layout."""
+    return any(name.startswith("0x") for name in _names_in(path))
 
 
-def try_lock(path: str) -> Any:
-    """Take a lock file and return it (release it with ``close``), or None if it is held."""
-    from zc.lockfile import LockError, LockFile
-
-    try:
-        return LockFile(path)
-    except LockError:
-        return None
+def _looks_like_a_cache(path: str) -> bool:
+    """Whether a directory that has lost its marker has blobs where a cache has them."""
+    return any(
+        other.endswith(BLOB_SUFFIX)
+        for name in _names_in(path)
+        if name.isdigit() and os.path.isdir(os.path.join(path, name))
+        for other in os.listdir(os.path.join(path, name))
+    )
 
 
 def remove(path: str) -> None:

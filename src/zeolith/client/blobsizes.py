@@ -5,7 +5,8 @@ matters is decided under lock files:
 
 - ``check_size.lock``: one process at a time looks after the size;
 - ``check_size.attempt``: made by those who wanted to: whoever holds the lock then looks again;
-- ``.lock`` in a bucket: somebody adds to it; its files are left alone.
+- ``.lock`` in a bucket: somebody adds to it; its files are left alone;
+- the lock on a blob's own file: somebody reads it, see :mod:`.bloblocks`.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ from .bloblayout import (
     LAYOUT,
     LOCK_NAME,
     PARTIAL_SUFFIX,
+    TEMPORARY_NAME,
     UPLOAD_SUFFIX,
     read_marker,
     remove,
-    try_lock,
 )
+from .bloblocks import is_shared, try_lock
 
 ABANDONED_AGE: Final = 7 * 86400.0
-"""Seconds after which the file of an upload is taken to be left over by a process that died: no
-transaction takes a week."""
+"""Seconds after which the file of an upload, or of a blob that was not committed, is taken to be
+left over by a process that died: no transaction takes a week."""
+
+_UNCOMMITTED: Final = ("BUC", "savepoint")
+"""How the names of ZODB's own files and directories in the temporary directory begin."""
 
 _CHECK_LOCK: Final = "check_size.lock"
 _ATTEMPT: Final = "check_size.attempt"
@@ -46,71 +51,76 @@ class _Entry(NamedTuple):
     size: int
 
 
-def _nobody(_path: str) -> bool:
-    return False
-
-
 def _never() -> bool:
     return False
 
 
-def shrink(
-    directory: str,
-    target: int,
-    is_open: Callable[[str], bool] = _nobody,
-    is_stopped: Callable[[], bool] = _never,
-) -> None:
+def shrink(directory: str, target: int, is_stopped: Callable[[], bool] = _never) -> bool:
     """Evict blobs until those in *directory* take no more than *target* bytes.
 
-    Returns early if another process is at it; that one is then told to look again.
+    What somebody reads stays, in whatever process.  Returns early if another process is at it;
+    that one is then told to look again.
 
-    :param is_open: whether a file is in use by this process; such files stay.
     :param is_stopped: asked now and then; true ends the work.
+    :return: whether nothing remains to be done, or somebody else does it.
     :raises OSError: the directory cannot be read or written.
     """
     attempt = os.path.join(directory, _ATTEMPT)
     with open(attempt, "w"):
         pass
+    is_within = True
     # The wish is left before the lock is tried, and looked for again after the lock has been
     # released: whichever way two processes meet, one of them sees the other's wish.
     while os.path.exists(attempt) and not is_stopped():
         lock = try_lock(os.path.join(directory, _CHECK_LOCK))
         if lock is None:
-            return
+            return True
         try:
             remove(attempt)
-            _evict(directory, target, is_open, is_stopped)
+            is_within = _evict(directory, target, is_stopped)
         finally:
             lock.close()
+    return is_within
 
 
-def _evict(
-    directory: str, target: int, is_open: Callable[[str], bool], is_stopped: Callable[[], bool]
-) -> None:
+def _evict(directory: str, target: int, is_stopped: Callable[[], bool]) -> bool:
     entries = _scan(directory)
     size = sum(entry.size for entry in entries)
     excess = size - target
     if excess <= 0:
-        return
+        return True
     entries.sort()
     for entry in entries:
         if excess <= 0 or is_stopped():
             break
-        if _evict_one(entry, is_open):
+        if _evict_one(entry):
             excess -= entry.size
     logger.debug("blob cache %s: %d bytes, now %d", directory, size, target + excess)
+    return excess <= 0
 
 
-def _evict_one(entry: _Entry, is_open: Callable[[str], bool]) -> bool:
+def _evict_one(entry: _Entry) -> bool:
     """Remove a file unless it is in use; return whether it is gone."""
     lock = try_lock(os.path.join(os.path.dirname(entry.path), LOCK_NAME))
     if lock is None:
         return False
     try:
-        if is_open(entry.path) or os.stat(entry.path).st_atime_ns != entry.used_ns:
+        if os.stat(entry.path).st_atime_ns != entry.used_ns:
             # Somebody came for it after we had looked.
             return False
-        os.remove(entry.path)
+        try:
+            descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
+            # A ZEO client's that runs as another user: we can remove it without reading it.
+            os.remove(entry.path)
+            return True
+        try:
+            # Before it loses its name: who opens it now sees that, and waits for the bucket.
+            if is_shared(descriptor):
+                return False
+            os.remove(entry.path)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         pass
     finally:
@@ -136,7 +146,19 @@ def _scan(directory: str) -> list[_Entry]:
                     _remove_partial(name, file.path)
                 elif file.name.endswith(UPLOAD_SUFFIX):
                     _remove_abandoned(file.path)
+    _clear_temporary(os.path.join(directory, TEMPORARY_NAME))
     return entries
+
+
+def clear_bucket(bucket: str) -> None:
+    """Remove what processes that died have left in a bucket, which the caller holds."""
+    with os.scandir(bucket) as files:
+        for file in files:
+            if file.name.endswith(PARTIAL_SUFFIX):
+                # Whoever receives a blob holds the bucket.
+                remove(file.path)
+            elif file.name.endswith(UPLOAD_SUFFIX):
+                _remove_abandoned(file.path)
 
 
 def _remove_partial(bucket: str, path: str) -> None:
@@ -149,13 +171,32 @@ def _remove_partial(bucket: str, path: str) -> None:
             lock.close()
 
 
+def _clear_temporary(directory: str) -> None:
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name.startswith(_UNCOMMITTED):
+            _remove_abandoned(os.path.join(directory, name))
+
+
 def _remove_abandoned(path: str) -> None:
     try:
-        # The time of the last rename; that of the contents is the application's.
-        if time.time() - os.stat(path).st_ctime > ABANDONED_AGE:
+        # The time of the last rename or write; the others are the application's to set.
+        if time.time() - os.stat(path).st_ctime <= ABANDONED_AGE:
+            return
+        if not os.path.isdir(path):
             os.remove(path)
+            return
+        for name in os.listdir(path):
+            _remove_abandoned(os.path.join(path, name))
+        os.rmdir(path)
     except FileNotFoundError:
         pass
+    except OSError:
+        # Of another user; or a directory with something younger in it.
+        logger.debug("%s is old and stays", path, exc_info=True)
 
 
 def shrink_cache(directory: str, target: int) -> None:

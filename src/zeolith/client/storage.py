@@ -234,9 +234,9 @@ class ClientStorage(ConflictResolvingStorage):
             "interfaces": (),
         }
         self._is_closed = False
+        refuse_cache(cache, cache_size, client, storage, var, shared_cache)
         self._blobs = make_blobs(blob_dir, shared_blob_dir, blob_cache_size, blob_cache_size_check)
         self.fshelper = None if self._blobs is None else self._blobs.fshelper
-        refuse_cache(cache, cache_size, client, storage, var, shared_cache)
         place = cache, cache_size, client, storage, var, shared_cache
         self._make_temporary: Callable[[], ClientCache] = partial(make_child_cache, *place)
         try:
@@ -718,6 +718,8 @@ class ClientStorage(ConflictResolvingStorage):
         """Another minute of a connection has passed: tell the server how the cache does."""
         if channel.speaks_own:
             channel.add(make_report(self.cache_stats()))
+        if self._blobs is not None:
+            self._blobs.tend()
 
     def resized(self, length: int, size: int) -> None:
         """The storage has *length* objects and *size* bytes now."""

@@ -231,9 +231,9 @@ class Streams:
             return self._channel.result(slot)
         except Exception:
             # An exception of a signal handler, such as a time limit, does not mean that.
-            if slot is None or slot.error is not None:
-                # The server has refused; or there is no connection any more.
-                self._incoming.pop(stream.number, None)
+            is_refused = slot is None or slot.error is not None  # or without a connection
+            # If it is not there, the server has ended what it had not answered.
+            if is_refused and self._incoming.pop(stream.number, None) is not None:
                 stream.end(None)
             raise
 

@@ -56,7 +56,10 @@ class _BlobSink:
 
     @property
     def is_wanted(self) -> bool:
-        return self.download.error is None
+        # Without the second a server could fill the disk with a blob that has no end.
+        return self.download.error is None and not (
+            self._size is not None and self.download.received > self._size
+        )
 
     def opened(self, answer: Any) -> None:
         size = answer.get("size") if type(answer) is dict else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ClientDisconnected, ConfigurationError, ServerRefused
+from .blobdirs import refuse_caches
 from .claiming import claimed
 from .indexing import Report, told_of_indexing
 from .leftovers import repair_before_opening, tidy_up_after_opening
@@ -154,6 +155,7 @@ def _open(name: str, opener: StorageOpener, report: Report | None = None) -> Any
     option = f"storage {name!r}" + (f" ({path})" if path else "")
     try:
         with claimed(opener, option) as claims:
+            refuse_caches(opener, option)
             repair_before_opening(opener, option)
             with told_of_indexing(name, _path_of(opener), report):
                 storage = opener.open()

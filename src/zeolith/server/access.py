@@ -25,6 +25,7 @@ from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
 from .publisher import Publisher
 from .resolvers import InProcess, Resolver
+from .sharedblobs import find_shared_blob
 from .voted import VotedBlobs
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,13 @@ def layers_of(storage: Any) -> Iterator[Any]:
             storage = getattr(storage, "__dict__", {}).get("base")
             if not hasattr(storage, "loadBefore"):
                 return
+
+
+def keeps_blobs(storage: Any) -> bool:
+    """Return whether *storage* has a directory of blobs, and treats it as ZODB's storages do."""
+    return isinstance(storage, ZODB.blob.BlobStorageMixin) and not isinstance(
+        storage.fshelper, ZODB.blob.NoBlobsFileSystemHelper
+    )
 
 
 def _greatest_oid(storage: Any) -> bytes | None:
@@ -162,12 +170,7 @@ class StorageAccess:
             for part in layers_of(self.storage)
         ):
             return []
-        return [
-            VotedBlobs(layer)
-            for layer in layers_of(self.storage)
-            if isinstance(layer, ZODB.blob.BlobStorageMixin)
-            and not isinstance(layer.fshelper, ZODB.blob.NoBlobsFileSystemHelper)
-        ]
+        return [VotedBlobs(layer) for layer in layers_of(self.storage) if keeps_blobs(layer)]
 
     # -- start -----------------------------------------------------------------------------------
 
@@ -346,24 +349,31 @@ class StorageAccess:
     def shared_blob_path(self, oid: bytes, filename: str) -> str:
         """Return the path of a file that a client has put into the blob directory itself.
 
-        :raises ValueError: *filename* is not such a name, or there is no regular file there.
+        :raises ValueError: see :func:`.find_shared_blob`.
         :raises Unsupported: the storage has no blob directory.
         """
         self.check_blobs()
-        check_shared_name(filename)
         helper = next(
             (layer.fshelper for layer in layers_of(self.storage) if hasattr(layer, "fshelper")),
             None,
         )
         if helper is None:
             raise Unsupported(f"storage {self.name!r} has no blob directory")
-        path = os.path.join(helper.getPathForOID(oid), filename)
-        if os.path.islink(path) or not os.path.isfile(path):
-            raise ValueError(
-                f"there is no file {filename!r} for object {oid.hex()}: "
-                "does the client really share the server's blob directory?"
-            )
-        return path
+        return find_shared_blob(helper, oid, filename)
+
+    def make_blob_directories(self, oids: Iterable[bytes]) -> None:
+        """Make the directories for the blobs of *oids*.
+
+        ZODB makes them itself, but where it cannot it says only that they are not there.
+
+        :raises OSError: why one cannot be made.
+        """
+        for layer in layers_of(self.storage):
+            if keeps_blobs(layer):
+                for oid in oids:
+                    path = layer.fshelper.getPathForOID(oid)
+                    if not os.path.exists(path):
+                        os.makedirs(path, exist_ok=True)
 
     def dirty_blobs(self) -> list[tuple[str, str]]:
         """Return (file, blob directory) of the blobs that the running transaction has written.
@@ -407,20 +417,6 @@ class StorageAccess:
             if lock is not None and lock.acquire(timeout=timeout):
                 stack.callback(lock.release)
             self.storage.close()
-
-
-_SHARED_SUFFIX: Final = ".tmp"
-
-
-def check_shared_name(filename: str) -> None:
-    """Check the name of a file that a client claims to have put into a shared blob directory.
-
-    :raises ValueError: it is not a plain file name ending in ``.tmp`` and perhaps one character.
-    """
-    plain = filename and not (set(filename) & {"/", "\\", "\0"}) and os.sep not in filename
-    ending = filename.endswith(_SHARED_SUFFIX) or filename[:-1].endswith(_SHARED_SUFFIX)
-    if not plain or not ending or filename.startswith("."):
-        raise ValueError(f"{filename[:100]!r} is not the name of a temporary blob file")
 
 
 def sync_blobs(files: Iterable[tuple[str, str]]) -> None:

@@ -162,9 +162,11 @@ class Replay:
         self._resolved.extend(oids)
 
     def _store_blobs(self) -> None:
-        if self._transaction.blobs:
+        oids = [blob.oid for blob in self._transaction.blobs]
+        if oids:
+            self._access.make_blob_directories(oids)
             for voted in self._access.voted:
-                voted.note_stored([blob.oid for blob in self._transaction.blobs])
+                voted.note_stored(oids)
         for number, blob in enumerate(self._transaction.blobs):
             path = blob.path
             if self._collect:

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ...client.bloblayout import refuse_cache
+from ...errors import ConfigurationError
 from ..address import LOOPBACK, Address, local_address
+from ..blobdirs import REMEDY
 from ..client import Client
 from ..outline import Section
 from ..storages import DEFAULT_NAME
@@ -170,7 +173,13 @@ def _megabytes(size: int) -> str:
 def _check_blob_dir(findings: Findings, section: Section) -> None:
     path = section.value_of("blob-dir")
     if path:
-        findings.check_directory(section, "blob-dir", path)
+        if findings.check_directory(section, "blob-dir", path):
+            try:
+                refuse_cache(path, "blob-dir", REMEDY)
+            except ConfigurationError as error:
+                findings.error(section, "blob-dir", error.problem, error.remedy)
+            except OSError as error:
+                findings.error(section, "blob-dir", f"cannot be read: {error}")
         findings.check_absolute(section, "blob-dir", path)
 
 
