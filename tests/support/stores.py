@@ -46,8 +46,9 @@ class MemoryStore:
         self.before(what)
 
     def put(self, found: StoredObject, path: str, labels: dict[str, str]) -> None:
+        content = Path(path).read_bytes()
         self._begin("put")
-        self.objects[found.name] = Path(path).read_bytes()
+        self.objects[found.name] = content
         self.labels[found.name] = labels
 
     def get(self, wanted: StoredObject, path: str) -> None:

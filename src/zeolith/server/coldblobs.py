@@ -84,8 +84,8 @@ class ColdBlobs:
     def committed(self, tid: bytes, transaction: Transaction) -> None:
         """*transaction* is committed as *tid*."""
         found, transaction.objects = transaction.objects, {}
-        if found:
-            self.tier.committed(tid, found)
+        if found or transaction.files:
+            self.tier.committed(tid, found, transaction.files)
 
     def doubted(self, transaction: Transaction) -> None:
         """Nobody knows whether *transaction* is committed: its objects stay.

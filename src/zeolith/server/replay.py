@@ -204,7 +204,10 @@ class Replay:
         # Now rather than when the client finishes: a failure can still be reported, and nobody
         # has to wait for the disk while loads are held back.
         if self._access.has_blobs:
-            sync_blobs(self._access.dirty_blobs())
+            files = self._access.dirty_blobs()
+            sync_blobs(files)
+            if self._access.tier is not None:
+                self._transaction.files = [path for path, _ in files]
 
 
 def abort(access: StorageAccess, transaction: Transaction) -> None:

@@ -79,6 +79,8 @@ class Transaction:
     :ivar log: the operations.
     :ivar blobs: uploaded blobs.
     :ivar objects: by object id: what an object store has of them.
+    :ivar files: where there is an object store: the files of all blobs that the transaction has
+        written, those that an undo has made too; known after the vote.
     :ivar replaced: for objects whose conflict the client resolved: the number of the operation
         that counts; earlier ones are skipped.
     :ivar error: what went wrong in an operation that has no answer; the vote will say it.
@@ -95,6 +97,7 @@ class Transaction:
         "blobs",
         "changed",
         "error",
+        "files",
         "log",
         "meta",
         "objects",
@@ -115,6 +118,7 @@ class Transaction:
         self.uid: bytes | None = None
         self.log = CommitLog(commit_memory)
         self.blobs: list[UploadedBlob] = []
+        self.files: list[str] = []
         self.objects: dict[bytes, StoredObject] = {}
         self._blob_records = 0
         self._waits = 0

@@ -97,6 +97,7 @@ class BlobTier:
         self._in_flight: set[str] = set()
         self._committed: deque[tuple[bytes, Mapping[bytes, StoredObject]]] = deque()
         self._dropped: deque[str] = deque()
+        self._made: deque[str] = deque()
         self._wanted: dict[tuple[bytes, bytes], None] = {}
         self._stock: Stock | None = None
         self._is_stock_due = False
@@ -230,6 +231,15 @@ class BlobTier:
                 os.remove(temporary)
         self._look_after_size()
 
+    def copy(self, wanted: StoredObject, path: str) -> None:
+        """Bring an object into the new file *path*, which is none of the directory's.
+
+        :raises StoreFailure: it cannot be fetched.
+        :raises OSError: the file cannot be written.
+        """
+        with self._pause.guarding():
+            self._store.get(wanted, path)
+
     # -- writing ---------------------------------------------------------------------------------
 
     def upload(self, path: str, oid: bytes, tid: bytes | None = None) -> StoredObject:
@@ -257,13 +267,23 @@ class BlobTier:
             self._counts["uploaded_bytes"] += found.size
         return found
 
-    def committed(self, tid: bytes, found: Mapping[bytes, StoredObject]) -> None:
+    def committed(
+        self, tid: bytes, found: Mapping[bytes, StoredObject], files: Iterable[str] = ()
+    ) -> None:
         """Transaction *tid* is committed.
 
         :param found: by object id: what :meth:`upload` has returned.
+        :param files: of the transaction's blobs; those of others, as an undo makes them, are
+            uploaded now.
         """
-        self._committed.append((tid, found))
-        self._keeper.wake()
+        known = {str(self._helper.getBlobFilename(oid, tid)) for oid in found}
+        made = [path for path in files if path not in known]
+        if found:
+            self._committed.append((tid, found))
+            self._keeper.wake()
+        if made:
+            self._made.extend(made)
+            self._mover.wake()
 
     def drop(self, found: Iterable[StoredObject]) -> None:
         """What was uploaded is not needed: its transaction was aborted."""
@@ -391,6 +411,8 @@ class BlobTier:
                 self._stock = stock
             self._look_after_size()
         self._delete_dropped()
+        while self._made and not self._mover.is_closed:
+            self._upload_made(self._made.popleft())
         with self.lock:
             has_pending = self._stock is not None and self._stock.pending > 0
         if has_pending:
@@ -402,6 +424,15 @@ class BlobTier:
             except StoreFailure:
                 self._is_sweep_due = True
                 raise
+
+    def _upload_made(self, path: str) -> None:
+        try:
+            with suppress(FileNotFoundError), self.lock:
+                self._count(1, os.stat(path).st_size, 1, os.stat(path).st_size)
+            self.upload_file(path)
+        except (StoreFailure, OSError):
+            self._is_stock_due = True  # it is one of many then
+            raise
 
     def _upload_pending(self) -> None:
         for found in walk(self._helper):
