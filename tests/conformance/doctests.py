@@ -73,6 +73,7 @@ class OwnedServers:
             server.address,
             blob_dir=blob_dir,
             shared_blob_dir=combo.backend.is_shared,
+            blob_cache_size=combo.backend.blob_cache_size,
             wait_timeout=30,
         )
 

@@ -8,14 +8,23 @@ from unittest import TestCase
 import pytest
 from tests.conformance import doctests
 from tests.conformance.clients import FORGIVEN
-from tests.conformance.combos import BLOBS, CONTROL, SHARED, Combo, all_combos
+from tests.conformance.combos import (
+    BLOBS,
+    BOUNDED,
+    CONTROL,
+    PAIRINGS,
+    SHARED,
+    Combo,
+    all_combos,
+    blob_combos,
+)
 from tests.support.hosts import Hosts
 
 # Enough to name the tests at collection; no server is started for it.
 _UNSERVED = doctests.OwnedServers(Hosts(), next(all_combos()))
 _BLOB_TESTS = [test.id() for test in doctests.blob_tests(_UNSERVED)]
 
-_COMBOS = [combo for combo in (*all_combos(), CONTROL) if combo.backend in (BLOBS, SHARED)]
+_COMBOS = [*blob_combos(), CONTROL]
 _DEFAULT = {
     Combo("zeolith", "zeolith", BLOBS, False, "uvloop"),
     Combo("zeolith", "zeolith", BLOBS, False, "asyncio", is_own=True),
@@ -24,6 +33,7 @@ _DEFAULT = {
     Combo("zeo", "zeolith", SHARED, False, "asyncio"),
     Combo("zeolith", "zeo", BLOBS, True, "uvloop"),
     Combo("zeolith", "zeo", SHARED, False, "uvloop"),
+    Combo("zeolith", "zeolith", BOUNDED, False, "uvloop", is_own=True),
 }
 
 
@@ -65,3 +75,15 @@ def test_external_gc(hosts: Hosts, combo: Combo) -> None:
         doctests.run(test)
     finally:
         servers.close()
+
+
+def test_a_plain_run_has_all_modes() -> None:
+    """Shared and not shared for each pairing, and a limit of what is kept for ours; the limit
+    between the others is in ``test_blob_caches_between.py``."""
+    for pairing in PAIRINGS:
+        mine = {combo.backend for combo in _DEFAULT if (combo.client, combo.server) == pairing}
+        assert mine >= {BLOBS, SHARED}, pairing
+    assert BOUNDED in {combo.backend for combo in _DEFAULT if combo.is_own}
+    assert set(_COMBOS) >= _DEFAULT
+    long = {(combo.client, combo.server) for combo in _COMBOS if combo.backend is BOUNDED}
+    assert long == set(PAIRINGS)

@@ -145,3 +145,64 @@ def test_fetched_blobs_are_evicted(site: Site) -> None:
         return total
 
     wait_until(lambda: size() <= 6 * CHUNK, "the cache has shrunk")
+
+
+def test_chunks_of_two_blobs_never_interleave(site: Site) -> None:
+    """C (ZEO#150): in ZEO's protocol nothing but their order says whose they are."""
+    server = site.serve(BLOBS)
+    data = {number: os.urandom(8 * CHUNK) for number in range(8)}
+    first = _database(site, server.address, False)
+    with first.transaction() as connection:
+        for number in range(4):
+            connection.root()[number] = Blob(data[number])
+    proxy = site.proxy(server)
+    database = _database(site, proxy.address, False)
+    with database.transaction() as connection:
+        wanted = {}
+        for number in range(4):
+            blob = connection.root()[number]
+            blob._p_activate()
+            wanted[number] = blob._p_oid, blob._p_serial
+    barrier = threading.Barrier(6)
+
+    def load(number: int) -> None:
+        barrier.wait()
+        path = database.storage.loadBlob(*wanted[number])
+        with open(path, "rb") as file:
+            assert file.read() == data[number]
+
+    def commit(numbers: tuple[int, int]) -> None:
+        barrier.wait()
+        with database.transaction() as connection:
+            for number in numbers:
+                connection.add(blob := Blob(data[number]))
+                with blob.open() as file:
+                    assert len(file.read()) == 8 * CHUNK
+
+    workers = [Background(lambda n=number: load(n)) for number in range(4)]  # type: ignore[misc]
+    workers += [Background(lambda n=n: commit(n)) for n in ((4, 5), (6, 7))]  # type: ignore[misc]
+    for worker in workers:
+        worker.result()
+    for link in proxy.links:
+        present: Any = None
+        for frame in link.frames:
+            if not frame.name.startswith("receiveBlob"):
+                continue
+            message: Any = frame.message
+            blob = tuple(message[-1])[:2]
+            assert present == (None if frame.name == "receiveBlobStart" else blob)
+            present = None if frame.name == "receiveBlobStop" else blob
+        assert present is None
+        is_open = False
+        for frame in link.frames:
+            if frame.name.startswith("storeBlob"):
+                assert is_open is (frame.name != "storeBlobStart")
+                is_open = frame.name != "storeBlobEnd"
+        assert not is_open
+    names = [frame.name for frame in proxy.frames()]
+    if site.pairing.is_own:
+        assert names.count("open_blob") == 4
+        assert names.count("attach_blob") == 4
+    else:
+        assert names.count("receiveBlobStart") == 4
+        assert names.count("storeBlobEnd") == 4

@@ -85,16 +85,14 @@ class Worker:
 class Faults:
     """The rule of a proxy: a fault after a random number of messages about blobs.
 
-    :param kinds: names of faults to choose from: ``cut``, ``server``, ``client``.
+    Of each four, two are cuts; one kills the server, one a client.
     """
 
-    def __init__(
-        self, seed: int, server: ServerProcess, workers: list[Worker], kinds: list[str]
-    ) -> None:
+    def __init__(self, seed: int, server: ServerProcess, workers: list[Worker]) -> None:
         self._random = random.Random(seed)
         self._server = server
         self._workers = workers
-        self._kinds = kinds
+        self._kinds: list[str] = []
         self._lock = threading.Lock()
         self._left = 5
         self.done: list[str] = []
@@ -108,7 +106,10 @@ class Faults:
             if self._left > 0 or self.is_server_killed:
                 return Action.PASS
             self._left = self._random.randrange(1, _MANY_MESSAGES)
-            kind = self._random.choice(self._kinds)
+            if not self._kinds:
+                self._kinds = ["cut", "cut", "server", "client"]
+                self._random.shuffle(self._kinds)
+            kind = self._kinds.pop()
             self.done.append(f"{kind} at {passing.name}")
             if kind == "server":
                 self.is_server_killed = True
@@ -139,7 +140,7 @@ def run(directory: Path, seed: int, faults: int, kind: str) -> tuple[int, int]:
             worker.start()
             stack.callback(worker.reap)
             stack.callback(worker.kill)
-        rule = Faults(seed, server, workers, ["cut", "cut", "server", "client"])
+        rule = Faults(seed, server, workers)
         proxy.rule = rule
 
         def has_happened() -> bool:

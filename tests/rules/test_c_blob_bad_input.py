@@ -114,6 +114,7 @@ def test_c_names_that_leave_the_directory(victim: Victim, tmp_path: Path) -> Non
     (there / "others.tmp").write_bytes(b"another object's")
     (here / "directory.tmp").mkdir()
     (here / "link.tmp").symlink_to(secret)
+    (here / "hard.tmp").hardlink_to(secret)
     os.mkfifo(here / "pipe.tmp")
     before = listing(tmp_path / "blobs")
     names = [
@@ -128,19 +129,26 @@ def test_c_names_that_leave_the_directory(victim: Victim, tmp_path: Path) -> Non
         "back\\slash.tmp",
         "directory.tmp",
         "link.tmp",
+        "hard.tmp",
         "pipe.tmp",
         "missing.tmp",
         os.path.relpath(helper.getBlobFilename(oid_of(1), victim.tid), here),
         "x" * 5000 + ".tmp",
     ]
+    reasons = (
+        "is not the name of a temporary blob file",
+        "there is no file",
+        "not a plain file",
+        "a hard link",
+    )
     for name in names:
         attacker = victim.attacker()
         attacker.client.send(StoreBlobShared(oid_of(2), Z64, RECORD, name, 1))
         said = fault_of_vote(attacker.client)
-        assert "is not the name of a temporary blob file" in said or "there is no file" in said
+        assert any(reason in said for reason in reasons), said
         assert listing(tmp_path / "blobs") == before, name
         assert secret.read_bytes() == b"secret"
-    for path in (here / "link.tmp", here / "pipe.tmp", there / "others.tmp"):
+    for path in (here / "link.tmp", here / "hard.tmp", here / "pipe.tmp", there / "others.tmp"):
         path.unlink()
 
 

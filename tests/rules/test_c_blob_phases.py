@@ -145,6 +145,27 @@ def test_c_a_client_that_goes_while_its_commit_is_written(
     wait_until(disk.is_right)
 
 
+def test_c_an_abort_that_comes_too_late(
+    case: tuple[Disk, Coding], serve: Serve, raw: Connect
+) -> None:
+    """lp 595378: it must not take away what is being committed."""
+    disk, coding = case
+    client = raw(serve(disk.storage).address, coding=coding)
+    voted(Uploader(client))
+    with gate(disk.storage, "tpc_finish") as finishing:
+        finish = client.ask(TpcFinish(1))
+        finishing.wait_reached()
+        aborting = client.ask(TpcAbort(1))
+        finishing.open()
+        tid = client.answer(finish)
+        # It is looked at when the commit is over, and there is nothing to abort any more.
+        client.answer(aborting)
+    disk.committed(2, tid, DATA)
+    disk.committed(3, tid, DATA * 2)
+    wait_until(disk.is_right)
+    assert read(client, oid_of(2), tid) == DATA
+
+
 def test_c_a_conflict_leaves_nothing(case: tuple[Disk, Coding], serve: Serve, raw: Connect) -> None:
     disk, coding = case
     server = serve(disk.storage)

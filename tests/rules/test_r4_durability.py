@@ -147,8 +147,14 @@ def test_r4_nobody_hears_of_a_transaction_that_a_crash_may_undo(
     assert observer.invalidations()[-1] == (second, [oid_of(1)])
 
 
+@pytest.mark.parametrize("what", ["zeolith-upload-", "0x01"], ids=["file", "directory"])
 def test_r4_a_failed_fsync_is_not_acknowledged(
-    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, monkeypatch: pytest.MonkeyPatch
+    files: FileStorage,
+    tmp_path: Path,
+    serve: Serve,
+    raw: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
 ) -> None:
     """A blob that the disk refuses to take fails the commit, before the data is there."""
     from tests.support.raw import fault_of
@@ -158,14 +164,14 @@ def test_r4_a_failed_fsync_is_not_acknowledged(
     original = os.fsync
 
     def fail(descriptor: int) -> None:
-        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".blob"):
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.startswith(what):
             raise OSError(5, "Input/output error")
         original(descriptor)
 
     client.begin()
-    client.store_blob(oid_of(1), BLOB_RECORD, b"blob")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
+        client.store_blob(oid_of(1), BLOB_RECORD, b"blob")
         assert commit_fails(client)
     assert blob_files(tmp_path / "blobs") == []
     assert fault_of(lambda: other.load(oid_of(1))) == "POSKeyError"

@@ -24,7 +24,6 @@ from zeolith.server.access import (
     DatabaseFacade,
     StorageAccess,
     is_fast,
-    sync_blobs,
 )
 from zeolith.server.invalidations import InvalidationLog
 from zeolith.server.publisher import Publisher
@@ -143,28 +142,6 @@ def test_r4_blobs_a_transaction_has_written(
     assert not Path(path).exists()
 
 
-def test_r4_blobs_and_all_their_directories_reach_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
-    top = tmp_path / "blobs"
-    files = [top / "a" / "b" / "one.blob", top / "a" / "b" / "two.blob", top / "c" / "x.blob"]
-    for path in files:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    sync_blobs((str(path), f"{top}/") for path in files)
-    expected = [*files, top / "a" / "b", top / "a", top, top / "c"]
-    assert sorted(synced) == sorted(map(str, expected))
-    # Files come before the directories that name them.
-    assert synced[:3] == list(map(str, files))
-
-
-def test_r4_a_missing_blob_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        sync_blobs([(str(tmp_path / "nothing"), str(tmp_path))])
-
-
 def test_what_a_storage_sees_of_the_database() -> None:
     wakes: list[int] = []
     log = InvalidationLog(10, 100_000)
@@ -214,3 +191,24 @@ def test_a_storage_needs_nothing_else_of_a_database() -> None:
     facade = DatabaseFacade(StorageAccess("1", MappingStorage()), publisher)
     assert facade.transform_record_data(b"x") == facade.untransform_record_data(b"x") == b"x"
     assert facade.references(zodb_pickle(MinPO())) == []
+
+
+def test_c_directories_that_somebody_else_makes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZODB#309: between looking for a directory and making it."""
+    storage = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+    access = StorageAccess("1", storage)
+    path = storage.fshelper.getPathForOID(b"\0" * 7 + b"\1")
+    real = os.path.exists
+
+    def exists(name: str) -> bool:
+        found = real(name)
+        if name == path:
+            os.makedirs(path, exist_ok=True)
+        return found
+
+    monkeypatch.setattr(os.path, "exists", exists)
+    access.make_blob_directories([b"\0" * 7 + b"\1"])
+    assert os.path.isdir(path)
+    access.close()

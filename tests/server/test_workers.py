@@ -13,7 +13,7 @@ from tests.support.waiting import DEADLINE
 
 from zeolith.server.inbox import Inbox
 from zeolith.server.loops import handle_loop_error, new_event_loop
-from zeolith.server.workers import Lane, Share, WorkerPool
+from zeolith.server.workers import BATCH_COST, BATCH_JOBS, Lane, Share, WorkerPool
 
 
 class LoopBed:
@@ -238,6 +238,74 @@ def test_a_lane_forgets_what_costs_and_has_not_begun(bed: LoopBed) -> None:
     assert ran == ["cheap", "later"]
     # Whoever waits for an end learns of it.
     assert ended == ["handed to the pool", "cheap", "waiting", "after", "later"]
+    assert lane.cost == 0
+
+
+def test_a_lane_takes_many_short_jobs_to_a_thread_at_once(bed: LoopBed) -> None:
+    pool = bed.pool(1)
+    submitted = pool.submit
+    times: list[int] = []
+
+    def count(job: Any, done: Any = None) -> None:
+        times.append(1)
+        submitted(job, done)
+
+    pool.submit = count  # type: ignore[method-assign]
+    lane = Lane(pool)
+    ended: list[object] = []
+    go_on = threading.Event()
+    lane.submit(lambda: go_on.wait(20), lambda r, e: ended.append(r))
+
+    def fail() -> None:
+        raise ValueError
+
+    for number in range(BATCH_JOBS):
+        job = fail if number == 3 else lambda number=number: number
+        lane.submit(job, lambda r, e: ended.append(r if e is None else type(e)))
+    lane.submit(lambda: "large", lambda r, e: ended.append(r), BATCH_COST)
+    lane.submit(lambda: "after it", lambda r, e: ended.append(r), 1)
+    lane.after(lambda: ended.append("told"))
+    lane.submit(lambda: "last", lambda r, e: ended.append(r))
+    go_on.set()
+    bed.until(lambda: lane.is_idle)
+    numbers: list[object] = list(range(BATCH_JOBS))
+    numbers[3] = ValueError
+    assert ended == [True, *numbers, "large", "after it", "told", "last"]
+    # The first one, those that were there when it ended, the large one, and two more.
+    assert len(times) == 5
+
+
+def test_a_lane_forgets_the_rest_of_what_a_thread_is_at(bed: LoopBed) -> None:
+    lane = Lane(bed.pool(1))
+    begun, go_on, later = threading.Event(), threading.Event(), threading.Event()
+    ran: list[str] = []
+    ended: list[str] = []
+
+    def add(name: str, cost: int, work: Callable[[], object] = lambda: None) -> None:
+        def job() -> None:
+            work()
+            ran.append(name)
+
+        lane.submit(job, lambda r, e: ended.append(name), cost)
+
+    def begin() -> None:
+        begun.set()
+        go_on.wait(20)
+
+    add("first", 0, lambda: later.wait(20))
+    add("begun", 10, begin)
+    add("not begun", 10)
+    add("cheap", 0)
+    later.set()
+    bed.until(begun.is_set)
+    lane.forget()
+    assert lane.cost == 0
+    add("new", 7)
+    assert lane.cost == 7
+    go_on.set()
+    bed.until(lambda: lane.is_idle)
+    assert ran == ["first", "begun", "cheap", "new"]
+    assert ended == ["first", "begun", "not begun", "cheap", "new"]
     assert lane.cost == 0
 
 

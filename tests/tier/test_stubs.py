@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.raw import oid_of
 
-from zeolith.tier.objects import StoredObject, make_name
+from zeolith.tier.objects import StoredObject
 from zeolith.tier.stubs import read_stub, stub_of, write_stub
 
-FOUND = StoredObject(make_name(oid_of(1)), 1234, "0123456789abcdef" * 4)
+FOUND = StoredObject("0000000000000001/040d284fb1c9e3dd-0123456789ab", 1234, "01234567" * 8)
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -49,7 +48,7 @@ def test_one_that_is_cut_off_at_any_byte(tmp_path: Path) -> None:
         {"sha256": "x" * 64},
         {"sha256": None},
     ],
-    ids=str,
+    ids=lambda content: ascii(content)[:40],
 )
 def test_what_is_none(tmp_path: Path, content: object) -> None:
     path = tmp_path / "0x01.cold"

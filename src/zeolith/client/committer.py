@@ -161,7 +161,12 @@ class Committer:
         path = blobs.prepare_upload(oid, filename, serial)
         # From here on the file is ours, whatever becomes of the transaction.
         transaction.blobs.append((oid, path))
-        self.store(oid, serial, data, txn)
+        if transaction.channel.speaks_own:
+            # The record comes with the blob.
+            transaction.stored(oid, data)
+        else:
+            # As ZEO's clients do it.
+            self.store(oid, serial, data, txn)
         number = transaction.number
         if blobs.shared:
             name = os.path.basename(path)

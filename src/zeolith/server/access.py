@@ -21,6 +21,7 @@ from zope.interface import providedBy
 
 from ..tier.tier import BlobTier
 from ..types import NO_TID
+from .blobsync import sync_path
 from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
 from .publisher import Publisher
@@ -193,7 +194,7 @@ class StorageAccess:
         """
         for part in parts_of(self.storage):
             if isinstance(part, FileStorage) and not part.isReadOnly():
-                _sync(part._file_name)
+                sync_path(part._file_name)
 
     def _guard_resolving(self) -> None:
         for layer in layers_of(self.storage):
@@ -417,35 +418,6 @@ class StorageAccess:
             if lock is not None and lock.acquire(timeout=timeout):
                 stack.callback(lock.release)
             self.storage.close()
-
-
-def sync_blobs(files: Iterable[tuple[str, str]]) -> None:
-    """Bring blob files and the directories that lead to them to disk (R4).
-
-    :param files: (file, directory that is known to be there for good) pairs.
-    :raises OSError: a file is missing, or the disk failed.
-    """
-    directories: dict[str, None] = {}
-    for path, top in files:
-        _sync(path)
-        top = os.path.abspath(top)
-        directory = os.path.dirname(os.path.abspath(path))
-        # Any of them may have been made for this blob.
-        while directory.startswith(top):
-            directories[directory] = None
-            if directory == top:
-                break
-            directory = os.path.dirname(directory)
-    for directory in directories:
-        _sync(directory)
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class DatabaseFacade:

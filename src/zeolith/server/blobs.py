@@ -110,7 +110,8 @@ def _uploaded(
     error = upload.error or error
     if error is None and path is not None and session.transaction is transaction:
         try:
-            transaction.add_blob(UploadedBlob(request.oid, request.serial, request.data, path))
+            oid, serial, data = request.oid, request.serial, request.data
+            transaction.add_blob(UploadedBlob(oid, serial, data, path, upload.flushed))
             session.stats.blobs.has_received(upload.size)
             _keep(session, transaction)
             return

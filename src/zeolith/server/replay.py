@@ -10,7 +10,8 @@ from ZODB.POSException import ConflictError, StorageTransactionError
 
 from ..protocol.messages import CheckCurrentSerial, DeleteObject, Restore, Store, Undo
 from ..types import MAX_TID, NO_TID, ROOT_OID
-from .access import StorageAccess, sync_blobs
+from .access import StorageAccess
+from .blobsync import sync_blobs
 from .transactions import Transaction, remove_file
 
 logger = logging.getLogger(__name__)
@@ -204,8 +205,9 @@ class Replay:
         # Now rather than when the client finishes: a failure can still be reported, and nobody
         # has to wait for the disk while loads are held back.
         if self._access.has_blobs:
+            flushed = {blob.flushed for blob in self._transaction.blobs if blob.flushed}
             files = self._access.dirty_blobs()
-            sync_blobs(files)
+            sync_blobs(files, flushed)
             if self._access.tier is not None:
                 self._transaction.files = [path for path, _ in files]
 

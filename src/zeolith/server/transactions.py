@@ -19,6 +19,7 @@ from ..protocol.limits import Limits
 from ..protocol.messages import Restore, TpcBegin, Undo
 from ..protocol.values import is_plain, to_plain
 from .access import StorageAccess
+from .blobsync import Flushed
 from .log import CommitLog, Operation
 
 if TYPE_CHECKING:
@@ -50,16 +51,19 @@ class UploadedBlob(NamedTuple):
     """A blob whose file is on the server already.
 
     :ivar path: the file, which the storage will take over.
+    :ivar flushed: the file as it was brought to disk; None if that remains to be done.
     """
 
     oid: bytes
     serial: bytes | None
     data: bytes
     path: str
+    flushed: Flushed | None = None
 
 
-_BLOB_OVERHEAD: Final = 400
-"""Bytes of an uploaded blob in memory besides its record: path, ids, and the tuple of them."""
+_BLOB_OVERHEAD: Final = 600
+"""Bytes of an uploaded blob in memory besides its record: path, ids, state of the file, and the
+tuples of them."""
 
 _MAX_BLOB_RECORDS: Final = 64 * 1024 * 1024
 """Bytes.  Records of blobs stay in memory until the vote (R8).  They say little more than that

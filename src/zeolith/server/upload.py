@@ -7,6 +7,7 @@ import tempfile
 
 from ZODB.POSException import TransactionTooLargeError
 
+from .blobsync import Flushed, flush
 from .tally import Limit, Tally
 from .transactions import remove_file
 from .voted import UPLOAD_PREFIX
@@ -27,15 +28,17 @@ class Upload:
     after the other in that order; the rest belongs to the loop.
 
     :ivar error: what went wrong on a worker, or the blob is too large; the vote will say it.
+    :ivar flushed: the file as it was brought to disk, once finished.
     :ivar path: the file, once started.
     :ivar size: bytes that have arrived.
     """
 
-    __slots__ = ("_file", "error", "path", "size")
+    __slots__ = ("_file", "error", "flushed", "path", "size")
 
     def __init__(self) -> None:
         self._file: int | None = None
         self.error: Exception | None = None
+        self.flushed: Flushed | None = None
         self.path = ""
         self.size = 0
 
@@ -77,7 +80,7 @@ class Upload:
         :raises OSError: the disk is full, or the like.
         """
         if self._file is not None:
-            os.fsync(self._file)
+            self.flushed = flush(self._file)
         self._close()
         return self.path
 

@@ -6,9 +6,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .inbox import Inbox
 
@@ -112,23 +113,34 @@ class WorkerPool:
             self._inbox.post(partial(done, result, error))
 
 
+_LaneItem: TypeAlias = tuple[Job | None, Done, int]
+
+BATCH_JOBS: Final = 32
+BATCH_COST: Final = 256 * 1024
+"""How many jobs of a lane a thread does before it sees to others, and what they may cost together:
+for short jobs the way to the thread and back takes longer than they do.  What they bring is known
+only when the last of them has ended."""
+
+
 class Lane:
     """Runs jobs on a pool strictly one after the other, in order.
 
     Not thread-safe: it belongs to the event loop.
 
     :param pool: runs the jobs.
-    :ivar cost: sum of the costs of the jobs that have not ended.
+    :ivar cost: sum of the costs of the jobs whose end is not known.
     """
 
-    __slots__ = ("_busy", "_current", "_jobs", "_pool", "cost")
+    __slots__ = ("_batch", "_busy", "_jobs", "_pool", "cost")
 
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
         # A list, because most lanes are empty for ever and an empty deque takes 600 bytes.
-        self._jobs: list[tuple[Job | None, Done, int]] = []
+        self._jobs: list[_LaneItem] = []
+        # What a thread has to do; none if it was forgotten.  The thread takes one after the other
+        # from the left, and so do we to take them back.
+        self._batch: deque[_LaneItem] | None = None
         self._busy = False
-        self._current: tuple[Job | None, int] = (None, 0)
         self.cost = 0
 
     @property
@@ -153,32 +165,45 @@ class Lane:
     def forget(self) -> None:
         """Run none of the jobs that cost anything and have not begun: their results are of no use
         any more, and what they hold is let go at once.  What was to be called after them is."""
-        if self._current[1]:
-            self._current = (None, 0)  # one that has begun is not disturbed by that
-        self._jobs = [(None if cost else job, done, 0) for job, done, cost in self._jobs]
+        taken_back = []
+        batch, self._batch = self._batch, None
+        # One that has begun is not disturbed by that.
+        with suppress(IndexError):
+            while batch:
+                taken_back.append(batch.popleft())
+        jobs = taken_back + self._jobs
+        self._jobs = [(None if cost else job, done, 0) for job, done, cost in jobs]
         self.cost = 0
 
     def _start(self) -> None:
         self._busy = True
         while self._jobs:
-            job, done, cost = self._jobs.pop(0)
-            if job is not None:
-                self._current = (job, cost)
+            if self._jobs[0][0] is not None:
+                self._batch = self._next_batch()
                 # The pool gets to see no job before a thread has time for it.
-                self._pool.submit(self._run, partial(self._ended, done))
+                self._pool.submit(partial(_run_all, self._batch), self._ended)
                 return
+            _, done, _ = self._jobs.pop(0)
             self._tell(done, None, None)
         self._busy = False
 
-    def _run(self) -> Any:
-        """Runs on a worker thread."""
-        job, _ = self._current
-        return None if job is None else job()
+    def _next_batch(self) -> deque[_LaneItem]:
+        count = cost = 0
+        for item in self._jobs[:BATCH_JOBS]:
+            cost += item[2]
+            if item[0] is None or (count and cost > BATCH_COST):
+                break
+            count += 1
+        batch = deque(self._jobs[:count])
+        del self._jobs[:count]
+        return batch
 
-    def _ended(self, done: Done, result: Any, error: Exception | None) -> None:
-        (_, cost), self._current = self._current, (None, 0)
-        self.cost -= cost
-        self._tell(done, result, error)
+    def _ended(self, ended: list[_Ended], error: Exception | None) -> None:
+        if self._batch is not None:  # else it was forgotten meanwhile
+            self._batch = None
+            self.cost -= sum(cost for _, cost, _, _ in ended)
+        for done, _, result, job_error in ended:
+            self._tell(done, result, job_error)
         self._start()
 
     def _tell(self, done: Done, result: Any, error: Exception | None) -> None:
@@ -187,6 +212,24 @@ class Lane:
         except Exception:
             # A defect in one callback must not stop the jobs behind it for ever.
             logger.exception("error in %r", done)
+
+
+_Ended: TypeAlias = tuple[Done, int, Any, Exception | None]
+
+
+def _run_all(batch: deque[_LaneItem]) -> list[_Ended]:
+    """Runs on a worker thread."""
+    ended: list[_Ended] = []
+    while True:
+        try:
+            job, done, cost = batch.popleft()
+        except IndexError:
+            return ended
+        assert job is not None
+        try:
+            ended.append((done, cost, job(), None))
+        except Exception as error:  # noqa: BLE001 - told by the loop
+            ended.append((done, cost, None, error))
 
 
 class Share:

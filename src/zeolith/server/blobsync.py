@@ -1,0 +1,67 @@
+"""Blob files and their directories, on their way to the disk (R4)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Set
+from typing import NamedTuple
+
+
+class Flushed(NamedTuple):
+    """A file as it was when it was brought to disk: it is there for as long as this is the same.
+
+    A new name, or another mode, changes nothing of it.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+
+def flush(descriptor: int) -> Flushed:
+    """Bring an open file to disk.
+
+    :raises OSError: the disk is full, or has failed.
+    """
+    os.fsync(descriptor)
+    return _state(os.fstat(descriptor))
+
+
+def _state(status: os.stat_result) -> Flushed:
+    return Flushed(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def sync_blobs(files: Iterable[tuple[str, str]], flushed: Set[Flushed] = frozenset()) -> None:
+    """Bring blob files and the directories that lead to them to disk.
+
+    :param files: (file, directory that is known to be there for good) pairs.
+    :param flushed: files that are on disk already, under whatever name.
+    :raises OSError: a file is missing, or the disk failed.
+    """
+    directories: dict[str, str] = {}
+    for path, top in files:
+        if _state(os.stat(path)) not in flushed:
+            sync_path(path)
+        top = os.path.abspath(top)
+        directory = os.path.dirname(os.path.abspath(path))
+        # Any of them may have been made for this blob.
+        while directories.get(directory) != top and directory.startswith(top):
+            directories[directory] = top
+            if directory == top:
+                break
+            directory = os.path.dirname(directory)
+    for directory in directories:
+        sync_path(directory)
+
+
+def sync_path(path: str) -> None:
+    """Bring a file or directory to disk.
+
+    :raises OSError: it is missing, or the disk failed.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
