@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from ..errors import ClientStorageError
 from .blobfiles import install, seal, take_in, unusable, usable
 from .blobkeeper import SizeKeeper
-from .bloblayout import PARTIAL_SUFFIX, blob_path, make_helper, remove
+from .bloblayout import MARKER_NAME, PARTIAL_SUFFIX, blob_path, make_helper, remove
 from .blobleases import Leases
 from .bloblocks import Buckets, share
 from .blobsizes import clear_bucket
@@ -234,6 +234,12 @@ class BlobDirectory:
             there.
         """
         bucket = str(self.fshelper.getPathForOID(oid))
+        if self.shared and not os.path.exists(os.path.join(self.path, MARKER_NAME)):
+            # Otherwise it would be made anew where nobody looks for it.
+            raise ClientStorageError(
+                f"{self.path}, which is shared, has no blobs of a server any more: is its file "
+                "system mounted?"
+            )
         with usable(bucket):
             os.makedirs(bucket, exist_ok=True)
             return take_in(blobfilename, bucket, serial)
@@ -308,5 +314,7 @@ def _seen(path: str) -> str:
 def _missing(oid: bytes, serial: bytes, where: str) -> Exception:
     from ZODB.POSException import POSKeyError
 
-    error: Exception = POSKeyError(oid, f"no blob file of revision 0x{serial.hex()} {where}")
+    text = f"no blob file of revision 0x{serial.hex()} {where}"
+    error: Exception = POSKeyError(oid, text)
+    error.add_note(text)  # in tracebacks; as a text this error is but the object's id
     return error
