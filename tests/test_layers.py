@@ -29,9 +29,10 @@ MAY_IMPORT = {
     "rights": frozenset({"errors"}),
     "protocol": _BASE,
     "credentials": frozenset[str](),
+    "writeback": frozenset[str](),
     "cache": _BASE | {"protocol"},
-    "client": _BASE | {"credentials", "protocol", "cache", "_callable", "__init__"},
-    "server": _BASE | {"credentials", "rights", "protocol", "_callable", "__init__"},
+    "client": _BASE | {"credentials", "protocol", "cache", "writeback", "_callable", "__init__"},
+    "server": _BASE | {"credentials", "rights", "protocol", "writeback", "_callable", "__init__"},
     "config": _BASE | {"credentials", "rights", "protocol", "client", "server"},
     "admin": _BASE | {"credentials", "rights", "protocol", "cache", "client", "config", "__init__"},
     "cli": _BASE

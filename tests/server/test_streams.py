@@ -125,7 +125,9 @@ def test_several_streams_take_turns() -> None:
             pools=SimpleNamespace(quick=pool), when_settled=lambda callback: callback()
         ),
         lobby=SimpleNamespace(options=SimpleNamespace(workers=8)),
-        codec=SimpleNamespace(max_payload=1 << 20, notice=lambda request: request),
+        codec=SimpleNamespace(
+            max_payload=1 << 20, data_frame=STREAM_FRAME, notice=lambda request: request
+        ),
         send=sent.append,
     )
     found = streams.Streams(cast("Any", session))

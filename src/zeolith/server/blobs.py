@@ -63,8 +63,9 @@ def add_upload(
         session.uploads.submit(upload.discard, partial(_discarded, session.name))
         raise
     session.stats.stores += 1
+    checksum = request.checksum if isinstance(request, AttachBlob) else None
     session.uploads.submit(
-        upload.finish,
+        partial(upload.finish, request.oid, checksum),
         partial(_uploaded, session, transaction, upload, request),
         len(request.data),
     )
