@@ -31,6 +31,7 @@
         ├── ServerBehindCache       the database is older than what this client has seen
         ├── OtherDatabase           the server has another database than before
         ├── DatabaseRestored        the database was restored from a backup since
+        ├── BlobDamaged             a blob that was transferred has another checksum
         ├── HistoryLost             the server cannot tell any more what changed since then
         └── ServerError             the server reported an error this side has no class for
 
@@ -441,6 +442,22 @@ class DatabaseRestored(ClientStorageError):
             f"the database was restored from a backup: its epoch is {self.found}, and was "
             f"{self.known}; what was learned of it before has to be learned anew"
         )
+
+
+class BlobDamaged(ClientStorageError):
+    """A blob that was transferred is not the one that was sent: its checksum is another.
+
+    :ivar oid: the object that the blob belongs to.
+    :ivar where: what was damaged: on which way, and what that means.
+    """
+
+    def __init__(self, oid: bytes, where: str) -> None:
+        super().__init__(oid, where)
+        self.oid = oid
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"the blob of object {self.oid.hex()} is damaged: {self.where}"
 
 
 class HistoryLost(ClientStorageError):

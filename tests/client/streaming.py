@@ -35,7 +35,7 @@ class Sink:
     def opened(self, answer: Any) -> None:
         self.answer = answer
 
-    def take(self, data: bytes) -> int:
+    def take(self, data: bytes | memoryview) -> int:
         self.data += data
         return len(data) if self._consumes else 0
 

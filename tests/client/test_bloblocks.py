@@ -71,6 +71,19 @@ def test_a_child_of_a_fork_has_no_part_in_a_lock(tmp_path: Path) -> None:
     assert lock not in bloblocks._held
 
 
+def test_a_lock_is_released_whoever_has_its_file_open(tmp_path: Path) -> None:
+    """Such as a child between its fork and its exec."""
+    path = str(tmp_path / ".lock")
+    lock = try_lock(path)
+    assert lock is not None
+    inherited = os.dup(lock._descriptor)
+    lock.close()
+    again = try_lock(path)
+    assert again is not None
+    again.close()
+    os.close(inherited)
+
+
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     path = str(tmp_path / ".lock")
     program = (

@@ -17,7 +17,7 @@ from ZODB.POSException import POSKeyError
 
 from zeolith.client.storage import ClientStorage
 from zeolith.errors import ClientDisconnected, ClientStorageError
-from zeolith.protocol.limits import STREAM_FRAME
+from zeolith.protocol.limits import BULK_FRAME, STREAM_FRAME
 from zeolith.protocol.messages import Call, Notice, SendBlob
 from zeolith.protocol.streamrequests import (
     AttachBlob,
@@ -34,7 +34,7 @@ from ..support.waiting import Background, wait_until
 from .conftest import Attach, Open
 from .scripted import tid
 
-SIZE = 40 * STREAM_FRAME + 123
+SIZE = 80 * STREAM_FRAME + 123
 DATA = os.urandom(SIZE)
 
 
@@ -120,7 +120,7 @@ def test_a_download_that_is_cut_off_is_gone_on_with(
         request = of_stream(passing, StreamData)
         if request is not None:
             seen["bytes"] += len(request.data)
-            if seen["bytes"] > (seen["cuts"] + 1) * 7 * STREAM_FRAME:
+            if seen["bytes"] > (seen["cuts"] + 1) * 10 * STREAM_FRAME:
                 seen["cuts"] += 1
                 return action
         return Action.PASS
@@ -142,7 +142,7 @@ def test_a_download_that_is_cut_off_is_gone_on_with(
         for frame in proxy.frames()
         if (request := of_stream(frame, StreamData)) is not None
     )
-    assert passed <= SIZE + seen["cuts"] * 8 * STREAM_FRAME
+    assert passed <= SIZE + seen["cuts"] * BULK_FRAME
     assert leftovers(tmp_path / "c2") == []
 
 
@@ -155,7 +155,7 @@ def test_a_download_waits_no_longer_than_wait_timeout_for_a_server(
 
     def cut_for_good(passing: Passing) -> Action:
         request = of_stream(passing, StreamData)
-        if request is not None and passing.number > 10:
+        if request is not None and passing.number > 8:
             proxy.is_refusing = True
             return Action.CUT
         return Action.PASS
@@ -178,7 +178,7 @@ def test_an_upload_that_is_cut_off_fails_and_leaves_nothing(
 
     def cut_uploads(passing: Passing) -> Action:
         request = of_stream(passing, StreamData)
-        return Action.CUT if request is not None and passing.number > 12 else Action.PASS
+        return Action.CUT if request is not None and passing.number > 8 else Action.PASS
 
     proxy.rule = cut_uploads
     with pytest.raises(ClientDisconnected):

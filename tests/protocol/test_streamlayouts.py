@@ -16,6 +16,7 @@ from zeolith.errors import (
 from zeolith.protocol.additions import OWN_CLIENT_REQUESTS, OWN_SERVER_REQUESTS
 from zeolith.protocol.framing import frame
 from zeolith.protocol.limits import (
+    BULK_FRAME,
     DEFAULT_LIMITS,
     FIRST_UPLOAD,
     MAX_STREAM_CREDIT,
@@ -87,7 +88,7 @@ def test_data_are_not_longer_than_the_peer_accepts() -> None:
     with pytest.raises(MessageTooLarge):
         codec.notice(StreamFault(1, "x", (bytes(1024),)))
     with pytest.raises(MessageTooLarge):
-        SERVER.notice(StreamData(1, bytes(STREAM_FRAME + 1)))
+        SERVER.notice(StreamData(1, bytes(BULK_FRAME + 1)))
 
 
 @pytest.mark.parametrize("number", [-1, MAX_STREAM_NUMBER + 1, "1", None, True])

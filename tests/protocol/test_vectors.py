@@ -89,6 +89,16 @@ def test_heartbeats_and_compression(size: int) -> None:
             assert opened(compress(opened(step.frame))) == opened(step.frame)
 
 
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_blobs_with_checksums(size: int) -> None:
+    terms = Terms(checksums=("sha256",))
+    pair = Pair(terms, terms)
+    steps = read_transcript("v1-blobs")
+    for step in steps:
+        assert [repr(event) for event in pair.take(step, size)] == [step.meaning]
+    assert sorted(pair.written) == sorted(step.frame for step in steps)
+
+
 def opened(frame_: bytes) -> bytes:
     """Return *frame_* as it was before it was compressed."""
     payload = frame_[4:]
@@ -130,7 +140,15 @@ def test_servers_without_a_common_version_are_spoken_to_as_before() -> None:
 
 def test_every_transcript_is_replayed() -> None:
     names = {path.stem for path in VECTORS.iterdir()}
-    others = {"v1-link", "v1-later-peers", "v1-refusal", "v1-fallback", "v1-changes", "v1-login"}
+    others = {
+        "v1-blobs",
+        "v1-link",
+        "v1-later-peers",
+        "v1-refusal",
+        "v1-fallback",
+        "v1-changes",
+        "v1-login",
+    }
     assert names == {*SESSIONS, *others}
     assert all(
         step.frame == frame(step.frame[4:]) for name in names for step in read_transcript(name)

@@ -122,10 +122,14 @@ def test_several_streams_take_turns() -> None:
         publisher=SimpleNamespace(is_held=False),
         connection=SimpleNamespace(limit_output=lambda mark: None, unsent=0),
         service=SimpleNamespace(
-            pools=SimpleNamespace(quick=pool), when_settled=lambda callback: callback()
+            pools=SimpleNamespace(quick=pool),
+            when_settled=lambda callback: callback(),
+            cold=None,
         ),
         lobby=SimpleNamespace(options=SimpleNamespace(workers=8)),
-        codec=SimpleNamespace(max_payload=1 << 20, notice=lambda request: request),
+        codec=SimpleNamespace(
+            max_payload=1 << 20, data_frame=STREAM_FRAME, notice=lambda request: request
+        ),
         send=sent.append,
     )
     found = streams.Streams(cast("Any", session))

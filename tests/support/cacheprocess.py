@@ -73,6 +73,8 @@ class CacheProcess:
     ) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        if error is not None:
+            self.process.kill()
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.wait(60)

@@ -21,8 +21,10 @@ from zeolith.protocol.additions import NAMES
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import (
+    NO_TERMS,
     Admission,
     Database,
+    Terms,
     parse_admission,
     serialize_admission,
 )
@@ -101,6 +103,7 @@ class RawClient:
 
     :param storage: the storage to register with; None: stop after the greeting.
     :param receive_buffer: bytes of the socket's receive buffer; small ones make a stuck reader.
+    :param terms: what it says in a hello of Zeolith's own protocol.
 
     :ivar inbox: every message received so far, in order.
     :ivar taken: messages of the inbox that :meth:`next` has returned.
@@ -115,13 +118,14 @@ class RawClient:
         read_only: bool = False,
         receive_buffer: int | None = None,
         tls: ssl.SSLContext | None = None,
+        terms: Terms = NO_TERMS,
     ) -> None:
         self.inbox: list[Message] = []
         self.taken = 0
         self.tid = Z64
         self.database: Database | None = None
         self._msgid = 0
-        self.peer = ClientPeer()
+        self.peer = ClientPeer(terms=terms)
         self.socket = connect(address)
         try:
             if receive_buffer is not None:

@@ -44,6 +44,7 @@ from ..protocol.hello import NO_TERMS, Database, Terms
 from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
+from ..protocol.streamlayouts import STREAM_HEAD, data_head
 from ..protocol.streamrequests import STREAM_MESSAGES
 from .arguments import check_tid, check_wanted
 from .login import NO_LOGIN, Conversation, refuse_login
@@ -52,7 +53,7 @@ from .principal import Principal
 from .receiver import Receiver, to_revision
 from .slots import Slot, release
 from .streams import Streams
-from .wire import Wire
+from .wire import PlainWire, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,11 @@ PROGRAM = f"zeolith {__version__}"
 SEND_MARK = 64 * 1024
 """Notices are collected up to this many bytes before they are sent: a commit of small objects costs
 one system call per some two hundred of them, and the server starts on them early."""
+
+
+FILL_SIZE = 512 * 1024
+"""Bytes of a blob taken from the kernel, summed up and written at once: fewer system calls, and the
+processor's cache still holds them for the next step."""
 
 
 class NotSent(ClientDisconnected):
@@ -89,6 +95,9 @@ class Channel:
         principal: Principal | None = None,
     ) -> None:
         self.wire = wire
+        # Without TLS, long data need not be copied together, or into pieces.
+        self._plain = wire if isinstance(wire, PlainWire) else None
+        self._buffer: bytearray | None = None
         self.server_name = server_name
         self.server_program = ""
         """What the server calls itself; empty until it has said so."""
@@ -192,6 +201,16 @@ class Channel:
     def compresses(self) -> bool:
         """Whether large messages are compressed, both ways."""
         return self._compress is not None
+
+    @property
+    def checksum(self) -> str | None:
+        """Name of the algorithm by which both sides verify blobs; None if they do not."""
+        return self._codec.checksum
+
+    @property
+    def stream_frame(self) -> int:
+        """Bytes of data that the server takes in one message of a stream."""
+        return min(self._codec.data_frame, self._codec.max_payload - STREAM_HEAD)
 
     @property
     def max_payload(self) -> int:
@@ -387,6 +406,23 @@ class Channel:
             self._end(failure)
             raise self._disconnected()
 
+    def send_data(self, number: int, data: memoryview) -> None:
+        """Send *data* as one message of the stream to the server with that number, now.
+
+        :param data: not more than :attr:`stream_frame`.
+        :raises ClientDisconnected: the connection has ended.
+        """
+        if self._is_sender():
+            raise _nested()
+        head = data_head(number, len(data))
+        with self._sending:
+            if self._cause is not None:
+                raise self._disconnected()
+            failure = self._write(head, data)
+        if failure is not None:
+            self._end(failure)
+            raise self._disconnected()
+
     def add(self, request: Request) -> None:
         """Have *request*, which has no answer and may be lost, sent with whatever is sent next.
 
@@ -464,15 +500,20 @@ class Channel:
         if slot is None:
             raise self._disconnected()
 
-    def _write(self, frame: bytes) -> BaseException | None:
-        """Send what waits and then *frame*; return what went wrong.  ``_sending`` is held."""
+    def _write(self, frame: bytes, data: memoryview | None = None) -> BaseException | None:
+        """Send what waits, *frame* and *data*; return what went wrong.  ``_sending`` is held."""
         try:
             if self._waiting:
                 frame = b"".join((*self._waiting, frame))
                 self._waiting.clear()
                 self._waiting_size = 0
             self.has_spoken = True
-            self.wire.send(frame)
+            if data is None:
+                self.wire.send(frame)
+            elif self._plain is not None:
+                self._plain.send_parts(frame, data)
+            else:
+                self.wire.send(frame + data)
         except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: see _end
             return error
         return None
@@ -580,7 +621,7 @@ class Channel:
         slot = None
         try:
             try:
-                data = self.wire.receive()
+                data = self._receive() if self._peer.body_left else self.wire.receive()
             except TimeoutError:
                 if self._goes_on_waiting():
                     return
@@ -627,6 +668,20 @@ class Channel:
                     # The answer came but could not be taken in: its caller learns why.
                     cause = error if isinstance(error, Exception) else self._disconnected()
                     slot.settle(cause)
+
+    def _receive(self) -> bytes | memoryview:
+        """Read as :attr:`wire` does, in the middle of a long message of a stream."""
+        if self._plain is None:
+            return self.wire.receive()
+        buffer = self._buffer
+        if buffer is None:
+            buffer = self._buffer = bytearray(FILL_SIZE)
+        view = memoryview(buffer)[: self._peer.body_left]
+        return view[: self._plain.fill(view)]
+
+    def forget_buffer(self) -> None:
+        """No stream is on its way: give back what long messages need.  Any thread."""
+        self._buffer = None
 
     def wait_patiently(self, timeout: float) -> None:
         """Give the server up if it says nothing for *timeout* seconds while it is waited for, and

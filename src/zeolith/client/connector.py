@@ -31,6 +31,7 @@ from ..errors import (
     ServerFull,
     ServerRefused,
 )
+from ..protocol.checksums import ALGORITHMS
 from ..protocol.hello import Admission, Database, Terms, parse_admission
 from ..protocol.messages import Register
 from .certificates import refusal_without_reason, to_refusal
@@ -260,7 +261,7 @@ class Connector:
         compresses = self._compression
         if compresses is None:
             compresses = prefers_compression(wire.peer_name, self._credentials is not None)
-        return Terms(self._silence, compresses)
+        return Terms(self._silence, compresses, ALGORITHMS)
 
     def _register(self, channel: Channel, mode: Mode, reached: Callable[[str], None]) -> Candidate:
         channel.wire.set_timeout(GREETING_TIMEOUT)

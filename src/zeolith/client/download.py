@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import FileIO
 
+from ..protocol.checksums import Hasher, make_hasher
+from ..writeback import PIECE, begin_writeback
 from .bloblayout import remove
 
 
@@ -24,7 +26,18 @@ class Download:
     :ivar is_resumable: the end of the connection is not the end of it.
     """
 
-    __slots__ = ("error", "file", "is_complete", "is_resumable", "path", "received", "size")
+    __slots__ = (
+        "_algorithm",
+        "_begun",
+        "_hasher",
+        "error",
+        "file",
+        "is_complete",
+        "is_resumable",
+        "path",
+        "received",
+        "size",
+    )
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -34,6 +47,9 @@ class Download:
         self.received = 0
         self.size: int | None = None
         self.is_resumable = False
+        self._algorithm: str | None = None
+        self._hasher: Hasher | None = None
+        self._begun = 0  # bytes that the system was told to bring to disk
 
     def start(self) -> None:
         """Begin anew, whatever has been received before."""
@@ -41,18 +57,33 @@ class Download:
         self.drop()
         self._attempt(self._open)
 
-    def resume(self) -> int:
-        """Begin, or go on after what has been received before; return how many bytes that is."""
-        if self.file is None:
+    def resume(self, algorithm: str | None = None) -> int:
+        """Begin, or go on after what has been received before; return how many bytes that is.
+
+        :param algorithm: by which the checksum of all of it is wanted; if it is not that of what
+            has been received before, that is of no use.
+        """
+        if self.file is None or algorithm != self._algorithm:
+            self._algorithm = algorithm
             self.start()
         return self.received
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Add the next part, unless the stream has failed."""
         file = self.file
         if file is not None:
+            if self._hasher is not None:
+                self._hasher.update(chunk)
             self._attempt(lambda: _write_all(file, chunk))
             self.received += len(chunk)
+            if self.received - self._begun >= PIECE and self.file is not None:
+                begin_writeback(file.fileno(), self._begun, self.received - self._begun)
+                self._begun = self.received
+
+    @property
+    def digest(self) -> bytes | None:
+        """The checksum of what has been received; None if it is not wanted."""
+        return None if self._hasher is None else self._hasher.digest()
 
     def end(self) -> None:
         """The stream is complete, unless it has failed."""
@@ -64,7 +95,8 @@ class Download:
     def drop(self) -> None:
         """Forget what has been received."""
         self.is_complete = False
-        self.received = 0
+        self.received = self._begun = 0
+        self._hasher = None if self._algorithm is None else make_hasher(self._algorithm)
         file, self.file = self.file, None
         try:
             if file is not None:
@@ -90,7 +122,7 @@ class Download:
             self.drop()
 
 
-def _write_all(file: FileIO, data: bytes) -> None:
+def _write_all(file: FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         # A disk that is nearly full takes a part, and refuses the rest the next time.

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from ..errors import ClientStorageError, StreamViolation
 from ..protocol.faults import parse_fault, serialize_fault
-from ..protocol.limits import FIRST_UPLOAD, STREAM_FRAME, STREAM_WINDOW
+from ..protocol.limits import BULK_WINDOW, FIRST_UPLOAD, STREAM_FRAME, STREAM_WINDOW
 from ..protocol.messages import Request
 from ..protocol.streamlayouts import STREAM_HEAD
 from ..protocol.streamrequests import (
@@ -27,6 +28,7 @@ from ..protocol.streamrequests import (
     StreamFault,
 )
 from ..protocol.streams import Receiver, Sender
+from ..protocol.windows import Window
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -40,6 +42,14 @@ MAX_DOWNLOADS: Final = 32
 with one of which we have heard the end, or which we have cancelled."""
 
 
+SEND_TIME: Final = 0.004
+"""Seconds that it should take to send one message of an upload."""
+
+
+Take: TypeAlias = Callable[[bytes | memoryview], int]
+"""See :class:`Incoming`."""
+
+
 class Sink(Protocol):
     """Where a stream goes that a thread waits for."""
 
@@ -50,7 +60,7 @@ class Sink(Protocol):
     def opened(self, answer: Any) -> None:
         """The server has answered so; it may be sending already.  What this raises is passed on."""
 
-    def take(self, data: bytes) -> int:
+    def take(self, data: bytes | memoryview) -> int:
         """See :class:`Incoming`."""
 
 
@@ -70,18 +80,24 @@ class Incoming:
         channel: Channel,
         number: int,
         window: int,
-        take: Callable[[bytes], int],
+        take: Take,
         is_eager: bool,
     ) -> None:
         self.number = number
         self.error: Exception | None = None
         """What the server said instead of the end; what comes after it has no end."""
         self._channel = channel
-        self._take: Callable[[bytes], int] | None = take
+        self._take: Take | None = take
         self._is_eager = is_eager
+        self.checksum: bytes | None = None
+        """What the server said with the end; None if it said none."""
         # Guards the receiver; nobody waits for anything while holding it.
         self._lock = threading.Lock()
         self._receiver = Receiver(number, window, window)
+        # Between peers with long messages it grows with what the line takes.
+        is_long = channel.stream_frame > STREAM_FRAME
+        self._window = Window(BULK_WINDOW if is_long else window, time.monotonic())
+        self._granted = 0  # the offset at which that was looked at last
 
     @property
     def window(self) -> int:
@@ -103,12 +119,19 @@ class Incoming:
         with self._lock:
             self._receiver.consumed(size)
 
-    def grant(self) -> None:
+    def grant(self, most: int = STREAM_WINDOW) -> None:
         """Give the server as much credit as is due.
 
+        :param most: bytes that it may be ahead, as far as the peers have long messages.
         :raises ClientDisconnected: the connection has ended.
         """
         with self._lock:
+            receiver = self._receiver
+            if receiver.offset > self._granted and self._window.most > STREAM_WINDOW:
+                self._window.most = max(most, STREAM_WINDOW + 1)
+                self._window.passed(receiver.offset - self._granted, time.monotonic())
+                self._granted = receiver.offset
+                receiver.window = self._window.size
             size = self._receiver.due
             if not size:
                 return
@@ -135,7 +158,7 @@ class Incoming:
 
     # -- by the connection's reader ----------------------------------------------------------------
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: bytes | memoryview) -> None:
         with self._lock:
             self._receiver.received(len(data))
             take = self._take
@@ -145,10 +168,11 @@ class Incoming:
         if is_news:
             self._channel.wake(self)
 
-    def end(self, error: Exception | None) -> None:
+    def end(self, error: Exception | None, checksum: bytes | None = None) -> None:
         with self._lock:
             # First: whoever sees the end without the lock must see why, or takes it for a good one.
             self.error = error
+            self.checksum = checksum
             self._receiver.end()
         self._channel.wake(self)
 
@@ -187,6 +211,27 @@ class Outgoing:
             self.sender.end()
 
 
+class _Pace:
+    """How long the messages of an upload are: other threads' calls wait for one to be sent.
+
+    :param most: bytes that one may have.
+    :ivar frame: bytes that the next one may have.
+    """
+
+    __slots__ = ("_most", "frame")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.frame = min(STREAM_FRAME, most)
+
+    def took(self, size: int, seconds: float) -> None:
+        """To send *size* bytes took so long."""
+        if seconds > SEND_TIME:
+            self.frame = min(max(self.frame // 2, STREAM_FRAME), self._most)
+        elif size == self.frame and seconds < SEND_TIME / 4:
+            self.frame = min(2 * self.frame, self._most)
+
+
 class Streams:
     """All streams of one connection.  Any thread, except where stated.
 
@@ -199,11 +244,13 @@ class Streams:
         self._incoming: dict[int, Incoming] = {}
         self._outgoing: dict[int, Outgoing] = {}
         self._uploads = 0  # so far
+        # Held from the choice of a number until its first message is on its way.
+        self._beginning = threading.Lock()
         self._downloads = threading.Semaphore(MAX_DOWNLOADS)
 
     # -- from the server ---------------------------------------------------------------------------
 
-    def prepare(self, take: Callable[[bytes], int], is_eager: bool = False) -> Incoming:
+    def prepare(self, take: Take, is_eager: bool = False) -> Incoming:
         """Return a stream that nobody has asked the server for yet.
 
         Whoever has it sees to it that it is cancelled when it is not needed any more, and only then
@@ -237,8 +284,10 @@ class Streams:
                 stream.end(None)
             raise
 
-    def fetch(self, make_request: Callable[[int, int], Request], sink: Sink) -> None:
+    def fetch(self, make_request: Callable[[int, int], Request], sink: Sink) -> bytes | None:
         """Open a stream and return when all of it has come, or when *sink* wants no more.
+
+        :returns: the checksum that the server said with the end; None if it said none.
 
         At most :data:`MAX_DOWNLOADS` threads do so at once, others wait.
 
@@ -251,55 +300,78 @@ class Streams:
             try:
                 sink.opened(self.start(stream, make_request))
                 while sink.is_wanted and not stream.has_ended:
-                    stream.grant()
+                    stream.grant(BULK_WINDOW // max(len(self._incoming), 1))
                     self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)
             finally:
                 stream.cancel()  # unless it has ended
+                if not self._incoming:
+                    self._channel.forget_buffer()
             if stream.error is not None:
                 raise stream.error
+            return stream.checksum
 
     # -- to the server -----------------------------------------------------------------------------
 
-    def upload(self, chunks: Iterable[bytes]) -> tuple[int, int]:
-        """Send a stream; return its number and size.  One thread at a time.
+    def upload(self, chunks: Iterable[bytes | memoryview]) -> tuple[int, int]:
+        """Send a stream; return its number and size.
 
         :param chunks: parts of any size but none; what they raise ends the stream.
         :raises ClientDisconnected: the connection has ended.
         """
-        number = FIRST_UPLOAD + self._uploads % FIRST_UPLOAD
-        self._uploads += 1
-        stream = self._outgoing[number] = Outgoing(number)
-        channel = self._channel
+        channel, parts = self._channel, iter(chunks)
+        stream, pace, begun = None, _Pace(channel.stream_frame), 0
         try:
-            for chunk in chunks:
-                if not self._send(stream, chunk):
-                    break  # The server will say why when it is asked what became of it.
+            first = next(parts, b"")
+            # The server takes numbers in turn: nobody else's first message may come in between.
+            with self._beginning:
+                number = FIRST_UPLOAD + self._uploads % FIRST_UPLOAD
+                self._uploads += 1
+                stream = self._outgoing[number] = Outgoing(number)
+                if first:
+                    begun = self._send_some(stream, memoryview(first), pace)
+            if self._send(stream, memoryview(first)[begun:], pace):
+                for chunk in parts:
+                    if not self._send(stream, memoryview(chunk), pace):
+                        break  # The server will say why when it is asked what became of it.
         except BaseException as error:
-            stream.end()
-            self._outgoing.pop(number, None)
-            with suppress(ClientStorageError):
-                channel.post(StreamFault(number, *_reason(error)))
+            if stream is not None:
+                stream.end()
+                self._outgoing.pop(number, None)
+                with suppress(ClientStorageError):
+                    channel.post(StreamFault(number, *_reason(error)))
             raise
         stream.end()
         self._outgoing.pop(number, None)
         channel.post(StreamEnd(number))
         return number, stream.sender.offset
 
-    def _send(self, stream: Outgoing, chunk: bytes) -> bool:
+    def _send(self, stream: Outgoing, chunk: memoryview, pace: _Pace) -> bool:
         """Send *chunk*, waiting for credit; return false if the server wants no more."""
-        channel, number = self._channel, stream.sender.number
-        start = 0
-        while start < len(chunk):
+        channel = self._channel
+        while chunk:
             if not stream.is_ready:
                 channel.flush()
                 channel.wait_until(stream, lambda: stream.is_ready)
-            frame = min(STREAM_FRAME, channel.max_payload - STREAM_HEAD)
-            size = stream.sendable(len(chunk) - start, frame)
+            size = self._send_some(stream, chunk, pace)
             if not size:
                 return False
-            channel.post(StreamData(number, chunk[start : start + size]))
-            start += size
+            chunk = chunk[size:]
         return True
+
+    def _send_some(self, stream: Outgoing, chunk: memoryview, pace: _Pace) -> int:
+        """Send as much of *chunk* as one message may have; return how much that is."""
+        channel, number = self._channel, stream.sender.number
+        frame = min(pace.frame, channel.max_payload - STREAM_HEAD)
+        size = stream.sendable(len(chunk), frame)
+        if not size:
+            return 0
+        if channel.stream_frame <= STREAM_FRAME:
+            channel.post(StreamData(number, bytes(chunk[:size])))
+        else:
+            began = time.monotonic()
+            channel.send_data(number, chunk[:size])
+            pace.took(size, time.monotonic() - began)
+        return size
 
     # -- by the connection's reader ----------------------------------------------------------------
 
@@ -319,7 +391,7 @@ class Streams:
             if isinstance(request, StreamFault):
                 error = parse_fault(request.name, request.details)
             del self._incoming[number]
-            stream.end(error)
+            stream.end(error, request.checksum if isinstance(request, StreamEnd) else None)
 
     def _find(self, number: int) -> Incoming:
         stream = self._incoming.get(number)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from io import FileIO
+from typing import Any, Final
 
-from ..errors import ClientStorageError
-from ..protocol.limits import STREAM_FRAME
+from ..errors import BlobDamaged, ClientStorageError
+from ..protocol.checksums import Hasher, make_hasher
 from ..protocol.messages import SendBlob, StoreBlobChunk, StoreBlobEnd, StoreBlobStart
 from ..protocol.streamrequests import AttachBlob, OpenBlob
 from .blobs import BlobDirectory
 from .channel import Channel
 from .download import Download
 from .link import Link
+
+logger = logging.getLogger(__name__)
+
+PIECE_SIZE: Final = 512 * 1024
+"""Bytes of a file that are read, summed up and sent at once; a small file needs no more memory."""
 
 
 def fetch_blob(link: Link, blobs: BlobDirectory, oid: bytes, serial: bytes) -> None:
@@ -21,11 +29,22 @@ def fetch_blob(link: Link, blobs: BlobDirectory, oid: bytes, serial: bytes) -> N
     After a break it is gone on with where it was: a revision of a blob never changes.
 
     :raises ClientDisconnected: no connection within ``wait_timeout``.
+    :raises BlobDamaged: what came, twice, has another checksum than the server says.
     :raises ClientStorageError: what came is not what was to come.
     """
     download = blobs.download(oid, serial)
-    sink = _BlobSink(download)
-    link.repeat(partial(_fetch_on, sink, oid, serial), lambda: download.received)
+    for is_last in (False, True):
+        sink = _BlobSink(download, oid)
+        try:
+            link.repeat(partial(_fetch_on, sink, oid, serial), lambda: download.received)
+        except BlobDamaged as error:
+            # On the way, or at the server: if it comes like that again it has no good one.
+            download.drop()
+            if is_last:
+                raise
+            logger.warning("%s: %s; it is fetched again", link.name, error)
+        else:
+            return
 
 
 def _fetch_on(sink: _BlobSink, oid: bytes, serial: bytes, channel: Channel) -> None:
@@ -36,12 +55,12 @@ def _fetch_on(sink: _BlobSink, oid: bytes, serial: bytes, channel: Channel) -> N
         channel.call(SendBlob(oid, serial))
         return
     download.is_resumable = True
-    offset = download.resume()
+    offset = download.resume(channel.checksum)
     if download.error is None:
-        channel.streams.fetch(
+        checksum = channel.streams.fetch(
             lambda number, credit: OpenBlob(number, oid, serial, offset, credit), sink
         )
-        sink.ended()
+        sink.ended(checksum)
 
 
 class _BlobSink:
@@ -50,8 +69,9 @@ class _BlobSink:
     No lock: the stream's own keeps its reader and the thread that loads the blob apart.
     """
 
-    def __init__(self, download: Download) -> None:
+    def __init__(self, download: Download, oid: bytes) -> None:
         self.download = download
+        self._oid = oid
         self._size: int | None = None
 
     @property
@@ -71,15 +91,20 @@ class _BlobSink:
             )
         self._size = self.download.size = size
 
-    def take(self, data: bytes) -> int:
+    def take(self, data: bytes | memoryview) -> int:
         self.download.write(data)
         return len(data)
 
-    def ended(self) -> None:
+    def ended(self, checksum: bytes | None) -> None:
+        """All has come: the file may have its name if it is the right one."""
         download = self.download
         if download.error is None and download.received != self._size:
             raise ClientStorageError(
                 f"the server has ended a blob of {self._size} bytes after {download.received}"
+            )
+        if download.error is None and download.digest != checksum:
+            raise BlobDamaged(
+                self._oid, "what has arrived is not what was committed: its checksum is another"
             )
         download.end()
 
@@ -100,10 +125,34 @@ def send_blob(
     :raises MessageTooLarge: the server does not take such a record.
     """
     if channel.speaks_own:
-        number, size = channel.streams.upload(blobs.chunks(path, STREAM_FRAME))
-        channel.post(AttachBlob(number, oid, serial, data, txn, size))
+        _send_on_stream(channel, path, oid, serial, data, txn)
         return
     channel.post(StoreBlobStart())
     for chunk in blobs.chunks(path):
         channel.post(StoreBlobChunk(chunk))
     channel.post(StoreBlobEnd(oid, serial, data, txn))
+
+
+def _send_on_stream(
+    channel: Channel, path: str, oid: bytes, serial: bytes | None, data: bytes, txn: int
+) -> None:
+    algorithm = channel.checksum
+    hasher = None if algorithm is None else make_hasher(algorithm)
+    with FileIO(path) as file:
+        number, size = channel.streams.upload(_pieces(file, hasher))
+    checksum = None if hasher is None else hasher.digest()
+    channel.post(AttachBlob(number, oid, serial, data, txn, size, checksum))
+
+
+def _pieces(file: FileIO, hasher: Hasher | None) -> Iterator[memoryview]:
+    """Return what *file* has, in parts that are good until the next one is asked for.
+
+    What is summed up is what is sent, byte for byte, whatever becomes of the file meanwhile: so it
+    goes through this process's memory, where it has to go to be summed up.
+    """
+    buffer = memoryview(bytearray(PIECE_SIZE))
+    while size := file.readinto(buffer):
+        piece = buffer[:size]
+        if hasher is not None:
+            hasher.update(piece)
+        yield piece

@@ -90,6 +90,19 @@ class PlainWire:
     def receive(self) -> bytes:
         return self._recv(RECEIVE_SIZE)
 
+    def fill(self, view: memoryview) -> int:
+        """Wait for bytes and put them into *view*; return how many, 0 at the end of the stream."""
+        return self._sock.recv_into(view)
+
+    def send_parts(self, head: bytes, data: memoryview) -> None:
+        """Send all of *head* and *data*, without making one of the two."""
+        sent = self._sock.sendmsg([head, data])
+        if sent < len(head):
+            self.send(head[sent:])
+            sent = len(head)
+        if sent < len(head) + len(data):
+            self.send(data[sent - len(head) :])
+
     def is_readable(self, timeout: float | None) -> bool:
         return _poll(self._sock.fileno(), select.POLLIN, timeout)
 

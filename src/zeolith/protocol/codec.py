@@ -21,7 +21,7 @@ from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import msgpacks, pickles
 from .framing import HEADER_SIZE, MAX_PAYLOAD, frame, pack_length
 from .greeting import Coding
-from .limits import Limits
+from .limits import STREAM_FRAME, Limits
 from .messages import (
     WIRE_NAMES,
     Call,
@@ -92,6 +92,8 @@ class Codec(ABC):
         many clients: that is for :meth:`check`.
     :ivar compress: returns the frame to send in place of one that any method has returned; None if
         the peer takes no compressed messages.
+    :ivar checksum: name of the algorithm by which both sides verify blobs; None if they do not.
+    :ivar stream_frame: bytes of data that the peer takes in one message of a stream.
     :ivar takes_compressed: whether the peer may send compressed messages.
     :ivar expanded: bytes by which the messages decoded so far were longer than they arrived; who
         counts them sets it back.
@@ -108,6 +110,8 @@ class Codec(ABC):
         self._limits = limits
         self.max_payload = max_payload
         self.compress: Callable[[bytes], bytes] | None = None
+        self.checksum: str | None = None
+        self.stream_frame = STREAM_FRAME
         self.takes_compressed = False
         self.expanded = 0
 
@@ -120,6 +124,12 @@ class Codec(ABC):
         if size > self.max_payload:
             raise MessageTooLarge(size, self.max_payload)
         return frame
+
+    @property
+    def data_frame(self) -> int:
+        """Bytes of data that one message of a stream may have: what is compressed the peer keeps
+        until it is complete, as any message, so it is short."""
+        return STREAM_FRAME if self.compress is not None else self.stream_frame
 
     @abstractmethod
     def load_before(self, oid: bytes, tid: bytes) -> bytes:

@@ -17,6 +17,7 @@ from ZODB import POSException
 
 from ..errors import (
     AccessDenied,
+    BlobDamaged,
     HistoryLost,
     MessageTooLarge,
     NotCommitted,
@@ -253,6 +254,15 @@ def _access_denied(details: Any) -> Exception | None:
     return AccessDenied(user, right, storage)
 
 
+def _blob_damaged(details: Any) -> Exception | None:
+    if type(details) is not dict:
+        return None
+    oid, where = details.get("oid"), details.get("where")
+    if type(oid) is not bytes or len(oid) != 8 or type(where) is not str:
+        return None
+    return BlobDamaged(oid, where)
+
+
 def _two_tids(cls: type[Exception], first: str, second: str) -> _Builder:
     """Build an exception that is made of two transaction ids."""
 
@@ -293,6 +303,7 @@ _BUILDERS: Final[Mapping[str, _Builder]] = {
     "ZODB.POSException.Unsupported": _plain(POSException.Unsupported),
     "zeolith.errors.MessageTooLarge": _too_large,
     "zeolith.errors.AccessDenied": _access_denied,
+    "zeolith.errors.BlobDamaged": _blob_damaged,
     "zeolith.errors.NotCommitted": _not_committed,
     "zeolith.errors.OutcomeUnknown": _outcome_unknown,
     "zeolith.errors.HistoryLost": _two_tids(HistoryLost, "since", "floor"),

@@ -104,3 +104,19 @@ class FrameReader:
             self._chunks.append(data[start:] if start else data)
             self.pending = size - start
         return frames
+
+    def peek(self, size: int) -> bytes:
+        """Return the first *size* bytes, or fewer, of what is pending; the length comes first."""
+        first = self._chunks[0]
+        if len(first) < size and len(self._chunks) > 1:
+            first = self._chunks[0] = b"".join(self._chunks)
+            del self._chunks[1:]
+        return bytes(first[:size])
+
+    def take(self) -> bytes:
+        """Return what is pending, and forget it: somebody else sees to the rest of that frame."""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self.pending = 0
+        self._need = HEADER_SIZE
+        return data

@@ -18,7 +18,7 @@ from ..errors import IllegalMessage, IncompatiblePeer, UnknownVersion
 from . import msgpacks
 from .compression import CAPABILITY
 from .greeting import OWN_VERSIONS
-from .limits import Limits
+from .limits import BULK_FRAME, STREAM_FRAME, Limits
 from .liveness import MAX_SILENCE, MIN_SILENCE, is_silence
 
 MAGIC: Final = b"zhello"
@@ -34,6 +34,9 @@ MIN_MESSAGE: Final = 1024
 
 _MAX_NAME: Final = 200
 """Characters of a name; longer ones are cut: they end up in logs."""
+
+BLOBS: Final = "blobs"
+"""Name of the capability to verify blobs and to take long messages of streams."""
 
 _NO_CAPABILITIES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
@@ -72,18 +75,51 @@ class Terms(NamedTuple):
 
     :ivar silence: seconds after which it gives up a peer that it has not heard of; None: never.
     :ivar compresses: whether it takes compressed messages, and sends them to a peer that does.
+    :ivar checksums: the algorithms by which it verifies blobs, the best one first; none: it does
+        not, and takes short messages of streams only.
     """
 
     silence: float | None = None
     compresses: bool = False
+    checksums: tuple[str, ...] = ()
 
     @property
     def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
         """What it can do beyond the version."""
-        return {CAPABILITY: {}} if self.compresses else {}
+        found: dict[str, Mapping[str, Any]] = {CAPABILITY: {}} if self.compresses else {}
+        if self.checksums:
+            found[BLOBS] = {"checksums": self.checksums, "frame": BULK_FRAME}
+        return found
 
 
 NO_TERMS: Final = Terms()
+
+
+class BlobTerms(NamedTuple):
+    """What one side says of blobs in its hello.
+
+    :ivar checksums: names of algorithms, the best one first; those that we do not know included.
+    :ivar frame: bytes of data that it takes in one message of a stream.
+    """
+
+    checksums: tuple[Any, ...] = ()
+    frame: int = STREAM_FRAME
+
+
+def blob_terms(capabilities: Mapping[str, Mapping[str, Any]]) -> BlobTerms:
+    """Return what the capability ``blobs`` says; of one that is not there, what all peers can.
+
+    :raises IllegalMessage: its parameters are none.
+    """
+    parts = capabilities.get(BLOBS)
+    if parts is None:
+        return BlobTerms()
+    checksums, frame = parts.get("checksums"), parts.get("frame")
+    if type(checksums) is not tuple or type(frame) is not int or frame < STREAM_FRAME:
+        raise IllegalMessage(
+            f"hello: blobs needs a list of checksums and a frame of at least {STREAM_FRAME} bytes"
+        )
+    return BlobTerms(checksums, frame)
 
 
 def serialize_introduction(introduction: Introduction) -> bytes:

@@ -60,6 +60,19 @@ STREAM_WINDOW: Final = 256 * 1024
 line of 12 ms; it is memory that the receiver may need, for each stream.  An upload begins with
 that much credit."""
 
+BULK_FRAME: Final = 512 * 1024
+"""The same between peers that have the capability ``blobs``: the kernel moves the data, so what
+costs is the number of messages.  Only a line that takes them within milliseconds gets such long
+ones."""
+
+BULK_WINDOW: Final = 2 * 1024 * 1024
+"""Bytes that the sender of a blob may be ahead between such peers, if they pass within
+:data:`WINDOW_TIME`.  They wait in the system's buffers, or are on their way to a disk."""
+
+WINDOW_TIME: Final = 0.01
+"""Seconds in which what the sender of a blob is ahead should have passed: an answer to a call may
+have to wait for it."""
+
 MAX_STREAM_CREDIT: Final = 16 * 1024 * 1024
 """Bytes of credit that a receiver may have given and the sender not used: a gigabit line with an
 eighth of a second there and back needs no more, and what is far beyond it is no flow control."""

@@ -163,6 +163,13 @@ def _number(cls: type[Any]) -> int:
     return number
 
 
+def _fields(request: AnyRequest) -> Sequence[Any]:
+    """Return the arguments of *request* as they travel in msgpack."""
+    if request.__class__ is AttachBlob and request[-1] is None:
+        return tuple(request[:-1])  # peers that verify nothing know no more
+    return tuple(request)
+
+
 class OwnCodec(Codec):
     """Coding of Zeolith's own protocol."""
 
@@ -233,8 +240,7 @@ class OwnCodec(Codec):
         if cls is m.TpcFinish:
             return _pack_step(17, FINISH, msgid, check_txn(request[0]))
         self._check_parts(request)
-        fields = normalized(request) if cls is m.TpcBegin else tuple(request)
-        args = msgpacks.dumps(fields)
+        args = msgpacks.dumps(normalized(request) if cls is m.TpcBegin else _fields(request))
         size = self._fit(10 + len(args))
         return _pack_call(size, CALL, msgid, _number(cls)) + args
 
@@ -244,7 +250,7 @@ class OwnCodec(Codec):
         found = None if writer is None else writer(request, self.max_payload)
         if found is not None:
             return found
-        args = msgpacks.dumps(tuple(request))
+        args = msgpacks.dumps(_fields(request))
         size = self._fit(2 + len(args))
         return _pack_notice(size, NOTICE, _number(request.__class__)) + args
 

@@ -8,7 +8,7 @@ Not thread-safe: whoever holds the reading role of the connection feeds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -19,6 +19,8 @@ from .additions import (
     requests_to_client,
     requests_to_server,
 )
+from .bodies import Bodies
+from .checksums import choose
 from .codec import Codec, Loaded
 from .codecs import make_codec
 from .compression import CAPABILITY, compress
@@ -34,16 +36,18 @@ from .greeting import (
     serialize_hello,
 )
 from .hello import (
+    BLOBS,
     MAGIC,
     NO_TERMS,
     Introduction,
     Terms,
+    blob_terms,
     parse_answer,
     parse_introduction,
     serialize_introduction,
 )
 from .inquiry import PREFIX, Inquiry, parse_inquiry
-from .limits import DEFAULT_LIMITS, Limits
+from .limits import BULK_FRAME, DEFAULT_LIMITS, STREAM_FRAME, Limits
 from .loadrequests import LoadedMany
 from .login import MAGIC as LOGIN
 from .login import (
@@ -63,6 +67,7 @@ from .messages import (
     Register,
     Reply,
 )
+from .streamlayouts import DATA_HEAD_SIZE, STREAM_HEAD
 
 
 class Phase(Enum):
@@ -169,6 +174,7 @@ class _Peer:
     """
 
     __slots__ = (
+        "_bodies",
         "_compresses",
         "_frames",
         "_legal",
@@ -189,6 +195,7 @@ class _Peer:
         # Whether both sides want it.
         self._compresses = False
         self._frames = FrameReader(first_frame_size)
+        self._bodies = Bodies()
         self._legal: frozenset[type[Any]] = frozenset()
         self.codec: Codec | None = None
         # The codec, as soon as what arrives are messages.
@@ -201,6 +208,11 @@ class _Peer:
         return self._frames.pending
 
     @property
+    def body_left(self) -> int:
+        """Bytes that are to come of a long message of a stream; nothing else comes before them."""
+        return self._bodies.left
+
+    @property
     def max_size(self) -> int:
         """Bytes of the longest payload that is accepted at present."""
         return self._frames.max_size
@@ -209,6 +221,7 @@ class _Peer:
         """The connection is given up: drop what is pending, and ignore what still comes."""
         self.phase = Phase.CLOSED
         self._frames = FrameReader(0)
+        self._bodies = Bodies()
 
     def _first_frame(self, payload: bytes) -> Event:
         raise NotImplementedError  # pragma: no cover - both sides define it
@@ -221,38 +234,68 @@ class _Peer:
         """Return the error of bytes that had to wait for our answer."""
         return IllegalMessage("bytes after the first message")
 
-    def receive(self, data: bytes) -> list[Event]:
+    def receive(self, data: bytes | memoryview) -> list[Event]:
         """Take bytes from the peer; return what they mean, in order.
 
         Never raises for anything the peer can send: a violation is the last event returned, and
         the peer is then closed and ignores further bytes.
+
+        :param data: a view only while :attr:`body_left` says so, and of not more than that; the
+            event has a part of it, which is good until the view is.
         """
         events: list[Event] = []
         if self.phase is Phase.CLOSED:
             return events
         try:
-            frames = self._frames.feed(data)
-            reader = self._reader
-            if reader is not None and len(frames) == 1 and not self._frames.pending:
-                return [self._judge(reader.decode(frames[0]))]
-            while frames:
-                for number, payload in enumerate(frames):
-                    if self._reader is None:
-                        events.append(self._first_frame(payload))
-                        if self._reader is None and not self._may_follow(events[-1]):
-                            # Nothing may follow before the greeting is answered (a probe gets
-                            # no more, and a server waits for the client's choice).
-                            if number + 1 < len(frames) or self._frames.pending:
-                                raise self._too_early()
-                            return events
-                        continue
-                    events.append(self._judge(self._reader.decode(payload)))
-                # A frame may have been held back by the limit of the greeting that came before.
-                frames = self._frames.feed(b"") if self._frames.pending else []
+            if self._bodies.limit:
+                self._receive_long(data, events)
+            else:
+                self._receive_frames(bytes(data), events)
         except ProtocolViolation as error:
             self.phase = Phase.CLOSED
             events.append(Violated(error))
         return events
+
+    def _receive_long(self, data: bytes | memoryview, events: list[Event]) -> None:
+        """As :meth:`_receive_frames`, where streams may have long messages."""
+        bodies = self._bodies
+        while data:
+            if bodies.left:
+                message, data = bodies.cut(memoryview(data))
+                events.append(self._judge(message))
+            elif not self._frames.pending and bodies.begins(data):
+                data = memoryview(data)[DATA_HEAD_SIZE:]
+            else:
+                self._receive_frames(bytes(data), events)
+                data = bodies.open(self._frames)
+
+    def _receive_frames(self, data: bytes, events: list[Event]) -> None:
+        frames = self._frames.feed(data)
+        reader = self._reader
+        if reader is not None and len(frames) == 1 and not self._frames.pending:
+            events.append(self._decode(reader, frames[0]))
+            return
+        while frames:
+            for number, payload in enumerate(frames):
+                if self._reader is None:
+                    events.append(self._first_frame(payload))
+                    if self._reader is None and not self._may_follow(events[-1]):
+                        # Nothing may follow before the greeting is answered (a probe gets
+                        # no more, and a server waits for the client's choice).
+                        if number + 1 < len(frames) or self._frames.pending:
+                            raise self._too_early()
+                        return
+                    continue
+                events.append(self._decode(self._reader, payload))
+            # A frame may have been held back by the limit of the greeting that came before.
+            frames = self._frames.feed(b"") if self._frames.pending else []
+
+    def _decode(self, reader: Codec, payload: bytes) -> Message:
+        if self._bodies.limit:
+            message = self._bodies.whole(payload)
+            if message is not None:
+                return self._judge(message)
+        return self._judge(reader.decode(payload))
 
     def _judge(self, message: Message) -> Message:
         cls = message.__class__
@@ -294,6 +337,19 @@ class _Peer:
         """Note what the peer's hello says."""
         codec.max_payload = min(introduction.max_message, MAX_PAYLOAD)
         self._compresses = self._terms.compresses and CAPABILITY in introduction.capabilities
+        theirs = blob_terms(introduction.capabilities)
+        if self._terms.checksums and BLOBS in introduction.capabilities:
+            codec.checksum = self._choose(self._terms.checksums, theirs.checksums)
+            codec.stream_frame = min(theirs.frame, BULK_FRAME)
+
+    def _choose(self, ours: Sequence[str], theirs: Sequence[Any]) -> str | None:
+        """Return the algorithm for checksums of blobs."""
+        raise NotImplementedError  # pragma: no cover - both sides define it
+
+    def _admit_long(self, codec: Codec) -> None:
+        """Long messages of streams are legal from now on, if both sides have said so."""
+        if codec.stream_frame > STREAM_FRAME:
+            self._bodies.limit = min(BULK_FRAME, self._limits.max_message_size - STREAM_HEAD)
 
     def take_expansion(self) -> int:
         """Return by how many bytes the messages received since the last such call were longer
@@ -345,6 +401,9 @@ class ServerPeer(_Peer):
         self._load_size = 0
         self._parse_load: Callable[[bytes], tuple[bytes, bytes] | None]
 
+    def _choose(self, ours: Sequence[str], theirs: Sequence[Any]) -> str | None:
+        return choose(ours, theirs)
+
     def know_users(self, mechanisms: tuple[str, ...], realm: str, *, must_log_in: bool) -> None:
         """Let the client log in.  Before anything is received.
 
@@ -395,6 +454,7 @@ class ServerPeer(_Peer):
             self.codec.takes_compressed = True
             self.codec.compress = compress
         self._frames.max_size = self._limits.max_message_size
+        self._admit_long(self.codec)
         self._enter("server", Phase.OPEN)
         self._load_size = self.codec.load_before_size
         self._parse_load = self.codec.parse_load_before
@@ -406,7 +466,12 @@ class ServerPeer(_Peer):
         that waits for each load sends just this, and a server does little else; so it need not
         be an event among others.
         """
-        if len(data) != self._load_size or self._frames.pending or self.phase is not Phase.OPEN:
+        if (
+            len(data) != self._load_size
+            or self._frames.pending
+            or self._bodies.left
+            or self.phase is not Phase.OPEN
+        ):
             return None
         return self._parse_load(data)
 
@@ -485,6 +550,9 @@ class ClientPeer(_Peer):
         self._max_payload = MAX_PAYLOAD
         self._parse_loaded: Callable[[bytes], Loaded | None]
 
+    def _choose(self, ours: Sequence[str], theirs: Sequence[Any]) -> str | None:
+        return choose(theirs, ours)
+
     def _first_frame(self, payload: bytes) -> Event:
         if self.phase is Phase.LOGGING_IN:
             return parse_reply(payload, self._limits)
@@ -547,10 +615,11 @@ class ClientPeer(_Peer):
         assert self.codec is not None
         if self._compresses:
             self.codec.compress = compress
+        self._admit_long(self.codec)
         self._enter("client", Phase.OPEN)
         self._parse_loaded = self.codec.parse_loaded
 
-    def receive_loaded(self, data: bytes) -> Loaded | None:
+    def receive_loaded(self, data: bytes | memoryview) -> Loaded | None:
         """Return the call's ``(oid, tid)`` and the answer's ``(data, start, end)`` if *data* is
         exactly one answer to ``loadBefore`` with an object in it; it is received then.
 
@@ -562,7 +631,8 @@ class ClientPeer(_Peer):
             or size != unpack_length(data)[0]
             or size > self._frames.max_size
             or self._frames.pending
+            or self._bodies.left
             or self.phase is not Phase.OPEN
         ):
             return None
-        return self._parse_loaded(data)
+        return self._parse_loaded(bytes(data))

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from ..errors import MessageTooLarge, StreamViolation
 from . import msgpacks
-from .limits import MAX_STREAM_NUMBER, STREAM_FRAME
+from .checksums import DIGEST_SIZE
+from .limits import BULK_FRAME, MAX_STREAM_NUMBER, STREAM_FRAME
 from .messages import Message, Notice, Request, make_tuple
 from .streamrequests import StreamCancel, StreamCredit, StreamData, StreamEnd, StreamFault
 
@@ -25,7 +26,8 @@ STREAM_HEAD: Final = 5
 """Bytes of a payload in front of the data: the kind and the stream's number."""
 
 # With the length of the frame, for writing.
-_pack_stream = Struct(">IBI").pack
+_STREAM_FRAME: Final = Struct(">IBI")
+_pack_stream = _STREAM_FRAME.pack
 _pack_credit = Struct(">IBII").pack
 
 # Without it, for reading.
@@ -40,6 +42,12 @@ def _number_of(request: Request) -> int:
     return number
 
 
+def data_head(number: int, size: int) -> bytes:
+    """Return what comes in front of *size* bytes of data of a stream."""
+    head: bytes = _pack_stream(STREAM_HEAD + size, STREAM_DATA, number)
+    return head
+
+
 def _fit(size: int, limit: int) -> int:
     if size > limit:
         raise MessageTooLarge(size, limit)
@@ -48,7 +56,7 @@ def _fit(size: int, limit: int) -> int:
 
 def _write_data(request: Request, limit: int) -> bytes:
     data = request[1]
-    size = _fit(STREAM_HEAD + len(data), min(limit, STREAM_HEAD + STREAM_FRAME))
+    size = _fit(STREAM_HEAD + len(data), min(limit, STREAM_HEAD + BULK_FRAME))
     return b"".join((_pack_stream(size, STREAM_DATA, _number_of(request)), data))
 
 
@@ -59,7 +67,9 @@ def _write_fault(request: Request, limit: int) -> bytes:
 
 
 def _write_end(request: Request, _limit: int) -> bytes:
-    return _pack_stream(STREAM_HEAD, STREAM_END, _number_of(request))
+    checksum = request[1] or b""
+    size = STREAM_HEAD + len(checksum)
+    return _pack_stream(size, STREAM_END, _number_of(request)) + checksum
 
 
 def _write_cancel(request: Request, _limit: int) -> bytes:
@@ -79,6 +89,17 @@ STREAM_WRITERS: Final[Mapping[type[Any], Callable[[Request, int], bytes | None]]
 }
 
 
+DATA_HEAD_SIZE: Final = _STREAM_FRAME.size
+"""Bytes in front of the data, the length of the frame included."""
+
+
+def parse_data_head(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Return the stream's number and how many bytes of data follow, if *data* begins with the head
+    of a message of data; else None."""
+    size, kind, number = _STREAM_FRAME.unpack_from(data)
+    return (number, size - STREAM_HEAD) if kind == STREAM_DATA else None
+
+
 def _notice(cls: type[Any], *fields: Any) -> Message:
     return make_tuple(Notice, (make_tuple(cls, fields),))
 
@@ -92,7 +113,9 @@ def _read_data(payload: bytes) -> Message:
 
 
 def _read_end(payload: bytes) -> Message:
-    return _notice(StreamEnd, *STREAM.unpack(payload))
+    if len(payload) == STREAM_HEAD + DIGEST_SIZE:
+        return _notice(StreamEnd, *STREAM.unpack_from(payload), payload[STREAM_HEAD:])
+    return _notice(StreamEnd, *STREAM.unpack(payload), None)
 
 
 def _read_cancel(payload: bytes) -> Message:

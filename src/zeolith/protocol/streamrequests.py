@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from .checksums import DIGEST_SIZE
 from .limits import FIRST_UPLOAD, MAX_STREAM_CREDIT, MAX_STREAM_NUMBER
 from .messages import Check, Flow, Form
 
@@ -25,7 +26,10 @@ class OpenBlob(NamedTuple):
 
 
 class AttachBlob(NamedTuple):
-    """What arrived on *stream*, *size* bytes, is the blob of *oid* in transaction *txn*."""
+    """What arrived on *stream*, *size* bytes, is the blob of *oid* in transaction *txn*.
+
+    :ivar checksum: of it, by the algorithm of the connection; None if there is none.
+    """
 
     stream: int
     oid: bytes
@@ -33,6 +37,7 @@ class AttachBlob(NamedTuple):
     data: bytes
     txn: int
     size: int
+    checksum: bytes | None = None
 
 
 class OpenIteration(NamedTuple):
@@ -45,12 +50,21 @@ class OpenIteration(NamedTuple):
 
 
 class StreamData(NamedTuple):
+    """The next bytes; of a long message those that have come, as a view."""
+
     stream: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class StreamEnd(NamedTuple):
+    """All has been sent.
+
+    :ivar checksum: of the whole blob, by the algorithm of the connection; None if it has none, or
+        the stream is no blob.
+    """
+
     stream: int
+    checksum: bytes | None = None
 
 
 class StreamFault(NamedTuple):
@@ -98,6 +112,10 @@ def _is_int(value: Any) -> bool:
     return type(value) is int
 
 
+def _is_checksum(value: Any) -> bool:
+    return value is None or (type(value) is bytes and len(value) == DIGEST_SIZE)
+
+
 def _is_bytes(value: Any) -> bool:
     return type(value) is bytes
 
@@ -121,7 +139,7 @@ def _is_anything(_value: Any) -> bool:
 
 def _form(cls: type[Any], name: str, flow: Flow, *checks: Check) -> Form:
     assert len(cls._fields) == len(checks), name
-    return Form(name, cls, flow, checks, len(checks))
+    return Form(name, cls, flow, checks, len(checks) - len(cls._field_defaults))
 
 
 _OPENING: Final = (
@@ -131,7 +149,7 @@ _OPENING: Final = (
     ),
     _form(
         AttachBlob, "attach_blob", Flow.EITHER,
-        _is_upload, _is_id, _is_id_or_none, _is_bytes, _is_int, _is_size,
+        _is_upload, _is_id, _is_id_or_none, _is_bytes, _is_int, _is_size, _is_checksum,
     ),
     _form(
         OpenIteration, "open_iteration", Flow.CALL,
@@ -141,7 +159,7 @@ _OPENING: Final = (
 
 _MESSAGES: Final = (
     _form(StreamData, "stream_data", Flow.NOTICE, _is_number, _is_bytes),
-    _form(StreamEnd, "stream_end", Flow.NOTICE, _is_number),
+    _form(StreamEnd, "stream_end", Flow.NOTICE, _is_number, _is_checksum),
     _form(StreamFault, "stream_fault", Flow.NOTICE, _is_number, _is_text, _is_anything),
     _form(StreamCredit, "stream_credit", Flow.NOTICE, _is_number, _is_credit),
     _form(StreamCancel, "stream_cancel", Flow.NOTICE, _is_number),

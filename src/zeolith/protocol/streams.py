@@ -179,13 +179,12 @@ class Receiver(_Half):
         self._consumed = 0
 
     def received(self, size: int) -> None:
-        """*size* bytes have come in one message.
+        """*size* bytes have come, in one message or as a part of a long one.
 
-        :raises StreamViolation: more than there is credit for or than a message may hold, none at
-            all, or behind the end.
+        :raises StreamViolation: more than there is credit for, none at all, or behind the end.
         """
         self._take(Step.DATA)
-        if not 0 < size <= min(self.credit, STREAM_FRAME):
+        if not 0 < size <= self.credit:
             raise StreamViolation(self.number, f"{size} bytes with a credit of {self.credit}")
         self.credit -= size
         self.offset += size

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from ..errors import FrameTooLarge, ProtocolViolation, UnknownVersion
+from .checksums import ALGORITHMS
 from .compression import COMPRESSED, HEAD_SIZE, is_available, original_size
 from .framing import HEADER_SIZE, frame, pack_length, unpack_length
 from .greeting import Coding, is_tls
@@ -165,7 +166,7 @@ class Transcript:
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         # The server's greeting says what it proposes; which of the two is proposed here is
         # never sent.
-        terms = Terms(compresses=is_available())
+        terms = Terms(compresses=is_available(), checksums=ALGORITHMS)
         self._server = ServerPeer(Coding.MSGPACK, limits, terms=terms)
         self._client = ClientPeer(limits, terms=terms)
         # Whether the client has to log in, the server will say by what it does.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..protocol.checksums import ALGORITHMS
 from ..protocol.compression import is_available
 from ..protocol.hello import Terms
 from .crowd import Crowd
@@ -66,7 +67,9 @@ class Lobby:
         self.started = time.time()
         self.incoming = 0
         self.terms = Terms(
-            options.dead_peer_timeout, options.compression != "off" and is_available()
+            options.dead_peer_timeout,
+            options.compression != "off" and is_available(),
+            ALGORITHMS,
         )
         self.tally = Tally()
         self.door = (

@@ -186,6 +186,13 @@ class Session:
             publisher.drain()
         self._connection.write(frame)
 
+    def send_file(self, head: bytes, descriptor: int, offset: int, size: int) -> int:
+        """As :meth:`send` with *head* and a part of a file behind it; while the publisher is not
+        held.  See :meth:`.Connection.send_file`."""
+        assert self.publisher is not None
+        self.publisher.drain()
+        return self._connection.send_file(head, descriptor, offset, size)
+
     def send_checked(self, frame: bytes) -> None:
         """Send *frame* without draining the publisher.
 
@@ -459,6 +466,8 @@ class Session:
         """*transaction* is over, one way or the other, and the storage is done with it."""
         transaction.stage = Stage.OVER
         self.service.outcomes.ended(transaction)
+        if self.service.cold is not None:
+            self.service.cold.ended(transaction)
         if self.transaction is not transaction:
             return
         self.transaction = None

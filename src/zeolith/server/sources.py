@@ -16,12 +16,22 @@ from ZODB.POSException import StorageError
 
 from ..protocol.entries import CLOSE, Header, Record, serialize_entry
 from .access import StorageAccess
+from .blobsums import compute, recall
 from .iterators import extension_bytes
+from .warming import warm
 
 SPILL_SIZE: Final = 256 * 1024
 """Bytes of an iteration that are kept in memory beyond those asked for, until the client takes
 more; the rest of a longer record waits in a temporary file (R8: each iteration of each client may
 have come to such a record)."""
+
+
+WARM_SIZE: Final = 8 * 1024 * 1024
+"""Bytes of a file that are brought to memory before they are sent."""
+
+
+FIRST_SIZE: Final = 256 * 1024
+"""The same before the first: whoever asks for a blob waits for that."""
 
 
 class Source(Protocol):
@@ -46,39 +56,81 @@ class BlobSource:
 
     :param path: the file.
     :param offset: bytes to leave out.
+    :param algorithm: by which its checksum is wanted at the end; None if it is not.
     :raises OSError: it cannot be opened.
     :raises ValueError: it is shorter than *offset*.
 
     :ivar size: bytes of the whole file.
+    :ivar position: bytes that have been read, or sent from the file directly.
+    :ivar warm: bytes up to which the file is in memory, as far as it was looked at.
+    :ivar checksum: of the whole file; None if it is not known, or not wanted.
     """
 
-    __slots__ = ("_file", "_left", "size")
+    __slots__ = ("_algorithm", "_file", "checksum", "position", "size", "warm")
 
-    def __init__(self, path: str, offset: int) -> None:
+    def __init__(self, path: str, offset: int, algorithm: str | None = None) -> None:
         self._file = FileIO(path)
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             if offset > self.size:
                 raise ValueError(f"the blob has {self.size} bytes, not {offset} and more")
-            self._file.seek(offset)
         except BaseException:
             self._file.close()
             raise
-        self._left = self.size - offset
+        self.position = self.warm = offset
+        self._algorithm = algorithm
+        self.checksum = None if algorithm is None else recall(self._file.fileno(), algorithm)
 
     @property
     def is_exhausted(self) -> bool:
-        return self._left == 0
+        return self.position == self.size
+
+    @property
+    def descriptor(self) -> int:
+        """Of the open file."""
+        return self._file.fileno()
+
+    @property
+    def has_shrunk(self) -> bool:
+        """Whether the file is shorter now than it was."""
+        return os.fstat(self.descriptor).st_size < self.size
 
     def read(self, size: int) -> bytes:
-        data: bytes | None = self._file.read(min(size, self._left))
+        data = os.pread(self.descriptor, min(size, self.size - self.position), self.position)
         if not data:
-            raise StorageError(f"the file of a blob has lost {self._left} bytes while it was read")
-        self._left -= len(data)
+            raise _shrunk(self.size - self.position)
+        self.position += len(data)
         return data
+
+    def prepare(self, size: int = WARM_SIZE) -> None:
+        """Have the next part of the file in memory, so that to send it waits for no disk.
+
+        :param size: bytes of it.
+        :raises OSError: the disk failed.
+        """
+        end = min(self.position + size, self.size)
+        warm(self.descriptor, self.position, end)
+        self.warm = end
+
+    @property
+    def is_summed(self) -> bool:
+        return self._algorithm is None or self.checksum is not None
+
+    def sum_up(self) -> None:
+        """Compute the checksum.
+
+        :raises OSError: the disk failed.
+        """
+        assert self._algorithm is not None
+        self.checksum = compute(self.descriptor, self._algorithm)
 
     def close(self) -> None:
         self._file.close()
+
+
+def _shrunk(lost: int) -> Exception:
+    error: Exception = StorageError(f"the file of a blob has lost {lost} bytes while it was read")
+    return error
 
 
 class IterationSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ..errors import StreamViolation
+from ..errors import IllegalMessage, StreamViolation
 from ..protocol.limits import FIRST_UPLOAD
 from ..protocol.messages import MsgId
 from ..protocol.streamrequests import (
@@ -20,7 +20,7 @@ from ..protocol.streamrequests import (
 )
 from .blobs import add_upload
 from .session import Session
-from .sources import BlobSource, IterationSource, Source
+from .sources import FIRST_SIZE, BlobSource, IterationSource, Source
 from .uploads import size_error
 
 
@@ -29,7 +29,12 @@ def open_blob(session: Session, msgid: MsgId, request: OpenBlob) -> None:
     number, oid, serial, offset, credit = request
 
     def make() -> tuple[Source, Any]:
-        source = BlobSource(access.load_blob(oid, serial), offset)
+        source = BlobSource(access.load_blob(oid, serial), offset, session.codec.checksum)
+        try:
+            source.prepare(FIRST_SIZE)
+        except BaseException:
+            source.close()
+            raise
         return source, {"size": source.size}
 
     session.streams.open(msgid, number, credit, make, is_iteration=False)
@@ -46,6 +51,9 @@ def _iterate(session: Session, start: bytes | None, stop: bytes | None) -> tuple
 
 
 def attach_blob(session: Session, msgid: MsgId, request: AttachBlob) -> None:
+    if (request.checksum is None) is not (session.codec.checksum is None):
+        what = "none was agreed upon" if request.checksum else "it is missing"
+        raise IllegalMessage(f"attach_blob: the checksum is not legal: {what}")
     upload, size = session.incoming.take(request.stream)
     if size != request.size and upload.error is None:
         upload.error = size_error(size, request.size)

@@ -24,15 +24,15 @@ from ZODB.POSException import StorageError
 
 from ..errors import IllegalMessage
 from ..protocol.faults import serialize_fault
-from ..protocol.limits import MAX_STREAMS, STREAM_FRAME
+from ..protocol.limits import BULK_FRAME, MAX_STREAMS, STREAM_FRAME
 from ..protocol.messages import MsgId
-from ..protocol.streamlayouts import STREAM_HEAD
+from ..protocol.streamlayouts import STREAM_HEAD, data_head
 from ..protocol.streamrequests import StreamData, StreamEnd, StreamFault
 from ..protocol.streams import Sender
 from .peerlog import peer_logger
-from .sources import Source
+from .sources import BlobSource, Source
 from .tally import Limit
-from .workers import Share
+from .workers import Job, Share
 
 if TYPE_CHECKING:
     from .session import Session
@@ -60,11 +60,14 @@ class _Outgoing:
     :ivar is_answered: the call that opened it has its answer: it may have its turn.
     :ivar is_busy: a worker has the source.
     :ivar is_queued: it has its turn to come.
+    :ivar frame: bytes of a file that are sent in one message.
+    :ivar was_put_off: a part of the file could not be sent because other data waited.
     :ivar reserved: bytes of the connection's read-ahead that it takes.
     """
 
     __slots__ = (
         "error",
+        "frame",
         "is_answered",
         "is_busy",
         "is_iteration",
@@ -74,6 +77,7 @@ class _Outgoing:
         "sender",
         "source",
         "waiting",
+        "was_put_off",
     )
 
     def __init__(self, sender: Sender, is_iteration: bool) -> None:
@@ -87,6 +91,8 @@ class _Outgoing:
         self.is_answered = False
         self.is_busy = True
         self.is_queued = False
+        self.frame = BULK_FRAME
+        self.was_put_off = False
 
 
 class Streams:
@@ -155,7 +161,11 @@ class Streams:
             # The answer may wait for the end of a commit, and another stream's turn before it.
             self._session.service.when_settled(partial(self._begin, stream))
 
-        self._workers.submit(make, opened)
+        cold = self._session.service.cold
+        if cold is None or is_iteration:
+            self._workers.submit(make, opened)
+        else:
+            cold.with_blob(self._workers.submit, make, opened)
 
     def _begin(self, stream: _Outgoing) -> None:
         if not self._is_closed and stream.source is not None:
@@ -238,9 +248,16 @@ class Streams:
             self._end(stream)
         elif stream.position < len(stream.waiting):
             self._send_some(stream)
-        elif stream.error is not None or source.is_exhausted:
+        elif stream.error is not None:
             self._end(stream)
+        elif source.is_exhausted:
+            if isinstance(source, BlobSource) and not source.is_summed:
+                self._work(stream, source.sum_up)
+            else:
+                self._end(stream)
         elif sender.credit:
+            if isinstance(source, BlobSource) and self._session.connection.sends_files:
+                return self._send_file(stream, source)
             return self._read(stream, source)
         # else it is queued up again when there is credit
         return True
@@ -248,7 +265,7 @@ class Streams:
     def _send_some(self, stream: _Outgoing) -> None:
         sender = stream.sender
         codec = self._session.codec
-        frame = min(STREAM_FRAME, codec.max_payload - STREAM_HEAD)
+        frame = min(codec.data_frame, codec.max_payload - STREAM_HEAD)
         start = stream.position
         size = sender.sendable(len(stream.waiting) - start, frame)
         assert size, "no more is read than there is credit for"
@@ -259,6 +276,54 @@ class Streams:
         sender.sent(size)
         self._session.send(codec.notice(StreamData(sender.number, data)))
         self._queue_up(stream)
+
+    def _send_file(self, stream: _Outgoing, source: BlobSource) -> bool:
+        """Send a part of a file past this process's memory; read it if that cannot be done."""
+        sender, codec = stream.sender, self._session.codec
+        frame = min(stream.frame, codec.data_frame, codec.max_payload - STREAM_HEAD)
+        start = source.position
+        size = sender.sendable(source.size - start, frame)
+        if start + size > source.warm:
+            self._work(stream, source.prepare)
+            return True
+        if source.has_shrunk:
+            return self._read(stream, source)  # what is left, and then it says so
+        head = data_head(sender.number, size)
+        sent = self._session.send_file(head, source.descriptor, start, size)
+        if not sent:
+            if stream.was_put_off:
+                stream.was_put_off = False
+                return self._read(stream, source)
+            # What was written in this step of the loop has not left yet.
+            stream.was_put_off = True
+            self._queue_up(stream)
+            self._is_waiting = True
+            self._session.lobby.loop.call_soon(self._go_on)
+            return True
+        stream.was_put_off = False
+        # As long as the system takes all at once, it may be more; else what it does not take is
+        # copied, and others wait for it.
+        full = sent == len(head) + size
+        stream.frame = min(2 * frame, BULK_FRAME) if full else max(sent, STREAM_FRAME)
+        sender.sent(size)
+        source.position = start + size
+        self._queue_up(stream)
+        return True
+
+    def _work(self, stream: _Outgoing, job: Job) -> None:
+        """Have a worker do something for *stream* that sends nothing."""
+        stream.is_busy = True
+
+        def done(result: None, error: Exception | None) -> None:
+            stream.is_busy = False
+            if self._is_closed:
+                self._forget(stream)
+                return
+            stream.error = error
+            self._queue_up(stream)
+            self._pump()
+
+        self._workers.submit(job, done)
 
     def _read(self, stream: _Outgoing, source: Source) -> bool:
         size = min(stream.sender.credit, READ_SIZE)
@@ -302,7 +367,9 @@ class Streams:
         self._forget(stream, is_complete=was_open and error is None)
         codec = self._session.codec
         if error is None or not was_open:
-            self._session.send(codec.notice(StreamEnd(sender.number)))
+            checksum = stream.source.checksum if isinstance(stream.source, BlobSource) else None
+            end = StreamEnd(sender.number, checksum if was_open else None)
+            self._session.send(codec.notice(end))
             return
         logger.error("(%s) stream %d failed: %s", self._session.name, sender.number, error)
         name, details = serialize_fault(error)

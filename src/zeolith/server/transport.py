@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import struct
 import sys
@@ -32,6 +33,7 @@ from ..protocol.peers import Event, Hello, Inquired, Probe, ServerPeer, Violated
 from ..rights import NOTHING, UNLIMITED, Rights
 from .crowd import Entry
 from .door import Login
+from .filesending import FileSender, make_sender
 from .handlers import HANDLERS
 from .inquiries import answer_inquiry
 from .lobby import Lobby
@@ -88,6 +90,7 @@ class Connection(asyncio.Protocol):
         "_compress",
         "_demand",
         "_entry",
+        "_files",
         "_gate",
         "_held",
         "_incoming",
@@ -127,6 +130,7 @@ class Connection(asyncio.Protocol):
         self._demand: float | None = None
         self.liveness: Liveness | None = None
         self._transport: asyncio.Transport
+        self._files: FileSender | None = None
         self._session: Session | None = None
         self._gate: Publisher | _OpenGate = _OPEN_GATE
         self._timer: asyncio.TimerHandle | None = None
@@ -228,6 +232,7 @@ class Connection(asyncio.Protocol):
         self._count_incoming(0)
         self._backlog.clear()
         self._out.clear()
+        self._end_files()
         if self._timer is not None:
             self._timer.cancel()
         del self._lobby.connections[self]
@@ -471,12 +476,57 @@ class Connection(asyncio.Protocol):
     def limit_output(self, mark: int | None) -> None:
         """Have the peer count as slow when *mark* bytes wait for it, not only at ``output_mark``.
 
-        :param mark: None: as before.
+        :param mark: None: as before, and no more files are sent.
         """
         high = self._lobby.options.output_mark
         if mark is not None:
             high = min(high, mark - 1)  # asyncio asks for more than that
+        else:
+            self._end_files()
         self._transport.set_write_buffer_limits(high=high)
+
+    @property
+    def sends_files(self) -> bool:
+        """Whether :meth:`send_file` may be tried: nothing is encrypted or compressed.  Until the
+        next ``limit_output(None)``."""
+        if self._files is None and self._compress is None and not self._is_closing:
+            try:
+                self._files = make_sender(self._transport)
+            except OSError as error:
+                logger.warning("(%s) files are sent as other data: %s", self.name, error)
+        return self._files is not None
+
+    def send_file(self, head: bytes, descriptor: int, offset: int, size: int) -> int:
+        """Send *head* and *size* bytes of an open file, past the transport; only sessions call it.
+
+        :returns: how many of the bytes the system took at once, 0 if it is not possible now: other
+            data wait, and nothing was sent.  What it did not take is sent as other data are.
+        """
+        self.flush()
+        if self._files is None or self._is_closing or self._transport.get_write_buffer_size():
+            return 0
+        try:
+            sent = self._files.send(head, descriptor, offset, size)
+            rest = len(head) + size - sent
+            if sent and rest:
+                start = max(sent - len(head), 0)
+                data = os.pread(descriptor, size - start, offset + start)
+                if len(data) != size - start:
+                    raise OSError("a file has become shorter while it was sent")
+                self._transport.write(head[sent:] + data)
+        except OSError as error:
+            # In the middle of a message; and if it is the connection, its end is to be reported.
+            logger.warning("(%s) connection dropped: %s", self.name, error)
+            self.abort()
+            return len(head) + size
+        if sent:
+            self._spoke = True
+        return sent
+
+    def _end_files(self) -> None:
+        if self._files is not None:
+            self._files.close()
+            self._files = None
 
     def check_output(self) -> None:
         """Drop the connection if it has not taken too much of what it did not ask for (R8)."""
@@ -579,7 +629,7 @@ def _weight(event: Event) -> int:
     if event.__class__ is not Call and event.__class__ is not Notice:
         return 0
     request = event[-1]
-    return sum(len(field) for field in request if field.__class__ is bytes)
+    return sum(len(field) for field in request if field.__class__ in (bytes, memoryview))
 
 
 def _peer_label(peername: Any, number: int) -> str:

@@ -7,6 +7,10 @@ import tempfile
 
 from ZODB.POSException import TransactionTooLargeError
 
+from ..errors import BlobDamaged
+from ..protocol.checksums import make_hasher
+from ..writeback import PIECE, begin_writeback
+from .blobsums import remember
 from .blobsync import Flushed, flush
 from .tally import Limit, Tally
 from .transactions import remove_file
@@ -27,16 +31,32 @@ class Upload:
     :meth:`start`, :meth:`write`, :meth:`finish` and :meth:`discard` run on worker threads, one
     after the other in that order; the rest belongs to the loop.
 
+    :param algorithm: by which its client says a checksum; None if it says none.
+
     :ivar error: what went wrong on a worker, or the blob is too large; the vote will say it.
     :ivar flushed: the file as it was brought to disk, once finished.
     :ivar path: the file, once started.
     :ivar size: bytes that have arrived.
     """
 
-    __slots__ = ("_file", "error", "flushed", "path", "size")
+    __slots__ = (
+        "_algorithm",
+        "_begun",
+        "_file",
+        "_hasher",
+        "_written",
+        "error",
+        "flushed",
+        "path",
+        "size",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, algorithm: str | None = None) -> None:
         self._file: int | None = None
+        self._algorithm = algorithm
+        self._hasher = None if algorithm is None else make_hasher(algorithm)
+        self._written = 0
+        self._begun = 0  # bytes that the system was told to bring to disk
         self.error: Exception | None = None
         self.flushed: Flushed | None = None
         self.path = ""
@@ -63,23 +83,37 @@ class Upload:
         """
         self._file, self.path = tempfile.mkstemp(prefix=UPLOAD_PREFIX, dir=directory)
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Append *chunk*.
 
         :raises OSError: the disk is full, or the like.
         """
         if self._file is None:
             return  # it could not be started, and that was reported
+        if self._hasher is not None:
+            self._hasher.update(chunk)
         rest = memoryview(chunk)
         while rest:
             rest = rest[os.write(self._file, rest) :]
+        self._written += len(chunk)
+        if self._written - self._begun >= PIECE:
+            begin_writeback(self._file, self._begun, self._written - self._begun)
+            self._begun = self._written
 
-    def finish(self) -> str:
+    def finish(self, oid: bytes, checksum: bytes | None) -> str:
         """Bring the file to disk (R4), close it and return its path.
 
+        :param oid: the object whose blob it is.
+        :param checksum: what its client says; None without an algorithm.
+        :raises BlobDamaged: what arrived has another checksum.
         :raises OSError: the disk is full, or the like.
         """
         if self._file is not None:
+            if self._hasher is not None and self._algorithm is not None and checksum is not None:
+                digest = self._hasher.digest()
+                if digest != checksum:
+                    raise BlobDamaged(oid, "what the server has received is not what was sent")
+                remember(self._file, self._algorithm, digest)
             self.flushed = flush(self._file)
         self._close()
         return self.path

@@ -7,14 +7,22 @@ the data.  What has arrived waits for the request that ties it to a transaction.
 from __future__ import annotations
 
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from ZODB.POSException import ReadOnlyError, StorageError
 
 from ..errors import IllegalMessage, StreamViolation
-from ..protocol.limits import FIRST_UPLOAD, MAX_STREAMS, STREAM_WINDOW
+from ..protocol.limits import (
+    BULK_WINDOW,
+    FIRST_UPLOAD,
+    MAX_STREAMS,
+    STREAM_FRAME,
+    STREAM_WINDOW,
+)
 from ..protocol.streamrequests import StreamCancel, StreamCredit
 from ..protocol.streams import Receiver, following
+from ..protocol.windows import Window
 from .peerlog import peer_logger
 from .upload import Upload
 from .workers import Job
@@ -32,13 +40,15 @@ class _Incoming:
     """One upload.
 
     :ivar is_complete: the client has sent all of it.
+    :ivar window: how far the client may be ahead.
     """
 
-    __slots__ = ("file", "is_complete", "receiver")
+    __slots__ = ("file", "is_complete", "receiver", "window")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, algorithm: str | None, window: Window) -> None:
         self.receiver = Receiver(number, INITIAL_CREDIT)
-        self.file = Upload()
+        self.file = Upload(algorithm)
+        self.window = window
         self.is_complete = False
 
 
@@ -65,7 +75,7 @@ class Uploads:
 
     # -- what the client says ----------------------------------------------------------------------
 
-    def received(self, number: int, data: bytes) -> None:
+    def received(self, number: int, data: bytes | memoryview) -> None:
         """The next part of an upload has come.
 
         :raises StreamViolation: it has no place here.
@@ -141,7 +151,10 @@ class Uploads:
             if len(self._open) >= MAX_STREAMS:
                 raise StreamViolation(number, f"a client may have {MAX_STREAMS} uploads, no more")
             self._next = following(number)
-            upload = self._open[number] = _Incoming(number)
+            codec = self._session.codec
+            most = STREAM_WINDOW if codec.data_frame == STREAM_FRAME else BULK_WINDOW
+            window = Window(most, monotonic())
+            upload = self._open[number] = _Incoming(number, codec.checksum, window)
             access = self._session.service.access
             file = upload.file
             self._submit(upload, lambda: file.start(access.temporary_directory()), 0)
@@ -161,6 +174,8 @@ class Uploads:
                 self._cancel(upload.receiver)
             else:
                 upload.receiver.consumed(size)
+                upload.window.passed(size, monotonic())
+                upload.receiver.window = upload.window.size
                 self._grant(upload.receiver)
 
         assert session.uploads is not None

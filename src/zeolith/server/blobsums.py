@@ -1,0 +1,73 @@
+"""Checksums of the server's blob files: computed once, and then remembered beside the file.
+
+Where the file system has extended attributes, one of the file says by which algorithm, of how many
+bytes and of which time the checksum is; a file that has changed since has none.  It comes from the
+client that sent the blob, or from this server's reading of it: so whoever gets the blob later finds
+out, too, what has happened to the file on the disk meanwhile.  Worker threads call these.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Final
+
+from ..protocol.checksums import DIGEST_SIZE, make_hasher
+
+logger = logging.getLogger(__name__)
+
+ATTRIBUTE: Final = "user.zeolith.checksum"
+
+_PIECE: Final = 1024 * 1024
+"""Bytes read at once: as a rule they are still in the processor's cache when they are summed up."""
+
+_has_attributes: Final = hasattr(os, "setxattr")
+
+
+def remember(descriptor: int, algorithm: str, digest: bytes) -> None:
+    """Keep the checksum of an open file, as it is now; nothing happens where that cannot be."""
+    if not _has_attributes:
+        return
+    status = os.fstat(descriptor)
+    value = f"1 {algorithm} {status.st_size} {status.st_mtime_ns} {digest.hex()}"
+    try:
+        os.setxattr(descriptor, ATTRIBUTE, value.encode("ascii"))
+    except OSError as error:
+        # No such attributes here, no room for them, or another user's file: it is computed again.
+        logger.debug("a checksum is not kept: %s", error)
+
+
+def recall(descriptor: int, algorithm: str) -> bytes | None:
+    """Return the checksum of an open file if it is known and the file has not changed since."""
+    if not _has_attributes:
+        return None
+    try:
+        value = os.getxattr(descriptor, ATTRIBUTE)
+    except OSError:
+        return None  # there is none, or there cannot be
+    status = os.fstat(descriptor)
+    head = f"1 {algorithm} {status.st_size} {status.st_mtime_ns} ".encode("ascii")
+    if not value.startswith(head):
+        return None
+    try:
+        digest = bytes.fromhex(value[len(head) :].decode("ascii"))
+    except ValueError:
+        return None
+    return digest if len(digest) == DIGEST_SIZE else None
+
+
+def compute(descriptor: int, algorithm: str) -> bytes:
+    """Read all of an open file; return its checksum, which is kept.
+
+    :raises OSError: it cannot be read.
+    """
+    hasher = make_hasher(algorithm)
+    buffer = bytearray(_PIECE)
+    offset = 0
+    with memoryview(buffer) as view:
+        while size := os.preadv(descriptor, [view], offset):
+            hasher.update(view[:size])
+            offset += size
+    digest = hasher.digest()
+    remember(descriptor, algorithm, digest)
+    return digest
