@@ -197,8 +197,8 @@ def test_c_a_conflict_leaves_nothing(case: tuple[Disk, Coding], serve: Serve, ra
 class Site:
     """A database on a client of a server with blobs."""
 
-    def __init__(self, disk: Disk, database: ZODB.DB) -> None:
-        self.disk, self.database = disk, database
+    def __init__(self, disk: Disk, database: ZODB.DB, address: Any) -> None:
+        self.disk, self.database, self.address = disk, database, address
 
     def write(self, name: str, data: bytes) -> bytes:
         """Give the document *name* new contents; return the transaction's id."""
@@ -253,7 +253,7 @@ def open_site(serve: Serve, client: Open, tmp_path: Path, stack: Any, protocol: 
         server = serve(disk.storage)
         database = ZODB.DB(client(server.address, blob_dir=str(tmp_path / "client")))
         stack.callback(database.close)
-        return Site(disk, database)
+        return Site(disk, database, server.address)
 
     return open_site
 
@@ -310,6 +310,42 @@ def test_c_pack_removes_what_nobody_can_see(kind: str, open_site: Any, tmp_path:
     wait_until(disk.is_right, "packed")
     # It goes on.
     site.write("a", b"a3")
+    wait_until(disk.is_right)
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "mapping"])
+@pytest.mark.parametrize("is_aborted", [False, True], ids=["finished", "aborted"])
+def test_c_pack_leaves_what_is_being_committed(
+    kind: str, is_aborted: bool, open_site: Any, raw: Connect, tmp_path: Path
+) -> None:
+    """A new blob and a new revision have their names, and nobody has their records."""
+    disk = Disk(kind, tmp_path)
+    site = open_site(disk)
+    site.write("a", b"old")
+    tid = site.write("a", b"present")
+    (number,) = {number for number, _ in disk.blobs}
+    uploader = Uploader(raw(site.address))
+    client = uploader.client
+    # Files that are no blobs are nobody's garbage.
+    stranger = Path(disk.storage.fshelper.getPathForOID(oid_of(number))) / "0x1.tmp"
+    with gate(disk.storage.fshelper, "getOIDForPath") as removing:
+        packing = Background(site.pack)
+        removing.wait_reached()
+        client.begin()
+        uploader.store(oid_of(number), b"next", tid)
+        uploader.store(oid_of(1000), b"new")
+        stranger.write_bytes(b"on its way")
+        client.vote()
+        removing.open()
+        packing.result()
+    stranger.unlink()
+    site.keep(b"present")
+    if is_aborted:
+        client.call(TpcAbort(1))
+    else:
+        tid = client.finish()
+        disk.committed(number, tid, b"next")
+        disk.committed(1000, tid, b"new")
     wait_until(disk.is_right)
 
 
