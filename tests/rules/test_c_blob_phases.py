@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,13 @@ def disconnect(client: RawClient) -> None:
     client.close()
 
 
+def is_idle(server: Any) -> bool:
+    """Whether everything that clients have uploaded is written, and with its transaction."""
+    sessions = [connection.session for connection in list(server._lobby.connections)]
+    lanes = [session.uploads for session in sessions if session is not None]
+    return all(lane is None or lane.is_idle for lane in lanes)
+
+
 def test_c_what_is_given_up_leaves_nothing(
     case: tuple[Disk, Coding], serve: Serve, raw: Connect
 ) -> None:
@@ -110,16 +118,17 @@ def test_c_what_is_given_up_leaves_nothing(
     other = raw(server.address, coding=coding)
     uploader = Uploader(other)
     disk.committed(1, uploader.commit(oid_of(1), b"before"), b"before")
-    for phase in PHASES:
-        for ending in (abort, disconnect):
-            client = raw(server.address, coding=coding)
-            phase(Uploader(client))
-            client.ping()
-            ending(client)
-            if phase in (uploading, attached_and_more):
-                # The end of a transaction is not that of a blob that is on its way.
-                client.close()
-            wait_until(disk.is_right, f"nothing is left: {phase.__name__}, {ending.__name__}")
+    for phase, ending, is_written in product(PHASES, (abort, disconnect), (True, False)):
+        client = raw(server.address, coding=coding)
+        phase(Uploader(client))
+        client.ping()
+        if is_written:
+            wait_until(lambda: is_idle(server))
+        ending(client)
+        if phase in (uploading, attached_and_more):
+            # The end of a transaction is not that of a blob that is on its way.
+            client.close()
+        wait_until(disk.is_right, f"nothing is left: {phase.__name__}, {ending.__name__}")
     # The lock is free, and the objects are as they were.
     disk.committed(2, uploader.commit(oid_of(2), b"after"), b"after")
     wait_until(disk.is_right)

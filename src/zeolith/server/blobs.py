@@ -114,6 +114,7 @@ def _uploaded(
             oid, serial, data = request.oid, request.serial, request.data
             transaction.add_blob(UploadedBlob(oid, serial, data, path, upload.flushed))
             session.stats.blobs.has_received(upload.size)
+            _keep(session, transaction)
             return
         except TransactionTooLargeError as excess:
             error = excess
@@ -122,6 +123,13 @@ def _uploaded(
         transaction.fail(error)
     assert session.uploads is not None
     session.uploads.submit(upload.discard, partial(_discarded, session.name))
+
+
+def _keep(session: Session, transaction: Transaction) -> None:
+    """Have the blob that was added last in the object store, if there is one."""
+    cold = session.service.cold
+    if cold is not None:
+        cold.store(transaction, transaction.blobs[-1], session.name)
 
 
 def _discarded(name: str, result: None, error: Exception | None) -> None:
@@ -153,6 +161,7 @@ def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShar
         if path is not None and session.transaction is transaction:
             try:
                 transaction.add_blob(UploadedBlob(oid, serial, data, path))
+                _keep(session, transaction)
             except TransactionTooLargeError as excess:
                 error = excess
         if error is not None:

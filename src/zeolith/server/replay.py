@@ -151,7 +151,8 @@ class Replay:
         self._changed[oid] = None
 
     def _undo(self, operation: Undo) -> None:
-        undone = self._access.method("undo")(operation.trans_id, self._meta)
+        with self._access.not_fetching():
+            undone = self._access.method("undo")(operation.trans_id, self._meta)
         for voted in self._access.voted:
             voted.note_made()
         if undone is None:
@@ -205,7 +206,10 @@ class Replay:
         # has to wait for the disk while loads are held back.
         if self._access.has_blobs:
             flushed = {blob.flushed for blob in self._transaction.blobs if blob.flushed}
-            sync_blobs(self._access.dirty_blobs(), flushed)
+            files = self._access.dirty_blobs()
+            sync_blobs(files, flushed)
+            if self._access.tier is not None:
+                self._transaction.files = [path for path, _ in files]
 
 
 def abort(access: StorageAccess, transaction: Transaction) -> None:

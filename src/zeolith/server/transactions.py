@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from persistent.TimeStamp import TimeStamp
 from ZODB.Connection import TransactionMetaData
@@ -20,6 +21,9 @@ from ..protocol.values import is_plain, to_plain
 from .access import StorageAccess
 from .blobsync import Flushed
 from .log import CommitLog, Operation
+
+if TYPE_CHECKING:
+    from ..tier.objects import StoredObject
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +82,9 @@ class Transaction:
     :ivar uid: by which its client may ask what became of it; None if the client gave none.
     :ivar log: the operations.
     :ivar blobs: uploaded blobs.
+    :ivar objects: by object id: what an object store has of them.
+    :ivar files: where there is an object store: the files of all blobs that the transaction has
+        written, those that an undo has made too; known after the vote.
     :ivar replaced: for objects whose conflict the client resolved: the number of the operation
         that counts; earlier ones are skipped.
     :ivar error: what went wrong in an operation that has no answer; the vote will say it.
@@ -88,12 +95,16 @@ class Transaction:
 
     __slots__ = (
         "_blob_records",
+        "_resume",
+        "_waits",
         "began",
         "blobs",
         "changed",
         "error",
+        "files",
         "log",
         "meta",
+        "objects",
         "replaced",
         "rounds",
         "stage",
@@ -111,7 +122,11 @@ class Transaction:
         self.uid: bytes | None = None
         self.log = CommitLog(commit_memory)
         self.blobs: list[UploadedBlob] = []
+        self.files: list[str] = []
+        self.objects: dict[bytes, StoredObject] = {}
         self._blob_records = 0
+        self._waits = 0
+        self._resume: Callable[[], None] | None = None
         self.replaced: dict[bytes, int] = {}
         self.rounds = 0
         self.error: Exception | None = None
@@ -123,6 +138,29 @@ class Transaction:
         """Remember *error* for the vote; the first one counts."""
         if self.error is None:
             self.error = error
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, one way or the other."""
+        return self.stage is Stage.OVER
+
+    def wait(self) -> None:
+        """Something is on its way that the vote has to wait for; :meth:`go_on` will follow."""
+        self._waits += 1
+
+    def go_on(self) -> None:
+        """It has arrived, or failed."""
+        self._waits -= 1
+        if not self._waits and self._resume is not None:
+            resume, self._resume = self._resume, None
+            resume()
+
+    def when_complete(self, callback: Callable[[], None]) -> None:
+        """Call *callback* when nothing has to be waited for; at once if that is so."""
+        if self._waits:
+            self._resume = callback
+        else:
+            callback()
 
     def add_blob(self, blob: UploadedBlob) -> None:
         """Add an uploaded blob.
