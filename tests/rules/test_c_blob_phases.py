@@ -14,7 +14,7 @@ import transaction
 import ZODB
 from persistent.mapping import PersistentMapping
 from tests.rules.conftest import Connect, Open, Serve
-from tests.support.blobdisk import CODINGS, KINDS, Disk, Uploader, debris, listing, read
+from tests.support.blobdisk import CODINGS, KINDS, RECORD, Disk, Uploader, debris, listing, read
 from tests.support.processes import ServerProcess
 from tests.support.raw import RawClient, oid_of
 from tests.support.storages import gate
@@ -22,7 +22,7 @@ from tests.support.waiting import Background, wait_until
 from ZODB.blob import Blob
 
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.messages import Store, TpcAbort, TpcFinish, Undo, UndoInfo
+from zeolith.protocol.messages import Store, StoreBlobShared, TpcAbort, TpcFinish, Undo, UndoInfo
 
 Ending = Callable[[RawClient], None]
 
@@ -133,6 +133,44 @@ def test_c_what_is_given_up_leaves_nothing(
     disk.committed(2, uploader.commit(oid_of(2), b"after"), b"after")
     wait_until(disk.is_right)
     assert sorted(read(other, oid_of(n), tid) for n, tid in disk.blobs) == [b"after", b"before"]
+
+
+def share(disk: Disk, client: RawClient, name: str) -> None:
+    """Put the blob of object 2 where the server keeps it, and tell the server."""
+    directory = Path(disk.storage.fshelper.getPathForOID(oid_of(2), create=True))
+    (directory / name).write_bytes(DATA)
+    client.begin()
+    client.send(
+        Store(oid_of(2), bytes(8), RECORD, 1),
+        StoreBlobShared(oid_of(2), bytes(8), RECORD, name, 1),
+    )
+
+
+@pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: coding.name.lower())
+@pytest.mark.parametrize("kind", ["bushy", "lawn"])
+def test_c_a_shared_file_goes_with_its_transaction(
+    kind: str, coding: Coding, tmp_path: Path, serve: Serve, raw: Connect
+) -> None:
+    """Clients with a shared directory remove their files, too; whoever is there does it."""
+    disk = Disk(kind, tmp_path)
+    server = serve(disk.storage)
+    # A name is used once, as clients do: the server may still be about to remove it.
+    for ending, is_voted in product((abort, disconnect), (False, True)):
+        client = raw(server.address, coding=coding)
+        share(disk, client, f"{ending.__name__}-{is_voted}.tmp")
+        if is_voted:
+            client.vote()
+        else:
+            client.ping()
+            wait_until(lambda: is_idle(server))
+        assert not disk.is_right()
+        ending(client)
+        wait_until(disk.is_right, f"nothing is left: {ending.__name__}, {is_voted}")
+    client = raw(server.address, coding=coding)
+    share(disk, client, "last.tmp-")
+    client.vote()
+    disk.committed(2, client.finish(), DATA)
+    wait_until(disk.is_right)
 
 
 def test_c_a_client_that_goes_while_its_commit_is_written(
