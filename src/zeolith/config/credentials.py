@@ -16,16 +16,9 @@ from ..credentials import Credentials
 from ..errors import ConfigurationError
 from .keypassword import KeyPassword
 from .tls import TlsSettings
-from .validity import list_ends, validities
+from .validity import LIST_SOON, SOON, list_ends, validities
 
 logger = logging.getLogger(__name__)
-
-SOON: Final = 30 * 86400.0
-"""Seconds before the end of a certificate from which on that is worth a warning: authorities that
-sign for 90 days renew within the last 30."""
-
-LIST_SOON: Final = 86400.0
-"""The same for revocation lists, which many authorities make anew each week or day."""
 
 REMINDER: Final = 86400.0
 """Seconds between two warnings of the same end."""
