@@ -147,6 +147,15 @@ def test_the_host_name_is_checked_unless_switched_off(files: Files) -> None:
     assert talk(server, lenient, None)
 
 
+@pytest.mark.parametrize("authenticate", [None, "SIGNED"])
+def test_r9_a_server_without_a_name_is_not_vouched_for_by_the_systems_authorities(
+    authenticate: str | None,
+) -> None:
+    with pytest.raises(ConfigurationError, match="name the server's certificate") as caught:
+        client_context(None, authenticate, check_hostname=False)
+    assert caught.value.option == "check-hostname"
+
+
 def test_old_protocol_versions_are_refused(files: Files) -> None:
     for context in (server_context(files.server, files.authority), client_context()):
         assert context.minimum_version is ssl.TLSVersion.TLSv1_2

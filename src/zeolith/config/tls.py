@@ -106,6 +106,12 @@ class TlsSettings:
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.authenticate is None or self.authenticate in _SYSTEM:
+            if not self.check_hostname:
+                raise ConfigurationError(
+                    "check-hostname",
+                    "false would trust whoever has a certificate of any public authority",
+                    "name the server's certificate or its authority under authenticate",
+                )
             context.load_default_certs()
         else:
             _trust(context, self.authenticate)
