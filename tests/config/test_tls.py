@@ -12,9 +12,10 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from tests.support.tlscontexts import client_context, server_context
 
 from zeolith.config.server import parse_server_config
-from zeolith.config.tls import TlsSettings, client_context, server_context
+from zeolith.config.tls import TlsSettings
 from zeolith.errors import ConfigurationError
 
 PASSWORD = b"correct horse"
@@ -460,7 +461,7 @@ def test_a_password_for_a_key_that_needs_none(files: Files) -> None:
         ("password-command", {"password_command": "pwd"}),
     ):
         with pytest.raises(ConfigurationError, match=f"{option}: has no effect: the private key"):
-            client_context(files.client, files.authority, **keywords)  # type: ignore[arg-type]
+            client_context(files.client, files.authority, **keywords)
     # ZEO's own option has always been allowed.
     assert client_context(files.client, files.authority, password_function="os.getcwd")
 
