@@ -32,9 +32,12 @@ MAY_IMPORT = {
     "writeback": frozenset[str](),
     "cache": _BASE | {"protocol"},
     "client": _BASE | {"credentials", "protocol", "cache", "writeback", "_callable", "__init__"},
-    "server": _BASE | {"credentials", "rights", "protocol", "writeback", "_callable", "__init__"},
-    "config": _BASE | {"credentials", "rights", "protocol", "client", "server"},
-    "admin": _BASE | {"credentials", "rights", "protocol", "cache", "client", "config", "__init__"},
+    "tier": _BASE,
+    "server": _BASE
+    | {"credentials", "rights", "protocol", "tier", "writeback", "_callable", "__init__"},
+    "config": _BASE | {"credentials", "rights", "protocol", "client", "server", "tier"},
+    "admin": _BASE
+    | {"credentials", "rights", "protocol", "cache", "client", "config", "tier", "__init__"},
     "cli": _BASE
     | {"admin", "cache", "client", "credentials", "server", "config", "__init__"}
     | {"shortcuts", "standalone"},

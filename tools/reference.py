@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "configuration.md"
 
 ORDER = (
-    "zeo", "ssl", "filestorage", "blobstorage", "mappingstorage", "demostorage", "zeoclient",
-    "zeolith", "clientstorage", "eventlog", "logfile", "syslog", "email-notifier", "http-logger",
-    "runner",
+    "zeo", "ssl", "filestorage", "blobstorage", "tieredblobs", "mappingstorage", "demostorage",
+    "zeoclient", "zeolith", "clientstorage", "eventlog", "logfile", "syslog", "email-notifier",
+    "http-logger", "runner",
 )  # fmt: skip
 
 SAME = {"clientstorage": "zeolith"}

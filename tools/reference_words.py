@@ -24,6 +24,9 @@ TYPES: Final[Mapping[str, str]] = {
     # of the schemas, by the name of the function
     "_logging_level": "level",
     "address": "address",
+    "bucket": "text",
+    "endpoint_url": "URL",
+    "prefix": "text",
     "backoff_limit": "seconds",
     "conflict_resolution": "`off`, `in-process` or `worker`",
     "count": "whole number",
@@ -225,6 +228,18 @@ EXAMPLES: Final[Mapping[str, str]] = {
     path /srv/app/var/Data.fs
   </filestorage>
 </blobstorage>
+""",
+    "tieredblobs": """
+<tieredblobs 1>
+  bucket example-blobs
+  prefix shop
+  region eu-central-1
+  cache-size 20GB
+  <filestorage>
+    path /srv/app/var/Data.fs
+    blob-dir /srv/app/var/blobs
+  </filestorage>
+</tieredblobs>
 """,
     "zeolith": """
 <zeolith 1>

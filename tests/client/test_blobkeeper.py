@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 from ZODB.POSException import POSKeyError
 
-from tests.support.blobdirectories import SERIAL, fill, no_fetch, sender
+from tests.support.blobdirectories import SERIAL, fill, no_fetch, sender, which
 from tests.support.raw import oid_of
 from zeolith.client import blobkeeper, blobsizes
+from zeolith.client.blobleases import LEASE
 from zeolith.client.blobs import BlobDirectory
 from zeolith.client.blobsizes import shrink
 from zeolith.errors import ClientStorageError, ConfigurationError
@@ -124,6 +126,24 @@ def test_what_was_in_use_goes_when_the_next_comes(tmp_path: Path) -> None:
         directory.load(oid_of(100), SERIAL, sender(directory, b"x" * 10))
         wait_for_check(directory)
         assert size_of(directory) <= 900
+
+
+def test_paths_that_were_handed_out_long_ago_do_not_keep_a_cache_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cache(tmp_path / "c", 1000) as directory:
+        paths = [
+            directory.load(oid_of(number), SERIAL, sender(directory, b"x" * 100))
+            for number in range(5)
+        ]
+        wait_for_check(directory)
+        for path in paths:
+            os.utime(path, (1, 1))
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + LEASE)
+        fill(directory, range(10, 20), 100)
+        wait_for_check(directory)
+        assert which(paths) == []
 
 
 def test_close_waits_for_the_check_and_ends_it(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.client.conftest import Attach
+from tests.support.blobdirectories import SERIAL, sender
+from tests.support.raw import oid_of
 from zeolith.client.blobleases import LEASE, MOST_LEASES, Leases
 from zeolith.client.bloblocks import is_shared
 
@@ -166,3 +170,17 @@ def test_the_parent_lets_go_although_a_child_lives(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     for descriptor in (reader, writer, ready, done):
         os.close(descriptor)
+
+
+def test_a_storage_lets_go_of_them_by_and_by(tmp_path: Path, attach: Attach) -> None:
+    """Also one that loads nothing more."""
+    storage, _ = attach(blob_dir=str(tmp_path / "cache"))
+    blobs = storage._blobs
+    assert blobs is not None
+    path = blobs.load(oid_of(1), SERIAL, sender(blobs, b"data"))
+    storage.tended(storage._link.channel())
+    assert is_held(path)
+    held = blobs._leases._leases
+    held[path] = held[path]._replace(deadline=time.monotonic())
+    storage.tended(storage._link.channel())
+    assert not is_held(path)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -69,6 +70,19 @@ def test_a_child_of_a_fork_has_no_part_in_a_lock(tmp_path: Path) -> None:
     assert try_lock(path) is None
     lock.close()
     assert lock not in bloblocks._held
+
+
+def test_a_lock_is_released_whoever_has_its_file_open(tmp_path: Path) -> None:
+    """Such as a child between its fork and its exec."""
+    path = str(tmp_path / ".lock")
+    lock = try_lock(path)
+    assert lock is not None
+    inherited = os.dup(lock._descriptor)
+    lock.close()
+    again = try_lock(path)
+    assert again is not None
+    again.close()
+    os.close(inherited)
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
@@ -165,3 +179,30 @@ def test_patience_with_another_process(tmp_path: Path, monkeypatch: pytest.Monke
     lock.close()
     with buckets.hold(str(tmp_path)):
         pass
+
+
+def test_a_process_that_receives_a_large_blob_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as the blob grows, but no longer."""
+    monkeypatch.setattr(bloblocks, "LOCK_TIMEOUT", 1e-9)
+    partial = tmp_path / "0.01.blob.dl"
+    partial.touch()
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        now = time.time()
+        os.utime(partial, (now, now + 3600 if len(pauses) < 5 else now - 1))
+
+    monkeypatch.setattr(time, "sleep", pause)
+    pause(0)
+    lock = try_lock(str(tmp_path / ".lock"))
+    assert lock is not None
+    with (
+        pytest.raises(ClientStorageError, match="another process"),
+        Buckets().hold(str(tmp_path)),
+    ):
+        pass
+    assert len(pauses) == 5
+    lock.close()

@@ -20,7 +20,7 @@ from zeolith.config.server import parse_server_config, server_schema
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```apacheconf\n(.*?)^```$", TEXT, re.M | re.S)
-STORAGES = re.compile(r"^<(\w*storage|zeoclient|zeolith)\b", re.M)
+STORAGES = re.compile(r"^<(\w*storage|tieredblobs|zeoclient|zeolith)\b", re.M)
 
 
 def test_it_is_what_the_schema_says() -> None:

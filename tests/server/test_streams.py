@@ -122,7 +122,9 @@ def test_several_streams_take_turns() -> None:
         publisher=SimpleNamespace(is_held=False),
         connection=SimpleNamespace(limit_output=lambda mark: None, unsent=0),
         service=SimpleNamespace(
-            pools=SimpleNamespace(quick=pool), when_settled=lambda callback: callback()
+            pools=SimpleNamespace(quick=pool),
+            when_settled=lambda callback: callback(),
+            cold=None,
         ),
         lobby=SimpleNamespace(options=SimpleNamespace(workers=8)),
         codec=SimpleNamespace(

@@ -137,6 +137,7 @@ def _render_storage(name: str, storage: dict[str, Any]) -> list[str]:
     if storage.get("extras"):
         rows.append(("also", _counted(storage["extras"].items())))
     rows += _blobs(storage.get("blobs"))
+    rows += _tier(storage.get("tier"))
     rows += _packing(storage)
     rows += _commits(storage)
     return align(rows)
@@ -170,6 +171,29 @@ def _blobs(blobs: dict[str, Any] | None) -> list[tuple[str, str]]:
     )
     under_way = [(name, blobs[name]) for name in ("arriving", "leaving", "unattached")]
     return [("blobs", ", ".join(filter(None, (text, _counted((n, c) for n, c in under_way if c)))))]
+
+
+def _tier(tier: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if tier is None:
+        return []
+    rows = []
+    if tier["trouble"]:
+        rows.append(("OBJECT STORE", printable(tier["trouble"])))
+    if tier["files"] is None:
+        here = "counting what is here"
+    else:
+        here = f"{tier['files']} blobs here ({size(tier['bytes'])} of {size(tier['limit'])})"
+        here += f", {tier['cold']} there only"
+        if tier["pending"]:
+            here += f", {tier['pending']} to be uploaded ({size(tier['pending_bytes'])})"
+    loads = tier["hits"] + tier["misses"]
+    text = (
+        f"{here}; {tier['uploads']} uploaded ({size(tier['uploaded_bytes'])}), "
+        f"{tier['misses']} of {loads} loads had to wait ({size(tier['fetched_bytes'])}), "
+        f"{tier['evicted']} evicted, {tier['swept']} swept, {tier['failures']} failures"
+    )
+    rows.append(("object store", text))
+    return rows
 
 
 def _packing(storage: dict[str, Any]) -> list[tuple[str, str]]:

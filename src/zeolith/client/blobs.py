@@ -140,6 +140,7 @@ class BlobDirectory:
         bucket = os.path.dirname(path)
         with usable(bucket):
             os.makedirs(bucket, exist_ok=True)
+        size = 0
         # Nobody evicts while we hold the bucket: what is there now can be used.
         with self._buckets.hold(bucket):
             self._clear(bucket)
@@ -147,12 +148,16 @@ class BlobDirectory:
                 with usable(path):
                     return use(path)
             except FileNotFoundError:
-                self._download((oid, serial), path, fetch)
+                size = self._download((oid, serial), path, fetch)
             try:
                 with usable(path):
-                    return use(path)
+                    found = use(path)
             except FileNotFoundError:
                 raise _missing(oid, serial, "at the server") from None
+        # Not before it is in use: it would be the first that goes from a cache that is too small,
+        # and what it takes the place of could not.
+        self._keeper.added(size)
+        return found
 
     def _clear(self, bucket: str) -> None:
         # The first time only: what is left later was left by processes that still run.
@@ -161,7 +166,8 @@ class BlobDirectory:
                 clear_bucket(bucket)
             self._cleared.add(bucket)
 
-    def _download(self, key: Key, path: str, fetch: Fetch) -> None:
+    def _download(self, key: Key, path: str, fetch: Fetch) -> int:
+        """Have a blob fetched into its place, if it exists; return its size."""
         download = Download(path + PARTIAL_SUFFIX)
         with self._mutex:
             self._downloads[key] = download
@@ -174,10 +180,11 @@ class BlobDirectory:
                 raise ClientStorageError(
                     f"cannot keep a blob in {path}: {download.error}"
                 ) from download.error
-            if download.is_complete:
-                with usable(path):
-                    seal(download.path)
-                    self._keeper.added(install(download.path, path))
+            if not download.is_complete:
+                return 0
+            with usable(path):
+                seal(download.path)
+                return install(download.path, path)
         finally:
             with self._mutex:
                 self._downloads.pop(key, None)

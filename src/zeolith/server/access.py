@@ -6,7 +6,7 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -19,7 +19,9 @@ from ZODB.POSException import POSKeyError, StorageError, Unsupported
 from ZODB.serialize import referencesf
 from zope.interface import providedBy
 
+from ..tier.tier import BlobTier
 from ..types import NO_TID
+from .blobgarbage import remove_garbage
 from .blobsync import sync_path
 from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
@@ -70,6 +72,10 @@ def layers_of(storage: Any) -> Iterator[Any]:
             storage = getattr(storage, "__dict__", {}).get("base")
             if not hasattr(storage, "loadBefore"):
                 return
+
+
+def _pack_blobs(storage: Any, _time: float, _referencesf: Any) -> None:
+    remove_garbage(storage)
 
 
 def keeps_blobs(storage: Any) -> bool:
@@ -126,6 +132,7 @@ class StorageAccess:
     :ivar may_resolve: while this is false, the storage raises :class:`ConflictFound` where a
         conflict would be resolved.
     :ivar resolver: what resolves conflicts; None: they are raised.
+    :ivar tier: the blobs that are in an object store; None if all are here.
     :ivar voted: the blobs that the running transaction is about to get; none where it is not known
         that the blob directory is this storage's alone.
     """
@@ -143,6 +150,7 @@ class StorageAccess:
         self.may_resolve = True
         self.resolver: Resolver | None = InProcess()
         self._guard_resolving()
+        self._guard_blobs()
         self._reader: FileReader | None = None
         if self.is_fast and can_read_directly(storage):
             self._reader = FileReader(storage)
@@ -160,6 +168,12 @@ class StorageAccess:
         )
         self.has_record_iternext = hasattr(storage, "record_iternext")
         self.voted = self._find_voted()
+        self.tier: BlobTier | None = getattr(storage, "__dict__", {}).get("blob_tier")
+
+    def _guard_blobs(self) -> None:
+        for layer in layers_of(self.storage):
+            if type(layer) is ZODB.blob.BlobStorage:
+                layer._packUndoing = layer._packNonUndoing = partial(_pack_blobs, layer)
 
     def _find_voted(self) -> list[VotedBlobs]:
         # A FileStorage has a lock; what else has its records elsewhere may be one of several.
@@ -228,6 +242,10 @@ class StorageAccess:
             self.resolver.begin()
         with handling(self._resolve):
             yield
+
+    def not_fetching(self) -> AbstractContextManager[None]:
+        """Have what this thread does fail rather than wait for blobs in an object store (R7)."""
+        return nullcontext() if self.tier is None else self.tier.not_waiting()
 
     def last_transaction(self) -> bytes:
         """Return the id of the last transaction; all zeros if there is none."""
@@ -329,9 +347,12 @@ class StorageAccess:
         """Return the path of a blob's file.
 
         :raises POSKeyError: there is none.
+        :raises BlobAway: it is in the object store only.
         :raises Unsupported: the storage has no blobs.
         """
         self.check_blobs()
+        if self.tier is not None:
+            return self.tier.local(oid, serial)
         path = self.storage.loadBlob(oid, serial)
         if not path:
             raise POSKeyError(oid, serial)

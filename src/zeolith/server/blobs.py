@@ -116,6 +116,7 @@ def _uploaded(
         try:
             transaction.add_blob(UploadedBlob(request.oid, request.serial, request.data, path))
             session.stats.blobs.has_received(upload.size)
+            _keep(session, transaction)
             return
         except TransactionTooLargeError as excess:
             error = excess
@@ -124,6 +125,13 @@ def _uploaded(
         transaction.fail(error)
     assert session.uploads is not None
     session.uploads.submit(upload.discard, partial(_discarded, session.name))
+
+
+def _keep(session: Session, transaction: Transaction) -> None:
+    """Have the blob that was added last in the object store, if there is one."""
+    cold = session.service.cold
+    if cold is not None:
+        cold.store(transaction, transaction.blobs[-1], session.name)
 
 
 def _discarded(name: str, result: None, error: Exception | None) -> None:
@@ -155,6 +163,7 @@ def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShar
         if path is not None and session.transaction is transaction:
             try:
                 transaction.add_blob(UploadedBlob(oid, serial, data, path))
+                _keep(session, transaction)
             except TransactionTooLargeError as excess:
                 error = excess
         if error is not None:

@@ -63,7 +63,12 @@ class BlobSender:
 
     def _open(self) -> None:
         _, request = self._queue[0]
-        self._submit(partial(self._open_job, request), self._opened)
+        job = partial(self._open_job, request)
+        cold = self._session.service.cold
+        if cold is None:
+            self._submit(job, self._opened)
+        else:
+            cold.with_blob(self._submit, job, self._opened)
 
     def _open_job(self, request: SendBlob) -> IO[bytes]:
         path = self._session.service.access.load_blob(request.oid, request.serial)

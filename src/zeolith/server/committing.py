@@ -21,7 +21,7 @@ from ZODB.POSException import (
 from ..protocol import messages as m
 from ..protocol.outcome import Outcome, Verdict, serialize_verdict
 from ..rights import Right
-from .coordinator import Finished
+from .coordinator import Finished, is_survived
 from .flushing import flush_rest
 from .log import Operation
 from .peerlog import peer_logger
@@ -166,7 +166,8 @@ def vote(session: Session, msgid: m.MsgId, request: m.Vote) -> None:
     transaction.stage = Stage.VOTING
     assert session.uploads is not None
     # Everything the vote needs is brought to disk before it asks for the lock (R7).
-    session.uploads.after(partial(_ask_for_lock, session, msgid, transaction))
+    ask = partial(_ask_for_lock, session, msgid, transaction)
+    session.uploads.after(partial(transaction.when_complete, ask))
 
 
 def _ask_for_lock(session: Session, msgid: m.MsgId, transaction: Transaction) -> None:
@@ -235,10 +236,14 @@ def _finished(
     if finished is None:
         assert error is not None
         session.service.outcomes.failed(transaction, error)
+        if session.service.cold is not None and not is_survived(error):
+            session.service.cold.doubted(transaction)
         session.end(transaction)
         session.fault(msgid, error)
         return
     session.stats.commits += 1
+    if session.service.cold is not None:
+        session.service.cold.committed(finished.tid, transaction)
     # The client first: it waits, and what it sends next is looked at after this.
     try:
         if not session.is_lost:

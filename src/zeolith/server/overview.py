@@ -86,6 +86,7 @@ def describe_storage(
         "last_transaction": {"tid": tid.hex(), "time": _time_of(tid)},
         "packing": service.packing_state(),
         "blobs": _describe_blobs(service),
+        "tier": None if service.cold is None else service.cold.tier.describe(),
         "commits": {
             "holders": [turn for turn in turns if turn["phase"] != "waiting"],
             "waiting": [turn for turn in turns if turn["phase"] == "waiting"],

@@ -10,13 +10,17 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any, Final
 
 from ZODB.blob import link_or_copy, remove_committed, remove_committed_dir
 from ZODB.POSException import POSKeyError
 
+from ..tier.stubs import BLOB_SUFFIX, SUFFIX, stub_of
 from .packwire import OLD_SUFFIX, REMOVED
+
+_KEPT: Final = (BLOB_SUFFIX, SUFFIX)
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +35,30 @@ def remove_blobs(storage: Any) -> None:
     keep = storage.pack_keep_old
     for entry in _read_list(storage):
         path = _path_of(storage, entry)
-        if os.path.lexists(path):
-            if keep:
-                _put_aside(storage, path)
-            elif len(entry) == 8:
-                remove_committed_dir(path)
+        with _held(storage):
+            if len(entry) == 8:
+                _remove(storage, path, keep, remove_committed_dir)
             else:
-                remove_committed(path)
+                _remove(storage, path, keep, remove_committed)
+                _remove(storage, stub_of(path), keep, remove_committed)
         _prune(storage, path)
     if keep:
         _keep_others(storage)
     os.unlink(_list_path(storage))
+
+
+def _held(storage: Any) -> AbstractContextManager[Any]:
+    """Keep whoever fetches and evicts blobs of the storage away for a moment."""
+    tier = getattr(storage, "blob_tier", None)
+    return nullcontext() if tier is None else tier.lock
+
+
+def _remove(storage: Any, path: str, keep: bool, remove: Callable[[str], None]) -> None:
+    if os.path.lexists(path):
+        if keep:
+            _put_aside(storage, path)
+        else:
+            remove(path)
 
 
 def finish_removal(storage: Any) -> None:
@@ -116,8 +133,10 @@ def _keep_others(storage: Any) -> None:
     for directory, _, names in os.walk(top):
         for name in names:
             path = os.path.join(directory, name)
-            if not name.endswith(".blob") and path != os.path.join(top, ".layout"):
+            if not name.endswith(_KEPT) and path != os.path.join(top, ".layout"):
                 continue
+            if name.endswith(BLOB_SUFFIX) and os.path.basename(stub_of(path)) in names:
+                continue  # or its room would not be free when it is evicted
             target = _old_path(storage, path)
             if not os.path.exists(target):
                 os.makedirs(os.path.dirname(target), exist_ok=True)

@@ -151,7 +151,8 @@ class Replay:
         self._changed[oid] = None
 
     def _undo(self, operation: Undo) -> None:
-        undone = self._access.method("undo")(operation.trans_id, self._meta)
+        with self._access.not_fetching():
+            undone = self._access.method("undo")(operation.trans_id, self._meta)
         for voted in self._access.voted:
             voted.note_made()
         if undone is None:
@@ -204,7 +205,10 @@ class Replay:
         # Now rather than when the client finishes: a failure can still be reported, and nobody
         # has to wait for the disk while loads are held back.
         if self._access.has_blobs:
-            sync_blobs(self._access.dirty_blobs(), self._transaction.flushed)
+            files = self._access.dirty_blobs()
+            sync_blobs(files, self._transaction.flushed)
+            if self._access.tier is not None:
+                self._transaction.files = [path for path, _ in files]
 
 
 def abort(access: StorageAccess, transaction: Transaction) -> None:

@@ -15,6 +15,7 @@ from ..protocol.hello import Database
 from ..protocol.messages import Info
 from ..types import NO_TID
 from .access import StorageAccess
+from .coldblobs import ColdBlobs
 from .conflicts import take_over
 from .coordinator import CommitCoordinator
 from .exclusive import ExclusiveCoordinator
@@ -81,6 +82,7 @@ class StorageService:
     :param pools: the server's worker threads.
     :param failed: called when the storage has failed; :meth:`withdraw` is to follow.
     :ivar packing: packs the storage.
+    :ivar cold: its object store for blobs; None: all are kept here.
     :ivar verifying: clients that wait to be told what they missed.
     :ivar readings: what is being read from the storage for them, by what they ask: the transaction
         that they know, and the last one.
@@ -117,6 +119,8 @@ class StorageService:
         self._held: list[Callable[[], None]] = []
         self._commits = WorkerPool(f"zeolith-commit-{name}", 1, inbox)
         self.packing = Packing(self.access, inbox)
+        tier = self.access.tier
+        self.cold = None if tier is None else ColdBlobs(name, tier, inbox)
         self._is_open = False
         self._note_timer: asyncio.TimerHandle | None = None
         self.coordinator: CommitCoordinator
@@ -183,6 +187,8 @@ class StorageService:
             self._is_undisturbed,
         )
         self._is_open = True
+        if self.cold is not None and not self.is_read_only:
+            self.cold.tier.start(access.last_transaction)
         self._note_later(loop)
 
     @property
@@ -301,6 +307,8 @@ class StorageService:
 
     def _packed(self, done: Done, info: dict[str, Any] | None, error: Exception | None) -> None:
         if info is not None:
+            if self.cold is not None:
+                self.cold.tier.packed()
             message = Info(info)
             self.when_settled(lambda: self.publisher.send_all(lambda codec: codec.notice(message)))
         done(None, error)
@@ -405,6 +413,8 @@ class StorageService:
             self._identity.note(self.log.last_tid)
         # A pack that is cut off needs a moment to tidy up, for which the storage has to be open.
         is_packing = not self.packing.join(min(timeout, _PACK_GRACE))
+        if self.cold is not None:
+            self.cold.close()
         try:
             self.access.close(timeout if is_packing else 0.0)
         except Exception:

@@ -466,6 +466,8 @@ class Session:
         """*transaction* is over, one way or the other, and the storage is done with it."""
         transaction.stage = Stage.OVER
         self.service.outcomes.ended(transaction)
+        if self.service.cold is not None:
+            self.service.cold.ended(transaction)
         if self.transaction is not transaction:
             return
         self.transaction = None

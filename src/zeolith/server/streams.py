@@ -161,7 +161,11 @@ class Streams:
             # The answer may wait for the end of a commit, and another stream's turn before it.
             self._session.service.when_settled(partial(self._begin, stream))
 
-        self._workers.submit(make, opened)
+        cold = self._session.service.cold
+        if cold is None or is_iteration:
+            self._workers.submit(make, opened)
+        else:
+            cold.with_blob(self._workers.submit, make, opened)
 
     def _begin(self, stream: _Outgoing) -> None:
         if not self._is_closed and stream.source is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ from .blobsync import Flushed
 from .log import CommitLog, Operation
 
 if TYPE_CHECKING:
+    from ..tier.objects import StoredObject
     from .upload import Upload
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,9 @@ class Transaction:
     :ivar unflushed, flushing: files of them that are open: those that wait to be brought to disk,
         and those that are on their way to it.
     :ivar flushed: files of them as they were brought to disk.
+    :ivar objects: by object id: what an object store has of them.
+    :ivar files: where there is an object store: the files of all blobs that the transaction has
+        written, those that an undo has made too; known after the vote.
     :ivar replaced: for objects whose conflict the client resolved: the number of the operation
         that counts; earlier ones are skipped.
     :ivar error: what went wrong in an operation that has no answer; the vote will say it.
@@ -92,14 +97,18 @@ class Transaction:
 
     __slots__ = (
         "_blob_records",
+        "_resume",
+        "_waits",
         "began",
         "blobs",
         "changed",
         "error",
+        "files",
         "flushed",
         "flushing",
         "log",
         "meta",
+        "objects",
         "replaced",
         "rounds",
         "stage",
@@ -121,7 +130,11 @@ class Transaction:
         self.unflushed: list[Upload] = []
         self.flushing: list[Upload] = []
         self.flushed: set[Flushed] = set()
+        self.files: list[str] = []
+        self.objects: dict[bytes, StoredObject] = {}
         self._blob_records = 0
+        self._waits = 0
+        self._resume: Callable[[], None] | None = None
         self.replaced: dict[bytes, int] = {}
         self.rounds = 0
         self.error: Exception | None = None
@@ -133,6 +146,29 @@ class Transaction:
         """Remember *error* for the vote; the first one counts."""
         if self.error is None:
             self.error = error
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, one way or the other."""
+        return self.stage is Stage.OVER
+
+    def wait(self) -> None:
+        """Something is on its way that the vote has to wait for; :meth:`go_on` will follow."""
+        self._waits += 1
+
+    def go_on(self) -> None:
+        """It has arrived, or failed."""
+        self._waits -= 1
+        if not self._waits and self._resume is not None:
+            resume, self._resume = self._resume, None
+            resume()
+
+    def when_complete(self, callback: Callable[[], None]) -> None:
+        """Call *callback* when nothing has to be waited for; at once if that is so."""
+        if self._waits:
+            self._resume = callback
+        else:
+            callback()
 
     def add_blob(self, blob: UploadedBlob) -> None:
         """Add an uploaded blob.

@@ -47,6 +47,12 @@ class BlobStore:
         """Return where a blob is, or would be."""
         return Path(self._helper.getBlobFilename(blob.oid, blob.tid))
 
+    def temporary_path(self, blob: BlobKey) -> Path:
+        """Return a path in the repository, free for whoever fetches a blob that is to be added."""
+        path = self._temporary / f"{blob.oid.hex()}.{blob.tid.hex()}.fetched"
+        path.unlink(missing_ok=True)
+        return path
+
     def add(
         self,
         blob: BlobKey,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import ConfigurationError
+from .coldblobs import add_cold, cold_size
 from .failures import BackupError, Damage, SourceChanged, translated
 from .filepart import INDEX, Part, choose_moment, write_part
 from .files import CHUNK, sync_directory, sync_file, write_durably
@@ -275,7 +276,11 @@ class _Attempt:
             try:
                 present[blob] = path, path.stat().st_size
             except FileNotFoundError:
-                missing.append(blob)
+                size = cold_size(path, self._source.tier)
+                if size is None:
+                    missing.append(blob)
+                else:
+                    present[blob] = path, size
         known = {}
         if part.start == 0 and present:
             # What is new since the last backup cannot be in an earlier one.
@@ -293,7 +298,11 @@ class _Attempt:
                 except FileNotFoundError:
                     if path.exists():
                         raise
-                    missing.append(blob)
+                    cold = add_cold(store, blob, path, known.get(blob), self._source.tier, advance)
+                    if cold is None:
+                        missing.append(blob)
+                    else:
+                        entries[blob] = cold
         if missing and not self._is_current(file):
             raise SourceChanged
         store.sync()

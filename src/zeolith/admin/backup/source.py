@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...config.server import load_server_config
 from ...config.storages import DEFAULT_NAME, StorageOpener
+from ...config.tiered import TieredBlobs
 from ...errors import ConfigurationError
+from ...tier.tier import BlobTier
 from .scan import BlobKey
 
 _LAYOUTS = ("bushy", "lawn")
@@ -63,10 +65,13 @@ class Source:
 
     :ivar path: its file.
     :ivar blobs: its blob directory, or None.
+    :ivar tier: the object store that has those blobs whose files are not there; None if there is
+        none, or it is not known.
     """
 
     path: Path
     blobs: BlobDirectory | None
+    tier: BlobTier | None = None
 
 
 def find_source(path: str, blob_dir: str | None) -> Source:
@@ -119,7 +124,17 @@ def find_configured_source(config: str, name: str | None) -> Source:
             "is not kept in the file of a FileStorage",
             "back it up with the means of its own kind",
         )
-    return find_source(path, blob_dir)
+    source = find_source(path, blob_dir)
+    tier = _tier_of(storages[name], source.blobs)
+    return source if tier is None else replace(source, tier=tier)
+
+
+def _tier_of(opener: StorageOpener, blobs: BlobDirectory | None) -> BlobTier | None:
+    if not isinstance(opener, TieredBlobs) or blobs is None:
+        return None
+    from ZODB.blob import FilesystemHelper
+
+    return opener.make_tier(FilesystemHelper(str(blobs.path), blobs.layout))
 
 
 def _locate(opener: StorageOpener | None) -> tuple[str | None, str | None]:

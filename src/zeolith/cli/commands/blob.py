@@ -11,6 +11,8 @@ from ..group import Commands
 COMMANDS: Final[dict[str, str]] = {
     "get": "Bring a blob of a database into a file.",
     "put": "Store a file as a blob.",
+    "upload": "Upload all blobs of a stopped server to its object store.",
+    "fetch": "Bring all blobs of a stopped server back from its object store.",
 }
 """As the table of the same name in :mod:`..group`; the command ``get`` is ``blob_get``."""
 

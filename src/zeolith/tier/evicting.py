@@ -1,0 +1,84 @@
+"""Removing the files of blobs that have not been used for long, and are in the store."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from .localblobs import LocalBlob, walk
+from .stubs import read_stub, stub_of, sync_stub
+
+GRACE: Final = 60.0
+"""Seconds for which a file stays after it was asked for: whoever has its path is about to open it,
+and an open file can be read to its end whatever becomes of its name."""
+
+_LOW_MARK: Final = 0.9
+"""Part of the limit down to which is removed, so that not each new blob needs a look at all."""
+
+
+class Evicted(NamedTuple):
+    """What :func:`evict` has done.
+
+    :ivar evicted: files removed.
+    :ivar files: files that are left.
+    :ivar size: their bytes.
+    """
+
+    evicted: int
+    files: int
+    size: int
+
+
+def evict(
+    helper: Any, lock: threading.Lock, limit: int, grace: float, is_over: Callable[[], bool]
+) -> Evicted:
+    """Remove files, those first that were not asked for the longest, if there are too many bytes.
+
+    :param helper: ZODB's ``FilesystemHelper`` of the directory.
+    :param lock: held while a file is removed.
+    :param limit: bytes.
+    :param grace: seconds; see :data:`GRACE`.
+    :param is_over: whether to stop.
+    :raises OSError: the directory cannot be read, a stub not brought to disk, or a file not
+        removed.
+    """
+    files = size = evicted = 0
+    candidates: list[LocalBlob] = []
+    for found in walk(helper):
+        if isinstance(found, LocalBlob):
+            files += 1
+            size += found.size
+            if found.has_stub:
+                candidates.append(found)
+    target = int(limit * _LOW_MARK) if size > limit else size
+    for blob in sorted(candidates, key=lambda each: each.used):
+        if size <= target or is_over():
+            break
+        if _remove(blob, lock, grace):
+            evicted += 1
+            files -= 1
+            size -= blob.size
+    return Evicted(evicted, files, size)
+
+
+def _remove(blob: LocalBlob, lock: threading.Lock, grace: float) -> bool:
+    stub = stub_of(blob.path)
+    found = read_stub(stub)
+    if found is None or found.size != blob.size:
+        # Of no use: the blob is to be uploaded again.
+        with lock, suppress(FileNotFoundError):
+            if os.path.exists(blob.path):
+                os.remove(stub)
+        return False
+    with suppress(FileNotFoundError):  # a pack was quicker
+        sync_stub(stub)
+        with lock:
+            if os.stat(blob.path).st_atime > time.time() - grace or not os.path.exists(stub):
+                return False
+            os.remove(blob.path)
+        return True
+    return False
