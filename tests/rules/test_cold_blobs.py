@@ -197,6 +197,7 @@ def is_well(client: RawClient, tid: bytes) -> bool:
         return False  # for a moment it is not asked again
 
 
+@pytest.mark.long
 def test_a_store_that_dies_in_the_middle(site: Site) -> None:
     with site.server, site.client() as client:
         tid = commit(client, 1, content(1, 4 * MIB))
@@ -275,6 +276,10 @@ def test_backup_and_restore(site: Site, capsys: pytest.CaptureFixture[str]) -> N
         paths = ["-f", str(site.directory / "Data.fs"), "-b", str(site.blobs)]
         assert main(["backup", "-r", str(repository), *paths]) == USAGE
         assert "name the zeo.conf that says where, with -C" in capsys.readouterr().err
+        site.line.set("503")
+        assert main(["backup", "-r", str(repository), "-C", conf]) == FAILURE
+        assert "the object store" in capsys.readouterr().err
+        site.line.set("pass")
         assert main(["backup", "-r", str(repository), "-C", conf]) == OK
         # A blob of a full backup that is in the repository is not fetched again.
         for path in site.files():
@@ -300,6 +305,7 @@ def commit_without(client: RawClient) -> bytes:
     return client.commit({oid_of(77): (bytes(8), b"x")})
 
 
+@pytest.mark.long
 def test_a_clean_stop_writes_down_what_was_committed(site: Site) -> None:
     with site.server, site.client() as client:
         for number in range(20):

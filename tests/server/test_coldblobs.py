@@ -359,7 +359,9 @@ def test_undo_of_what_is_away(site: Site, database: DB) -> None:
     assert site.contents == [b"new", b"old", b"old"]
 
 
-@pytest.mark.parametrize("keep", [False, True], ids=["remove", "keep old"])
+@pytest.mark.parametrize(
+    "keep", [False, pytest.param(True, marks=pytest.mark.long)], ids=["remove", "keep old"]
+)
 def test_a_pack(site: Site, database: DB, keep: bool) -> None:
     site.files.pack_keep_old = keep
     site.store.age = 1e6

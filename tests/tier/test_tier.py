@@ -230,6 +230,65 @@ def test_commits_and_fetches_make_others_go(site: Site) -> None:
     wait_until(lambda: counted(tier, "bytes") <= 2500, "some were evicted again")
 
 
+def test_r4_a_file_goes_only_when_its_stub_is_on_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = site.open(100)
+    site.commit(1, bytes(1000))
+    steps: list[str] = []
+    fsync, remove = os.fsync, os.remove
+
+    def note_fsync(descriptor: int) -> None:
+        steps.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def note_remove(path: str) -> None:
+        steps.append(f"remove {path}")
+        remove(path)
+
+    monkeypatch.setattr("os.fsync", note_fsync)
+    monkeypatch.setattr("os.remove", note_remove)
+    tier.start(quiet)
+    wait_until(lambda: counted(tier, "evicted") == 1, "it was evicted")
+    path = site.path(1)
+    assert steps == [stub_of(path), os.path.dirname(path), f"remove {path}"]
+
+
+def test_r4_a_fetched_file_gets_its_name_when_it_is_on_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.commit_cold(1, bytes(1000))
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        assert not os.path.exists(site.path(1))
+        synced.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", note)
+    site.tier.load(oid_of(1), TID)
+    assert synced == [1000]
+
+
+def test_many_files(site: Site) -> None:
+    """Of many that can go, those that are the oldest."""
+    tier = site.open(10_000)
+    for number in range(100):
+        site.commit(number, bytes(150 + number % 7))
+        status = os.stat(site.path(number))
+        # In an order of its own.
+        os.utime(site.path(number), (1000.0 + number * 37 % 100, status.st_mtime))
+    size = sum(150 + number % 7 for number in range(100))
+    tier.start(quiet)
+    wait_until(lambda: counted(tier, "evicted") > 0, "some were evicted")
+    by_age = sorted(range(100), key=lambda number: number * 37 % 100)
+    is_here = [os.path.exists(site.path(number)) for number in by_age]
+    assert is_here == sorted(is_here)
+    assert 0 < counted(tier, "bytes") <= 9000
+    assert size - counted(tier, "bytes") < size - 9000 + 160
+
+
 def test_what_was_asked_for_a_moment_ago_stays(site: Site) -> None:
     tier = site.open(100, grace=500.0)
     for number in (1, 2):
