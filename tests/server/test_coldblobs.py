@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from zeolith.admin.statustext import render_status
 from zeolith.protocol import messages as m
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.streamrequests import OpenBlob
+from zeolith.server.monitor import make_report
 from zeolith.tier.pause import Pause
 from zeolith.tier.stubs import stub_of
 from zeolith.tier.tier import BlobTier
@@ -407,3 +409,13 @@ def test_the_status(site: Site) -> None:
     assert "1 of 1 loads had to wait (4 B)" in line
     (line,) = [line for line in text.splitlines() if line.startswith("OBJECT STORE")]
     assert "down" in line
+    report = make_report(site.server._lobby).splitlines()
+    assert report[-6:] == [
+        "Blobs uploaded: 1",
+        "Blobs waited for: 1",
+        "Blobs evicted: 0",
+        "Object store failures: 1",
+        report[-2],
+        "Blobs to upload: 0",
+    ]
+    assert re.fullmatch(r"Blob bytes here: \d+", report[-2])

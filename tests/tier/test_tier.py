@@ -442,7 +442,10 @@ def test_an_object_of_a_damaged_stub_is_not_swept(site: Site) -> None:
 @pytest.mark.parametrize(
     ("break_it", "problem"),
     [
-        (lambda site: os.remove(site.helper.base_dir + FILE_NAME), "belongs to another blob"),
+        (
+            lambda site: os.remove(site.helper.base_dir + FILE_NAME),
+            "that directory was this one",
+        ),
         (lambda site: setattr(site.store, "marker", None), "which says that there is one"),
         (lambda site: setattr(site.store, "marker", "other"), "another blob directory than"),
     ],
@@ -452,16 +455,16 @@ def test_nothing_is_deleted_or_stored_in_a_place_of_others(
     site: Site, break_it: Callable[[Site], None], problem: str
 ) -> None:
     """A directory whose disk is not there has no stubs: all objects would be swept."""
-    site.commit(1)
-    path = site.write(2)
+    found = site.commit(1)
     orphan(site, make_name(oid_of(1)))
     objects = dict(site.store.objects)
     break_it(site)
-    tier = site.open()
-    tier.packed()
-    wait_until(lambda: counted(tier, "trouble") is not None, "the trouble is told")
-    assert problem in counted(tier, "trouble")
+    for ask in (BlobTier.packed, lambda tier: tier.drop([found])):
+        ask(site.open())
+        wait_until(lambda: counted(site.tier, "failures") > 0, "it has tried")
+        assert problem in counted(site.tier, "trouble")
+        site.tier.close()
+    path = site.write(2)
     with pytest.raises(StoreUnavailable, match=problem):
-        tier.upload(path, oid_of(2))
-    site.close()
+        site.open().upload(path, oid_of(2))
     assert site.store.objects == objects
