@@ -21,6 +21,7 @@ from zope.interface import providedBy
 
 from ..tier.tier import BlobTier
 from ..types import NO_TID
+from .blobgarbage import remove_garbage
 from .blobsync import sync_path
 from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
@@ -71,6 +72,10 @@ def layers_of(storage: Any) -> Iterator[Any]:
             storage = getattr(storage, "__dict__", {}).get("base")
             if not hasattr(storage, "loadBefore"):
                 return
+
+
+def _pack_blobs(storage: Any, _time: float, _referencesf: Any) -> None:
+    remove_garbage(storage)
 
 
 def keeps_blobs(storage: Any) -> bool:
@@ -145,6 +150,7 @@ class StorageAccess:
         self.may_resolve = True
         self.resolver: Resolver | None = InProcess()
         self._guard_resolving()
+        self._guard_blobs()
         self._reader: FileReader | None = None
         if self.is_fast and can_read_directly(storage):
             self._reader = FileReader(storage)
@@ -163,6 +169,11 @@ class StorageAccess:
         self.has_record_iternext = hasattr(storage, "record_iternext")
         self.voted = self._find_voted()
         self.tier: BlobTier | None = getattr(storage, "__dict__", {}).get("blob_tier")
+
+    def _guard_blobs(self) -> None:
+        for layer in layers_of(self.storage):
+            if type(layer) is ZODB.blob.BlobStorage:
+                layer._packUndoing = layer._packNonUndoing = partial(_pack_blobs, layer)
 
     def _find_voted(self) -> list[VotedBlobs]:
         # A FileStorage has a lock; what else has its records elsewhere may be one of several.
