@@ -30,7 +30,8 @@ SIZES = (0, 1, 1000, 32 * 1024, 59_000, 59_001, 200_000, 600_000)
 def open_storage(kind: str, address: tuple[str, int], directory: Path) -> Any:
     """Return a client storage.
 
-    :param kind: ``own``, ``M5`` (a Zeolith client that speaks ZEO's protocol) or ``zeo``.
+    :param kind: ``zeo``, or a Zeolith client: ``own``, ``zeo-server``, or ``M5``, which speaks
+        ZEO's protocol with any server.
     """
     options: dict[str, Any] = {"blob_dir": str(directory), "wait_timeout": 20}
     if kind == "zeo":

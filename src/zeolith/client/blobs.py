@@ -51,7 +51,8 @@ class BlobDirectory:
     def __init__(
         self, path: str, *, shared: bool, cache_size: int | None, check_percent: int = 10
     ) -> None:
-        self.path = path
+        # Nothing depends on the directory that the process works in later on.
+        self.path = path = os.path.abspath(path)
         self.shared = shared
         self.bytes_read = 0
         self.fshelper = make_helper(path, shared)
