@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from zeolith.admin.statustext import render_status
 from zeolith.protocol import messages as m
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.streamrequests import OpenBlob
+from zeolith.server.monitor import make_report
 from zeolith.tier.pause import Pause
 from zeolith.tier.stubs import stub_of
 from zeolith.tier.tier import BlobTier
@@ -359,7 +361,9 @@ def test_undo_of_what_is_away(site: Site, database: DB) -> None:
     assert site.contents == [b"new", b"old", b"old"]
 
 
-@pytest.mark.parametrize("keep", [False, True], ids=["remove", "keep old"])
+@pytest.mark.parametrize(
+    "keep", [False, pytest.param(True, marks=pytest.mark.long)], ids=["remove", "keep old"]
+)
 def test_a_pack(site: Site, database: DB, keep: bool) -> None:
     site.files.pack_keep_old = keep
     site.store.age = 1e6
@@ -405,3 +409,13 @@ def test_the_status(site: Site) -> None:
     assert "1 of 1 loads had to wait (4 B)" in line
     (line,) = [line for line in text.splitlines() if line.startswith("OBJECT STORE")]
     assert "down" in line
+    report = make_report(site.server._lobby).splitlines()
+    assert report[-6:] == [
+        "Blobs uploaded: 1",
+        "Blobs waited for: 1",
+        "Blobs evicted: 0",
+        "Object store failures: 1",
+        report[-2],
+        "Blobs to upload: 0",
+    ]
+    assert re.fullmatch(r"Blob bytes here: \d+", report[-2])
