@@ -27,7 +27,7 @@ from tests.support.blobdirectories import (
     sender,
 )
 from tests.support.raw import oid_of
-from zeolith.client import bloblocks, blobs
+from zeolith.client import bloblocks, blobopening, blobs
 from zeolith.client.blobs import CHUNK_SIZE, BlobDirectory
 from zeolith.client.blobsizes import shrink
 from zeolith.errors import ClientStorageError
@@ -166,7 +166,7 @@ def test_what_cannot_be_opened_is_said_as_it_is(
     def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(blobs, "_open_blob", refuse)
+    monkeypatch.setattr(blobs, "open_held", refuse)
     with pytest.raises(ClientStorageError, match="Permission denied"):
         blob_cache.open(oid_of(1), SERIAL, None, no_fetch)
 
@@ -242,7 +242,7 @@ def test_open_when_the_file_is_evicted_just_before(
 ) -> None:
     """C: eviction between finding a blob and opening it; the blob is fetched again."""
     blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))
-    original = blobs._open_blob
+    original = blobopening.open_held
     attempts: list[str] = []
 
     def evict_first(path: str, blob: Any) -> Any:
@@ -251,7 +251,7 @@ def test_open_when_the_file_is_evicted_just_before(
         attempts.append(path)
         return original(path, blob)
 
-    monkeypatch.setattr(blobs, "_open_blob", evict_first)
+    monkeypatch.setattr(blobs, "open_held", evict_first)
     with blob_cache.open(oid_of(1), SERIAL, None, sender(blob_cache, b"data")) as file:
         assert file.read() == b"data"
     assert len(attempts) == 3  # gone; under the lock still gone; after the fetch

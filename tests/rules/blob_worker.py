@@ -86,10 +86,11 @@ class Worker:
         """Read one document of anybody's from the server."""
         with self._database.transaction() as connection:
             lives = connection.root()[CONTAINER]
-            mine = lives[self._random.choice(sorted(lives))]
-            if not mine:
+            documents = {name: mine for mine in lives.values() for name in mine}
+            if not documents:
                 return
-            document = mine[self._random.choice(sorted(mine))]
+            name = self._random.choice(sorted(documents))
+            document = documents[name][name]
             blob = document["blob"]
             blob._p_activate()
             path = self._database.storage.loadBlob(blob._p_oid, blob._p_serial)
@@ -114,7 +115,7 @@ def main() -> int:
     worker = Worker(database, base, life, int(seed))
     errors = survivable()
     while not stopping.is_set():
-        for step in (worker.commit, worker.read):
+        for step in (worker.commit, worker.read, worker.read):
             try:
                 step()
             except Broken as error:
