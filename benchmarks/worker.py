@@ -22,7 +22,6 @@ from .affinity import bind
 from .products import Address, open_storage
 from .sample import read_oids
 
-
 _BUCKETS: Final = 997
 """Folders of a blob cache, in ZEO's layout and ours."""
 
