@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -178,3 +179,30 @@ def test_patience_with_another_process(tmp_path: Path, monkeypatch: pytest.Monke
     lock.close()
     with buckets.hold(str(tmp_path)):
         pass
+
+
+def test_a_process_that_receives_a_large_blob_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as the blob grows, but no longer."""
+    monkeypatch.setattr(bloblocks, "LOCK_TIMEOUT", 1e-9)
+    partial = tmp_path / "0.01.blob.dl"
+    partial.touch()
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        now = time.time()
+        os.utime(partial, (now, now + 3600 if len(pauses) < 5 else now - 1))
+
+    monkeypatch.setattr(time, "sleep", pause)
+    pause(0)
+    lock = try_lock(str(tmp_path / ".lock"))
+    assert lock is not None
+    with (
+        pytest.raises(ClientStorageError, match="another process"),
+        Buckets().hold(str(tmp_path)),
+    ):
+        pass
+    assert len(pauses) == 5
+    lock.close()

@@ -20,12 +20,12 @@ from typing import Final
 
 from ..errors import ClientStorageError
 from .blobfiles import usable
-from .bloblayout import LOCK_NAME
+from .bloblayout import LOCK_NAME, PARTIAL_SUFFIX
 from .bloblengths import check_length
 
 LOCK_TIMEOUT: Final = 600.0
 """Seconds to wait for another process that works in the same bucket, before giving up with an
-error: a download of several gigabytes may well take minutes."""
+error.  They begin anew as long as what it receives grows: a few gigabytes take their time."""
 
 _NONE: Final = -1
 
@@ -159,8 +159,23 @@ def _wait_for(path: str) -> FileLock:
     pause = 0.001
     while (held := try_lock(path)) is None:
         if time.monotonic() > deadline:
-            raise ClientStorageError(f"{path} is held by another process")
+            if not _is_receiving(os.path.dirname(path)):
+                raise ClientStorageError(f"{path} is held by another process")
+            deadline = time.monotonic() + LOCK_TIMEOUT
         # Lock files cannot be waited for with a time limit.
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
     return held
+
+
+def _is_receiving(directory: str) -> bool:
+    """Whether a blob that is on its way into a bucket has grown of late."""
+    for name in os.listdir(directory):
+        if name.endswith(PARTIAL_SUFFIX):
+            try:
+                written = os.stat(os.path.join(directory, name)).st_mtime
+            except FileNotFoundError:
+                continue  # it is complete
+            if time.time() - written < LOCK_TIMEOUT:
+                return True
+    return False
