@@ -219,6 +219,33 @@ def test_another_database_gets_nothing_of_it(
     assert len(other_files) == 0
 
 
+def test_a_server_that_was_started_anew_gets_nothing_of_it(
+    tmp_path: Path, client: Open, stack: ExitStack
+) -> None:
+    """It gives out again the ids of the new objects in it."""
+
+    def start() -> Any:
+        files = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+        return stack.enter_context(ExitStack()), files
+
+    running, files = start()
+    server = running.enter_context(running_server(files))
+    proxy = stack.enter_context(Proxy(server.address))
+    storage = client(proxy.address, blob_dir=str(tmp_path / "client"))
+    commit_record(storage, 1, b"data")
+    meta = begin(storage)
+    oid = storage.new_oid()
+    storage.store(oid, None, b"new", "", meta)
+    running.close()
+    running, files = start()
+    server = running.enter_context(running_server(files))
+    proxy.target = server.address
+    with pytest.raises(ClientDisconnected):
+        store_blob(storage, tmp_path, 2, meta)
+    storage.tpc_abort(meta)
+    assert storage.new_oid() <= oid
+
+
 def test_what_it_keeps() -> None:
     kept = Journal(None, " ")
     first = Store(oid_of(1), None, b"data", 1)

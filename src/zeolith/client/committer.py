@@ -76,6 +76,7 @@ class Committer:
 
     :param blobs: None if there are none.
     :param resolve: resolves conflicts that the server leaves to us.
+    :param knows_oids: asks a server whether it gives out none of the ids again that we have got.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Committer:
         blobs: BlobDirectory | None,
         iterators: Iterators,
         resolve: Resolve,
+        knows_oids: Callable[[Channel], bool],
     ) -> None:
         self._link = link
         self._cache = cache
         self._blobs = blobs
         self._iterators = iterators
         self._resolve_conflict = resolve
+        self._knows_oids = knows_oids
         self._turn: Turn[Transaction] = Turn()
         self._numbers = count(1)
         # With the number of a transaction it makes an id that nobody else's has, more quickly than
@@ -312,11 +315,15 @@ class Committer:
                 or self._link.is_read_only
             ):
                 raise cause
-            logger.info("%s: goes on with a transaction after: %s", self._link.name, cause)
             try:
+                # A server that was started anew would give ids of our new objects to others, and
+                # to the rest of this transaction.
+                if not self._knows_oids(channel):
+                    raise cause
+                logger.info("%s: goes on with a transaction after: %s", self._link.name, cause)
                 self._say_again(transaction, channel, journal)
             except ClientDisconnected as error:
-                if not channel.is_broken:
+                if error is cause or not channel.is_broken:
                     raise
                 cause = error
             else:
