@@ -17,6 +17,7 @@ from tests.support.hosts import Hosts
 from tests.support.processes import child_environment, running_server
 from tests.support.proxy import DOWN, Action, Passing, Proxy
 from tests.support.raw import oid_of
+from tests.support.tlscontexts import server_context
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
@@ -24,7 +25,6 @@ from zeolith.admin.blobtransfer import parse_oid
 from zeolith.cli.blobdisplay import BlobDisplay
 from zeolith.cli.main import FAILURE, USAGE, main
 from zeolith.config.address import format_address
-from zeolith.config.tls import server_context
 from zeolith.errors import ConfigurationError
 
 DATA = bytes(range(256)) * 4000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,15 @@ def test_a_file_that_cannot_be_sealed_leaves_nothing(
     with pytest.raises(OSError, match="Input/output"):
         take_in(str(source), str(bucket), None)
     assert os.listdir(bucket) == []
+
+
+def test_a_file_is_new_as_a_blob(bucket: Path, source: Path) -> None:
+    """Or what was just committed would be the first to go."""
+    os.utime(source, (1000, 2000))
+    target = bucket / "0.01.blob"
+    install(str(source), str(target))
+    assert target.stat().st_atime > time.time() - 3600
+    assert target.stat().st_mtime == 2000
 
 
 def test_errors_of_the_system_are_a_storages(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ from tests.support.blobdirectories import (
     sender,
 )
 from tests.support.raw import oid_of
-from zeolith.client import bloblocks, blobs
+from zeolith.client import bloblocks, blobopening, blobs
 from zeolith.client.blobs import CHUNK_SIZE, BlobDirectory
+from zeolith.client.blobsizes import shrink
 from zeolith.errors import ClientStorageError
 
 # -- loading -----------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ def test_what_cannot_be_opened_is_said_as_it_is(
     def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(blobs, "_open_blob", refuse)
+    monkeypatch.setattr(blobs, "open_held", refuse)
     with pytest.raises(ClientStorageError, match="Permission denied"):
         blob_cache.open(oid_of(1), SERIAL, None, no_fetch)
 
@@ -191,6 +192,24 @@ def test_what_dead_processes_left_goes_when_its_bucket_is_used(blob_cache: BlobD
     blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))
     assert sorted(os.listdir(bucket)) == [".lock", "0.03ff000000000001.blob", "0xnew.tmp-"]
     assert sorted(os.listdir(other)) == ["0xnew.tmp-", "7.03ff.blob.dl"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_relative_path_is_looked_up_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(BlobDirectory("here", shared=shared, cache_size=None)) as directory:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        (tmp_path / "source").write_bytes(b"data")
+        path = directory.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
+        assert path.startswith(str(tmp_path / "here"))
+        assert directory.temp_dir == str(tmp_path / "here" / "tmp")
+        directory.discard(path)
+        if not shared:
+            shrink(directory.path, 0)
+        assert os.listdir(tmp_path / "elsewhere") == []
 
 
 def test_a_cache_that_was_emptied_by_hand_goes_on(
@@ -223,7 +242,7 @@ def test_open_when_the_file_is_evicted_just_before(
 ) -> None:
     """C: eviction between finding a blob and opening it; the blob is fetched again."""
     blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))
-    original = blobs._open_blob
+    original = blobopening.open_held
     attempts: list[str] = []
 
     def evict_first(path: str, blob: Any) -> Any:
@@ -232,7 +251,7 @@ def test_open_when_the_file_is_evicted_just_before(
         attempts.append(path)
         return original(path, blob)
 
-    monkeypatch.setattr(blobs, "_open_blob", evict_first)
+    monkeypatch.setattr(blobs, "open_held", evict_first)
     with blob_cache.open(oid_of(1), SERIAL, None, sender(blob_cache, b"data")) as file:
         assert file.read() == b"data"
     assert len(attempts) == 3  # gone; under the lock still gone; after the fetch

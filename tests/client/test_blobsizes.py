@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import zc.lockfile
 
-from tests.support.blobdirectories import SERIAL, fill, leftovers, sender, which
+from tests.support.blobdirectories import SERIAL, fill, leftovers, no_fetch, sender, which
 from tests.support.raw import oid_of
 from zeolith.client import bloblocks, blobsizes
 from zeolith.client.blobs import BlobDirectory
-from zeolith.client.blobsizes import shrink, shrink_cache
+from zeolith.client.blobsizes import clear_bucket, shrink, shrink_cache
 from zeolith.errors import ConfigurationError
 
 
@@ -64,6 +64,16 @@ def test_open_files_are_left_alone(blob_cache: BlobDirectory) -> None:
         assert file.read() == data
     assert shrink(blob_cache.path, 0) is True
     assert not os.path.exists(blob_cache.filename(oid_of(1), SERIAL))
+
+
+def test_a_check_leaves_nothing_open(blob_cache: BlobDirectory) -> None:
+    """C: ZEO#27."""
+    fill(blob_cache, range(20), 10)
+    with blob_cache.open(oid_of(3), SERIAL, None, no_fetch):
+        before = os.listdir("/dev/fd")
+        for target in (100, 0):
+            shrink(blob_cache.path, target)
+        assert os.listdir("/dev/fd") == before
 
 
 def test_on_file_systems_that_cannot_tell_who_reads_blobs_are_evicted(
@@ -155,6 +165,21 @@ def test_what_is_old_and_cannot_be_removed_disturbs_nobody(
     age_everything(monkeypatch)
     shrink(blob_cache.path, 0)
     assert which(paths) == []
+
+
+def test_a_bucket_that_is_held_can_be_cleared(
+    blob_cache: BlobDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = fill(blob_cache, range(1), 10)
+    bucket = Path(path).parent
+    for left, age in ((["0xnew.tmp-"], blobsizes.ABANDONED_AGE), ([], -1.0)):
+        monkeypatch.setattr(blobsizes, "ABANDONED_AGE", age)
+        (bucket / "0.03ff.blob.dl").write_bytes(b"partial")
+        (bucket / "0xnew.tmp-").write_bytes(b"an upload")
+        with closing(zc.lockfile.LockFile(str(bucket / ".lock"))):
+            clear_bucket(str(bucket))
+        assert leftovers(blob_cache) == left
+    assert which([path]) == [0]
 
 
 def test_foreign_entries_do_not_disturb(blob_cache: BlobDirectory) -> None:

@@ -12,6 +12,7 @@ from zeolith.client.connector import Connector, Mode
 from zeolith.client.economy import check_compression, prefers_compression
 from zeolith.credentials import to_credentials
 from zeolith.errors import ConfigurationError
+from zeolith.protocol.checksums import ALGORITHMS
 from zeolith.protocol.hello import Terms
 
 
@@ -64,4 +65,4 @@ def test_the_hello_says_so(asked: bool | None, host: str, is_encrypted: bool) ->
     connector = Connector([], "1", Mode.WRITABLE, 1.0, credentials, None, make, 60.0, asked)
     wire: Any = Wire((host, 1))
     expected = host != "127.0.0.1" and not is_encrypted if asked is None else asked
-    assert connector._terms(wire) == Terms(60.0, expected)
+    assert connector._terms(wire) == Terms(60.0, expected, ALGORITHMS)

@@ -76,6 +76,14 @@ def test_bad_places(tmp_path: Path, old: str, new: str, problem: str) -> None:
     assert "key:secret" not in str(caught.value)
 
 
+def test_a_storage_that_is_read_only(tmp_path: Path) -> None:
+    FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs")).close()
+    storage = FILE_STORAGE.replace("path", "read-only true\npath")
+    config = parse_server_config(text_of(tmp_path, storage=storage))
+    with pytest.raises(ConfigurationError, match="is read-only"):
+        open_storages(config.storages)
+
+
 @pytest.mark.parametrize(
     "storage",
     ["<mappingstorage>\n</mappingstorage>", "<filestorage>\npath {0}/Data.fs\n</filestorage>"],

@@ -40,11 +40,19 @@ def prepare(database: ZODB.DB, lives: Iterable[str]) -> None:
             root[CONTAINER][life] = PersistentMapping()
 
 
-def verify(directory: Path, done: Iterable[Path]) -> tuple[int, int]:
-    """Check every committed blob of a server that does not run, and its whole blob directory.
+def ids_of(path: Path) -> tuple[bytes, bytes]:
+    """Return object id and tid of a file in a client's cache, whose path is relative to that."""
+    base, tid, _suffix = path.name.split(".")
+    return (int(base) * 997 + int(path.parent.name)).to_bytes(8, "big"), bytes.fromhex(tid)
 
-    :param directory: has ``Data.fs`` and ``blobs``.
+
+def verify(directory: Path, done: Iterable[Path], is_clean: bool = True) -> tuple[int, int]:
+    """Check every committed blob of a server that does not run, and its whole blob directory; and
+    what its clients have kept.
+
+    :param directory: has ``Data.fs`` and ``blobs``, and the clients' ``cache-…``.
     :param done: files of what was acknowledged.
+    :param is_clean: there is nothing in the blob directory but what was committed.
     :returns: documents acknowledged, and how many others are there.
     """
     acknowledged = {
@@ -56,18 +64,30 @@ def verify(directory: Path, done: Iterable[Path]) -> tuple[int, int]:
         str(directory / "Data.fs"), read_only=True, blob_dir=str(directory / "blobs")
     )
     found = {}
+    kept = {}
     with closing(ZODB.DB(storage)) as database, database.transaction() as connection:
         for mine in connection.root()[CONTAINER].values():
             for name, document in mine.items():
                 with document["blob"].open() as file:
                     check_blob(document, file.read())
                 found[name] = document["checksum"]
+                kept[document["blob"]._p_oid, document["blob"]._p_serial] = document["checksum"]
         # Nothing is lost that was acknowledged, and there is a file for each record, no other.
         assert acknowledged.items() <= found.items()
         files = {
             str(Path(storage.fshelper.getBlobFilename(oid, tid)).relative_to(directory / "blobs"))
             for oid, tid in revisions(storage)
         }
-    assert set(listing(directory / "blobs")) == files | {".layout"}
-    assert debris(directory / "blobs") == []
+    if is_clean:
+        assert set(listing(directory / "blobs")) == files | {".layout"}
+        assert debris(directory / "blobs") == []
+    cached = {
+        path: checksum
+        for cache in directory.glob("cache-*")
+        for path, checksum in listing(cache).items()
+        if path.endswith(".blob")
+    }
+    assert cached
+    for path, checksum in cached.items():
+        assert checksum == kept[ids_of(Path(path))], path
     return len(acknowledged), len(found) - len(acknowledged)

@@ -30,7 +30,8 @@ SIZES = (0, 1, 1000, 32 * 1024, 59_000, 59_001, 200_000, 600_000)
 def open_storage(kind: str, address: tuple[str, int], directory: Path) -> Any:
     """Return a client storage.
 
-    :param kind: ``own``, ``M5`` (a Zeolith client that speaks ZEO's protocol) or ``zeo``.
+    :param kind: ``zeo``, or a Zeolith client: ``own``, ``zeo-server``, or ``M5``, which speaks
+        ZEO's protocol with any server.
     """
     options: dict[str, Any] = {"blob_dir": str(directory), "wait_timeout": 20}
     if kind == "zeo":
@@ -85,10 +86,11 @@ class Worker:
         """Read one document of anybody's from the server."""
         with self._database.transaction() as connection:
             lives = connection.root()[CONTAINER]
-            mine = lives[self._random.choice(sorted(lives))]
-            if not mine:
+            documents = {name: mine for mine in lives.values() for name in mine}
+            if not documents:
                 return
-            document = mine[self._random.choice(sorted(mine))]
+            name = self._random.choice(sorted(documents))
+            document = documents[name][name]
             blob = document["blob"]
             blob._p_activate()
             path = self._database.storage.loadBlob(blob._p_oid, blob._p_serial)
@@ -113,7 +115,7 @@ def main() -> int:
     worker = Worker(database, base, life, int(seed))
     errors = survivable()
     while not stopping.is_set():
-        for step in (worker.commit, worker.read):
+        for step in (worker.commit, worker.read, worker.read):
             try:
                 step()
             except Broken as error:

@@ -14,7 +14,7 @@ import transaction
 import ZODB
 from persistent.mapping import PersistentMapping
 from tests.rules.conftest import Connect, Open, Serve
-from tests.support.blobdisk import CODINGS, KINDS, Disk, Uploader, debris, listing, read
+from tests.support.blobdisk import CODINGS, KINDS, RECORD, Disk, Uploader, debris, listing, read
 from tests.support.processes import ServerProcess
 from tests.support.raw import RawClient, oid_of
 from tests.support.storages import gate
@@ -22,7 +22,7 @@ from tests.support.waiting import Background, wait_until
 from ZODB.blob import Blob
 
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.messages import Store, TpcAbort, TpcFinish, Undo, UndoInfo
+from zeolith.protocol.messages import Store, StoreBlobShared, TpcAbort, TpcFinish, Undo, UndoInfo
 
 Ending = Callable[[RawClient], None]
 
@@ -135,6 +135,44 @@ def test_c_what_is_given_up_leaves_nothing(
     assert sorted(read(other, oid_of(n), tid) for n, tid in disk.blobs) == [b"after", b"before"]
 
 
+def share(disk: Disk, client: RawClient, name: str) -> None:
+    """Put the blob of object 2 where the server keeps it, and tell the server."""
+    directory = Path(disk.storage.fshelper.getPathForOID(oid_of(2), create=True))
+    (directory / name).write_bytes(DATA)
+    client.begin()
+    client.send(
+        Store(oid_of(2), bytes(8), RECORD, 1),
+        StoreBlobShared(oid_of(2), bytes(8), RECORD, name, 1),
+    )
+
+
+@pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: coding.name.lower())
+@pytest.mark.parametrize("kind", ["bushy", "lawn"])
+def test_c_a_shared_file_goes_with_its_transaction(
+    kind: str, coding: Coding, tmp_path: Path, serve: Serve, raw: Connect
+) -> None:
+    """Clients with a shared directory remove their files, too; whoever is there does it."""
+    disk = Disk(kind, tmp_path)
+    server = serve(disk.storage)
+    # A name is used once, as clients do: the server may still be about to remove it.
+    for ending, is_voted in product((abort, disconnect), (False, True)):
+        client = raw(server.address, coding=coding)
+        share(disk, client, f"{ending.__name__}-{is_voted}.tmp")
+        if is_voted:
+            client.vote()
+        else:
+            client.ping()
+            wait_until(lambda: is_idle(server))
+        assert not disk.is_right()
+        ending(client)
+        wait_until(disk.is_right, f"nothing is left: {ending.__name__}, {is_voted}")
+    client = raw(server.address, coding=coding)
+    share(disk, client, "last.tmp-")
+    client.vote()
+    disk.committed(2, client.finish(), DATA)
+    wait_until(disk.is_right)
+
+
 def test_c_a_client_that_goes_while_its_commit_is_written(
     case: tuple[Disk, Coding], serve: Serve, raw: Connect
 ) -> None:
@@ -197,8 +235,8 @@ def test_c_a_conflict_leaves_nothing(case: tuple[Disk, Coding], serve: Serve, ra
 class Site:
     """A database on a client of a server with blobs."""
 
-    def __init__(self, disk: Disk, database: ZODB.DB) -> None:
-        self.disk, self.database = disk, database
+    def __init__(self, disk: Disk, database: ZODB.DB, address: Any) -> None:
+        self.disk, self.database, self.address = disk, database, address
 
     def write(self, name: str, data: bytes) -> bytes:
         """Give the document *name* new contents; return the transaction's id."""
@@ -253,7 +291,7 @@ def open_site(serve: Serve, client: Open, tmp_path: Path, stack: Any, protocol: 
         server = serve(disk.storage)
         database = ZODB.DB(client(server.address, blob_dir=str(tmp_path / "client")))
         stack.callback(database.close)
-        return Site(disk, database)
+        return Site(disk, database, server.address)
 
     return open_site
 
@@ -310,6 +348,42 @@ def test_c_pack_removes_what_nobody_can_see(kind: str, open_site: Any, tmp_path:
     wait_until(disk.is_right, "packed")
     # It goes on.
     site.write("a", b"a3")
+    wait_until(disk.is_right)
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "mapping"])
+@pytest.mark.parametrize("is_aborted", [False, True], ids=["finished", "aborted"])
+def test_c_pack_leaves_what_is_being_committed(
+    kind: str, is_aborted: bool, open_site: Any, raw: Connect, tmp_path: Path
+) -> None:
+    """A new blob and a new revision have their names, and nobody has their records."""
+    disk = Disk(kind, tmp_path)
+    site = open_site(disk)
+    site.write("a", b"old")
+    tid = site.write("a", b"present")
+    (number,) = {number for number, _ in disk.blobs}
+    uploader = Uploader(raw(site.address))
+    client = uploader.client
+    # Files that are no blobs are nobody's garbage.
+    stranger = Path(disk.storage.fshelper.getPathForOID(oid_of(number))) / "0x1.tmp"
+    with gate(disk.storage.fshelper, "getOIDForPath") as removing:
+        packing = Background(site.pack)
+        removing.wait_reached()
+        client.begin()
+        uploader.store(oid_of(number), b"next", tid)
+        uploader.store(oid_of(1000), b"new")
+        stranger.write_bytes(b"on its way")
+        client.vote()
+        removing.open()
+        packing.result()
+    stranger.unlink()
+    site.keep(b"present")
+    if is_aborted:
+        client.call(TpcAbort(1))
+    else:
+        tid = client.finish()
+        disk.committed(number, tid, b"next")
+        disk.committed(1000, tid, b"new")
     wait_until(disk.is_right)
 
 

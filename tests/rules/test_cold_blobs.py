@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from tests.support.processes import ServerProcess
-from tests.support.raw import RawClient, RemoteFault, oid_of
+from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
 from tests.support.stores import (
     BUCKET,
     BadLine,
@@ -20,7 +23,7 @@ from tests.support.stores import (
     s3_store,
     write_credentials,
 )
-from tests.support.waiting import promptly, wait_until
+from tests.support.waiting import Background, promptly, wait_until
 from ZODB.blob import Blob
 from ZODB.FileStorage import FileStorage
 from ZODB.serialize import ObjectWriter
@@ -29,6 +32,7 @@ from zeolith.admin.asking import Target
 from zeolith.admin.status import fetch_status
 from zeolith.cli.main import FAILURE, OK, USAGE, main
 from zeolith.protocol import messages as m
+from zeolith.tier.stubs import read_stub
 
 MIB = 1 << 20
 RECORD = ObjectWriter(None).serialize(Blob())
@@ -197,6 +201,7 @@ def is_well(client: RawClient, tid: bytes) -> bool:
         return False  # for a moment it is not asked again
 
 
+@pytest.mark.long
 def test_a_store_that_dies_in_the_middle(site: Site) -> None:
     with site.server, site.client() as client:
         tid = commit(client, 1, content(1, 4 * MIB))
@@ -275,6 +280,10 @@ def test_backup_and_restore(site: Site, capsys: pytest.CaptureFixture[str]) -> N
         paths = ["-f", str(site.directory / "Data.fs"), "-b", str(site.blobs)]
         assert main(["backup", "-r", str(repository), *paths]) == USAGE
         assert "name the zeo.conf that says where, with -C" in capsys.readouterr().err
+        site.line.set("503")
+        assert main(["backup", "-r", str(repository), "-C", conf]) == FAILURE
+        assert "the object store" in capsys.readouterr().err
+        site.line.set("pass")
         assert main(["backup", "-r", str(repository), "-C", conf]) == OK
         # A blob of a full backup that is in the repository is not fetched again.
         for path in site.files():
@@ -300,6 +309,7 @@ def commit_without(client: RawClient) -> bytes:
     return client.commit({oid_of(77): (bytes(8), b"x")})
 
 
+@pytest.mark.long
 def test_a_clean_stop_writes_down_what_was_committed(site: Site) -> None:
     with site.server, site.client() as client:
         for number in range(20):
@@ -307,3 +317,59 @@ def test_a_clean_stop_writes_down_what_was_committed(site: Site) -> None:
         site.server.signal(signal.SIGTERM)
         assert site.server.wait() == 0
         assert len(site.stubs()) == 20
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_r4_kill_9_at_any_time(
+    tmp_path: Path, moto: int, line: BadLine, stack: ExitStack, seed: int
+) -> None:
+    """Servers that are killed, stores that fail: what was acknowledged is here or there, whole."""
+    random = Random(seed)
+    site = Site(tmp_path / "site", moto, line, cache_size="1MB")
+    stack.callback(site.server.kill)
+    acknowledged: dict[int, bytes] = {}
+    number = 0
+    for _ in range(6):
+        site.server.start()
+        killer = Background(partial(kill_later, site, random.uniform(0.05, 1.0), random))
+        try:
+            with site.client() as client:
+                while True:
+                    number += 1
+                    try:
+                        acknowledged[number] = commit(client, number, content(number, 200_000))
+                    except RemoteFault:
+                        pass  # the store is down
+                    if acknowledged and random.random() < 0.3:
+                        some = random.choice(list(acknowledged))
+                        try:
+                            assert load(client, some, acknowledged[some]) == content(some, 200_000)
+                        except RemoteFault:
+                            pass
+                    age_files(str(site.blobs), 500)
+        except (OSError, Closed):
+            pass  # killed
+        killer.result()
+        site.line.set("pass")
+    assert len(acknowledged) > 10
+    with site.server, site.client() as client:
+        wait_until(lambda: site.status()["pending"] == 0, "all are in the store")
+        for some, tid in acknowledged.items():
+            assert load(client, some, tid) == content(some, 200_000)
+        names = site.names()
+        for stub in site.stubs():
+            found = read_stub(str(stub))
+            assert found is not None
+            assert found.name in names
+    assert site.server.tracebacks() == []
+
+
+def kill_later(site: Site, seconds: float, random: Random) -> None:
+    """Have the store fail for a while, and kill the server in the end."""
+    never = threading.Event()
+    never.wait(seconds)
+    if random.random() < 0.5:
+        site.line.set(random.choice(["503", "refuse", "cut"]), 50_000)
+        never.wait(seconds)
+    site.server.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zope.interface
 from tests.server.conftest import Connect, Serve
 from tests.support.raw import RawClient, RemoteFault, oid_of
 from tests.support.rawstreams import RawStreams
@@ -17,6 +19,7 @@ from tests.support.stores import MemoryStore, down
 from tests.support.waiting import DEADLINE, promptly, wait_until
 from ZODB.blob import Blob
 from ZODB.DB import DB
+from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
 
@@ -24,9 +27,12 @@ import zeolith
 from zeolith.admin.asking import Target
 from zeolith.admin.status import fetch_status
 from zeolith.admin.statustext import render_status
+from zeolith.errors import ConfigurationError
 from zeolith.protocol import messages as m
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.streamrequests import OpenBlob
+from zeolith.server.access import StorageAccess
+from zeolith.server.monitor import make_report
 from zeolith.tier.pause import Pause
 from zeolith.tier.stubs import stub_of
 from zeolith.tier.tier import BlobTier
@@ -359,7 +365,9 @@ def test_undo_of_what_is_away(site: Site, database: DB) -> None:
     assert site.contents == [b"new", b"old", b"old"]
 
 
-@pytest.mark.parametrize("keep", [False, True], ids=["remove", "keep old"])
+@pytest.mark.parametrize(
+    "keep", [False, pytest.param(True, marks=pytest.mark.long)], ids=["remove", "keep old"]
+)
 def test_a_pack(site: Site, database: DB, keep: bool) -> None:
     site.files.pack_keep_old = keep
     site.store.age = 1e6
@@ -405,3 +413,42 @@ def test_the_status(site: Site) -> None:
     assert "1 of 1 loads had to wait (4 B)" in line
     (line,) = [line for line in text.splitlines() if line.startswith("OBJECT STORE")]
     assert "down" in line
+    report = make_report(site.server._lobby).splitlines()
+    assert report[-6:] == [
+        "Blobs uploaded: 1",
+        "Blobs waited for: 1",
+        "Blobs evicted: 0",
+        "Object store failures: 1",
+        report[-2],
+        "Blobs to upload: 0",
+    ]
+    assert re.fullmatch(r"Blob bytes here: \d+", report[-2])
+
+
+class Wrapper:
+    """A storage that passes everything on, as those do that compress records."""
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+        zope.interface.directlyProvides(self, zope.interface.providedBy(base))
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+
+def test_within_a_wrapper(files: FileStorage) -> None:
+    tier = BlobTier(files.fshelper, MemoryStore(), 1 << 30)
+    tier.attach(files)
+    assert StorageAccess("1", Wrapper(files)).tier is tier
+    files.close()
+
+
+def test_not_where_it_is_only_read(files: FileStorage) -> None:
+    BlobTier(files.fshelper, MemoryStore(), 1 << 30).attach(files)
+    demo = DemoStorage(base=files)
+    with pytest.raises(ConfigurationError, match="nobody would look after its blobs"):
+        StorageAccess("1", demo)
+    demo.close()

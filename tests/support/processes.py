@@ -96,14 +96,21 @@ class ServerProcess:
     :param options: further command-line arguments.
     :param config: lines for the ``<zeo>`` section of a configuration file; the storage is the
         same as without.
+    :param module: what is run, and its first arguments.
 
     :ivar address: where it listens.
     """
 
     def __init__(
-        self, directory: Path, *options: str, config: str | None = None, blobs: bool = True
+        self,
+        directory: Path,
+        *options: str,
+        config: str | None = None,
+        blobs: bool = True,
+        module: Sequence[str] = ("zeolith", "serve"),
     ) -> None:
         self.directory = directory
+        self._module = module
         self.address = ("127.0.0.1", free_port())
         self.process: subprocess.Popen[bytes] | None = None
         host, port = self.address
@@ -125,7 +132,7 @@ class ServerProcess:
         assert self.process is None
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "zeolith", "serve", *self._arguments],
+                [sys.executable, "-m", *self._module, *self._arguments],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -130,10 +130,11 @@ def test_a_store_that_fails(
     store = s3_store(line.port, tmp_path, f"{tmp_path.name}/", read_timeout=0.1)
     line.set(mode)
     caplog.set_level(logging.INFO)
-    for what, ask in ways(store, found, tmp_path).items():
+    asked = ways(store, found, tmp_path)
+    for what in ("store", "fetch") if mode == "silent" else tuple(asked):
         start = time.monotonic()
         with pytest.raises(StoreUnavailable, match=f"^cannot {what} blobs: the object store") as it:
-            ask()
+            asked[what]()
         assert time.monotonic() - start < 6
         # Neither its words nor the log tell a secret.
         assert "very-secret-key" not in str(it.value) + caplog.text

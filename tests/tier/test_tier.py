@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -161,6 +162,20 @@ def test_what_comes_damaged_gets_no_name(site: Site, content: bytes) -> None:
     assert os.listdir(site.helper.temp_dir) == []
 
 
+def test_a_disk_that_is_full(site: Site) -> None:
+    site.commit_cold(1)
+
+    def full(what: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "here")
+
+    site.store.before = full
+    with pytest.raises(StorageError, match=r"cannot keep a fetched blob in .*No space left"):
+        site.tier.load(oid_of(1), TID)
+    assert counted(site.tier, "failures") == 0  # not the store's
+    site.store.before = lambda what: None
+    assert Path(site.tier.load(oid_of(1), TID)).read_bytes() == b"data"
+
+
 def test_a_damaged_stub(site: Site) -> None:
     site.commit_cold(1)
     Path(stub_of(site.path(1))).write_text("{")
@@ -228,6 +243,65 @@ def test_commits_and_fetches_make_others_go(site: Site) -> None:
         tier.load(oid_of(number), TID)
         age_files(site.helper.base_dir, 1000)
     wait_until(lambda: counted(tier, "bytes") <= 2500, "some were evicted again")
+
+
+def test_r4_a_file_goes_only_when_its_stub_is_on_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = site.open(100)
+    site.commit(1, bytes(1000))
+    steps: list[str] = []
+    fsync, remove = os.fsync, os.remove
+
+    def note_fsync(descriptor: int) -> None:
+        steps.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def note_remove(path: str) -> None:
+        steps.append(f"remove {path}")
+        remove(path)
+
+    monkeypatch.setattr("os.fsync", note_fsync)
+    monkeypatch.setattr("os.remove", note_remove)
+    tier.start(quiet)
+    wait_until(lambda: counted(tier, "evicted") == 1, "it was evicted")
+    path = site.path(1)
+    assert steps == [stub_of(path), os.path.dirname(path), f"remove {path}"]
+
+
+def test_r4_a_fetched_file_gets_its_name_when_it_is_on_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.commit_cold(1, bytes(1000))
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        assert not os.path.exists(site.path(1))
+        synced.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", note)
+    site.tier.load(oid_of(1), TID)
+    assert synced == [1000]
+
+
+def test_many_files(site: Site) -> None:
+    """Of many that can go, those that are the oldest."""
+    tier = site.open(10_000)
+    for number in range(100):
+        site.commit(number, bytes(150 + number % 7))
+        status = os.stat(site.path(number))
+        # In an order of its own.
+        os.utime(site.path(number), (1000.0 + number * 37 % 100, status.st_mtime))
+    size = sum(150 + number % 7 for number in range(100))
+    tier.start(quiet)
+    wait_until(lambda: counted(tier, "evicted") > 0, "some were evicted")
+    by_age = sorted(range(100), key=lambda number: number * 37 % 100)
+    is_here = [os.path.exists(site.path(number)) for number in by_age]
+    assert is_here == sorted(is_here)
+    assert 0 < counted(tier, "bytes") <= 9000
+    assert size - counted(tier, "bytes") < size - 9000 + 160
 
 
 def test_what_was_asked_for_a_moment_ago_stays(site: Site) -> None:
@@ -383,7 +457,10 @@ def test_an_object_of_a_damaged_stub_is_not_swept(site: Site) -> None:
 @pytest.mark.parametrize(
     ("break_it", "problem"),
     [
-        (lambda site: os.remove(site.helper.base_dir + FILE_NAME), "belongs to another blob"),
+        (
+            lambda site: os.remove(site.helper.base_dir + FILE_NAME),
+            "that directory was this one",
+        ),
         (lambda site: setattr(site.store, "marker", None), "which says that there is one"),
         (lambda site: setattr(site.store, "marker", "other"), "another blob directory than"),
     ],
@@ -393,16 +470,16 @@ def test_nothing_is_deleted_or_stored_in_a_place_of_others(
     site: Site, break_it: Callable[[Site], None], problem: str
 ) -> None:
     """A directory whose disk is not there has no stubs: all objects would be swept."""
-    site.commit(1)
-    path = site.write(2)
+    found = site.commit(1)
     orphan(site, make_name(oid_of(1)))
     objects = dict(site.store.objects)
     break_it(site)
-    tier = site.open()
-    tier.packed()
-    wait_until(lambda: counted(tier, "trouble") is not None, "the trouble is told")
-    assert problem in counted(tier, "trouble")
+    for ask in (BlobTier.packed, lambda tier: tier.drop([found])):
+        ask(site.open())
+        wait_until(lambda: counted(site.tier, "failures") > 0, "it has tried")
+        assert problem in counted(site.tier, "trouble")
+        site.tier.close()
+    path = site.write(2)
     with pytest.raises(StoreUnavailable, match=problem):
-        tier.upload(path, oid_of(2))
-    site.close()
+        site.open().upload(path, oid_of(2))
     assert site.store.objects == objects

@@ -13,6 +13,7 @@ from ZODB.blob import rename_or_copy_blob
 from ..errors import ClientStorageError
 from .bloblayout import UPLOAD_SUFFIX, remove
 from .bloblengths import note_length
+from .blobuse import note_use
 
 
 @contextmanager
@@ -80,9 +81,11 @@ def install(source: str, target: str) -> int:
 
     :raises OSError: it could not be done; *source* is still there.
     """
-    size = os.stat(source).st_size
+    status = os.stat(source)
+    # An application's file may have been read last long ago; as a blob it is new.
+    note_use(source, status)
     os.replace(source, target)
-    return size
+    return status.st_size
 
 
 def _protected_mode(path: str) -> int:

@@ -18,9 +18,9 @@ from .blobfiles import install, seal, take_in, unusable, usable
 from .blobkeeper import SizeKeeper
 from .bloblayout import MARKER_NAME, PARTIAL_SUFFIX, blob_path, make_helper, remove
 from .blobleases import Leases
-from .bloblocks import Buckets, share
+from .bloblocks import Buckets
+from .blobopening import find_file, missing, open_file, open_held
 from .blobsizes import clear_bucket
-from .blobuse import note_use
 from .download import Download
 
 CHUNK_SIZE: Final = 59000
@@ -51,7 +51,8 @@ class BlobDirectory:
     def __init__(
         self, path: str, *, shared: bool, cache_size: int | None, check_percent: int = 10
     ) -> None:
-        self.path = path
+        # Nothing depends on the directory that the process works in later on.
+        self.path = path = os.path.abspath(path)
         self.shared = shared
         self.bytes_read = 0
         self.fshelper = make_helper(path, shared)
@@ -112,7 +113,7 @@ class BlobDirectory:
         :raises POSKeyError: there is no such blob.
         :raises ClientStorageError: it could not be written or read.
         """
-        return self._use(oid, serial, fetch, _seen if self.shared else self._leases.take)
+        return self._use(oid, serial, fetch, find_file if self.shared else self._leases.take)
 
     def open(self, oid: bytes, serial: bytes, blob: Any, fetch: Fetch) -> Any:
         """Return a blob, open for reading.
@@ -123,8 +124,8 @@ class BlobDirectory:
         """
 
         if self.shared:
-            return self._use(oid, serial, fetch, lambda path: _open_blob(path, blob))
-        return self._use(oid, serial, fetch, lambda path: _open_held(path, blob))
+            return self._use(oid, serial, fetch, lambda path: open_file(path, blob))
+        return self._use(oid, serial, fetch, lambda path: open_held(path, blob))
 
     def _use(self, oid: bytes, serial: bytes, fetch: Fetch, use: Callable[[str], _T]) -> _T:
         """Return ``use(path)``; it raises FileNotFoundError if the file is not there."""
@@ -134,7 +135,7 @@ class BlobDirectory:
             return use(path)
         except FileNotFoundError:
             if self.shared:
-                raise _missing(oid, serial, f"in {self.path}, which is shared") from None
+                raise missing(oid, serial, f"in {self.path}, which is shared") from None
         except OSError as error:
             raise unusable(path, error) from error
         bucket = os.path.dirname(path)
@@ -153,7 +154,7 @@ class BlobDirectory:
                 with usable(path):
                     found = use(path)
             except FileNotFoundError:
-                raise _missing(oid, serial, "at the server") from None
+                raise missing(oid, serial, "at the server") from None
         # Not before it is in use: it would be the first that goes from a cache that is too small,
         # and what it takes the place of could not.
         self._keeper.added(size)
@@ -288,40 +289,3 @@ class BlobDirectory:
         self._keeper.close()
         self._leases.close()
         self.downloads_broken()
-
-
-def _open_blob(path: str, blob: Any) -> Any:
-    if blob is None:
-        return open(path, "rb")
-    from ZODB.blob import BlobFile
-
-    return BlobFile(path, "r", blob)
-
-
-def _open_held(path: str, blob: Any) -> Any:
-    file = _open_blob(path, blob)
-    try:
-        descriptor = file.fileno()
-        note_use(descriptor, share(descriptor))
-    except OSError:
-        file.close()
-        raise
-    return file
-
-
-def _seen(path: str) -> str:
-    """Return *path*.
-
-    :raises FileNotFoundError: it does not exist.
-    """
-    os.stat(path)
-    return path
-
-
-def _missing(oid: bytes, serial: bytes, where: str) -> Exception:
-    from ZODB.POSException import POSKeyError
-
-    text = f"no blob file of revision 0x{serial.hex()} {where}"
-    error: Exception = POSKeyError(oid, text)
-    error.add_note(text)  # in tracebacks; as a text this error is but the object's id
-    return error

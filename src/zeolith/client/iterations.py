@@ -91,8 +91,9 @@ class _Entries:
 def _keeper(chunks: deque[bytes]) -> Any:
     """Return what keeps the data of a stream; it holds no reference to who reads them."""
 
-    def take(data: bytes) -> int:
-        chunks.append(data)
+    def take(data: bytes | memoryview) -> int:
+        # The channel may use the memory again for what comes next.
+        chunks.append(bytes(data))
         return 0
 
     return take

@@ -43,6 +43,12 @@ class TieredBlobs(ZODB.config.BaseConfig):
                     "the storage in it is no FileStorage with a blob directory",
                     "put a <filestorage> with blob-dir in it",
                 )
+            if storage.isReadOnly():
+                raise ConfigurationError(
+                    OPTION,
+                    "the storage in it is read-only: blobs could be neither fetched nor evicted",
+                    "remove read-only; the key of that name in <zeo> keeps clients from writing",
+                )
             self.make_tier(storage.fshelper).attach(storage)
         except BaseException:
             storage.close()

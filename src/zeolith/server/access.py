@@ -19,8 +19,10 @@ from ZODB.POSException import POSKeyError, StorageError, Unsupported
 from ZODB.serialize import referencesf
 from zope.interface import providedBy
 
+from ..errors import ConfigurationError
 from ..tier.tier import BlobTier
 from ..types import NO_TID
+from .blobgarbage import remove_garbage
 from .blobsync import sync_path
 from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
@@ -73,6 +75,10 @@ def layers_of(storage: Any) -> Iterator[Any]:
                 return
 
 
+def _pack_blobs(storage: Any, _time: float, _referencesf: Any) -> None:
+    remove_garbage(storage)
+
+
 def keeps_blobs(storage: Any) -> bool:
     """Return whether *storage* has a directory of blobs, and treats it as ZODB's storages do."""
     return isinstance(storage, ZODB.blob.BlobStorageMixin) and not isinstance(
@@ -95,6 +101,26 @@ def parts_of(storage: Any) -> Iterator[Any]:
     for part in (_wrapped(storage), attributes.get("base"), attributes.get("changes")):
         if hasattr(part, "loadBefore"):
             yield from parts_of(part)
+
+
+def _find_tier(name: str, storage: Any) -> BlobTier | None:
+    """Return what has the blobs of *storage* in an object store, if something does.
+
+    :raises ConfigurationError: it is in a part that is only read.
+    """
+
+    def tier_of(part: Any) -> BlobTier | None:
+        return getattr(part, "__dict__", {}).get("blob_tier")
+
+    found = next(filter(None, map(tier_of, layers_of(storage))), None)
+    if found is None and any(map(tier_of, parts_of(storage))):
+        raise ConfigurationError(
+            f"storage {name!r}",
+            "has a <tieredblobs> that it only reads: nobody would look after its blobs",
+            "serve it by itself, or bring its blobs back (zeolith blob fetch) and use the "
+            "<filestorage> in it",
+        )
+    return found
 
 
 _LEAST_STRANGE_OID: Final = b"\x7f" + bytes(7)
@@ -145,6 +171,7 @@ class StorageAccess:
         self.may_resolve = True
         self.resolver: Resolver | None = InProcess()
         self._guard_resolving()
+        self._guard_blobs()
         self._reader: FileReader | None = None
         if self.is_fast and can_read_directly(storage):
             self._reader = FileReader(storage)
@@ -162,7 +189,12 @@ class StorageAccess:
         )
         self.has_record_iternext = hasattr(storage, "record_iternext")
         self.voted = self._find_voted()
-        self.tier: BlobTier | None = getattr(storage, "__dict__", {}).get("blob_tier")
+        self.tier = _find_tier(name, storage)
+
+    def _guard_blobs(self) -> None:
+        for layer in layers_of(self.storage):
+            if type(layer) is ZODB.blob.BlobStorage:
+                layer._packUndoing = layer._packNonUndoing = partial(_pack_blobs, layer)
 
     def _find_voted(self) -> list[VotedBlobs]:
         # A FileStorage has a lock; what else has its records elsewhere may be one of several.

@@ -10,6 +10,7 @@ from ZODB.POSException import TransactionTooLargeError
 from ..errors import IllegalMessage
 from ..protocol import messages as m
 from ..protocol.streamrequests import AttachBlob
+from . import flushing
 from .committing import check_writable, collecting_transaction
 from .peerlog import peer_logger
 from .session import NOTICE, Session
@@ -69,6 +70,8 @@ def add_upload(
         partial(_uploaded, session, transaction, upload, request),
         len(request.data),
     )
+    # Right behind it, not when it has ended: others may be on their way to the thread by then.
+    flushing.add(session, transaction, upload)
     session.check_uploads()
     session.reply(msgid, None)
 
@@ -111,8 +114,7 @@ def _uploaded(
     error = upload.error or error
     if error is None and path is not None and session.transaction is transaction:
         try:
-            oid, serial, data = request.oid, request.serial, request.data
-            transaction.add_blob(UploadedBlob(oid, serial, data, path, upload.flushed))
+            transaction.add_blob(UploadedBlob(request.oid, request.serial, request.data, path))
             session.stats.blobs.has_received(upload.size)
             _keep(session, transaction)
             return

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Set
 from typing import NamedTuple
 
+from .flushing import do_all
+
 
 class Flushed(NamedTuple):
     """A file as it was when it was brought to disk: it is there for as long as this is the same.
@@ -40,9 +42,10 @@ def sync_blobs(files: Iterable[tuple[str, str]], flushed: Set[Flushed] = frozens
     :raises OSError: a file is missing, or the disk failed.
     """
     directories: dict[str, str] = {}
+    paths = []
     for path, top in files:
         if _state(os.stat(path)) not in flushed:
-            sync_path(path)
+            paths.append(path)
         top = os.path.abspath(top)
         directory = os.path.dirname(os.path.abspath(path))
         # Any of them may have been made for this blob.
@@ -51,8 +54,8 @@ def sync_blobs(files: Iterable[tuple[str, str]], flushed: Set[Flushed] = frozens
             if directory == top:
                 break
             directory = os.path.dirname(directory)
-    for directory in directories:
-        sync_path(directory)
+    do_all(sync_path, paths)
+    do_all(sync_path, list(directories))
 
 
 def sync_path(path: str) -> None:

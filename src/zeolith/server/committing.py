@@ -22,6 +22,7 @@ from ..protocol import messages as m
 from ..protocol.outcome import Outcome, Verdict, serialize_verdict
 from ..rights import Right
 from .coordinator import Finished, is_survived
+from .flushing import flush_rest
 from .log import Operation
 from .peerlog import peer_logger
 from .replay import Vote
@@ -176,6 +177,8 @@ def _ask_for_lock(session: Session, msgid: m.MsgId, transaction: Transaction) ->
     elif transaction.error is not None:
         session.end(transaction)
         session.fault(msgid, transaction.error)
+    elif flush_rest(session, transaction, partial(_ask_for_lock, session, msgid, transaction)):
+        pass  # to come back here
     else:
         session.service.coordinator.vote(
             session, transaction, partial(_voted, session, msgid, transaction)

@@ -62,6 +62,8 @@ def _report_storage(service: StorageService) -> list[str]:
             f"Blobs sent: {stats.blobs.sent}",
             f"Blob bytes sent: {stats.blobs.sent_bytes}",
         ]
+    if service.cold is not None:
+        blobs += _report_tier(service.cold.tier.describe())
     return [
         *lines,
         f"Commits: {stats.commits}",
@@ -72,6 +74,18 @@ def _report_storage(service: StorageService) -> list[str]:
         f"Conflicts resolved: {stats.conflicts_resolved}",
         *blobs,
     ]
+
+
+def _report_tier(tier: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Blobs uploaded: {tier['uploads']}",
+        f"Blobs waited for: {tier['misses']}",
+        f"Blobs evicted: {tier['evicted']}",
+        f"Object store failures: {tier['failures']}",
+    ]
+    if tier["bytes"] is not None:
+        lines += [f"Blob bytes here: {tier['bytes']}", f"Blobs to upload: {tier['pending']}"]
+    return lines
 
 
 class MonitorConnection(asyncio.Protocol):
@@ -168,11 +182,9 @@ class Monitor:
         for listener in self._endpoint.sockets:
             self._servers.append(
                 await start_accepting(
-                    lobby.loop,
+                    lobby,
                     listener,
                     lambda entry=None: MonitorConnection(lobby, self._readers, entry),
-                    lobby.options,
-                    lobby.crowd,
                 )
             )
         logger.info("listening on %s for readers of the monitor's report", lobby.monitor_address)

@@ -205,9 +205,8 @@ class Replay:
         # Now rather than when the client finishes: a failure can still be reported, and nobody
         # has to wait for the disk while loads are held back.
         if self._access.has_blobs:
-            flushed = {blob.flushed for blob in self._transaction.blobs if blob.flushed}
             files = self._access.dirty_blobs()
-            sync_blobs(files, flushed)
+            sync_blobs(files, self._transaction.flushed)
             if self._access.tier is not None:
                 self._transaction.files = [path for path, _ in files]
 

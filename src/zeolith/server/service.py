@@ -187,7 +187,7 @@ class StorageService:
             self._is_undisturbed,
         )
         self._is_open = True
-        if self.cold is not None and not self.is_read_only:
+        if self.cold is not None:
             self.cold.tier.start(access.last_transaction)
         self._note_later(loop)
 

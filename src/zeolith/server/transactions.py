@@ -24,6 +24,7 @@ from .log import CommitLog, Operation
 
 if TYPE_CHECKING:
     from ..tier.objects import StoredObject
+    from .upload import Upload
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +52,12 @@ class UploadedBlob(NamedTuple):
     """A blob whose file is on the server already.
 
     :ivar path: the file, which the storage will take over.
-    :ivar flushed: the file as it was brought to disk; None if that remains to be done.
     """
 
     oid: bytes
     serial: bytes | None
     data: bytes
     path: str
-    flushed: Flushed | None = None
 
 
 _BLOB_OVERHEAD: Final = 600
@@ -82,6 +81,9 @@ class Transaction:
     :ivar uid: by which its client may ask what became of it; None if the client gave none.
     :ivar log: the operations.
     :ivar blobs: uploaded blobs.
+    :ivar unflushed, flushing: files of them that are open: those that wait to be brought to disk,
+        and those that are on their way to it.
+    :ivar flushed: files of them as they were brought to disk.
     :ivar objects: by object id: what an object store has of them.
     :ivar files: where there is an object store: the files of all blobs that the transaction has
         written, those that an undo has made too; known after the vote.
@@ -102,6 +104,8 @@ class Transaction:
         "changed",
         "error",
         "files",
+        "flushed",
+        "flushing",
         "log",
         "meta",
         "objects",
@@ -112,6 +116,7 @@ class Transaction:
         "tid",
         "txn_id",
         "uid",
+        "unflushed",
     )
 
     def __init__(self, txn_id: int, meta: Any, commit_memory: int) -> None:
@@ -122,6 +127,9 @@ class Transaction:
         self.uid: bytes | None = None
         self.log = CommitLog(commit_memory)
         self.blobs: list[UploadedBlob] = []
+        self.unflushed: list[Upload] = []
+        self.flushing: list[Upload] = []
+        self.flushed: set[Flushed] = set()
         self.files: list[str] = []
         self.objects: dict[bytes, StoredObject] = {}
         self._blob_records = 0
@@ -182,6 +190,8 @@ class Transaction:
     def discard(self) -> None:
         """Remove the temporary files.  May block; on a worker thread."""
         self.log.close()
+        for upload in self.unflushed + self.flushing:
+            upload.discard()
         for blob in self.blobs:
             # The storage has taken over those of a successful vote.
             remove_file(blob.path)

@@ -28,13 +28,13 @@ def blob_too_large(limit: int) -> Exception:
 class Upload:
     """A temporary file that takes up one blob.
 
-    :meth:`start`, :meth:`write`, :meth:`finish` and :meth:`discard` run on worker threads, one
-    after the other in that order; the rest belongs to the loop.
+    :meth:`start`, :meth:`write`, :meth:`finish`, :meth:`flush` and :meth:`discard` run on worker
+    threads, one after the other in that order; the rest belongs to the loop.
 
     :param algorithm: by which its client says a checksum; None if it says none.
 
     :ivar error: what went wrong on a worker, or the blob is too large; the vote will say it.
-    :ivar flushed: the file as it was brought to disk, once finished.
+    :ivar flushed: the file as it was brought to disk, once that is so.
     :ivar path: the file, once started.
     :ivar size: bytes that have arrived.
     """
@@ -101,7 +101,7 @@ class Upload:
             self._begun = self._written
 
     def finish(self, oid: bytes, checksum: bytes | None) -> str:
-        """Bring the file to disk (R4), close it and return its path.
+        """All of it has arrived: check it, begin to bring it to disk, and return its path.
 
         :param oid: the object whose blob it is.
         :param checksum: what its client says; None without an algorithm.
@@ -114,9 +114,22 @@ class Upload:
                 if digest != checksum:
                     raise BlobDamaged(oid, "what the server has received is not what was sent")
                 remember(self._file, self._algorithm, digest)
-            self.flushed = flush(self._file)
-        self._close()
+            begin_writeback(self._file, self._begun, self._written - self._begun)
         return self.path
+
+    def flush(self) -> None:
+        """Bring the file to disk (R4) and close it; do nothing if it is closed.
+
+        :raises OSError: the disk is full, or the like.
+        """
+        if self._file is not None:
+            self.flushed = flush(self._file)
+            self._close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._file is not None
 
     def discard(self) -> None:
         """Close and remove the file; do nothing if there is none."""

@@ -13,6 +13,24 @@ RETRY: Final = 60.0
 """Seconds after which a chore that has failed is tried again."""
 
 
+_STRETCH: Final = 50
+_REST: Final = 0.001
+
+
+class Rests:
+    """Lets the threads that serve clients run now and then.  Belongs to one thread at a time."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._never = threading.Event()
+
+    def __call__(self) -> None:
+        """A step of many is done."""
+        self._count += 1
+        if self._count % _STRETCH == 0:
+            self._never.wait(_REST)
+
+
 class Chore:
     """Calls a function, on a thread of its own, once or more after each :meth:`wake`.
 

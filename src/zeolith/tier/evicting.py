@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from heapq import heappop, heappush
 from typing import Any, Final, NamedTuple
 
+from .chore import Rests
 from .localblobs import LocalBlob, walk
 from .stubs import read_stub, stub_of, sync_stub
 
@@ -34,51 +36,65 @@ class Evicted(NamedTuple):
 
 
 def evict(
-    helper: Any, lock: threading.Lock, limit: int, grace: float, is_over: Callable[[], bool]
+    helper: Any,
+    lock: threading.Lock,
+    limit: int,
+    expected: int,
+    grace: float,
+    is_over: Callable[[], bool],
 ) -> Evicted:
     """Remove files, those first that were not asked for the longest, if there are too many bytes.
 
     :param helper: ZODB's ``FilesystemHelper`` of the directory.
     :param lock: held while a file is removed.
     :param limit: bytes.
+    :param expected: bytes that there are, as far as is known; more than *limit*.
     :param grace: seconds; see :data:`GRACE`.
     :param is_over: whether to stop.
     :raises OSError: the directory cannot be read, a stub not brought to disk, or a file not
         removed.
     """
     files = size = evicted = 0
-    candidates: list[LocalBlob] = []
-    for found in walk(helper):
-        if isinstance(found, LocalBlob):
-            files += 1
-            size += found.size
-            if found.has_stub:
-                candidates.append(found)
-    target = int(limit * _LOW_MARK) if size > limit else size
-    for blob in sorted(candidates, key=lambda each: each.used):
-        if size <= target or is_over():
-            break
-        if _remove(blob, lock, grace):
-            evicted += 1
-            files -= 1
-            size -= blob.size
+    # Of those that can go, the ones not asked for the longest, as many as there are too many: not
+    # a list of all (R8).
+    oldest: list[tuple[float, str, int]] = []
+    held = 0
+    target = int(limit * _LOW_MARK)
+    for found in walk(helper, Rests()):
+        if not isinstance(found, LocalBlob):
+            continue
+        files += 1
+        size += found.size
+        if found.has_stub:
+            heappush(oldest, (-found.used, found.path, found.size))
+            held += found.size
+            while held - oldest[0][2] > max(size, expected) - target:
+                held -= heappop(oldest)[2]
+    if size > limit:
+        for _, path, length in sorted(oldest, reverse=True):
+            if size <= target or is_over():
+                break
+            if _remove(path, length, lock, grace):
+                evicted += 1
+                files -= 1
+                size -= length
     return Evicted(evicted, files, size)
 
 
-def _remove(blob: LocalBlob, lock: threading.Lock, grace: float) -> bool:
-    stub = stub_of(blob.path)
+def _remove(path: str, size: int, lock: threading.Lock, grace: float) -> bool:
+    stub = stub_of(path)
     found = read_stub(stub)
-    if found is None or found.size != blob.size:
+    if found is None or found.size != size:
         # Of no use: the blob is to be uploaded again.
         with lock, suppress(FileNotFoundError):
-            if os.path.exists(blob.path):
+            if os.path.exists(path):
                 os.remove(stub)
         return False
     with suppress(FileNotFoundError):  # a pack was quicker
         sync_stub(stub)
         with lock:
-            if os.stat(blob.path).st_atime > time.time() - grace or not os.path.exists(stub):
+            if os.stat(path).st_atime > time.time() - grace or not os.path.exists(stub):
                 return False
-            os.remove(blob.path)
+            os.remove(path)
         return True
     return False

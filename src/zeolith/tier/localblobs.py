@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from .stubs import BLOB_SUFFIX, SUFFIX
@@ -43,17 +43,23 @@ class Stock(NamedTuple):
     cold: int = 0
 
 
-def walk(helper: Any) -> Iterator[LocalBlob | str]:
+def no_rest() -> None:
+    """Go on at once."""
+
+
+def walk(helper: Any, rest: Callable[[], None] = no_rest) -> Iterator[LocalBlob | str]:
     """Yield each blob with a file, and the path of each stub without one.
 
     Files that come or go meanwhile may be left out.
 
     :param helper: ZODB's ``FilesystemHelper`` of the directory.
+    :param rest: called for each directory, of which there may be millions.
     :raises OSError: a directory cannot be read.
     """
     waiting = [os.path.abspath(helper.base_dir)]
     temporary = os.path.abspath(helper.temp_dir)
     while waiting:
+        rest()
         try:
             with os.scandir(waiting.pop()) as found:
                 entries = {entry.name: entry for entry in found}
@@ -74,13 +80,14 @@ def walk(helper: Any) -> Iterator[LocalBlob | str]:
                 waiting.append(entry.path)
 
 
-def take_stock(helper: Any) -> Stock:
+def take_stock(helper: Any, rest: Callable[[], None] = no_rest) -> Stock:
     """Count what there is.
 
+    :param rest: as of :func:`walk`.
     :raises OSError: see :func:`walk`.
     """
     files = size = pending = pending_size = cold = 0
-    for found in walk(helper):
+    for found in walk(helper, rest):
         if isinstance(found, str):
             cold += 1
             continue

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ZODB.POSException import POSKeyError, StorageError
 
-from .chore import RETRY, Chore
+from .chore import RETRY, Chore, Rests
 from .evicting import GRACE, evict
 from .failures import StoreFailure
 from .fetching import Fetches
@@ -35,6 +35,9 @@ FETCH_PREFIX: Final = "zeolith-fetch-"
 """How the names of the files begin, in the temporary directory, that blobs are fetched into."""
 
 _SWEPT_AT_ONCE: Final = 200
+
+_MOST_WANTED: Final = 1000
+"""Blobs that are to be fetched because somebody wanted them who could not wait (R8)."""
 
 _CLOSE_PATIENCE: Final = 2.0
 """Seconds for what was committed to get its stubs when a server ends."""
@@ -174,7 +177,8 @@ class BlobTier:
         except BlobAway as away:
             if getattr(self._impatient, "is_set", False):
                 with self.lock:
-                    self._wanted[oid, tid] = None
+                    if len(self._wanted) < _MOST_WANTED:
+                        self._wanted[oid, tid] = None
                 self._mover.wake()
                 raise StorageError(
                     f"{away}: it is being fetched from the object store, try again in a moment"
@@ -326,9 +330,9 @@ class BlobTier:
     def _keep(self) -> None:
         self._write_stubs()
         with self.lock:
-            is_full = self._stock is not None and self._stock.size > self._limit
-        if is_full:
-            self._evict()
+            size = 0 if self._stock is None else self._stock.size
+        if size > self._limit:
+            self._evict(size)
 
     def _write_stubs(self) -> None:
         while self._committed:
@@ -365,9 +369,14 @@ class BlobTier:
         else:
             self.drop([found])
 
-    def _evict(self) -> None:
+    def _evict(self, size: int) -> None:
         result = evict(
-            self._helper, self.lock, self._limit, self._grace, lambda: self._keeper.is_closed
+            self._helper,
+            self.lock,
+            self._limit,
+            size,
+            self._grace,
+            lambda: self._keeper.is_closed,
         )
         with self.lock:
             self._counts["evicted"] += result.evicted
@@ -403,7 +412,7 @@ class BlobTier:
         if self._is_stock_due:
             self._is_stock_due = False
             try:
-                stock = take_stock(self._helper)
+                stock = take_stock(self._helper, Rests())
             except OSError:
                 self._is_stock_due = True
                 raise
@@ -435,7 +444,7 @@ class BlobTier:
             raise
 
     def _upload_pending(self) -> None:
-        for found in walk(self._helper):
+        for found in walk(self._helper, Rests()):
             if self._mover.is_closed:
                 return
             if isinstance(found, str) or found.has_stub:

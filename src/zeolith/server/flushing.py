@@ -1,0 +1,114 @@
+"""The files of a transaction's blobs on their way to the disk, many at a time (R4).
+
+A disk has much to do for each flush, and does several at once nearly as quickly as one.  So
+complete files wait, with what they hold already on its way, until some are together or the vote
+needs them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from .session import Session
+    from .transactions import Transaction
+    from .upload import Upload
+
+BATCH: Final = 32
+"""Complete files of one client that wait at most: each is open (R8)."""
+
+_THREADS: Final = 4
+"""How many are flushed at once; more bring nothing to the disks that we have seen."""
+
+_LEAST: Final = 4
+"""Fewer than that are flushed sooner than threads are started."""
+
+_T = TypeVar("_T")
+
+
+def add(session: Session, transaction: Transaction, upload: Upload) -> None:
+    """*upload*, a file of *transaction*, is about to be complete: flush it before the vote."""
+    transaction.unflushed.append(upload)
+    if len(transaction.unflushed) >= BATCH:
+        _flush(session, transaction)
+
+
+def flush_rest(session: Session, transaction: Transaction, then: Callable[[], None]) -> bool:
+    """Call *then* when all files of *transaction* are on disk, or it has failed.
+
+    Return false, and do nothing, if they are.
+    """
+    if not transaction.unflushed:
+        return False
+    assert session.uploads is not None
+    _flush(session, transaction)
+    session.uploads.after(then)
+    return True
+
+
+def _flush(session: Session, transaction: Transaction) -> None:
+    uploads, transaction.unflushed = transaction.unflushed, []
+    transaction.flushing += uploads
+    assert session.uploads is not None
+    session.uploads.submit(
+        partial(do_all, _flush_one, uploads), partial(_flushed, transaction, uploads), len(uploads)
+    )
+
+
+def _flush_one(upload: Upload) -> None:
+    if upload.error is not None:
+        return
+    try:
+        upload.flush()
+    except OSError as error:
+        upload.error = upload.error or error
+
+
+def _flushed(
+    transaction: Transaction, uploads: list[Upload], result: None, error: Exception | None
+) -> None:
+    if error is not None:
+        transaction.fail(error)
+    for upload in uploads:
+        if upload.error is not None:
+            transaction.fail(upload.error)
+        if upload.flushed is not None:
+            transaction.flushed.add(upload.flushed)
+    # What could not be flushed, or was not because its client has gone, is still open and stays.
+    closed = {id(upload) for upload in uploads if not upload.is_open}
+    transaction.flushing = [upload for upload in transaction.flushing if id(upload) not in closed]
+
+
+def do_all(action: Callable[[_T], object], items: Sequence[_T]) -> None:
+    """Call *action* with each of *items*, in some threads and in this one.  Blocks.
+
+    :raises Exception: the first that *action* raises; the rest is not begun then.
+    """
+    waiting = deque(items)
+    errors: list[Exception] = []
+
+    def work() -> None:
+        while not errors:
+            try:
+                item = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                action(item)
+            except Exception as error:  # noqa: BLE001 - raised below
+                errors.append(error)
+
+    helpers = []
+    if len(items) >= _LEAST:
+        for _ in range(_THREADS - 1):
+            helpers.append(threading.Thread(target=work, name="zeolith-flush", daemon=True))
+            helpers[-1].start()
+    work()
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[0]
