@@ -38,10 +38,16 @@ def open_storage(kind: str, address: tuple[str, int], directory: Path) -> Any:
         from ZEO.ClientStorage import ClientStorage as ZeoStorage
         from ZEO.Exceptions import ClientDisconnected
 
+        class Storage(ZeoStorage):  # type: ignore[misc]
+            def notify_connected(self, *args: Any) -> None:
+                # Ids that a server has given it before a restart may be somebody else's by now.
+                self._oids = []
+                super().notify_connected(*args)
+
         while True:
             # It gives up when its first connection is cut.
             with suppress(ClientDisconnected):
-                return ZeoStorage(address, **options)
+                return Storage(address, **options)
     from zeolith import ClientStorage
     from zeolith.protocol import peers
     from zeolith.protocol.greeting import Greeting, parse_greeting
@@ -124,7 +130,7 @@ def main() -> int:
     steps = [worker.commit, worker.read, worker.read]
     if kind == "zeo":
         # A download that was cut off leaves a part of it, to which ZEO's client appends the next
-        # one; and ids that the server before a restart has given it may be somebody else's.
+        # one.
         errors = (Exception,)
         steps = [worker.commit]
     while not stopping.is_set():
