@@ -13,7 +13,8 @@ import zc.lockfile
 from tests.conformance.clients import FORGIVEN
 from tests.conformance.site import BLOBS, Pairing, Site, files_below
 from tests.support.hosts import Hosts
-from ZODB.blob import Blob
+from ZODB.blob import Blob, BlobFile
+from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import POSKeyError
 
 from zeolith.client.blobsizes import shrink
@@ -43,6 +44,30 @@ def test_a_shared_directory_that_is_another_one(site: Site) -> None:
             assert file.read() == CONTENT
         connection.root.third = Blob(b"third")
     assert len(files_below(site.directory / "blobs", ".blob")) == 2
+
+
+@pytest.mark.parametrize("is_shared", [False, True], ids=["fetched", "shared"])
+def test_a_file_of_the_temporary_directory_becomes_the_blob(site: Site, is_shared: bool) -> None:
+    """It is consumed, and not copied: where it is, a rename suffices."""
+    server = site.serve(BLOBS)
+    storage = site.client(server.address, **site.blob_options(is_shared))
+    path = os.path.join(storage.temporaryDirectory(), "new")
+    Path(path).write_bytes(CONTENT)
+    inode = os.stat(path).st_ino
+    meta = TransactionMetaData()
+    oid = storage.new_oid()
+    storage.tpc_begin(meta)
+    storage.storeBlob(oid, bytes(8), b"record", path, "", meta)
+    assert not os.path.exists(path)
+    storage.tpc_vote(meta)
+    tid = storage.tpc_finish(meta)
+    kept = storage.loadBlob(oid, tid)
+    assert os.stat(kept).st_ino == inode
+    with storage.openCommittedBlobFile(oid, tid) as file:
+        assert file.read() == CONTENT
+    with storage.openCommittedBlobFile(oid, tid, Blob()) as file:
+        assert file.read() == CONTENT
+        assert isinstance(file, BlobFile)
 
 
 class Neighbours:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zope.interface
 from tests.server.conftest import Connect, Serve
 from tests.support.raw import RawClient, RemoteFault, oid_of
 from tests.support.rawstreams import RawStreams
@@ -18,6 +19,7 @@ from tests.support.stores import MemoryStore, down
 from tests.support.waiting import DEADLINE, promptly, wait_until
 from ZODB.blob import Blob
 from ZODB.DB import DB
+from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
 
@@ -25,9 +27,11 @@ import zeolith
 from zeolith.admin.asking import Target
 from zeolith.admin.status import fetch_status
 from zeolith.admin.statustext import render_status
+from zeolith.errors import ConfigurationError
 from zeolith.protocol import messages as m
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.streamrequests import OpenBlob
+from zeolith.server.access import StorageAccess
 from zeolith.server.monitor import make_report
 from zeolith.tier.pause import Pause
 from zeolith.tier.stubs import stub_of
@@ -419,3 +423,32 @@ def test_the_status(site: Site) -> None:
         "Blobs to upload: 0",
     ]
     assert re.fullmatch(r"Blob bytes here: \d+", report[-2])
+
+
+class Wrapper:
+    """A storage that passes everything on, as those do that compress records."""
+
+    def __init__(self, base: Any) -> None:
+        self.base = base
+        zope.interface.directlyProvides(self, zope.interface.providedBy(base))
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.base, name)
+
+
+def test_within_a_wrapper(files: FileStorage) -> None:
+    tier = BlobTier(files.fshelper, MemoryStore(), 1 << 30)
+    tier.attach(files)
+    assert StorageAccess("1", Wrapper(files)).tier is tier
+    files.close()
+
+
+def test_not_where_it_is_only_read(files: FileStorage) -> None:
+    BlobTier(files.fshelper, MemoryStore(), 1 << 30).attach(files)
+    demo = DemoStorage(base=files)
+    with pytest.raises(ConfigurationError, match="nobody would look after its blobs"):
+        StorageAccess("1", demo)
+    demo.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -159,6 +160,20 @@ def test_what_comes_damaged_gets_no_name(site: Site, content: bytes) -> None:
         site.tier.load(oid_of(1), TID)
     assert not os.path.exists(site.path(1))
     assert os.listdir(site.helper.temp_dir) == []
+
+
+def test_a_disk_that_is_full(site: Site) -> None:
+    site.commit_cold(1)
+
+    def full(what: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "here")
+
+    site.store.before = full
+    with pytest.raises(StorageError, match=r"cannot keep a fetched blob in .*No space left"):
+        site.tier.load(oid_of(1), TID)
+    assert counted(site.tier, "failures") == 0  # not the store's
+    site.store.before = lambda what: None
+    assert Path(site.tier.load(oid_of(1), TID)).read_bytes() == b"data"
 
 
 def test_a_damaged_stub(site: Site) -> None:

@@ -2,17 +2,20 @@
 
 Operations are notices, sent in batches; the server says at the vote what became of them.  A
 transaction is bound to the channel it was begun on: when that breaks, every further step fails at
-once, whatever other connection there is by then.
+once, whatever other connection there is by then.  Only one that has uploaded blobs, or is about to,
+is said again on another connection until its vote has been answered: see :mod:`.journal`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from ZODB.Connection import TransactionMetaData
 from ZODB.POSException import (
@@ -41,7 +44,9 @@ from ..protocol.messages import (
 from ..types import NO_TID
 from .arguments import check_bytes, check_oid, check_record, check_tid, check_tid_or_none
 from .blobs import BlobDirectory
+from .channel import Channel
 from .iterators import Iterators
+from .journal import MAX_RESUMPTIONS, RESUMPTION_TIME, Journal, SentBlob
 from .link import Link
 from .outcome import LostFinish, leaves_doubt
 from .transaction import Transaction
@@ -52,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 MAX_VOTES = 9
 """Rounds of resolving conflicts here before giving up: each found the object changed again."""
+
+_T = TypeVar("_T")
 
 Resolve = Callable[[bytes, bytes, bytes, bytes], bytes]
 """``(oid, committed serial, serial read, our record)`` → the record that holds both changes.
@@ -69,6 +76,7 @@ class Committer:
 
     :param blobs: None if there are none.
     :param resolve: resolves conflicts that the server leaves to us.
+    :param knows_oids: asks a server whether it gives out none of the ids again that we have got.
     """
 
     def __init__(
@@ -78,12 +86,14 @@ class Committer:
         blobs: BlobDirectory | None,
         iterators: Iterators,
         resolve: Resolve,
+        knows_oids: Callable[[Channel], bool],
     ) -> None:
         self._link = link
         self._cache = cache
         self._blobs = blobs
         self._iterators = iterators
         self._resolve_conflict = resolve
+        self._knows_oids = knows_oids
         self._turn: Turn[Transaction] = Turn()
         self._numbers = count(1)
         # With the number of a transaction it makes an id that nobody else's has, more quickly than
@@ -116,6 +126,8 @@ class Committer:
             if channel.speaks_own:
                 extension = _extension_bytes(txn)
                 transaction.uid = self._uid_prefix + transaction.number.to_bytes(8, "big")
+                if self._blobs is not None and not self._blobs.shared:
+                    transaction.journal = Journal(tid, status)
             number, uid = transaction.number, transaction.uid
             channel.post(TpcBegin(number, txn.user, txn.description, extension, tid, status, uid))
         except BaseException:
@@ -143,7 +155,7 @@ class Committer:
         """
         transaction = self._present(txn, "store")
         oid, serial, data = check_oid(oid), check_tid_or_none(serial), check_record(data)
-        _post(transaction, oid, Store(oid, serial, data, transaction.number))
+        self._post(transaction, oid, Store(oid, serial, data, transaction.number))
         transaction.stored(oid, data)
 
     def store_blob(
@@ -167,15 +179,12 @@ class Committer:
         else:
             # As ZEO's clients do it.
             self.store(oid, serial, data, txn)
-        number = transaction.number
+        number, blob = transaction.number, SentBlob(oid, serial, data, path)
         if blobs.shared:
             name = os.path.basename(path)
-            _post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
+            self._post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
             return
-        try:
-            send_blob(transaction.channel, blobs, path, oid, serial, data, number)
-        except MessageTooLarge as error:
-            raise ObjectTooLarge(oid, error.size, error.limit) from None
+        self._keep_on(transaction, partial(self._send_blob, transaction, blob))
 
     def restore(
         self, oid: bytes, serial: bytes, data: bytes | None, prev_txn: bytes | None, txn: Any
@@ -189,27 +198,27 @@ class Committer:
         transaction = self._present(txn, "restore")
         oid, serial, prev_txn = check_oid(oid), check_tid(serial), check_tid_or_none(prev_txn)
         data = None if data is None else check_record(data)
-        _post(transaction, oid, Restore(oid, serial, data, prev_txn, transaction.number))
+        self._post(transaction, oid, Restore(oid, serial, data, prev_txn, transaction.number))
         transaction.stored(oid, None)
 
     def delete(self, oid: bytes, serial: bytes, txn: Any) -> None:
         """Delete an object."""
         transaction = self._present(txn, "deleteObject")
         oid, serial = check_oid(oid), check_tid(serial)
-        transaction.channel.post(DeleteObject(oid, serial, transaction.number))
+        self._post(transaction, oid, DeleteObject(oid, serial, transaction.number))
         transaction.stored(oid, None)
 
     def check_current(self, oid: bytes, serial: bytes, txn: Any) -> None:
         """Have the vote fail if *oid* was changed after *serial*."""
         transaction = self._present(txn, "checkCurrentSerialInTransaction")
         oid, serial = check_oid(oid), check_tid(serial)
-        transaction.channel.post(CheckCurrentSerial(oid, serial, transaction.number))
+        self._post(transaction, oid, CheckCurrentSerial(oid, serial, transaction.number))
 
     def undo(self, trans_id: bytes, txn: Any) -> None:
         """Undo another transaction."""
         transaction = self._present(txn, "undo")
         trans_id = check_bytes(trans_id, "the id of an undoable transaction")
-        transaction.channel.post(Undo(trans_id, transaction.number))
+        self._post(transaction, NO_TID, Undo(trans_id, transaction.number))
 
     def vote(self, txn: Any) -> list[bytes] | None:
         """Have the server accept the transaction.
@@ -219,10 +228,12 @@ class Committer:
         :raises ClientDisconnected: the connection was lost.
         """
         transaction = self._present(txn, "tpc_vote")
-        channel = transaction.channel
+        request = Vote(transaction.number)
         try:
             for _ in range(MAX_VOTES):
-                answers = channel.call(Vote(transaction.number)) or ()
+                answers = (
+                    self._keep_on(transaction, lambda: transaction.channel.call(request)) or ()
+                )
                 conflicts = [answer for answer in answers if isinstance(answer, dict)]
                 for answer in answers:
                     if not isinstance(answer, dict):
@@ -239,11 +250,114 @@ class Committer:
                 self._cache.invalidate(oid, None)
             raise
 
+    def _post(self, transaction: Transaction, oid: bytes, request: Request) -> None:
+        """Post a step of *transaction*, which has a record of *oid* or none.
+
+        :raises ObjectTooLarge: the server does not take that much.
+        :raises ClientDisconnected: the connection was lost, and the transaction with it.
+        """
+        self._keep_on(transaction, lambda: _post(transaction, oid, request))
+        if transaction.journal is not None:
+            transaction.journal.note(request)
+
+    def _send_blob(self, transaction: Transaction, blob: SentBlob) -> None:
+        blobs = self._blobs
+        assert blobs is not None  # or it would not have come so far
+        oid, serial, data, path = blob
+        try:
+            send_blob(transaction.channel, blobs, path, oid, serial, data, transaction.number)
+        except MessageTooLarge as error:
+            raise ObjectTooLarge(oid, error.size, error.limit) from None
+        if transaction.journal is not None and blob not in transaction.journal.entries:
+            transaction.journal.note(blob)
+
+    # -- going on after a break --------------------------------------------------------------------
+
+    def _keep_on(self, transaction: Transaction, step: Callable[[], _T]) -> _T:
+        """Return what *step* does; if the connection breaks, go on with *transaction* on another
+        one, if that can be, and do it there.
+
+        :raises ClientDisconnected: it cannot, or breaks again and again.
+        """
+        while True:
+            try:
+                return step()
+            except ClientDisconnected as error:
+                # What a server says of its own storage is no break.
+                if not transaction.channel.is_broken:
+                    raise
+                self._resume(transaction, error)
+
+    def _resume(self, transaction: Transaction, cause: ClientDisconnected) -> None:
+        """Say all of *transaction* again on another connection.
+
+        :raises ClientDisconnected: there is none, or it is to another database or history.
+        """
+        journal = transaction.journal
+        while True:
+            # Without a blob it is done again as quickly as it is gone on with.
+            if journal is None or not journal.is_complete or not transaction.blobs:
+                raise cause
+            journal.resumptions += 1
+            lost = transaction.channel
+            if journal.resumptions > MAX_RESUMPTIONS or lost.database is None:
+                raise cause
+            deadline = time.monotonic() + min(RESUMPTION_TIME, self._link.options.wait_timeout)
+            if self._link.is_closed or not self._link.wait_lost(lost, deadline):
+                raise cause
+            try:
+                channel = self._link.wait_until(deadline)
+            except ClientDisconnected:
+                raise cause from None
+            if (
+                not channel.speaks_own
+                or channel.database != lost.database
+                or self._link.is_read_only
+            ):
+                raise cause
+            try:
+                # A server that was started anew would give ids of our new objects to others, and
+                # to the rest of this transaction.
+                if not self._knows_oids(channel):
+                    raise cause
+                logger.info("%s: goes on with a transaction after: %s", self._link.name, cause)
+                self._say_again(transaction, channel, journal)
+            except ClientDisconnected as error:
+                if error is cause or not channel.is_broken:
+                    raise
+                cause = error
+            else:
+                return
+
+    def _say_again(self, transaction: Transaction, channel: Channel, journal: Journal) -> None:
+        txn, number = transaction.txn, transaction.number
+        transaction.channel = channel
+        transaction.resolved.clear()
+        # A server may know the other one as that of a transaction which was given up.
+        uid = self._uid_prefix + next(self._numbers).to_bytes(8, "big")
+        transaction.uid = uid
+        begin = TpcBegin(
+            number,
+            txn.user,
+            txn.description,
+            _extension_bytes(txn),
+            journal.tid,
+            journal.status,
+            uid,
+        )
+        channel.post(begin)
+        for entry in journal.entries:
+            if isinstance(entry, SentBlob):
+                self._send_blob(transaction, entry)
+            else:
+                channel.post(entry)
+
     def _resolve(self, conflict: dict[str, Any], transaction: Transaction) -> None:
         oid = conflict["oid"]
         committed, read = conflict["serials"]
         data = self._resolve_conflict(oid, committed, read, conflict["data"])
         data = check_record(data)
+        # Said again on another connection, the first record would meet the same conflict.
         _post(transaction, oid, Store(oid, committed, data, transaction.number))
         transaction.resolved_here(oid, data)
 

@@ -31,7 +31,6 @@ from ..protocol.messages import (
     History,
     Info,
     LoadSerial,
-    NewOids,
     Pack,
     Ping,
     ReceiveBlobChunk,
@@ -64,6 +63,7 @@ from .events import StaleCache
 from .iterations import StreamedTransactions
 from .iterators import Iterators, TransactionIterator
 from .link import Link
+from .oids import Oids
 from .options import (
     CACHE_SIZE,
     make_blobs,
@@ -256,10 +256,15 @@ class ClientStorage(ConflictResolvingStorage):
         # Bound once: the first thing that every load does.
         self._cached = self._cache.load_before
         self._link = Link(self.__name__, self._options, self._cache, self)
-        self._oids: list[bytes] = []
+        self._oids = Oids(self._link)
         self._iterators = Iterators(self._link.wait)
         self._committer = Committer(
-            self._link, self._cache, self._blobs, self._iterators, self._resolve_conflict
+            self._link,
+            self._cache,
+            self._blobs,
+            self._iterators,
+            self._resolve_conflict,
+            self._oids.are_known_by,
         )
         self._link.start()
 
@@ -536,11 +541,7 @@ class ClientStorage(ConflictResolvingStorage):
         """
         if self._link.is_read_only:
             raise ReadOnlyError
-        while True:
-            try:
-                return self._oids.pop()
-            except IndexError:
-                self._oids[:0] = reversed(self._link.ask(NewOids()))
+        return self._oids.take()
 
     def tpc_transaction(self) -> Any:
         """Return the transaction being committed, or None."""
@@ -671,8 +672,7 @@ class ClientStorage(ConflictResolvingStorage):
     def connected(self, channel: Channel, info: dict[str, Any]) -> None:
         """A server has been found."""
         self._server_address = channel.wire.peer_name
-        # A server that was started anew gives out ids again that were not used until then.
-        self._oids.clear()
+        self._oids.forget()
         if self._label:
             channel.post(SetClientLabel(self._label))
         self._info.update(info)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..cache.interface import ClientCache
 from .channel import Channel
+from .journal import Journal
 
 KEEP_MARK = 16 * 1024 * 1024
 """Bytes of records kept for the cache.  Beyond it only the names of changed objects are kept: they
@@ -23,14 +24,27 @@ class Transaction:
     :ivar uid: 16 bytes by which a server can be asked what became of it; None if it cannot.
     """
 
-    __slots__ = ("_kept", "_records", "blobs", "channel", "number", "resolved", "txn", "uid")
+    __slots__ = (
+        "_kept",
+        "_records",
+        "blobs",
+        "channel",
+        "journal",
+        "number",
+        "resolved",
+        "txn",
+        "uid",
+    )
 
     def __init__(self, txn: Any, number: int) -> None:
         self.txn = txn
         self.number = number
         self.uid: bytes | None = None
         self.channel: Channel
-        """The connection it was begun on, once it is; it is void on any other."""
+        """The connection it was begun on, once it is; it is void on any other, unless it has been
+        said again there."""
+        self.journal: Journal | None = None
+        """What has been said on it; None if it is never said again."""
         self.resolved: list[bytes] = []
         """Objects whose conflicts were resolved: their records are not what was stored."""
         self.blobs: list[tuple[bytes, str]] = []

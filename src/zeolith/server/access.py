@@ -19,6 +19,7 @@ from ZODB.POSException import POSKeyError, StorageError, Unsupported
 from ZODB.serialize import referencesf
 from zope.interface import providedBy
 
+from ..errors import ConfigurationError
 from ..tier.tier import BlobTier
 from ..types import NO_TID
 from .blobgarbage import remove_garbage
@@ -102,6 +103,26 @@ def parts_of(storage: Any) -> Iterator[Any]:
             yield from parts_of(part)
 
 
+def _find_tier(name: str, storage: Any) -> BlobTier | None:
+    """Return what has the blobs of *storage* in an object store, if something does.
+
+    :raises ConfigurationError: it is in a part that is only read.
+    """
+
+    def tier_of(part: Any) -> BlobTier | None:
+        return getattr(part, "__dict__", {}).get("blob_tier")
+
+    found = next(filter(None, map(tier_of, layers_of(storage))), None)
+    if found is None and any(map(tier_of, parts_of(storage))):
+        raise ConfigurationError(
+            f"storage {name!r}",
+            "has a <tieredblobs> that it only reads: nobody would look after its blobs",
+            "serve it by itself, or bring its blobs back (zeolith blob fetch) and use the "
+            "<filestorage> in it",
+        )
+    return found
+
+
 _LEAST_STRANGE_OID: Final = b"\x7f" + bytes(7)
 """Storages hand out ids above the greatest they have seen, and there are 2**63 of them: databases
 on SQL, and some indexes, take ids for signed numbers.  A client that came up with one of the last
@@ -168,7 +189,7 @@ class StorageAccess:
         )
         self.has_record_iternext = hasattr(storage, "record_iternext")
         self.voted = self._find_voted()
-        self.tier: BlobTier | None = getattr(storage, "__dict__", {}).get("blob_tier")
+        self.tier = _find_tier(name, storage)
 
     def _guard_blobs(self) -> None:
         for layer in layers_of(self.storage):
