@@ -38,10 +38,10 @@ def open_storage(kind: str, address: tuple[str, int], directory: Path) -> Any:
         from ZEO.ClientStorage import ClientStorage as ZeoStorage
         from ZEO.Exceptions import ClientDisconnected
 
-        class Storage(ZeoStorage):  # type: ignore[misc]
+        class Storage(ZeoStorage):
             def notify_connected(self, *args: Any) -> None:
                 # Ids that a server has given it before a restart may be somebody else's by now.
-                self._oids = []
+                self._oids: list[bytes] = []
                 super().notify_connected(*args)
 
         while True:
