@@ -26,10 +26,11 @@ from zeolith.server.handlers import HANDLERS
 READING = frozenset(
     {
         m.LoadBefore, LoadMany, SyncTo, m.GetInfo, m.LastTransaction, m.Ping, m.ServerStatus,
-        GiveLead, m.SetClientLabel, m.GetInvalidations, m.LoadSerial, m.GetTid, m.History, m.RecordIternext,
+        m.SetClientLabel, m.GetInvalidations, m.LoadSerial, m.GetTid, m.History, m.RecordIternext,
         m.UndoLog, m.UndoInfo, m.SendBlob, m.IteratorStart, m.IteratorNext, m.IteratorRecordStart,
         m.IteratorRecordNext, m.IteratorGc, s.OpenBlob, s.OpenIteration, s.StreamCredit,
         s.StreamCancel, a.VerifyMany, a.ChangesSince, a.CacheReport, Outcome,
+        GiveLead,
         m.TpcAbort,  # of nothing, as whoever only reads has no transaction
     }
 )  # fmt: skip

@@ -30,13 +30,26 @@ def is_done(root: Any) -> bool:
     removed some of it since, though.
     """
     application = root.get("Application")
-    if application is None:
+    if application is None or _awaits_user(application):
         return False
     found = application.objectMap()
     ids = {each["id"] for each in found}
     return {"acl_users", "index_html"} <= ids and (
         "virtual_hosting" in ids or any(each["meta_type"] == _HOST_MONSTER for each in found)
     )
+
+
+def _awaits_user(application: Any) -> bool:
+    """Whether this instance has a file ``inituser``, and Zope would take the user from it.
+
+    Each instance of a site has one when it is new, whoever has initialised the database.
+    """
+    from AccessControl.users import readUserAccessFile
+
+    users: Any = getattr(application, "acl_users", None)
+    if not hasattr(users, "_createInitialUser"):
+        return False  # another kind of folder, as Plone's
+    return len(users.getUserNames()) <= 1 and readUserAccessFile("inituser") is not None
 
 
 class Coordinator:

@@ -22,16 +22,6 @@ REMINDER: Final = 60.0
 """Seconds after which a process that waits says so again."""
 
 
-def find_client(storage: Any) -> Any:
-    """Return the client storage that *storage* is, or is made of; None if there is none.
-
-    What a DemoStorage is based on does not count: it is not written to.
-    """
-    while storage is not None and not hasattr(storage, "take_lead"):
-        storage = getattr(storage, "changes", None) or getattr(storage, "base", None)
-    return storage
-
-
 class FirstStart:
     """The start of an application that puts something into an empty database.
 
@@ -62,11 +52,13 @@ class FirstStart:
         is_begun: Callable[[Any], bool] | None = None,
         refusal: str | None = None,
     ) -> None:
-        storage = find_client(db.storage)
-        if storage is None:
+        storage = db.storage
+        # Wrappers such as zlibstorage hand the call on; a DemoStorage, which keeps what it is told
+        # to itself, does not.
+        if not hasattr(storage, "take_lead"):
             raise ConfigurationError(
                 f"database {db.database_name!r}",
-                f"is not opened by Zeolith's client, but by {type(db.storage).__name__}, so that "
+                f"is not opened by Zeolith's client, but by {type(storage).__name__}, so that "
                 "processes cannot agree on who initialises it",
                 "open it with <zeolith>, or do not ask for that",
             )

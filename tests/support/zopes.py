@@ -152,18 +152,19 @@ class ZopeProcess:
 
     # -- requests --------------------------------------------------------------------------------
 
-    def get(self, path: str, timeout: float = 60.0, **form: str) -> tuple[int, str]:
-        """Ask for *path* as the manager; return status and text.
+    def get(self, path: str) -> tuple[int, str]:
+        """Ask for *path* as the manager; return status and text."""
+        return self.post(path, {})
 
-        :param form: posted, if there is something.
-        """
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")  # noqa: S310
+    def post(self, path: str, form: Mapping[str, str], timeout: float = 60.0) -> tuple[int, str]:
+        """Post *form*, if there is something in it, as the manager; return status and text."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
         token = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
         if form:
             request.data = urllib.parse.urlencode(form).encode()
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
                 return answer.status, answer.read().decode("utf-8", "replace")
         except urllib.error.HTTPError as error:
             with error:
@@ -171,7 +172,9 @@ class ZopeProcess:
 
     def add_folder(self, name: str) -> None:
         """Add a folder to the root."""
-        status, text = self.get("/manage_addProduct/OFSP/manage_addFolder", id=name, title=name)
+        status, text = self.post(
+            "/manage_addProduct/OFSP/manage_addFolder", {"id": name, "title": name}
+        )
         assert status == 200, text
 
     def has(self, name: str) -> bool:
@@ -189,9 +192,9 @@ class ZopeProcess:
             for found in re.findall(r'name="transaction_info:list"\s+value="([^"]*)"', page)
         ]
         chosen = next(value for value in values if word in value)
-        status, text = self.get(
+        status, text = self.post(
             "/Control_Panel/Database/main/manage_undo_transactions",
-            **{"transaction_info:list": chosen},
+            {"transaction_info:list": chosen},
         )
         assert status == 200, text
         assert "Error" not in text.split("</title>")[0]
