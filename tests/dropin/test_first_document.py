@@ -199,9 +199,9 @@ def test_a_server_that_cannot_start_is_not_started_again(zope: Zope) -> None:
     assert not zope.is_managed
 
 
-def test_variables_among_the_arguments(zope: Zope, tmp_path: Path) -> None:
+def test_variables_among_the_arguments(zope: Zope) -> None:
     """``NAME=VALUE`` goes to the environment, as 2.0's start.py has it."""
-    home = tmp_path / "elsewhere"
+    home = zope.directory / "elsewhere"
     home.mkdir()
     port = free_port()
     zope.start("-p", str(port), f"INSTANCE_HOME={home}")
