@@ -73,8 +73,10 @@ class Zope:
 
     @property
     def pid(self) -> int:
-        """The server's process id."""
-        return int((self.directory / "var" / "ZEO_SERVER.pid").read_text())
+        """The server's process id; 0 if it says none, or has not finished saying it."""
+        path = self.directory / "var" / "ZEO_SERVER.pid"
+        text = path.read_text() if path.exists() else ""
+        return int(text) if text.endswith("\n") else 0
 
     @property
     def is_managed(self) -> bool:
@@ -84,10 +86,12 @@ class Zope:
     def stop(self) -> None:
         """Stop the server, which ends its manager, too."""
         if self.is_managed:
-            try:
-                os.kill(self.pid, signal.SIGTERM)
-            except (FileNotFoundError, ProcessLookupError):
-                pass  # it has not started, or has ended, and so will its manager
+            wait_until(lambda: not self.is_managed or self.pid != 0, "the server runs")
+            if pid := self.pid:
+                try:
+                    os.kill(pid, signal.SIGTERM)
+                except ProcessLookupError:
+                    pass  # it has ended, and so will its manager
         wait_until(lambda: not self.is_managed, "the daemon manager has ended")
 
     def write_custom_zodb(self, address: str) -> None:
@@ -150,7 +154,7 @@ def test_starting_the_server(zope: Zope) -> None:
     connection = zeolith.connection(port, wait_timeout=30)
     assert connection.root()["answer"] == 42
     connection.close()
-    wait_until(lambda: zope.pid != killed)
+    wait_until(lambda: zope.pid not in (0, killed))
     assert is_running(zope.pid)
     # It is not started twice, and stays stopped when it is stopped.
     assert "is running already" in zope.start("-p", str(port), status=2).stderr

@@ -3,9 +3,9 @@
 Both distributions have files of the same names, so whichever is installed later replaces files of
 the other, and what is removed first takes files of the other with it.  Where ours came later,
 ``ZEO/__init__.py`` is ours and refuses.  Where PyPI's came later it is theirs; but
-``ZEO.Exceptions``, ``ZEO.interfaces``, ``ZEO.runzeo``, ``ZEO.StorageServer`` and ``ZEO.zconfig``
-are packages here and modules there, a package wins, and ZEO has neither client nor server without
-them: so these refuse, too.
+``ZEO.ClientStorage``, ``ZEO.Exceptions``, ``ZEO.interfaces``, ``ZEO.runzeo``, ``ZEO.StorageServer``
+and ``ZEO.zconfig`` are packages here and modules there, a package wins, and ZEO has neither client
+nor server without them: so these refuse, too.
 """
 
 from __future__ import annotations

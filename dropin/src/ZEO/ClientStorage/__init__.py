@@ -2,6 +2,8 @@
 
 It is Zeolith's, which takes the same arguments.  Where Zeolith refuses what would have no effect,
 ZEO takes it silently; here it is left out, and the log says so.
+
+A package and no module: see :mod:`ZEO._beside`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, Final
 from zeolith.client.ineffective import leave_out
 from zeolith.client.storage import ClientStorage as Original
 
-from .Exceptions import ClientDisconnected, ClientStorageError, UnrecognizedResult
+from ..Exceptions import ClientDisconnected, ClientStorageError, UnrecognizedResult
 
 __all__ = ["ClientDisconnected", "ClientStorage", "ClientStorageError", "UnrecognizedResult"]
 
