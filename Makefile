@@ -13,13 +13,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FOR_RUN := $(VENV)/.zeolith-run
 FOR_DEV := $(VENV)/.zeolith-dev
+# Zope has an environment of its own: without PyPI's ZEO, and away from what the tests import.
+FOR_ZOPE := $(VENV)-zope/.zeolith-zope
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check format bench fuzz reference lock clean same-python
+.PHONY: help run test test-long zope check format bench fuzz reference lock clean same-python
 
 help:
 	@echo 'make run        start the server at $(ADDRESS) with the database in ./var'
 	@echo 'make test       run the tests (make test-long: the long ones)'
+	@echo 'make zope       install the Zope that tests start, beside $(VENV); make test does it by itself'
 	@echo 'make check      format, lint, types, and what packages require of each other'
 	@echo 'make bench      measure beside ZEO'
 	@echo 'make fuzz       feed hostile bytes to decoders, server and client (30 s each; ARGS=seconds)'
@@ -34,11 +37,13 @@ run: $(FOR_RUN)
 	@exec $(BIN)/python tools/foreground.py $(BIN)/python -m zeolith serve \
 		--address $(ADDRESS) --filename var/Data.fs --blob-dir var/blobs $(ARGS)
 
-test: $(FOR_DEV)
+test: $(FOR_DEV) $(FOR_ZOPE)
 	@$(BIN)/python -m pytest -m 'not long' -n $(WORKERS) --dist loadscope $(ARGS)
 
-test-long: $(FOR_DEV)
+test-long: $(FOR_DEV) $(FOR_ZOPE)
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+zope: $(FOR_ZOPE)
 
 check: $(FOR_DEV)
 	$(BIN)/ruff format --check .
@@ -66,7 +71,7 @@ lock: $(FOR_DEV)
 	$(BIN)/python tools/lock.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-zope .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist src/*.egg-info
 	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -95,4 +100,10 @@ $(FOR_RUN): requirements/run.txt pyproject.toml | same-python
 
 $(FOR_DEV): requirements/dev.txt $(FOR_RUN)
 	$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(FOR_ZOPE): requirements/zope.txt | same-python
+	$(BIN)/python -m venv --clear $(VENV)-zope
+	$(VENV)-zope/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements/zope.txt
 	@touch $@

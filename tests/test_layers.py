@@ -31,6 +31,8 @@ MAY_IMPORT = {
     "credentials": frozenset[str](),
     "cache": _BASE | {"protocol"},
     "client": _BASE | {"credentials", "protocol", "cache", "_callable", "__init__"},
+    "startup": _BASE | {"client"},
+    "zope": frozenset({"startup"}),
     "server": _BASE | {"credentials", "rights", "protocol", "_callable", "__init__"},
     "config": _BASE | {"credentials", "rights", "protocol", "client", "server"},
     "admin": _BASE | {"credentials", "rights", "protocol", "cache", "client", "config", "__init__"},
