@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.sites import Site
 
 import zeolith
-from tests.support.sites import Site
 
 
 @pytest.fixture(scope="session")

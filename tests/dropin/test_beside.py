@@ -6,7 +6,6 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
 from tests.support.sites import DROPIN, Site
 
 ZODB_CONFIG = "import ZODB.config; ZODB.config.storageFromString({!r})"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ZEO.ClientStorage  # PyPI's
+from tests.support.sites import Site
 
 import zeolith
-from tests.support.sites import Site
 
 Python = Callable[[str], str]
 

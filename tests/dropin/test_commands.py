@@ -6,10 +6,11 @@ import signal
 import subprocess
 from pathlib import Path
 
-import zeolith
 from tests.support.processes import free_port, is_listening
 from tests.support.sites import Site
 from tests.support.waiting import wait_until
+
+import zeolith
 
 CONF = """
 <zeo>

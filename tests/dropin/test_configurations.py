@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import zeolith
 from tests.support import users
 from tests.support.certificates import Certificates
 from tests.support.sites import Site
 from tests.support.users import PASSWORD
+
+import zeolith
 
 Python = Callable[[str], str]
 

@@ -6,9 +6,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import zeolith
 from tests.support.documents import table_keys
 from tests.support.sites import DROPIN, ROOT, Site
+
+import zeolith
 
 
 def project(path: Path) -> dict[str, Any]:

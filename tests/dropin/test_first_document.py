@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-import zeolith
 from tests.support.processes import free_port, is_listening, is_running
 from tests.support.sites import DROPIN, ROOT, Site
 from tests.support.waiting import wait_until
+
+import zeolith
 
 # As Zope's z2.py: what looks like NAME=VALUE goes to the environment; then the database is opened
 # that custom_zodb.py in the instance says.  It counts visits, and ends when its input does.
