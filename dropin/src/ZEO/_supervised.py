@@ -78,7 +78,10 @@ class Plan:
         """Return the command of the manager."""
         python = (sys.executable, "-P", "-m")
         manager = ("zeolith.admin.manager", "-d", "-s", self.socket, "-t", self.log, "-x", "0,2")
-        return [*python, *manager, *python, "zeolith.start", "-s", *self.arguments]
+        # The server writes to the file itself: a manager that copies what it says may end before
+        # it has copied the last of it, which is why it ended.
+        redirected = ("/bin/sh", "-c", 'exec "$@" >> "$0" 2>&1', self.log)
+        return [*python, *manager, *redirected, *python, "zeolith.start", "-s", *self.arguments]
 
 
 def start(arguments: list[str]) -> int:
@@ -138,14 +141,23 @@ def _launch(plan: Plan) -> int:
     )
     if launched.returncode:
         return _fail(f"the daemon manager ended with status {launched.returncode}")
+    return _wait(plan, begin)
+
+
+def _wait(plan: Plan, begin: int) -> int:
+    """Wait until the server listens; say what became of it, and return an exit status.
+
+    :param begin: where in the log it begins to speak.
+    """
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         status = ask_status(plan.socket)
         if status is None:
-            said = Path(plan.log).read_bytes()[begin:] if os.path.exists(plan.log) else b""
-            print(said.decode(errors="replace"), end="", file=sys.stderr)
+            with open(plan.log, "rb") as log:
+                log.seek(begin)
+                print(log.read().decode(errors="replace"), end="", file=sys.stderr)
             return _fail(f"the server has ended; its log is {plan.log}")
-        if plan.address is None or _is_up(plan.address):
+        if status.pid and (plan.address is None or _is_up(plan.address)):
             print(f"server started, pid={status.pid}; log {plan.log}")
             return OK
         time.sleep(_PAUSE)
