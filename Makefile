@@ -26,7 +26,7 @@ help:
 	@echo 'make check      format, lint, types, and what packages require of each other'
 	@echo 'make bench      measure beside ZEO'
 	@echo 'make fuzz       feed hostile bytes to decoders, server and client (30 s each; ARGS=seconds)'
-	@echo 'make reference  write what docs/ has of the schema of zeo.conf and of transcripts'
+	@echo 'make reference  write what docs/ has of the schema of zeo.conf, of transcripts, of the recipe'
 	@echo 'make lock       renew the lock files in requirements/'
 	@echo 'make clean      remove the virtual environment and the caches, not ./var'
 	@echo 'Variables: PYTHON (3.11 or newer), VENV, ADDRESS, ARGS, WORKERS (of make test: $(WORKERS))'
@@ -64,6 +64,7 @@ fuzz: $(FOR_DEV)
 reference: $(FOR_DEV)
 	@$(BIN)/python -m tools.reference $(ARGS)
 	@$(BIN)/python -m tools.examples $(ARGS)
+	@$(BIN)/python -m tools.recipe_options $(ARGS)
 
 lock: $(FOR_DEV)
 	$(PIP) pip-tools
