@@ -25,6 +25,8 @@ _WORK: Final = {
 }
 """Keys that are the same and do something now."""
 
+_NOT_THERE: Final = " in <zeolith>; zeolith-zeo leaves it out, with a warning"
+
 _TRUE: Final = frozenset({"yes", "true", "on", "1"})
 
 _GONE: Final = {
@@ -127,17 +129,17 @@ def check_settings(settings: dict[str, tuple[str, Place]], remarks: Remarks) -> 
         if key in settings and "username" not in settings:
             remarks.add(
                 settings[key][1], key, Effect.REFUSED,
-                "has no effect without username, and is refused", "remove the line",
+                f"has no effect without username, and is refused{_NOT_THERE}", "remove the line",
             )  # fmt: skip
     size, check = settings.get("blob-cache-size"), settings.get("blob-cache-size-check")
     shared = settings.get("shared-blob-dir", ("", Place("")))[0].lower() in _TRUE
     if check is not None and size is None:
         remarks.add(
             check[1], "blob-cache-size-check", Effect.REFUSED,
-            "has no effect without blob-cache-size, and is refused", "remove the line",
+            f"has no effect without blob-cache-size, and is refused{_NOT_THERE}", "remove the line",
         )  # fmt: skip
     if size is not None and shared:
         remarks.add(
             size[1], "blob-cache-size", Effect.REFUSED,
-            "has no effect with shared-blob-dir, and is refused", "remove the line",
+            f"has no effect with shared-blob-dir, and is refused{_NOT_THERE}", "remove the line",
         )  # fmt: skip

@@ -68,8 +68,8 @@ def _check_server_part(
         defaults = recipe.rpartition(".")[2]
         remarks.add(
             place, f"[{part}] defaults", Effect.CHANGED,
-            "is not given: the defaults of blob-storage and of relative paths would be those of "
-            "the other recipe",
+            "is not given: file-storage, blob-storage and zeo-log would be where the other of the "
+            "two recipes has them",
             f"defaults = {defaults}",
         )  # fmt: skip
     for name in sorted(options):
