@@ -49,6 +49,7 @@ check: $(FOR_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	cd dropin && $(abspath $(BIN))/mypy
 	$(BIN)/python -m pip check
 
 format: $(FOR_DEV)
@@ -71,8 +72,9 @@ lock: $(FOR_DEV)
 	$(BIN)/python tools/lock.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-zope .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist src/*.egg-info
-	find src tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(VENV)-zope .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist src/*.egg-info \
+		dropin/.mypy_cache dropin/build dropin/src/*.egg-info
+	find src dropin tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
