@@ -129,7 +129,7 @@ def check_settings(settings: dict[str, tuple[str, Place]], remarks: Remarks) -> 
         if key in settings and "username" not in settings:
             remarks.add(
                 settings[key][1], key, Effect.REFUSED,
-                f"has no effect without username, and is refused{_NOT_THERE}", "remove the line",
+                "has no effect without username, and is refused", "remove the line",
             )  # fmt: skip
     size, check = settings.get("blob-cache-size"), settings.get("blob-cache-size-check")
     shared = settings.get("shared-blob-dir", ("", Place("")))[0].lower() in _TRUE
