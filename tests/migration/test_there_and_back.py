@@ -30,6 +30,7 @@ class Site:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.address = ("127.0.0.1", free_port())
+        self.environment = child_environment()
         (directory / "zeo.conf").write_text(
             f"<zeo>\naddress 127.0.0.1:{self.address[1]}\npid-filename {directory}/pid\n</zeo>\n"
             f"<filestorage 1>\npath {directory}/Data.fs\nblob-dir {directory}/blobs\n"
@@ -41,7 +42,7 @@ class Site:
     def served_by(self, server: str) -> Iterator[None]:
         """Serve it, and stop the server in the end."""
         process = subprocess.Popen(
-            [sys.executable, *COMMANDS[server]], cwd=self.directory, env=child_environment()
+            [sys.executable, *COMMANDS[server]], cwd=self.directory, env=self.environment
         )
         try:
             wait_until(lambda: self._is_up(process), f"{server} listens")
@@ -106,4 +107,28 @@ def test_one_client_and_its_cache_at_both_servers(site: Site) -> None:
     for server in ("ZEO", "Zeolith", "ZEO"):
         with site.served_by(server):
             assert site.work(zeolith, client="main", var=str(site.directory)) == expected
+            expected = sorted([*expected, f"{len(expected)}"])
+
+
+@pytest.mark.long
+def test_a_configuration_as_container_images_have_it(site: Site) -> None:
+    (site.directory / "var").mkdir()
+    (site.directory / "zeo.conf").write_text(
+        f"%define INSTANCE {site.directory}\n"
+        "<zeo>\naddress 0.0.0.0:$(ZEO_PORT)\nread-only $(ZEO_READ_ONLY)\n"
+        "invalidation-queue-size $(ZEO_INVALIDATION_QUEUE_SIZE)\n"
+        "pid-filename $INSTANCE/var/zeo.pid\n</zeo>\n"
+        "<filestorage 1>\npath $INSTANCE/Data.fs\nblob-dir $INSTANCE/blobs\n"
+        "pack-keep-old $(ZEO_PACK_KEEP_OLD)\n</filestorage>\n"
+    )
+    site.environment.update(
+        ZEO_PORT=str(site.address[1]),
+        ZEO_READ_ONLY="false",
+        ZEO_INVALIDATION_QUEUE_SIZE="100",
+        ZEO_PACK_KEEP_OLD="true",
+    )
+    expected: list[str] = []
+    for server in ("ZEO", "Zeolith", "ZEO"):
+        with site.served_by(server):
+            assert site.work(ZEO) == expected
             expected = sorted([*expected, f"{len(expected)}"])
