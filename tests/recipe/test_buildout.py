@@ -90,6 +90,7 @@ def make_conflict(site: Buildout, path: Path, **options: Any) -> int:
         del sys.modules["counters"]
 
 
+@pytest.mark.timeout(300)
 def test_a_server_from_an_empty_directory_to_its_end(site: Buildout, tmp_path: Path) -> None:
     """With users, TLS, an application's egg and relative paths, in a directory that is moved."""
     etc = site.directory / "etc"
@@ -202,6 +203,7 @@ def walk_through(site: Buildout, blobs: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_part_over_its_life(site: Buildout, tmp_path: Path) -> None:
     walk_through(site, tmp_path)
 
