@@ -177,7 +177,7 @@ def test_without_zope_the_line_says_what_is_missing() -> None:
     import ZConfig
     import ZODB.config
 
-    with pytest.raises(ZConfig.SchemaError, match="zeolith.zope.*zope.component"):
+    with pytest.raises(ZConfig.SchemaError, match=r"zeolith\.zope.*zope\.component"):
         ZODB.config.databaseFromString("%import zeolith.zope\n")
 
 
