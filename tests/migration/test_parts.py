@@ -77,6 +77,9 @@ def test_whose_defaults(
         ("replicate-to = 5000", Effect.REFUSED, "replicate-to"),
         ("zope-conf-additional = <x/>", Effect.REFUSED, "zope-conf-additional"),
         ("nonsense = 1", Effect.REFUSED, "nonsense"),
+        ("zeo-log-old-files = 3", Effect.REFUSED, "zeo-log-old-files"),
+        ("pack-user = fred", Effect.REFUSED, "pack-user"),
+        ("zeopack =\n  a\n  b", Effect.REFUSED, "zeopack"),
         ("zeo-address = 8100", Effect.CHANGED, "zeo-address"),
         ("monitor-address = 8101", Effect.CHANGED, "monitor-address"),
         ("authentication-database = etc/users", Effect.CHANGED, "authentication-database"),
@@ -92,6 +95,15 @@ def test_an_option_of_a_server(tmp_path: Path, line: str, effect: Effect, name: 
     assert name in subjects(remarks, effect)
     (place,) = {one.place.line for one in remarks.of(effect) if one.subject == name}
     assert place == 5
+
+
+def test_all_that_the_recipe_refuses_is_told(tmp_path: Path) -> None:
+    lines = "zeo-log-old-files = 3\nnonsense = 1\nauthentication-realm = a\n"
+    refused = subjects(check(tmp_path, NEWER + lines), Effect.REFUSED)
+    assert refused == [
+        f"[zeoserver] {name}"
+        for name in ("recipe", "zeo-log-old-files", "nonsense", "authentication-realm")
+    ]
 
 
 def test_a_server_without_a_time_out(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import Final
 
 from ..config.outline import Place
 from ..errors import ConfigurationError
-from ..recipe.options import OPTIONS, check_names
+from ..recipe.contradictions import refuse_contradictions
+from ..recipe.options import check_names
+from ..recipe.values import Values
 from .buildout import Buildout, read_buildout
 from .clients import DROP_IN, check_settings
 from .remarks import Effect, Remarks
@@ -72,13 +74,7 @@ def _check_server_part(
             "two recipes has them",
             f"defaults = {defaults}",
         )  # fmt: skip
-    for name in sorted(options):
-        try:
-            check_names([name])
-        except ConfigurationError as error:
-            remarks.add(
-                options[name][1], f"[{part}] {name}", Effect.REFUSED, error.problem, error.remedy
-            )
+    _check_refused(part, options, remarks)
     address, at = options.get("zeo-address", ("8100", place))
     if re.fullmatch(r"\d+", address):
         remarks.add(
@@ -95,6 +91,34 @@ def _check_server_part(
         remarks.add(
             at, f"[{part}] zeo-conf", Effect.HINT, f"{conf} was not read here", "check it, too"
         )
+
+
+def _check_refused(part: str, options: Options, remarks: Remarks) -> None:
+    """Say what the recipe refuses, one after the other."""
+
+    def refused(error: ConfigurationError) -> None:
+        place = options[error.option][1]
+        remarks.add(place, f"[{part}] {error.option}", Effect.REFUSED, error.problem, error.remedy)
+
+    given: dict[str, str] = {}
+    for name in sorted(set(options) - {"recipe"}):
+        try:
+            check_names([name])
+            Values({name: options[name][0]}).text(name)
+        except ConfigurationError as error:
+            refused(error)
+        else:
+            given[name] = options[name][0]
+    while True:
+        try:
+            refuse_contradictions(
+                Values(given), {name: text for name, text in given.items() if text}
+            )
+        except ConfigurationError as error:
+            refused(error)
+            del given[error.option]
+        else:
+            return
 
 
 def _check_kept(part: str, options: Options, remarks: Remarks) -> None:
@@ -115,7 +139,7 @@ def _check_kept(part: str, options: Options, remarks: Remarks) -> None:
             options["repozo"][1], f"[{part}] repozo", Effect.CHANGED,
             f"is empty: there is no script, as documented; {_NEWER} fails",
         )  # fmt: skip
-    if "transaction-timeout" not in options and "transaction-timeout" in OPTIONS:
+    if "transaction-timeout" not in options:
         remarks.add(
             options["recipe"][1], f"[{part}] transaction-timeout", Effect.CHANGED,
             "is not given: a client may hold the commit lock for 30 seconds; in ZEO for ever",
