@@ -36,8 +36,9 @@ MAY_IMPORT = {
     "server": _BASE | {"credentials", "rights", "protocol", "_callable", "__init__"},
     "config": _BASE | {"credentials", "rights", "protocol", "client", "server"},
     "admin": _BASE | {"credentials", "rights", "protocol", "cache", "client", "config", "__init__"},
+    "migration": _BASE | {"config", "recipe"},
     "cli": _BASE
-    | {"admin", "cache", "client", "credentials", "server", "config", "__init__"}
+    | {"admin", "migration", "cache", "client", "credentials", "server", "config", "__init__"}
     | {"shortcuts", "standalone"},
     "recipe": _BASE | {"config", "cli"},
 }

@@ -257,6 +257,28 @@ def test_a_value_that_cannot_be_used(site: Site, option: str, value: str, proble
     assert problem in said
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("zeo-adress", "8100"), ("transaction-timeout", "soon"), ("file-storage", "/proc")],
+)
+def test_mistakes_are_told_before_buildout_removes_anything(
+    site: Site, option: str, value: str
+) -> None:
+    from zc.buildout import UserError
+
+    with pytest.raises(UserError, match=f"^part zeo, option {option}: "):
+        site.recipe(**{option: value})
+
+
+def test_what_has_changed_since_is_looked_at_again(site: Site) -> None:
+    from zc.buildout import UserError
+
+    recipe = site.recipe()
+    site.write("var", "")
+    with pytest.raises(UserError, match=r"^part zeo, option var: .* is not a directory"):
+        recipe.install()
+
+
 def test_two_mistakes_are_told_together(site: Site) -> None:
     said = site.refused(**{"invalidation-age": "x", "transaction-timeout": "y"})
     assert "option invalidation-age: " in said
@@ -349,6 +371,11 @@ def test_a_name_that_is_no_option(site: Site) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["location", "bin-directory"])
+def test_what_the_recipe_itself_says_is_no_option(site: Site, name: str) -> None:
+    assert "is no option of this recipe" in site.refused(**{name: "x"})
+
+
 def test_a_configuration_of_ones_own(site: Site) -> None:
     own = site.write(
         "etc/own.conf",
@@ -394,6 +421,18 @@ def test_a_place_where_something_else_is(site: Site, option: str) -> None:
     said = site.refused(**{option: str(here)})
     assert said.startswith(f"part zeo, option {option}: ")
     assert "directory" in said
+
+
+def test_a_log_that_is_no_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but root may make something beside it, and nobody has to."""
+    from zeolith.config.checks.rights import Rights
+
+    may = Rights.may
+    monkeypatch.setattr(
+        Rights, "may", lambda rights, path, mode: str(path) != "/dev" and may(rights, path, mode)
+    )
+    assert "    path /dev/null\n" in site.install(**{"zeo-log": "/dev/null"})
+    assert site.refused(**{"zeo-log": "/dev/none"}).startswith("part zeo, option zeo-log: ")
 
 
 def test_scripts_that_cannot_be_made(site: Site) -> None:

@@ -159,6 +159,30 @@ def test_relative_paths_by_buildout_itself(site: Site) -> None:
     assert str(site.directory) in site.install(**{"relative-paths": "false"})
 
 
+@pytest.mark.parametrize("option", ["bin-directory", "parts-directory"])
+def test_relative_paths_from_elsewhere(site: Site, option: str) -> None:
+    site.main[option] = "/somewhere/else"
+    said = site.refused(**{"relative-paths": "true"})
+    assert said.startswith("part zeo, option relative-paths: cannot be: the " + option)
+
+
+@pytest.mark.parametrize("relative", ["true", "false"])
+def test_two_parts_do_not_share_a_script(site: Site, relative: str) -> None:
+    given = {"relative-paths": relative}
+    site.recipe("one", **given).install()
+    said = site.refused("two", **given)
+    assert said.startswith("part two, option zeopack-script-name: ")
+    assert "/bin/zeopack belongs to another part; choose another name" in said
+    site.recipe("two", **given, **{"zeopack-script-name": "zeopack-two"}).install()
+    assert "parts/one/" in site.script("zeopack")
+    # What is the part's own, and what the old recipe left, is replaced.
+    site.recipe("one", **given, **{"pack-days": "5"}).update()
+    assert "days=5.0" in site.script("zeopack")
+    site.write("bin/zeopack", "#!/usr/bin/python\nimport plone.recipe.zeoserver.pack\n")
+    site.recipe("one", **given).update()
+    assert "days=1.0" in site.script("zeopack")
+
+
 def test_other_parts_can_refer_to_it(site: Site) -> None:
     recipe = site.recipe()
     options = recipe._options

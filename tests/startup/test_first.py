@@ -6,13 +6,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ZODB
 from persistent.mapping import PersistentMapping
 from tests.support.hosts import Hosts
-from tests.support.processes import running_server
+from tests.support.processes import ServerProcess, running_server
 from tests.support.waiting import Background, wait_until
 from ZODB.DemoStorage import DemoStorage
 from ZODB.MappingStorage import MappingStorage
@@ -196,6 +197,31 @@ def test_one_that_must_not_waits_for_who_is_at_it(open_db: OpenDB) -> None:
     assert waiting.is_alive()
     leader.storage.give_lead()
     assert waiting.result() is False
+
+
+@pytest.mark.parametrize("refusal", [None, "never"])
+def test_who_waits_survives_a_restart_of_the_server(tmp_path: Path, refusal: str | None) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(ServerProcess(tmp_path / "server"))
+        leader, waiter = (zeolith.DB(server.address, wait_timeout=20) for _ in range(2))
+        stack.callback(closed, leader)
+        stack.callback(closed, waiter)
+        initialise(leader, until=STEPS[0])
+        assert leader.storage.take_lead()
+        looks = threading.Semaphore(0)
+
+        def looked(root: Any) -> bool:
+            looks.release()
+            return is_done(root)
+
+        waiting = Background(lambda: FirstStart(waiter, looked, is_begun, refusal).begin())
+        assert looks.acquire(timeout=20)
+        assert looks.acquire(timeout=20)
+        assert waiting.is_alive()
+        server.stop()
+        server.start()
+        # The lead has ended with the connection: the next one goes on.
+        assert waiting.result() is (refusal is None)
 
 
 def test_a_client_that_may_only_read(open_db: OpenDB, address: Any) -> None:

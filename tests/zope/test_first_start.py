@@ -173,6 +173,14 @@ def test_a_client_that_may_only_read_waits_as_well(
         assert zope.get("/")[0] == 200
 
 
+def test_without_zope_the_line_says_what_is_missing() -> None:
+    import ZConfig
+    import ZODB.config
+
+    with pytest.raises(ZConfig.SchemaError, match=r"zeolith\.zope.*zope\.component"):
+        ZODB.config.databaseFromString("%import zeolith.zope\n")
+
+
 def test_another_storage_is_refused(make_zope: MakeZope) -> None:
     zope = make_zope("local", "<mappingstorage>\n</mappingstorage>", head=HEAD)
     zope.launch()

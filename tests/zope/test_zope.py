@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tests.support import users
 from tests.support.certificates import Certificates
 from tests.support.processes import ServerProcess, is_listening
 from tests.support.waiting import wait_until
-from tests.support.zopes import ZopeProcess, zeolith_section
+from tests.support.zopes import ROOT, ZopeProcess, zeolith_section
 from tests.zope.conftest import MakeZope
 
 
@@ -169,3 +170,90 @@ def test_with_tls_and_a_password(tmp_path: Path, stack: ExitStack, make_zope: Ma
         refused.launch()
         assert refused.wait() != 0
         assert complaint in refused.log().splitlines()[-1]
+
+
+# -- forms that need the import name ZEO -------------------------------------------------------
+
+DROP_IN = ROOT / "dropin" / "src"
+
+
+def old_zeoclient(server: ServerProcess) -> tuple[str, str]:
+    host, port = server.address
+    lines = [
+        *("<zeoclient>", f"server {host}:{port}", "storage 1", "name zeostorage", "client old"),
+        *("var $INSTANCE/var", "cache-size 50MB", "blob-dir $INSTANCE/var/blobs", "</zeoclient>"),
+    ]
+    return "", "\n".join(lines)
+
+
+def old_clientstorage(server: ServerProcess) -> tuple[str, str]:
+    host, port = server.address
+    lines = [
+        *("<clientstorage>", f"server {host}:{port}", "cache-path $INSTANCE/var/old-1.zec"),
+        *("cache-size 20MB", "wait-timeout 30", "client-label old", "server-sync true"),
+        "</clientstorage>",
+    ]
+    return "%import ZEO\n", "\n".join(lines)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", [old_zeoclient, old_clientstorage])
+def test_sections_that_were_written_for_zeo(
+    server: ServerProcess,
+    make_zope: MakeZope,
+    form: Callable[[ServerProcess], tuple[str, str]],
+) -> None:
+    head, database = form(server)
+    first, second = (
+        make_zope(name, database, head=f"{head}%import zeolith.zope", path=(DROP_IN,))
+        for name in ("one", "two")
+    )
+    first.launch()
+    second.launch()
+    first.wait_up()
+    second.wait_up()
+    first.add_folder("folder")
+    wait_until(lambda: second.has("folder"), "the other one sees it")
+    second.undo_first("manage_addFolder")
+    wait_until(lambda: not first.has("folder"), "it has gone")
+    assert (first.directory / "var" / "old-1.zec").is_file()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param("ClientStorage(('', port_number))", id="port"),
+        pytest.param("ClientStorage(filename)", id="path", marks=pytest.mark.long),
+    ],
+)
+def test_the_module_of_the_first_document(
+    tmp_path: Path, stack: ExitStack, make_zope: MakeZope, call: str
+) -> None:
+    path = str(tmp_path / "zeo.sock")
+    by_path = "filename" in call
+    server = ServerProcess(tmp_path / "server", socket_path=path if by_path else None)
+    stack.enter_context(server)
+    zopes = []
+    for name in ("8700", "8800"):
+        zope = make_zope(
+            name,
+            "<mappingstorage>\n</mappingstorage>",
+            head="%import zeolith.zope",
+            environment={"FORCE_PRODUCT_LOAD": "1", "ZEO_CLIENT": name},
+            path=(DROP_IN,),
+        )
+        (zope.directory / "custom_zodb.py").write_text(
+            f"port_number = {server.address[1]}\nfilename = {path!r}\n"
+            "from ZEO.ClientStorage import ClientStorage\n"
+            f"Storage = {call}\n"
+        )
+        zope.launch()
+        zopes.append(zope)
+    for zope in zopes:
+        zope.wait_up()
+    first, second = zopes
+    first.add_folder("folder")
+    wait_until(lambda: second.has("folder"), "the other one sees it")
+    # ZEO_CLIENT names the caches, as the document says; INSTANCE_HOME is where they are.
+    for zope, name in zip(zopes, ("8700", "8800")):
+        assert [path.name for path in zope.directory.rglob("*.zec")] == [f"{name}-1.zec"]

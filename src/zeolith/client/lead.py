@@ -9,6 +9,7 @@ from ZODB.POSException import Unsupported
 from ..protocol.lead import GiveLead, TakeLead
 
 if TYPE_CHECKING:
+    from .channel import Channel
     from .link import Link
 
 
@@ -19,13 +20,18 @@ def take_lead(link: Link) -> bool:
     :raises ReadOnlyError: this client may not write.
     :raises ClientDisconnected: no server in time.
     """
-    channel = link.wait()
-    if not channel.speaks_own:
-        raise Unsupported(
-            f"the server {channel.server_name} is none of Zeolith's: it does not know who leads"
-        )
-    leads: bool = channel.call(TakeLead())
-    return leads
+
+    def ask(channel: Channel) -> bool:
+        if not channel.speaks_own:
+            raise Unsupported(
+                f"the server {channel.server_name} is none of Zeolith's: it does not know who leads"
+            )
+        leads: bool = channel.call(TakeLead())
+        return leads
+
+    # What was taken on a connection that broke has ended with it.
+    answer: bool = link.repeat(ask, lambda: 0)
+    return answer
 
 
 def give_lead(link: Link) -> None:

@@ -17,7 +17,7 @@ from ..errors import ConfigurationError
 from .configuration import ITSELF, complaints_about, configuration_lines
 from .options import OPTIONS
 from .places import check_files, check_places, make_directories
-from .scripts import scripts_of
+from .scripts import refuse_others_scripts, scripts_of
 from .settings import Layout, read_settings
 from .staging import File, is_current, put_in_place
 from .workingset import find_working_set
@@ -56,11 +56,8 @@ class Recipe:
             bin=Path(main["bin-directory"]),
             is_relative=main.get("relative-paths", "false") == "true",
         )
-        given = {key: options[key] for key in options}
-        for key in ("location", "bin-directory"):
-            given.pop(key, None)
         try:
-            self._settings = read_settings(layout, given)
+            self._settings = read_settings(layout, {key: options[key] for key in options})
             check_places(self._settings)
         except ConfigurationError as error:
             raise self._error(error) from error
@@ -100,6 +97,7 @@ class Recipe:
         try:
             check_places(settings)
             check_files(settings)
+            refuse_others_scripts(settings)
             for path in make_directories(settings):
                 made.append(path)
             with _importable(working_set, self._extra_paths()):
@@ -121,7 +119,9 @@ class Recipe:
                 problem = f"cannot be written: {error.strerror}"
                 remedy = "correct its permissions, or make room on the disk"
                 raise self._error(
-                    ConfigurationError(str(error.filename), problem, remedy)
+                    ConfigurationError(
+                        str(error.filename or settings.layout.location), problem, remedy
+                    )
                 ) from error
             raise
         for script in scripts_of(settings):

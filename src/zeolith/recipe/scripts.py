@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from ..errors import ConfigurationError
 from .settings import Settings
 
 RUNNING: Final = "zeolith.recipe.running"
@@ -33,7 +35,38 @@ def scripts_of(settings: Settings) -> list[Script]:
     return list(_Scripts(settings).scripts())
 
 
+def refuse_others_scripts(settings: Settings) -> None:
+    """Refuse names at which another part of the buildout has a script of this recipe.
+
+    Those of the old recipes, which left them behind, and of other software are replaced.
+
+    :raises ConfigurationError: there is such a script.
+    """
+    # As it ends in both ways of writing it.
+    ours = os.path.relpath(settings.configuration, settings.layout.directory).lstrip("./")
+    names = {
+        settings.zeopack_name: "zeopack-script-name",
+        settings.backup_name: "backup-script-name",
+    }
+    for script in scripts_of(settings):
+        option = names.get(script.path.name)
+        if option is None or script.module != RUNNING or script.function == "call":
+            continue
+        try:
+            text = script.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue  # none, or of other software
+        if RUNNING in text and ours not in text:
+            raise ConfigurationError(
+                option,
+                f"{script.path} belongs to another part",
+                "choose another name; if there is no such part any more, remove the file",
+            )
+
+
 class _Scripts:
+    """Makes the scripts; see :func:`scripts_of`."""
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 

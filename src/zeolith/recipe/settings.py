@@ -122,7 +122,9 @@ def read_settings(layout: Layout, given: Mapping[str, str]) -> Settings:
     socket_name = base / values.needed("socket-name", str(var / "zeo.zdsock"))
     _check_socket(socket_name)
     user = texts.get("effective-user")
-    relative = values.flag("relative-paths", layout.is_relative)
+    is_relative = bool(values.flag("relative-paths", layout.is_relative))
+    if is_relative:
+        _check_below(layout)
     names = {
         "zeopack": script_name(values, "zeopack", "zeopack"),
         "repozo": script_name(values, "repozo", "repozo"),
@@ -132,7 +134,7 @@ def read_settings(layout: Layout, given: Mapping[str, str]) -> Settings:
     return Settings(
         layout=layout,
         texts=texts,
-        is_relative=bool(relative),
+        is_relative=is_relative,
         var=var,
         zope2_location=_under(base, values.text("zope2-location")),
         eggs=tuple(values.list("eggs")),
@@ -190,6 +192,17 @@ def _check_socket(path: Path) -> None:
             f"{path} is too long for a socket, by {excess} bytes",
             "name a shorter path",
         )
+
+
+def _check_below(layout: Layout) -> None:
+    """Refuse relative paths for scripts from which there is no way to the buildout."""
+    for option, path in (("parts-directory", layout.parts), ("bin-directory", layout.bin)):
+        if not path.is_relative_to(layout.directory):
+            raise ConfigurationError(
+                "relative-paths",
+                f"cannot be: the {option} of [buildout], {path}, is not below {layout.directory}",
+                "move it there, or use relative-paths = false",
+            )
 
 
 def _storage(values: Values) -> str | None:
