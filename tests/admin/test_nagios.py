@@ -19,6 +19,9 @@ from tests.support.processes import free_port, running_server
 from tests.support.raw import RawClient, oid_of
 from ZODB.MappingStorage import MappingStorage
 
+from zeolith.admin import nagios
+from zeolith.admin.asking import Target
+from zeolith.admin.status import Status
 from zeolith.cli.main import main
 from zeolith.config.address import format_address
 
@@ -213,6 +216,28 @@ def test_a_storage_out_of_service_is_critical(ours: Any) -> None:
         status, output = ours(format_address(server.address))
         assert status == 2
         assert output.startswith("storage 'two' is out of service\n")
+
+
+@pytest.mark.parametrize(
+    ("left", "trouble", "status", "first"),
+    [
+        (31 * 86400.0, "", 0, "OK"),
+        (2 * 86400.0, "", 1, "The server's certificate ends in 2.0 days"),
+        (-1.0, "", 2, "The server's certificate has expired"),
+        (86400.0 * 90, "no key", 1, "The certificate is not renewed: no key"),
+    ],
+    ids=["far", "soon", "expired", "stuck"],
+)
+def test_the_end_of_a_certificate_is_seen(
+    monkeypatch: pytest.MonkeyPatch, left: float, trouble: str, status: int, first: str
+) -> None:
+    """Who still gets an answer of a server whose certificate has ended does not look at dates."""
+    server = {"certificate": {"expires": 1000.0 + left, "trouble": trouble}, "now": 1000.0}
+    counters = dict.fromkeys(nagios.LEVELS, 0) | {"last-transaction": "01" * 8}
+    found = Status(server, {"1": {"counters": counters}}, [])
+    monkeypatch.setattr(nagios, "fetch_status", lambda _target, connections: found)
+    result = nagios.check(Target(("127.0.0.1", 1)), nagios.Plan())
+    assert (result.status, result.text) == (status, first)
 
 
 def test_a_server_that_started_anew_has_no_rates(ours: Any, tmp_path: Path) -> None:

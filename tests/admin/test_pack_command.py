@@ -19,6 +19,7 @@ import trustme
 from tests.support.packing import Contents, debris, resume, stop_at
 from tests.support.processes import child_environment, free_port, is_listening, running_server
 from tests.support.storages import gate
+from tests.support.tlscontexts import server_context
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
@@ -27,7 +28,6 @@ from zeolith.admin import packing
 from zeolith.cli.main import ZEOPACK, main
 from zeolith.cli.packdisplay import PackDisplay
 from zeolith.config.address import format_address
-from zeolith.config.tls import server_context
 
 
 class Served:

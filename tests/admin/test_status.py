@@ -17,6 +17,7 @@ from tests.support.certificates import DAY, Certificates
 from tests.support.hosts import Hosts
 from tests.support.processes import ServerProcess, free_port, running_server
 from tests.support.raw import RawClient, oid_of
+from tests.support.tlscontexts import client_context, server_context
 from ZODB.MappingStorage import MappingStorage
 
 from zeolith import __version__
@@ -26,7 +27,6 @@ from zeolith.admin.statustext import MISSING, render_connections, render_status
 from zeolith.admin.tables import align, duration, printable, size
 from zeolith.cli.main import main
 from zeolith.config.address import format_address
-from zeolith.config.tls import client_context, server_context
 from zeolith.protocol.framing import frame
 from zeolith.protocol.messages import SetClientLabel, Vote
 

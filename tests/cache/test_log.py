@@ -12,7 +12,14 @@ from typing import IO
 
 import pytest
 
-from zeolith.cache.log import LENGTH_MASK, MINIMUM_SIZE, LogDamaged, LogState, RecordLog
+from zeolith.cache.log import (
+    LENGTH_MASK,
+    MINIMUM_SIZE,
+    LogDamaged,
+    LogState,
+    RecordLog,
+    end_of,
+)
 from zeolith.cache.records import CHECKSUM_SIZE, OVERHEAD, pack_body
 from zeolith.cache.seals import Seals
 
@@ -341,3 +348,56 @@ def test_what_is_left_of_the_last_round_keeps_its_seed() -> None:
                     del held[oid]
             held[to_oid(n)] = place
         assert len(held) > 60
+
+
+def test_a_record_that_begins_at_the_end_of_what_is_read_at_once_is_not_left_out(
+    log: RecordLog,
+) -> None:
+    """Behind bytes that are no record the walk meets it, its header in the next piece."""
+    gap = log._gap
+    first = log.append(make_body(1, (gap - 1 << log.shift) - OVERHEAD))
+    assert first is not None
+    second = log.append(make_body(2, 100))
+    assert second is not None
+    assert log.offset(second) == gap - 1 << log.shift
+    os.pwrite(log.fd, bytes(log.offset(second)), 0)
+    assert sweep(log) == []
+    assert sweep(log) == [to_oid(2)]
+
+
+@pytest.mark.parametrize("granules", [190, 350, 450, 640])
+@pytest.mark.parametrize("turns", range(0, 1000, 97))
+def test_after_a_cut_what_lies_before_it_is_walked_and_nothing_else(
+    turns: int, granules: int
+) -> None:
+    """Also if the log has grown since its head came to the end for the last time."""
+    with tempfile.TemporaryFile("w+b", buffering=0) as file:
+        held: dict[bytes, int] = {}
+        log = make_log(file, 4, 0, 400)
+        numbers = itertools.count()
+
+        def fill(times: int) -> None:
+            for n in itertools.islice(numbers, times):
+                while (place := log.append(make_body(n, 90 + n % 60))) is None:
+                    for oid in sweep(log):
+                        del held[oid]
+                held[to_oid(n)] = place
+
+        fill(150)
+        log._seals.resize(800)
+        log.resize(800)
+        log.go_on()
+        fill(turns % 70)
+        end = granules
+        before = {oid for oid, place in held.items() if end_of(place, log.shift) <= end}
+        log._seals.resize(end)
+        log.resize(end)
+        os.ftruncate(log.fd, min(end << log.shift, os.fstat(log.fd).st_size))
+        log.go_on()
+        walked: set[bytes] = set()
+        while True:
+            try:
+                walked.update(sweep(log))
+            except LogDamaged:
+                break
+        assert walked == before

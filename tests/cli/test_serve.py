@@ -16,11 +16,11 @@ import pytest
 import trustme
 from tests.cli.conftest import Process, Start
 from tests.support.certificates import Certificates
+from tests.support.tlscontexts import client_context
 from tests.support.waiting import wait_until
 
 import zeolith
 from zeolith.config.address import Address
-from zeolith.config.tls import client_context
 
 FILE = ("-f", "Data.fs")
 

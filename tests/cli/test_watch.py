@@ -19,6 +19,7 @@ from tests.support.hosts import Hosts
 from tests.support.processes import child_environment, free_port, running_server
 from tests.support.proxy import Proxy
 from tests.support.raw import RawClient, oid_of
+from tests.support.tlscontexts import server_context
 from tests.support.waiting import DEADLINE, wait_until
 from ZODB.MappingStorage import MappingStorage
 
@@ -26,7 +27,6 @@ from zeolith.cli.commands.watch import parse_since, render_json, render_text, ti
 from zeolith.cli.main import main
 from zeolith.client.changes import Change
 from zeolith.config.address import format_address
-from zeolith.config.tls import server_context
 
 TID = bytes.fromhex("040d28e78d531622")
 TIME = "2026-11-21T07:03:33.122943Z"

@@ -514,8 +514,27 @@ def users(var: Path, text: str, mode: int = 0o600) -> str:
 
 
 def test_users_are_in_order(var: Path) -> None:
-    key = users(var, "realm ZEO\nweb:- certificate=web.example.org\n")
+    key = users(var, "realm ZEO\nweb:-\n")
     assert said(conf(key, "authentication-realm ZEO", "authentication-protocol digest"), var) == []
+
+
+def test_users_whom_nobody_can_show_to_be(var: Path) -> None:
+    Path(Certificates(var).issue("server")).chmod(0o600)
+    key = users(var, "realm ZEO\nweb:- certificate=web.example.org\ndaemon:- uid=root\n")
+    where = "warning: zeo.conf, line 3, authentication-database: "
+    by_certificate = f"{where}'web': known by certificate, and no client is asked for one; "
+    by_uid = f"{where}'daemon': known by user id, which only a Unix socket tells; let the server "
+
+    def lines(*more: str, address: str = "127.0.0.1:8100") -> list[str]:
+        return said(conf(key, *more, address=address), var)
+
+    assert [line[: len(by_certificate)] for line in lines(address="$var/sock")] == [by_certificate]
+    tls = ("<ssl>", "certificate $var/ours-server.pem")
+    first, second = lines(*tls, "client-certificates none", "</ssl>")
+    assert first == f"{by_certificate}take out client-certificates none, or give them passwords"
+    assert second.startswith(by_uid)
+    (line,) = lines(*tls, "authenticate $var/ours.pem", "</ssl>")
+    assert line.startswith(by_uid)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from tests.support.tlscontexts import client_context, server_context
 
 from zeolith.config.server import parse_server_config
-from zeolith.config.tls import TlsSettings, client_context, server_context
+from zeolith.config.tls import TlsSettings
 from zeolith.errors import ConfigurationError
 
 PASSWORD = b"correct horse"
@@ -145,6 +146,15 @@ def test_the_host_name_is_checked_unless_switched_off(files: Files) -> None:
     lenient = client_context(files.client, files.authority, check_hostname=False)
     assert talk(server, lenient, "other.example.org")
     assert talk(server, lenient, None)
+
+
+@pytest.mark.parametrize("authenticate", [None, "SIGNED"])
+def test_r9_a_server_without_a_name_is_not_vouched_for_by_the_systems_authorities(
+    authenticate: str | None,
+) -> None:
+    with pytest.raises(ConfigurationError, match="name the server's certificate") as caught:
+        client_context(None, authenticate, check_hostname=False)
+    assert caught.value.option == "check-hostname"
 
 
 def test_old_protocol_versions_are_refused(files: Files) -> None:
@@ -451,7 +461,7 @@ def test_a_password_for_a_key_that_needs_none(files: Files) -> None:
         ("password-command", {"password_command": "pwd"}),
     ):
         with pytest.raises(ConfigurationError, match=f"{option}: has no effect: the private key"):
-            client_context(files.client, files.authority, **keywords)  # type: ignore[arg-type]
+            client_context(files.client, files.authority, **keywords)
     # ZEO's own option has always been allowed.
     assert client_context(files.client, files.authority, password_function="os.getcwd")
 

@@ -15,12 +15,12 @@ from tests.conformance.clients import FORGIVEN, open_client
 from tests.conformance.site import DISCONNECTED
 from tests.support import users as known
 from tests.support.processes import running_server
+from tests.support.tlscontexts import server_context
 from tests.support.users import entry
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ReadOnlyError, StorageError
 
-from zeolith.config.tls import server_context
 from zeolith.config.userdirectory import UserDirectory
 
 pytestmark = FORGIVEN["zeo"]

@@ -204,6 +204,35 @@ def walk_through(site: Buildout, blobs: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
+def test_clients_that_need_a_certificate(site: Buildout) -> None:
+    """The scripts show the server's own, or the one that is named for them."""
+    etc = site.directory / "etc"
+    etc.mkdir()
+    issued, others = Certificates(etc), Certificates(etc, "others")
+    for name in ("server", "packer"):
+        Path(issued.issue(name, "127.0.0.1")).rename(etc / f"{name}.pem")
+    Path(others.issue("stranger")).rename(etc / "stranger.pem")
+    part = (
+        f"[zeo]\nrecipe = zeolith\nzeo-address = {site.where}\n"
+        f"ssl-certificate = etc/server.pem\nssl-authenticate = {issued.root}\n"
+    )
+    site.configure(part)
+    site.build()
+    site.run("bin/zeo", "start")
+    assert "answers at" in site.run("bin/zeo", "status")
+    assert "packed in" in site.run("bin/zeopack")
+    for name, status in (("packer", 0), ("stranger", 1)):
+        site.configure(
+            f"{part}pack-ssl-certificate = etc/{name}.pem\npack-ssl-authenticate = {issued.root}\n"
+        )
+        site.build()
+        said = site.run("bin/zeopack", status=status)
+        assert ("packed in" in said) is (status == 0)
+    site.run("bin/zeo", "stop")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_part_over_its_life(site: Buildout, tmp_path: Path) -> None:
     walk_through(site, tmp_path)
 

@@ -423,6 +423,18 @@ def test_a_place_where_something_else_is(site: Site, option: str) -> None:
     assert "directory" in said
 
 
+def test_a_log_that_is_no_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but root may make something beside it, and nobody has to."""
+    from zeolith.config.checks.rights import Rights
+
+    may = Rights.may
+    monkeypatch.setattr(
+        Rights, "may", lambda rights, path, mode: str(path) != "/dev" and may(rights, path, mode)
+    )
+    assert "    path /dev/null\n" in site.install(**{"zeo-log": "/dev/null"})
+    assert site.refused(**{"zeo-log": "/dev/none"}).startswith("part zeo, option zeo-log: ")
+
+
 def test_scripts_that_cannot_be_made(site: Site) -> None:
     site.main["bin-directory"] = "/proc"
     said = site.refused()

@@ -18,6 +18,7 @@ from tests.rules.conftest import Connect, Open, Serve
 from tests.support import users as known
 from tests.support.processes import free_port
 from tests.support.raw import Z64, Closed, FakeServer, RawClient, RemoteFault, connect, oid_of
+from tests.support.tlscontexts import client_context, server_context
 from tests.support.users import PASSWORD, entry
 from tests.support.waiting import Background, promptly, wait_until
 from ZODB.Connection import TransactionMetaData
@@ -29,7 +30,6 @@ from zeolith.admin import statustext
 from zeolith.admin.asking import NotAnswering, Refused, Target, ask
 from zeolith.client.feed import changes
 from zeolith.client.principal import Principal
-from zeolith.config.tls import client_context, server_context
 from zeolith.config.userdirectory import UserDirectory
 from zeolith.errors import AccessDenied, AuthenticationFailed, ClientDisconnected
 from zeolith.protocol.framing import frame

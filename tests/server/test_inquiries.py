@@ -16,13 +16,13 @@ import pytest
 import trustme
 from tests.support.raw import RawClient, connect, fault_of, oid_of
 from tests.support.storages import gate
+from tests.support.tlscontexts import client_context, server_context
 from tests.support.waiting import Background, promptly, wait_until
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from zeolith import __version__
 from zeolith.admin.asking import NotAnswering, Refused, Target, ask_zeolith
-from zeolith.config.tls import client_context, server_context
 from zeolith.protocol.additions import CacheReport
 from zeolith.protocol.framing import frame
 from zeolith.protocol.greeting import STATUS_PROBE, Coding

@@ -13,12 +13,12 @@ import trustme
 from tests.support.processes import free_port, is_listening
 from tests.support.raw import connect, fault_of, oid_of
 from tests.support.storages import gate
+from tests.support.tlscontexts import client_context, server_context
 from tests.support.waiting import Background, promptly, wait_until
 from ZODB.MappingStorage import MappingStorage
 from ZODB.tests.MinPO import MinPO
 from ZODB.tests.StorageTestBase import zodb_pickle
 
-from zeolith.config.tls import client_context, server_context
 from zeolith.errors import ConfigurationError
 from zeolith.protocol.messages import GetInvalidations, Store
 from zeolith.server import monitor

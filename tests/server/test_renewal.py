@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from tests.support.certificates import DAY, Certificates
 from tests.support.raw import Closed, RawClient
+from tests.support.tlscontexts import client_context
 from tests.support.waiting import wait_until
 from ZODB.MappingStorage import MappingStorage
 
 from zeolith.config.credentials import FileCredentials
-from zeolith.config.tls import TlsSettings, client_context
+from zeolith.config.tls import TlsSettings
 from zeolith.server import Server, ServerOptions, renewal, start_in_thread
 
 

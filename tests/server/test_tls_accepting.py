@@ -25,7 +25,7 @@ from zeolith.server import tlsaccepting
 from zeolith.server.crowd import Crowd
 from zeolith.server.limitedlog import LimitedLog
 from zeolith.server.loops import new_event_loop
-from zeolith.server.tally import Tally
+from zeolith.server.tally import Limit, Tally
 from zeolith.server.tlsaccepting import TlsAcceptor
 
 
@@ -113,10 +113,11 @@ def make_acceptor(
     factory: Callable[[], asyncio.Protocol],
     context: ssl.SSLContext,
 ) -> TlsAcceptor:
-    crowd = Crowd(
-        loop.time, 10, 10, Tally(), LimitedLog(loop, logging.getLogger(__name__), "tests")
+    tally = Tally()
+    crowd = Crowd(loop.time, 10, 10, tally, LimitedLog(loop, logging.getLogger(__name__), "tests"))
+    return TlsAcceptor(
+        loop, listener, lambda _: factory(), FixedCredentials(context), 30, crowd, tally
     )
-    return TlsAcceptor(loop, listener, lambda _: factory(), FixedCredentials(context), 30, crowd)
 
 
 class Greeter(asyncio.Protocol):
@@ -353,6 +354,9 @@ def test_a_refusal_is_one_line_with_peer_and_reason(
         assert loud == []  # a probe: see the debug line
     else:
         (record,) = loud
+        assert server._lobby is not None
+        late = server._lobby.tally[Limit.REGISTER_TIMEOUT]
+        assert late == (1 if act is say_nothing else 0)
         assert record.getMessage().startswith("(127.0.0.1:")
         assert reason in record.getMessage()
 

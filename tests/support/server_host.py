@@ -58,9 +58,9 @@ def server_context(kind: str, settings: dict[str, Any]) -> ssl.SSLContext:
 
         found: ssl.SSLContext = server_ssl(SimpleNamespace(password_function=None, **settings))
         return found
-    from zeolith.config import tls
+    from . import tlscontexts
 
-    return tls.server_context(**settings)
+    return tlscontexts.server_context(**settings)
 
 
 def start_zeo(storages: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Stop]:

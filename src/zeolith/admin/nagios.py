@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from ..config.validity import SOON
 from ..errors import ConfigurationError
 from .asking import NotAnswering, Refused, Target
-from .status import fetch_status
+from .status import Status, fetch_status
 
 OK, WARNING, CRITICAL = 0, 1, 2
 
@@ -85,6 +86,7 @@ def check(target: Target, plan: Plan) -> Result:
     if plan.status_path is not None:
         metrics += measure_rates(counters, plan.status_path, UNITS[plan.unit])
     troubles = [(CRITICAL, outage) for outage in found.outages]
+    troubles += _judge_certificate(found)
     troubles += [
         (WARNING, f"Empty storage {name!r}")
         for name in sorted(counters)
@@ -161,6 +163,21 @@ def _judge(metric: Metric, plan: Plan) -> list[tuple[int, str]]:
         if limit is not None and metric.value > limit:
             return [(level, f"{_label(metric)} is {metric.value:g}, more than {limit:g}")]
     return []
+
+
+def _judge_certificate(found: Status) -> list[tuple[int, str]]:
+    certificate = None if found.server is None else found.server.get("certificate")
+    if found.server is None or certificate is None:
+        return []
+    troubles = []
+    left = certificate["expires"] - found.server["now"]
+    if left <= 0:
+        troubles.append((CRITICAL, "The server's certificate has expired"))
+    elif left < SOON:
+        troubles.append((WARNING, f"The server's certificate ends in {left / 86400:.1f} days"))
+    if certificate["trouble"]:
+        troubles.append((WARNING, f"The certificate is not renewed: {certificate['trouble']}"))
+    return troubles
 
 
 def _show(metric: Metric, plan: Plan) -> str:

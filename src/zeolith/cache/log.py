@@ -344,18 +344,20 @@ class RecordLog:
         return Batch(chunk, base, places, tail + (at >> shift))
 
     def _next_whole(self, chunk: bytes, at: int, room: int, base: int) -> int:
-        """Return where in *chunk* the first whole record behind *at* begins, or its length."""
+        """Return where in *chunk* the first whole record behind *at* begins; if there is none, the
+        first place behind *at* that has to be looked at together with what follows the chunk."""
         step = 1 << self.shift
-        end = len(chunk) >> self.shift << self.shift
-        for place in range(at + step, len(chunk) - HEADER.size + 1, step):
+        place = at + step
+        while place + HEADER.size <= len(chunk):
             (length,) = LENGTH.unpack_from(chunk, place + LENGTH_AT)
             if OVERHEAD <= length <= room - place:
                 record = chunk[place : place + length]
                 if len(record) < length:
                     record = os.pread(self.fd, length, base + place)
-                if self.is_whole(record, (base >> self.shift) + (place >> self.shift)):
+                if self.is_whole(record, (base + place) >> self.shift):
                     return place
-        return max(end, at + step)
+            place += step
+        return place
 
     def release(self, batch: Batch) -> None:
         """Give up the room of *batch*, which :meth:`oldest` returned: it may be written over."""
@@ -376,13 +378,16 @@ class RecordLog:
         """Have the log end at *end*, in granules.  What lies behind that is lost; :meth:`go_on` has
         to follow if there was anything."""
         if end < self._end:
-            if self._head < self._tail < end:
-                self._limit = min(self._limit, end)
-            elif self._tail >= end or self._head < self._tail:
-                self._tail = self._first
-                if self._head >= end and not self._wrapped:
-                    self._head = self._first
-            self._head = min(self._head, end)
+            if self._head < self._tail:
+                if self._tail < end:
+                    self._limit = min(self._limit, end)
+                else:
+                    self._tail = self._first
+                self._head = min(self._head, end)
+            elif self._tail < end:
+                self._head = min(self._head, end)
+            else:
+                self._head = self._tail = self._first  # all of it lies behind
         elif end > self._end:
             self._wrapped = False
         self._set_end(end)

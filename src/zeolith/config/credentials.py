@@ -16,16 +16,9 @@ from ..credentials import Credentials
 from ..errors import ConfigurationError
 from .keypassword import KeyPassword
 from .tls import TlsSettings
-from .validity import list_ends, validities
+from .validity import LIST_SOON, SOON, list_ends, validities
 
 logger = logging.getLogger(__name__)
-
-SOON: Final = 30 * 86400.0
-"""Seconds before the end of a certificate from which on that is worth a warning: authorities that
-sign for 90 days renew within the last 30."""
-
-LIST_SOON: Final = 86400.0
-"""The same for revocation lists, which many authorities make anew each week or day."""
 
 REMINDER: Final = 86400.0
 """Seconds between two warnings of the same end."""
@@ -162,9 +155,16 @@ def tls(
 ) -> Credentials:
     """Return what clients take as ``ssl``: TLS by these files, read again when they change.
 
-    The parameters are those of :func:`zeolith.config.tls.client_context`; without any, the system's
-    authorities are trusted and no certificate is shown.
-
+    :param certificate: file with the client's certificate (PEM); default: none, for servers that
+        ask for none.
+    :param authenticate: file or directory of server certificates or authorities to trust;
+        default: the system's authorities.
+    :param key: see :class:`TlsSettings`.
+    :param password_function: see :class:`~.keypassword.KeyPassword`, also for the other three.
+    :param crl: see *revocations* of :class:`TlsSettings`.
+    :param check_hostname: whether the server's certificate must name the host connected to
+        (or the ``ssl_server_hostname`` given to the storage).
+    :param minimum_version: ``"1.2"`` or ``"1.3"``.
     :raises ConfigurationError: a file is missing or unusable; the option is named.
     """
     return FileCredentials.of_client(

@@ -106,6 +106,12 @@ class TlsSettings:
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.authenticate is None or self.authenticate in _SYSTEM:
+            if not self.check_hostname:
+                raise ConfigurationError(
+                    "check-hostname",
+                    "false would trust whoever has a certificate of any public authority",
+                    "name the server's certificate or its authority under authenticate",
+                )
             context.load_default_certs()
         else:
             _trust(context, self.authenticate)
@@ -220,86 +226,6 @@ class TlsSettings:
                 "has no effect: the private key is not encrypted",
                 "remove it, or encrypt the key",
             )
-
-
-def server_context(
-    certificate: str,
-    authenticate: str | None = None,
-    *,
-    key: str | None = None,
-    password_function: str | None = None,
-    password_file: str | None = None,
-    password_environment: str | None = None,
-    password_command: str | None = None,
-    crl: str | None = None,
-    client_certificates: ClientCertificates | None = None,
-    minimum_version: str = "1.2",
-) -> ssl.SSLContext:
-    """Return the context with which a server accepts connections.
-
-    :param certificate: see :class:`TlsSettings`, also for what follows.
-    :param password_function: see :class:`~.keypassword.KeyPassword`, also for the other three.
-    :param crl: see *revocations* there.
-    :raises ConfigurationError: a file is missing or unusable; the option is named.
-    """
-    return TlsSettings(
-        certificate=certificate,
-        authenticate=authenticate,
-        key=key,
-        password=KeyPassword(
-            function=password_function,
-            file=password_file,
-            variable=password_environment,
-            command=password_command,
-        ),
-        revocations=crl,
-        client_certificates=client_certificates,
-        minimum_version=minimum_version,
-    ).server_context()
-
-
-def client_context(
-    certificate: str | None = None,
-    authenticate: str | None = None,
-    *,
-    key: str | None = None,
-    password_function: str | None = None,
-    password_file: str | None = None,
-    password_environment: str | None = None,
-    password_command: str | None = None,
-    crl: str | None = None,
-    check_hostname: bool = True,
-    minimum_version: str = "1.2",
-) -> ssl.SSLContext:
-    """Return the context with which a client connects.  It stays as it is when files are renewed:
-    :func:`zeolith.tls` follows them.
-
-    :param certificate: file with the client's certificate (PEM); default: none, for servers that
-        ask for none.
-    :param authenticate: file or directory of server certificates or authorities to trust;
-        default: the system's authorities.
-    :param key: see :class:`TlsSettings`.
-    :param password_function: see :class:`~.keypassword.KeyPassword`, also for the other three.
-    :param crl: see *revocations* of :class:`TlsSettings`.
-    :param check_hostname: whether the server's certificate must name the host connected to
-        (or the ``ssl_server_hostname`` given to the storage).
-    :param minimum_version: ``"1.2"`` or ``"1.3"``.
-    :raises ConfigurationError: a file is missing or unusable; the option is named.
-    """
-    return TlsSettings(
-        certificate=certificate,
-        authenticate=authenticate,
-        key=key,
-        password=KeyPassword(
-            function=password_function,
-            file=password_file,
-            variable=password_environment,
-            command=password_command,
-        ),
-        revocations=crl,
-        check_hostname=check_hostname,
-        minimum_version=minimum_version,
-    ).client_context()
 
 
 def _trust(context: ssl.SSLContext, authenticate: str) -> None:

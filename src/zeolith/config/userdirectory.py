@@ -81,6 +81,16 @@ class UserDirectory:
         return sorted(self._index.users)
 
     @property
+    def known_by_certificate(self) -> list[str]:
+        """Whom certificates stand for."""
+        return sorted(set(self._index.by_certificate.values()))
+
+    @property
+    def known_by_uid(self) -> list[str]:
+        """Whom user ids of this machine stand for."""
+        return sorted(set(self._index.by_uid.values()))
+
+    @property
     def complaints(self) -> list[str]:
         """What in the file is of no effect: a line for each kind."""
         users, storages = self._index.users.values(), self._storages

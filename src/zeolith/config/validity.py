@@ -14,6 +14,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+SOON: Final = 30 * 86400.0
+"""Seconds before the end of a certificate from which on that is worth a warning: authorities that
+sign for 90 days renew within the last 30."""
+
+LIST_SOON: Final = 86400.0
+"""The same for revocation lists, which many authorities make anew each week or day."""
+
 _INTEGER: Final = 0x02
 _SEQUENCE: Final = 0x30
 _VERSION: Final = 0xA0

@@ -119,7 +119,9 @@ class Recipe:
                 problem = f"cannot be written: {error.strerror}"
                 remedy = "correct its permissions, or make room on the disk"
                 raise self._error(
-                    ConfigurationError(str(error.filename), problem, remedy)
+                    ConfigurationError(
+                        str(error.filename or settings.layout.location), problem, remedy
+                    )
                 ) from error
             raise
         for script in scripts_of(settings):

@@ -17,10 +17,11 @@ def needed_directories(settings: Settings) -> dict[Path, str]:
     if settings.zeo_conf is None:
         wanted += [
             (settings.file_storage.parent, "file-storage"),
-            (settings.log.parent, "zeo-log"),
             (settings.pid_file.parent, "pid-file"),
             (settings.socket_name.parent, "socket-name"),
         ]
+        if not settings.log.exists() or settings.log.is_file():  # not /dev/null and its like
+            wanted.append((settings.log.parent, "zeo-log"))
         if settings.blob_storage is not None:
             wanted.append((settings.blob_storage.parent, "blob-storage"))
         if settings.socket_address is not None:

@@ -12,12 +12,15 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ..errors import ConfigurationError
-from .crowd import Crowd, Entry
-from .options import Address, ServerOptions
+from .crowd import Entry
+from .options import Address
 from .tlsaccepting import TlsAcceptor
+
+if TYPE_CHECKING:
+    from .lobby import Lobby
 
 logger = logging.getLogger(__name__)
 
@@ -239,21 +242,16 @@ class Acceptor(Protocol):
     def close(self) -> None: ...
 
 
-async def start_accepting(
-    loop: asyncio.AbstractEventLoop,
-    listener: socket.socket,
-    factory: Factory,
-    options: ServerOptions,
-    crowd: Crowd,
-) -> Acceptor:
-    """Have *loop* accept what comes to *listener*, with TLS if the options say so.
+async def start_accepting(lobby: Lobby, listener: socket.socket, factory: Factory) -> Acceptor:
+    """Have the loop accept what comes to *listener*, with TLS if the options say so.
 
+    :param lobby: of the server; with TLS a connection gets a place there before its handshake.
     :param factory: makes the protocol of a connection.
-    :param crowd: the places there are; with TLS a connection gets its before the handshake.
     """
-    credentials = options.credentials
+    loop, credentials = lobby.loop, lobby.options.credentials
     if credentials is not None:
-        return TlsAcceptor(loop, listener, factory, credentials, options.register_timeout, crowd)
+        patience = lobby.options.register_timeout
+        return TlsAcceptor(loop, listener, factory, credentials, patience, lobby.crowd, lobby.tally)
     if listener.family == socket.AF_UNIX:
         return await loop.create_unix_server(factory, sock=listener, backlog=BACKLOG)
     return await loop.create_server(factory, sock=listener, backlog=BACKLOG)

@@ -159,11 +159,9 @@ class Monitor:
         for listener in self._endpoint.sockets:
             self._servers.append(
                 await start_accepting(
-                    lobby.loop,
+                    lobby,
                     listener,
                     lambda entry=None: MonitorConnection(lobby, self._readers, entry),
-                    lobby.options,
-                    lobby.crowd,
                 )
             )
         logger.info("listening on %s for readers of the monitor's report", lobby.monitor_address)

@@ -174,7 +174,7 @@ class Server:
         try:
             endpoint.listen()
             for listener in listeners:
-                servers.append(await self._listen(loop, listener, lobby))
+                servers.append(await self._listen(listener, lobby))
             lobby.address = self._address
             await monitor.open()
             logger.info("listening on %s", self._address)
@@ -206,13 +206,11 @@ class Server:
             return None
         return Renewal(loop, self._pools.quick, credentials)
 
-    async def _listen(
-        self, loop: asyncio.AbstractEventLoop, listener: Any, lobby: Lobby
-    ) -> Acceptor:
+    async def _listen(self, listener: Any, lobby: Lobby) -> Acceptor:
         def factory(entry: Entry | None = None) -> Connection:
             return Connection(lobby, entry)
 
-        return await start_accepting(loop, listener, factory, self._options, lobby.crowd)
+        return await start_accepting(lobby, listener, factory)
 
     def _wake_up(self) -> None:
         if self._stopped is not None:

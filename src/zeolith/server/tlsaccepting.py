@@ -17,6 +17,7 @@ from ..credentials import Credentials
 from .crowd import Crowd, Entry
 from .origins import origin
 from .refusals import Refusals, label
+from .tally import Limit, Tally
 from .tlstransport import Handshake, TlsTransport
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class TlsAcceptor:
     :param credentials: TLS, asked for the context of each connection.
     :param patience: seconds that a handshake may take.
     :param crowd: the places there are: who gets none is closed before its handshake.
+    :param tally: counts handshakes that have taken too long.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class TlsAcceptor:
         credentials: Credentials,
         patience: float,
         crowd: Crowd,
+        tally: Tally,
     ) -> None:
         self._crowd = crowd
+        self._tally = tally
         self._loop = loop
         self._listener = listener
         self._factory = factory
@@ -131,5 +135,6 @@ class TlsAcceptor:
                 handshake = Handshake(self._credentials.context)
                 await handshake.shake(self._loop, sock)
         except TimeoutError:
+            self._tally.hit(Limit.REGISTER_TIMEOUT)
             raise TimeoutError(f"no TLS handshake within {self._patience:g} s") from None
         return handshake

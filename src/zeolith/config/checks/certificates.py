@@ -7,15 +7,11 @@ import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
 
 from ..datatypes import Refused, server_tls
 from ..outline import BROKEN, Section
-from ..validity import list_ends, validities
+from ..validity import LIST_SOON, SOON, list_ends, validities
 from .findings import Findings
-
-_SOON: Final = timedelta(days=30)
-_LIST_SOON: Final = timedelta(days=1)
 
 
 def check_certificates(findings: Findings, now: datetime | None = None) -> None:
@@ -81,7 +77,7 @@ def _check_dates(findings: Findings, section: Section, key: str, file: Path, now
                 f"a certificate in {file} is not valid before {start:%Y-%m-%d %H:%M} UTC",
                 "wait, or set the clock right",
             )
-        elif now > end - _SOON:
+        elif now > end - timedelta(seconds=SOON):
             findings.warning(
                 section, key, f"a certificate in {file} expires on {end:%Y-%m-%d}", "renew it"
             )
@@ -101,7 +97,7 @@ def _check_lists(findings: Findings, section: Section, key: str, file: Path, now
                 "authority has signed for is admitted",
                 "get a new one",
             )
-        elif now > end - _LIST_SOON:
+        elif now > end - timedelta(seconds=LIST_SOON):
             findings.warning(
                 section,
                 key,
