@@ -153,6 +153,20 @@ def test_what_cannot_be_read(tmp_path: Path, storage: str, problem: str) -> None
     assert "zope.conf" in str(caught.value) or "missing.conf" in str(caught.value)
 
 
+def test_sections_without_number(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="line 104: is within more than 100 sections"):
+        check(tmp_path, "<a>\n" * 100_000)
+
+
+def test_files_without_number(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    for number in range(40):
+        path = tmp_path / "etc" / f"{number}.conf"
+        path.write_text(f"%include {number + 1}.conf\n")
+    with pytest.raises(ConfigurationError, match=r"31\.conf: is included through more than 32"):
+        check(tmp_path, "%include 0.conf")
+
+
 def test_a_section_without_an_end(tmp_path: Path) -> None:
     path = tmp_path / "zope.conf"
     path.write_text("<zodb_db main>\n")

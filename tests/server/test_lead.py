@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.server.conftest import Connect, Serve
 from tests.support.raw import Z64, oid_of
@@ -11,6 +13,7 @@ from ZODB.MappingStorage import MappingStorage
 from zeolith.protocol import messages as m
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.lead import GiveLead, TakeLead
+from zeolith.server.lead import LONGEST_LEAD, Lead
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -64,3 +67,27 @@ def test_zeos_protocol_does_not_have_it() -> None:
     for coding in (Coding.PICKLE, Coding.MSGPACK):
         assert not {"take_lead", "give_lead"} & set(requests_to_server(coding))
     assert {"take_lead", "give_lead"} <= set(requests_to_server(Coding.OWN))
+
+
+class Leader:
+    """As much of a session as is looked at."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def test_r7_one_that_hangs_does_not_lead_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    lead = Lead()
+    first: Any = Leader("first")
+    second: Any = Leader("second")
+    assert lead.take(first, 1000.0)
+    assert not lead.take(second, 1000.0 + LONGEST_LEAD)
+    # That it asks once more gives it no more time.
+    assert lead.take(first, 1000.0 + LONGEST_LEAD)
+    assert lead.take(second, 1001.0 + LONGEST_LEAD)
+    assert "(first) has led for 600 s" in caplog.text
+    assert not lead.take(first, 1002.0 + LONGEST_LEAD)
+    lead.give(first)
+    assert not lead.take(first, 1003.0 + LONGEST_LEAD)
+    lead.give(second)
+    assert lead.take(first, 1004.0 + LONGEST_LEAD)

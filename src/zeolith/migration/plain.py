@@ -14,6 +14,9 @@ from .reading import read_text
 _MAX_INCLUDES: Final = 32
 """Files on the way to a line, as for ``zeo.conf``."""
 
+_MAX_DEPTH: Final = 100
+"""Sections within one another.  Each takes some of Python's stack (R8)."""
+
 
 @dataclass
 class Part:
@@ -62,9 +65,13 @@ def read_plain(source: str) -> Part:
 
 
 def _read(source: str, whole: Part, around: Part, on_the_way: tuple[str, ...]) -> None:
-    if source in on_the_way or len(on_the_way) >= _MAX_INCLUDES:
+    if source in on_the_way:
         raise ConfigurationError(
-            f"{on_the_way[-1]}", f"includes {source}, which includes it", "remove an %include"
+            on_the_way[-1], f"includes {source}, which includes it", "remove an %include"
+        )
+    if len(on_the_way) >= _MAX_INCLUDES:
+        raise ConfigurationError(
+            source, f"is included through more than {_MAX_INCLUDES} files", "put them into fewer"
         )
     opened = [around]
     for number, raw in enumerate(read_text(Path(source)).splitlines(), 1):
@@ -93,6 +100,10 @@ def _read(source: str, whole: Part, around: Part, on_the_way: tuple[str, ...]) -
             opened[-1].parts.append(part)
             if not found[2]:
                 opened.append(part)
+            if len(opened) > _MAX_DEPTH:
+                raise ConfigurationError(
+                    str(place), f"is within more than {_MAX_DEPTH} sections", "check the sections"
+                )
         else:
             key, _, value = line.partition(" ")
             opened[-1].keys.setdefault(key.lower(), []).append((value.strip(), place))
