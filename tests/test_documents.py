@@ -278,7 +278,7 @@ def test_every_dependency_has_its_reason() -> None:
         *(name for names in groups.values() for name in names),
     ]
     text = (ROOT / "docs" / "dependencies.md").read_text()
-    locked = (ROOT / "requirements" / "dev.txt").read_text()
+    locked = "".join((ROOT / "requirements" / name).read_text() for name in ("dev.txt", "zope.txt"))
     for requirement in requirements:
         found = re.match(r"[A-Za-z0-9._-]+", requirement)
         assert found is not None
@@ -286,7 +286,7 @@ def test_every_dependency_has_its_reason() -> None:
         assert re.search(rf"^{re.sub('[._]', '-', found[0].lower())}==", locked, re.M), found[0]
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "zope.txt"])
 def test_lock_files_are_exact_and_name_no_place(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text()
     assert not re.search(r"https?:|file:|--index|--find-links|--extra|^-|/", text, re.M)
@@ -297,10 +297,11 @@ def test_lock_files_are_exact_and_name_no_place(name: str) -> None:
         assert "--hash=sha256:" in entry
 
 
-def test_one_lock_holds_for_both() -> None:
+@pytest.mark.parametrize("other", ["dev.txt", "zope.txt"])
+def test_one_lock_holds_for_all(other: str) -> None:
     pins = [
         set(re.findall(r"^([a-z0-9-]+==\S+)", (ROOT / "requirements" / name).read_text(), re.M))
-        for name in ("run.txt", "dev.txt")
+        for name in ("run.txt", other)
     ]
     assert pins[0] < pins[1]
 

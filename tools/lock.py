@@ -1,6 +1,7 @@
 """Write the lock files in ``requirements/`` from ``pyproject.toml``.
 
-``run.txt`` is what ``make run`` installs; ``dev.txt`` adds what the tests and the checks need.
+``run.txt`` is what ``make run`` installs; ``dev.txt`` adds what the tests and the checks need, and
+``zope.txt`` adds Zope instead, for the processes that tests start.
 Every version is exact and every file has its hash, over all platforms, so one lock serves Python
 3.11 to 3.14.  No address of an index gets in: each machine uses its own.
 """
@@ -33,7 +34,7 @@ def lock(name: str, requirements: list[str]) -> None:
 
 
 def main() -> None:
-    """Write both lock files; arguments are handed to pip-compile, for instance ``--upgrade``."""
+    """Write the lock files; arguments are handed to pip-compile, for instance ``--upgrade``."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     groups = project["dependency-groups"]
     run = [
@@ -45,6 +46,7 @@ def main() -> None:
     lock(
         "dev.txt", [*run, f"-c {ROOT / 'requirements/run.txt'}", *groups["test"], *groups["check"]]
     )
+    lock("zope.txt", [*run, f"-c {ROOT / 'requirements/run.txt'}", *groups["zope"]])
 
 
 if __name__ == "__main__":

@@ -188,6 +188,26 @@ def test_zodbs_own_section_opens_our_client(
     assert keywords["max_disconnect_poll"] is None
 
 
+@pytest.mark.parametrize("kind", ["clientstorage", "zeoclient"])
+def test_zeos_sections_may_say_what_zeo_ignores(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    given: list[dict[str, object]] = []
+    monkeypatch.setattr("zeolith.client.storage.ClientStorage", lambda **kw: given.append(kw))
+    opener = client_of(
+        f"<{kind}>\nserver h:1\nblob-dir b\nshared-blob-dir on\nblob-cache-size 1MB\n"
+        f"blob-cache-size-check 20\n</{kind}>"
+    )
+    assert caplog.messages == []
+    opener.open()
+    assert not {"blob_cache_size", "blob_cache_size_check"} & given[0].keys()
+    reason = "has no effect: a shared blob directory is the server's"
+    assert caplog.messages == [
+        f"storage '1' of h:1: blob_cache_size {reason}",
+        f"storage '1' of h:1: blob_cache_size_check {reason}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("section", "key", "problem"),
     [

@@ -17,6 +17,7 @@ from zeolith.protocol import additions as a
 from zeolith.protocol import messages as m
 from zeolith.protocol import streamrequests as s
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.lead import GiveLead, TakeLead
 from zeolith.protocol.limits import FIRST_UPLOAD
 from zeolith.protocol.loadrequests import LoadMany, SyncTo
 from zeolith.protocol.outcome import Outcome
@@ -29,6 +30,7 @@ READING = frozenset(
         m.UndoLog, m.UndoInfo, m.SendBlob, m.IteratorStart, m.IteratorNext, m.IteratorRecordStart,
         m.IteratorRecordNext, m.IteratorGc, s.OpenBlob, s.OpenIteration, s.StreamCredit,
         s.StreamCancel, a.VerifyMany, a.ChangesSince, a.CacheReport, Outcome,
+        GiveLead,
         m.TpcAbort,  # of nothing, as whoever only reads has no transaction
     }
 )  # fmt: skip
@@ -36,6 +38,7 @@ READING = frozenset(
 
 WRITING: tuple[Any, ...] = (
     m.NewOids(5),
+    TakeLead(),
     m.TpcBegin(1, b"", b"", b"", None, " "),
     m.Store(oid_of(1), Z64, b"x", 1),
     m.Restore(oid_of(1), Z64, b"x", None, 1),
@@ -72,7 +75,7 @@ def test_r9_who_may_only_read_writes_nothing(
     files: FileStorage, serve: Serve, raw: Connect, tmp_path: Path, request_: Any
 ) -> None:
     server = serve(files)
-    is_own = type(request_).__module__ == s.__name__
+    is_own = type(request_).__module__ in (s.__name__, TakeLead.__module__)
     coding = Coding.OWN if is_own else Coding.MSGPACK
     reader = raw(server.address, coding=coding, read_only=True)
     if type(request_) not in (s.StreamData, s.StreamEnd, s.StreamFault):  # never calls

@@ -117,23 +117,29 @@ class Controlled:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-        # The manager first: it would start what is killed again.
-        for word in ("manager", "zdrun", ""):
-            for process_id in self._processes(word):
-                with suppress(ProcessLookupError):
-                    os.kill(process_id, signal.SIGKILL)
-                _wait_for_end(process_id)
+        end_processes(f"{self.directory}/")
         shutil.rmtree(self.directory)
 
-    def _processes(self, word: str) -> list[int]:
-        """Return the processes whose command line has this instance and *word* in it."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                line = path.read_text(errors="replace")
-                if f"{self.directory}/" in line and word in line:
-                    found.append(int(path.parent.name))
-        return found
+
+def end_processes(text: str) -> None:
+    """End every process that has *text* in its command line."""
+    # The manager first: it would start what is killed again.
+    for word in ("manager", "zdrun", ""):
+        for process_id in _processes(text, word):
+            with suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
+            _wait_for_end(process_id)
+
+
+def _processes(text: str, word: str) -> list[int]:
+    """Return the processes whose command line has *text* and *word* in it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            line = path.read_text(errors="replace")
+            if text in line and word in line and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+    return found
 
 
 def _wait_for_end(pid: int) -> None:

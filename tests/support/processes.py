@@ -97,6 +97,7 @@ class ServerProcess:
     :param config: lines for the ``<zeo>`` section of a configuration file; the storage is the
         same as without.
     :param module: what is run, and its first arguments.
+    :param socket_path: where to listen, instead of at a free port; not with *config*.
 
     :ivar address: where it listens.
     """
@@ -108,15 +109,17 @@ class ServerProcess:
         config: str | None = None,
         blobs: bool = True,
         module: Sequence[str] = ("zeolith", "serve"),
+        socket_path: str | None = None,
     ) -> None:
         self.directory = directory
         self._module = module
         self.address = ("127.0.0.1", free_port())
+        self._listens: Address = socket_path or self.address
         self.process: subprocess.Popen[bytes] | None = None
         host, port = self.address
         directory.mkdir(parents=True, exist_ok=True)
         if config is None:
-            self._arguments = ["-a", f"{host}:{port}", "-f", "Data.fs"]
+            self._arguments = ["-a", socket_path or f"{host}:{port}", "-f", "Data.fs"]
             if blobs:
                 self._arguments += ["--blob-dir", "blobs"]
         else:
@@ -145,7 +148,7 @@ class ServerProcess:
         assert self.process is not None
         status = self.process.poll()
         assert status is None, f"the server ended with {status}:\n{self.log()}"
-        return is_listening(self.address)
+        return is_listening(self._listens)
 
     def log(self) -> str:
         """Return everything the child has printed, over all its lives."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from zeolith.protocol.additions import CacheReport, ChangesSince, VerifyMany
 from zeolith.protocol.codec import Codec
+from zeolith.protocol.lead import GiveLead, TakeLead
 from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME
 from zeolith.protocol.loadrequests import LoadedMany, LoadMany, SyncTo
 from zeolith.protocol.messages import (
@@ -235,6 +236,8 @@ _OWN: tuple[tuple[str, str, Message], ...] = (
     ("client", ".reply", Reply(311, Committed(TID, 0, (1 << 64) - 1))),
     ("server", "cache_report", Notice(CacheReport(0, (1 << 64) - 1, 3, 4, 5))),
     ("server", "sync_to", Call(307, SyncTo(TID, 1.5))),
+    ("server", "take_lead", Call(308, TakeLead())),
+    ("server", "give_lead", Call(309, GiveLead())),
     ("server", "load_many", Notice(LoadMany(MAX_TID, [OID]))),
     ("server", "load_many", Notice(LoadMany(TID, [OID, TID, TID2] * 50))),
     ("client", "loaded_many", Notice(LoadedMany(MAX_TID, [(OID, TID, None, b"data")]))),

@@ -38,9 +38,13 @@ class Options(ZDRunOptions):
         sys.exit(2)
 
     def load_logconf(self, sectname: str) -> None:
-        """Log to ``<runner>``'s own eventlog, or to the server's."""
+        """Log to ``<runner>``'s own eventlog, or to the server's; else to standard error.
+
+        There is no configuration at all where a server is started by options alone.
+        """
         root = self.configroot
-        sections = (getattr(root.runner, "eventlog", None), root.eventlog)
+        runner = getattr(root, "runner", None)
+        sections = (getattr(runner, "eventlog", None), getattr(root, "eventlog", None))
         eventlog = next((section for section in sections if section is not None), None)
         self.config_logger = lambda: self._start_logging(eventlog)
 

@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "serve": "Serve storages in the foreground.",
     "ctl": "Run a server in the background, kept alive by a daemon manager.",
     "check-config": "Check a zeo.conf: say everything that is wrong, and show all settings.",
+    "migrate-check": "Say what would change for a zeo.conf, zope.conf or buildout.cfg of ZEO's.",
     "init": "Make a new instance: directories, zeo.conf, systemd unit, logrotate file.",
     "shrink-blob-cache": "Bring a client's blob cache down to a size.",
     "pack": "Pack storages of running servers.",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 # Nothing slow may be imported here: a signal that comes before run() has its default effect.
 from .signals import Signals
@@ -33,11 +33,19 @@ def run(program: str = ZEOLITH) -> NoReturn:
     sys.exit(main(sys.argv[1:], Signals(), program=program))
 
 
-def main(args: Sequence[str], signals: Signals | None = None, *, program: str = ZEOLITH) -> int:
+def main(
+    args: Sequence[str],
+    signals: Signals | None = None,
+    *,
+    program: str = ZEOLITH,
+    defaults: Mapping[str, Any] | None = None,
+) -> int:
     """Run a program with *args*, its own name not among them.
 
     :param signals: what takes the signals of this process; without it they keep their effect.
     :param program: see :func:`run`.
+    :param defaults: values of options that *args* does not give, by the names of their parameters;
+        for ``zeolith`` such mappings by the names of its commands.
     :return: the exit status.
     """
     import click
@@ -46,7 +54,11 @@ def main(args: Sequence[str], signals: Signals | None = None, *, program: str = 
 
     try:
         status = _command(program).main(
-            list(args), prog_name=program, standalone_mode=False, obj=signals
+            list(args),
+            prog_name=program,
+            standalone_mode=False,
+            obj=signals,
+            default_map=defaults,
         )
     except click.ClickException as error:
         error.show()

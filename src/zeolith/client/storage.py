@@ -62,6 +62,7 @@ from .committer import Committer
 from .events import StaleCache
 from .iterations import StreamedTransactions
 from .iterators import Iterators, TransactionIterator
+from .lead import give_lead, take_lead
 from .link import Link
 from .oids import Oids
 from .options import (
@@ -381,6 +382,25 @@ class ClientStorage(ConflictResolvingStorage):
         """
         wait = self._options.wait_timeout if timeout is None else check_timeout(timeout)
         return sync_to(self._link, check_tid(tid), wait)
+
+    def take_lead(self) -> bool:
+        """Ask to lead: at most one client of the storage does; return whether this one does now.
+
+        It leads until :meth:`give_lead`, or until its connection ends.  What the last leader has
+        committed is known here then.
+
+        :raises Unsupported: the server is none of Zeolith's.
+        :raises ReadOnlyError: this storage is read-only.
+        :raises ClientDisconnected: no server in time.
+        """
+        return take_lead(self._link)
+
+    def give_lead(self) -> None:
+        """Do not lead any more, if this client does.
+
+        :raises ClientDisconnected: no server in time.
+        """
+        give_lead(self._link)
 
     def server_status(self, timeout: float | None = None) -> dict[str, Any]:
         """Return the server's counters for this storage.

@@ -6,11 +6,15 @@ client for that; :func:`adopt` has a schema open ours, without PyPI's ZEO.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ..errors import ConfigurationError
 from .address import Address, format_address
 from .datatypes import Refused, address, tls_settings
+
+logger = logging.getLogger(__name__)
 
 _KEYS: Final = {"addr": "server", "cache": "cache-path"}
 """Keywords of the client storage whose keys have other names."""
@@ -37,11 +41,15 @@ class Client:
         self.name: str | None = section.getSectionName()
         self.config = section
         try:
-            self._keywords = _keywords(section)
-            _check(self._keywords)
+            self._keywords = self._take(_keywords(section))
+            check_keywords(self._keywords)
         except ConfigurationError as error:
             key = _KEYS.get(error.option, error.option.replace("_", "-"))
             raise Refused(error.problem, error.remedy, key) from error
+
+    def _take(self, keywords: dict[str, Any]) -> dict[str, Any]:
+        """Return those of *keywords* that the storage is opened with."""
+        return keywords
 
     @property
     def addresses(self) -> list[Address]:
@@ -63,6 +71,29 @@ class Client:
         from ..client.storage import ClientStorage
 
         return ClientStorage(**self._keywords)
+
+
+class ZeoClient(Client):
+    """The same for ZEO's own sections, which may say what ZEO documents to be ignored.
+
+    Blob keys beside a shared directory, or without any, are left out; the log says so when the
+    storage is opened.
+    """
+
+    def _take(self, keywords: dict[str, Any]) -> dict[str, Any]:
+        from ..client.ineffective import leave_out_blobs
+
+        kept, self._left_out = leave_out_blobs(keywords)
+        return kept
+
+    def open(self) -> Any:
+        """Open and return the storage.
+
+        :raises ClientDisconnected: no server answered in time.
+        """
+        for reason in self._left_out:
+            logger.warning("%s: %s", self.description, reason)
+        return super().open()
 
 
 def _keywords(section: Any) -> dict[str, Any]:
@@ -96,14 +127,16 @@ def _keywords(section: Any) -> dict[str, Any]:
     return keywords
 
 
-def _check(keywords: dict[str, Any]) -> None:
+def check_keywords(keywords: Mapping[str, Any]) -> None:
     """Refuse what the client storage would refuse; nothing is opened or made.
 
+    :param keywords: of the storage, by name; what is not there has its default.
     :raises ConfigurationError: it names the keyword.
     """
-    from ..client.options import make_link_options, refuse_blobs, refuse_cache
+    from ..client.options import CACHE_SIZE, make_link_options, refuse_blobs, refuse_cache
 
     given = keywords.get
+    storage = given("storage", "1")
     refuse_blobs(
         given("blob_dir"),
         given("shared_blob_dir", False),
@@ -112,18 +145,18 @@ def _check(keywords: dict[str, Any]) -> None:
     )
     refuse_cache(
         given("cache"),
-        keywords["cache_size"],
+        given("cache_size", CACHE_SIZE),
         given("client"),
-        keywords["storage"],
+        storage,
         given("var"),
         given("shared_cache", False),
     )
     make_link_options(
         addr=keywords["addr"],
-        storage=keywords["storage"],
+        storage=storage,
         wait_timeout=given("wait_timeout"),
-        read_only=keywords["read_only"],
-        read_only_fallback=keywords["read_only_fallback"],
+        read_only=given("read_only", False),
+        read_only_fallback=given("read_only_fallback", False),
         min_disconnect_poll=given("min_disconnect_poll"),
         max_disconnect_poll=given("max_disconnect_poll"),
         ssl=given("ssl"),
@@ -146,7 +179,7 @@ def adopt(schema: Any) -> None:
     those of a client that is long gone.
     """
     section_type = schema.gettype("zeoclient")
-    section_type.datatype = Client
+    section_type.datatype = ZeoClient
     for _, info in section_type:
         if info.attribute in ("min_disconnect_poll", "max_disconnect_poll"):
             info._default = None

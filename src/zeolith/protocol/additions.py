@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from .greeting import Coding
+from .lead import LEAD_SERVER_REQUESTS
 from .loadrequests import LOAD_CLIENT_REQUESTS, LOAD_SERVER_REQUESTS
 from .messages import CLIENT_REQUESTS, SERVER_REQUESTS, Flow, Form
 from .outcome import OUTCOME_SERVER_REQUESTS
@@ -85,6 +86,7 @@ def _is_pair_or_none(value: Any) -> bool:
 
 OWN_SERVER_REQUESTS: Final[Mapping[str, Form]] = {
     **SERVER_REQUESTS,
+    **LEAD_SERVER_REQUESTS,
     **LOAD_SERVER_REQUESTS,
     **OUTCOME_SERVER_REQUESTS,
     **STREAM_SERVER_REQUESTS,

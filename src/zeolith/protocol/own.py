@@ -57,6 +57,7 @@ from .layouts import (
     size_numbers,
     write_committed,
 )
+from .lead import GiveLead, TakeLead
 from .loadrequests import LoadedMany, LoadMany, SyncTo
 from .manyloads import (
     read_load_many,
@@ -105,6 +106,8 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     22: ChangesSince,
     23: Outcome,
     24: SyncTo,
+    30: TakeLead,
+    31: GiveLead,
     32: m.CheckCurrentSerial,
     33: m.DeleteObject,
     34: m.Restore,

@@ -12,9 +12,10 @@ from typing import Any, Final
 from ..protocol import additions as a
 from ..protocol import messages as m
 from ..protocol import streamrequests as s
+from ..protocol.lead import GiveLead, TakeLead
 from ..protocol.loadrequests import LoadMany, SyncTo
 from ..protocol.outcome import Outcome
-from . import blobs, changes, committing, iteration, reading, streaming, syncing, verifying
+from . import blobs, changes, committing, iteration, lead, reading, streaming, syncing, verifying
 
 Handler = Callable[[Any, m.MsgId, Any], None]
 
@@ -22,6 +23,8 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.LoadBefore: reading.load_before,
     LoadMany: reading.load_many,
     SyncTo: syncing.sync_to,
+    TakeLead: lead.take_lead,
+    GiveLead: lead.give_lead,
     m.Register: reading.register,
     m.GetInfo: reading.get_info,
     m.LastTransaction: reading.last_transaction,

@@ -23,6 +23,7 @@ from .fileclaim import claim_files
 from .identity import DatabaseIdentity, identify
 from .inbox import Inbox
 from .invalidations import Entry, InvalidationLog
+from .lead import Lead
 from .missed import Reading
 from .options import ServerOptions
 from .outcomelog import SUFFIX, OutcomeLog
@@ -83,6 +84,7 @@ class StorageService:
     :param failed: called when the storage has failed; :meth:`withdraw` is to follow.
     :ivar packing: packs the storage.
     :ivar cold: its object store for blobs; None: all are kept here.
+    :ivar lead: which client leads.
     :ivar verifying: clients that wait to be told what they missed.
     :ivar readings: what is being read from the storage for them, by what they ask: the transaction
         that they know, and the last one.
@@ -106,6 +108,7 @@ class StorageService:
         self.stats = Statistics()
         self.outage = ""
         self.verifying = 0
+        self.lead = Lead()
         self.readings: Final = weakref.WeakValueDictionary[tuple[bytes, bytes], Reading]()
         self.start_tid: bytes = NO_TID
         self._identity: DatabaseIdentity | None = None

@@ -400,6 +400,7 @@ class Session:
         if not self.is_registered:
             return
         self.service.publisher.unsubscribe(self)
+        self.service.lead.give(self)
         if self.uploads is not None and not self.uploads.is_idle:
             # Nobody counts any more what waits there for a slow disk (R8).
             self.uploads.forget()

@@ -1,0 +1,5 @@
+"""``python -m ZEO.runzeo``."""
+
+from . import main
+
+main()

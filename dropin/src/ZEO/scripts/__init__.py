@@ -1,0 +1,1 @@
+"""Those of ZEO's scripts that have a place here."""

@@ -1,0 +1,1 @@
+"""What would change for a configuration of ZEO's if Zeolith took it over."""
