@@ -153,6 +153,13 @@ def test_the_lead_is_given_back_when_the_look_fails(open_db: OpenDB) -> None:
     assert db.storage.take_lead()
 
 
+def test_who_finds_it_done_as_the_leader_leads_no_more(open_db: OpenDB) -> None:
+    late, db = open_db(), open_db()
+    answers = iter([False, True, True])
+    assert FirstStart(late, lambda root: next(answers)).begin() is False
+    assert db.storage.take_lead()
+
+
 def test_the_end_does_not_wait_for_a_server_that_is_away(tmp_path: Path) -> None:
     with ExitStack() as stack:
         server = stack.enter_context(ServerProcess(tmp_path / "server"))
