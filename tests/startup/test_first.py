@@ -153,6 +153,52 @@ def test_the_lead_is_given_back_when_the_look_fails(open_db: OpenDB) -> None:
     assert db.storage.take_lead()
 
 
+def test_the_lead_is_given_back_when_the_question_was_interrupted(
+    open_db: OpenDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted, db = open_db(), open_db()
+    ask = interrupted.storage.take_lead
+
+    def ask_in_vain() -> bool:
+        assert ask()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupted.storage, "take_lead", ask_in_vain)
+    with pytest.raises(KeyboardInterrupt):
+        FirstStart(interrupted, is_done).begin()
+    assert db.storage.take_lead()
+
+
+def test_a_look_leaves_nothing_behind(open_db: OpenDB) -> None:
+    """Objects of applications may mend themselves as they are looked at."""
+    db = open_db()
+
+    def mends(root: Any) -> bool:
+        root["mended"] = 1
+        return True
+
+    assert FirstStart(db, mends).begin() is False
+    with db_root(db) as root:
+        assert "mended" not in root
+
+
+def test_without_another_question_one_that_must_not_waits_for_the_end(open_db: OpenDB) -> None:
+    client, leader = open_db(), open_db()
+    looks = threading.Semaphore(0)
+
+    def looked(root: Any) -> bool:
+        looks.release()
+        return is_done(root)
+
+    initialise(leader, until=STEPS[0])
+    waiting = Background(lambda: FirstStart(client, looked, refusal="never").begin())
+    for _ in range(3):
+        assert looks.acquire(timeout=20)
+    assert waiting.is_alive()
+    initialise(leader)
+    assert waiting.result() is False
+
+
 def test_who_finds_it_done_as_the_leader_leads_no_more(open_db: OpenDB) -> None:
     late, db = open_db(), open_db()
     answers = iter([False, True, True])
@@ -225,7 +271,9 @@ def test_one_that_must_not_goes_on_with_what_is_begun_if_nobody_is_at_it(open_db
     assert leader.storage.take_lead()  # nor does it keep the lead
 
 
-def test_one_that_must_not_waits_for_who_is_at_it(open_db: OpenDB) -> None:
+def test_one_that_must_not_waits_for_who_is_at_it(
+    open_db: OpenDB, caplog: pytest.LogCaptureFixture
+) -> None:
     client, leader = open_db(), open_db()
     initialise(leader, until=STEPS[0])
     assert leader.storage.take_lead()
@@ -239,6 +287,8 @@ def test_one_that_must_not_waits_for_who_is_at_it(open_db: OpenDB) -> None:
     for _ in range(3):
         assert looks.acquire(timeout=20)
     assert waiting.is_alive()
+    # However often it has looked.
+    assert caplog.text.count("waiting for another process: never") == 1
     leader.storage.give_lead()
     assert waiting.result() is False
 
