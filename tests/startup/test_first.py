@@ -208,8 +208,9 @@ def test_who_finds_it_done_as_the_leader_leads_no_more(open_db: OpenDB) -> None:
 
 def test_the_end_does_not_wait_for_a_server_that_is_away(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(ServerProcess(tmp_path / "server"))
-        db = zeolith.DB(server.address, wait_timeout=1000)
+        path = str(tmp_path / "zeo.sock")
+        server = stack.enter_context(ServerProcess(tmp_path / "server", socket_path=path))
+        db = zeolith.DB(path, wait_timeout=1000)
         stack.callback(closed, db)
         begun = FirstStart(db, is_done)
         assert begun.begin()
@@ -219,14 +220,15 @@ def test_the_end_does_not_wait_for_a_server_that_is_away(tmp_path: Path) -> None
 
 
 def test_one_that_must_not_goes_on_from_its_cache_while_the_server_is_down(tmp_path: Path) -> None:
-    cache = str(tmp_path / "main.zec")
-    with ServerProcess(tmp_path / "server") as server:
-        with closing(zeolith.DB(server.address, cache=cache)) as db:
-            initialise(db, until=STEPS[0])
-            with db_root(db) as root:
-                assert not is_done(root)
-        address = server.address
-    with closing(zeolith.DB(address, cache=cache, wait=False, wait_timeout=0.1)) as db:
+    cache, path = str(tmp_path / "main.zec"), str(tmp_path / "zeo.sock")
+    with (
+        ServerProcess(tmp_path / "server", socket_path=path),
+        closing(zeolith.DB(path, cache=cache)) as db,
+    ):
+        initialise(db, until=STEPS[0])
+        with db_root(db) as root:
+            assert not is_done(root)
+    with closing(zeolith.DB(path, cache=cache, wait=False, wait_timeout=0.1)) as db:
         assert FirstStart(db, is_done, is_begun, "never").begin() is False
         # One that may initialise needs the server.
         with pytest.raises(ClientDisconnected):
