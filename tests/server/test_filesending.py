@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -74,6 +75,22 @@ def test_a_file_that_ends_early_is_no_endless_loop(
     sender = FileSender(ends[0].fileno())
     assert sender.send(HEAD, descriptor, len(DATA) - 10, 100) == len(HEAD) + 10
     sender.close()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_files_that_cannot_be_sent_in_this_way_are_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Not every file system has it."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "sendfile", refuse)
+    site.open(0, credit=BULK_WINDOW)
+    site.client.send(StreamCredit(0, BULK_WINDOW), StreamCredit(0, BULK_WINDOW))
+    data, _, end = read_all(site.client, 0, len(DATA))
+    assert (data == DATA, end.checksum) == (True, digest_of(DATA))
 
 
 def test_warming_reads_no_further_than_the_file(descriptor: int) -> None:

@@ -48,6 +48,7 @@ from .channel import Channel
 from .iterators import Iterators
 from .journal import MAX_RESUMPTIONS, RESUMPTION_TIME, Journal, SentBlob
 from .link import Link
+from .oids import Oids
 from .outcome import LostFinish, leaves_doubt
 from .transaction import Transaction
 from .transfers import send_blob
@@ -76,7 +77,7 @@ class Committer:
 
     :param blobs: None if there are none.
     :param resolve: resolves conflicts that the server leaves to us.
-    :param knows_oids: asks a server whether it gives out none of the ids again that we have got.
+    :param oids: ids for new objects, which a transaction may have got before it is said again.
     """
 
     def __init__(
@@ -86,14 +87,14 @@ class Committer:
         blobs: BlobDirectory | None,
         iterators: Iterators,
         resolve: Resolve,
-        knows_oids: Callable[[Channel], bool],
+        oids: Oids,
     ) -> None:
         self._link = link
         self._cache = cache
         self._blobs = blobs
         self._iterators = iterators
         self._resolve_conflict = resolve
-        self._knows_oids = knows_oids
+        self._oids = oids
         self._turn: Turn[Transaction] = Turn()
         self._numbers = count(1)
         # With the number of a transaction it makes an id that nobody else's has, more quickly than
@@ -120,14 +121,18 @@ class Committer:
         channel = None
         try:
             self._turn.take(transaction)
+            if self._blobs is not None and not self._blobs.shared:
+                # Before the channel is known: see connected.
+                since, repeats = self._cache.last_tid(), self._oids.repeats
+                transaction.journal = Journal(tid, status, since, repeats)
             transaction.channel = channel = self._link.channel()
             # A ZEO server takes the value only; the bytes arrive as they are.
             extension = txn.extension
             if channel.speaks_own:
                 extension = _extension_bytes(txn)
                 transaction.uid = self._uid_prefix + transaction.number.to_bytes(8, "big")
-                if self._blobs is not None and not self._blobs.shared:
-                    transaction.journal = Journal(tid, status)
+            else:
+                transaction.journal = None
             number, uid = transaction.number, transaction.uid
             channel.post(TpcBegin(number, txn.user, txn.description, extension, tid, status, uid))
         except BaseException:
@@ -179,12 +184,15 @@ class Committer:
         else:
             # As ZEO's clients do it.
             self.store(oid, serial, data, txn)
-        number, blob = transaction.number, SentBlob(oid, serial, data, path)
+        number = transaction.number
         if blobs.shared:
             name = os.path.basename(path)
             self._post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
             return
+        blob = SentBlob(oid, serial, data, path)
         self._keep_on(transaction, partial(self._send_blob, transaction, blob))
+        if transaction.journal is not None:
+            transaction.journal.note(blob)
 
     def restore(
         self, oid: bytes, serial: bytes, data: bytes | None, prev_txn: bytes | None, txn: Any
@@ -268,8 +276,6 @@ class Committer:
             send_blob(transaction.channel, blobs, path, oid, serial, data, transaction.number)
         except MessageTooLarge as error:
             raise ObjectTooLarge(oid, error.size, error.limit) from None
-        if transaction.journal is not None and blob not in transaction.journal.entries:
-            transaction.journal.note(blob)
 
     # -- going on after a break --------------------------------------------------------------------
 
@@ -279,14 +285,30 @@ class Committer:
 
         :raises ClientDisconnected: it cannot, or breaks again and again.
         """
-        while True:
-            try:
-                return step()
-            except ClientDisconnected as error:
-                # What a server says of its own storage is no break.
-                if not transaction.channel.is_broken:
-                    raise
-                self._resume(transaction, error)
+        try:
+            while True:
+                try:
+                    return step()
+                except ClientDisconnected as error:
+                    # What a server says of its own storage is no break.
+                    if not transaction.channel.is_broken:
+                        raise
+                    self._resume(transaction, error)
+        except BaseException:
+            # Said again, it would lack this step.
+            if transaction.journal is not None:
+                transaction.journal.end()
+            raise
+
+    def connected(self) -> None:
+        """There is another connection, and the cache is verified.  Its reader calls this, before
+        anybody else has it."""
+        transaction = self._turn.holder
+        journal = None if transaction is None else transaction.journal
+        if journal is not None and self._cache.last_tid() < journal.since:
+            # Restored from a backup, which an epoch does not always tell: what the transaction was
+            # made from may be lost, and its objects be at the revisions that it has read (R6).
+            journal.end()
 
     def _resume(self, transaction: Transaction, cause: ClientDisconnected) -> None:
         """Say all of *transaction* again on another connection.
@@ -310,7 +332,8 @@ class Committer:
             except ClientDisconnected:
                 raise cause from None
             if (
-                not channel.speaks_own
+                not journal.is_complete
+                or not channel.speaks_own
                 or channel.database != lost.database
                 or self._link.is_read_only
             ):
@@ -318,7 +341,7 @@ class Committer:
             try:
                 # A server that was started anew would give ids of our new objects to others, and
                 # to the rest of this transaction.
-                if not self._knows_oids(channel):
+                if not self._oids.are_known_by(channel, journal.repeats):
                     raise cause
                 logger.info("%s: goes on with a transaction after: %s", self._link.name, cause)
                 self._say_again(transaction, channel, journal)
@@ -332,7 +355,7 @@ class Committer:
     def _say_again(self, transaction: Transaction, channel: Channel, journal: Journal) -> None:
         txn, number = transaction.txn, transaction.number
         transaction.channel = channel
-        transaction.resolved.clear()
+        transaction.unresolved()
         # A server may know the other one as that of a transaction which was given up.
         uid = self._uid_prefix + next(self._numbers).to_bytes(8, "big")
         transaction.uid = uid
@@ -345,12 +368,18 @@ class Committer:
             journal.status,
             uid,
         )
-        channel.post(begin)
-        for entry in journal.entries:
-            if isinstance(entry, SentBlob):
-                self._send_blob(transaction, entry)
-            else:
-                channel.post(entry)
+        try:
+            channel.post(begin)
+            for entry in journal.entries:
+                if isinstance(entry, SentBlob):
+                    self._send_blob(transaction, entry)
+                else:
+                    channel.post(entry)
+        except BaseException:
+            # Nobody may vote on a part of it.
+            with suppress(ClientStorageError):
+                channel.post(TpcAbort(number))
+            raise
 
     def _resolve(self, conflict: dict[str, Any], transaction: Transaction) -> None:
         oid = conflict["oid"]

@@ -47,16 +47,29 @@ class Journal:
     """What was said after ``tpc_begin``, in order.  Not thread-safe: the committing thread has it.
 
     :param tid, status: of the beginning.
+    :param since: the last transaction that the application may have seen then.
+    :param repeats: of :class:`.Oids` then.
     :ivar entries: what was said.
     :ivar is_complete: whether that is all.
     :ivar resumptions: how often it has been said again.
     """
 
-    __slots__ = ("_size", "entries", "is_complete", "resumptions", "status", "tid")
+    __slots__ = (
+        "_size",
+        "entries",
+        "is_complete",
+        "repeats",
+        "resumptions",
+        "since",
+        "status",
+        "tid",
+    )
 
-    def __init__(self, tid: bytes | None, status: str) -> None:
+    def __init__(self, tid: bytes | None, status: str, since: bytes, repeats: int) -> None:
         self.tid = tid
         self.status = status
+        self.since = since
+        self.repeats = repeats
         self.entries: list[Entry] = []
         self.is_complete = True
         self.resumptions = 0
@@ -69,7 +82,11 @@ class Journal:
         records = (len(field) for field in entry if field.__class__ is bytes)
         self._size += _OVERHEAD + sum(records)
         if self._size > JOURNAL_MARK:
-            self.is_complete = False
-            self.entries = []
+            self.end()
         else:
             self.entries.append(entry)
+
+    def end(self) -> None:
+        """What was said is not all, or not of use any more: it will not be said again."""
+        self.is_complete = False
+        self.entries = []
