@@ -21,7 +21,7 @@ from zeolith.client.journal import Journal, SentBlob
 from zeolith.client.storage import ClientStorage
 from zeolith.client.transaction import Transaction
 from zeolith.errors import ClientDisconnected
-from zeolith.protocol.messages import Store
+from zeolith.protocol.messages import Store, Vote
 from zeolith.protocol.streamrequests import AttachBlob, StreamData
 from zeolith.types import MAX_TID, NO_TID
 
@@ -309,8 +309,9 @@ def test_ids_that_were_given_again_meanwhile_end_it(
     storage.tpc_abort(meta)
 
 
+@pytest.mark.parametrize("is_waited_for", [False, True])
 def test_a_database_restored_from_a_backup_gets_nothing_of_it(
-    tmp_path: Path, client: Open, stack: ExitStack
+    tmp_path: Path, client: Open, stack: ExitStack, is_waited_for: bool
 ) -> None:
     """R6: what it was made from may be lost, and not all of that is looked at by the vote."""
     place, backup = tmp_path / "database", tmp_path / "backup"
@@ -332,19 +333,26 @@ def test_a_database_restored_from_a_backup_gets_nothing_of_it(
     meta = begin(storage)
     storage.store(oid_of(3), None, b"made from two", "", meta)
     store_blob(storage, tmp_path, 4, meta)
-    running.close()
-    shutil.rmtree(place)
-    shutil.copytree(backup, place)
-    running, server = start()
-    proxy.target = server.address
-    storage.ping()
-    # Others go on, to where it had been and beyond.
-    assert commit_record(client(server.address), 5, b"five") > lost
-    storage.ping()
-    assert storage._link.channel().database == database, "the epoch tells it"
+
+    def restore() -> None:
+        running.close()
+        shutil.rmtree(place)
+        shutil.copytree(backup, place)
+        _, server = start()
+        proxy.target = server.address
+
+    if is_waited_for:
+        cut_once(proxy, Vote, restore)
+    else:
+        restore()
+        storage.ping()
+        # Others go on, to where it had been and beyond.
+        assert commit_record(client(proxy.target), 5, b"five") > lost
+        storage.ping()
     with pytest.raises(ClientDisconnected):
         storage.tpc_vote(meta)
     storage.tpc_abort(meta)
+    assert storage._link.channel().database == database, "the epoch tells it"
 
 
 def test_a_step_that_failed_is_not_left_out(
@@ -402,3 +410,36 @@ def test_a_record_that_was_resolved_before_is_forgotten() -> None:
     found = cache.load_before(oid_of(1), MAX_TID)
     cache.close()
     assert (transaction.resolved, found) == ([], None)
+
+
+def test_conflicts_are_resolved_again(
+    files: FileStorage, client: Open, tmp_path: Path, stack: ExitStack
+) -> None:
+    server = stack.enter_context(running_server(files, client_conflict_resolution=True))
+    proxy = stack.enter_context(Proxy(server.address))
+    storage = client(proxy.address, blob_dir=str(tmp_path / "client"))
+    first = commit_record(storage, 1, b"one")
+    commit_record(storage, 1, b"two", first)
+    given: list[bytes] = []
+
+    def resolve(oid: bytes, committed: bytes, read: bytes, data: bytes) -> bytes:
+        given.append(data)
+        return b"resolved"
+
+    storage.tryToResolveConflict = resolve
+    meta = begin(storage)
+    storage.store(oid_of(1), first, b"three", "", meta)
+    store_blob(storage, tmp_path, 2, meta)
+    votes: list[object] = []
+
+    def rule(passing: Passing) -> Action:
+        if of_stream(passing, Vote) is None:
+            return Action.PASS
+        votes.append(passing)
+        return Action.CUT if len(votes) == 2 else Action.PASS
+
+    proxy.rule = rule
+    assert storage.tpc_vote(meta) == [oid_of(1)]
+    tid = storage.tpc_finish(meta)
+    assert (given, len(votes)) == ([b"three", b"three"], 4)
+    assert files.load(oid_of(1))[:2] == storage.load(oid_of(1)) == (b"resolved", tid)
