@@ -50,7 +50,7 @@ class ColdBlobs:
         transaction.wait()
         self._uploads.submit(
             partial(self._upload, transaction, blob),
-            partial(self._stored, transaction, blob, client),
+            partial(self._stored, transaction, blob, len(transaction.blobs), client),
         )
 
     def _upload(self, transaction: Transaction, blob: UploadedBlob) -> StoredObject | None:
@@ -64,6 +64,7 @@ class ColdBlobs:
         self,
         transaction: Transaction,
         blob: UploadedBlob,
+        number: int,
         client: str,
         found: StoredObject | None,
         error: Exception | None,
@@ -75,17 +76,25 @@ class ColdBlobs:
         elif found is not None and transaction.is_over:
             self.tier.drop([found])
         elif found is not None:
-            earlier = transaction.objects.pop(blob.oid, None)
-            transaction.objects[blob.oid] = found
-            if earlier is not None:
-                self.tier.drop([earlier])
+            self._note(transaction, blob.oid, number, found)
         transaction.go_on()
+
+    def _note(self, transaction: Transaction, oid: bytes, number: int, found: StoredObject) -> None:
+        other = transaction.objects.get(oid)
+        if other is not None and other[0] > number:
+            # A later one of the same object, which is what is going to be committed.
+            self.tier.drop([found])
+            return
+        transaction.objects[oid] = number, found
+        if other is not None:
+            self.tier.drop([other[1]])
 
     def committed(self, tid: bytes, transaction: Transaction) -> None:
         """*transaction* is committed as *tid*."""
         found, transaction.objects = transaction.objects, {}
         if found or transaction.files:
-            self.tier.committed(tid, found, transaction.files)
+            objects = {oid: each for oid, (_, each) in found.items()}
+            self.tier.committed(tid, objects, transaction.files)
 
     def doubted(self, transaction: Transaction) -> None:
         """Nobody knows whether *transaction* is committed: its objects stay.
@@ -98,7 +107,7 @@ class ColdBlobs:
         """*transaction* is over; what was uploaded for it goes, unless it is committed."""
         found, transaction.objects = transaction.objects, {}
         if found:
-            self.tier.drop(found.values())
+            self.tier.drop(each for _, each in found.values())
 
     # -- blobs that go ---------------------------------------------------------------------------
 
