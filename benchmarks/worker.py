@@ -16,11 +16,14 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .affinity import bind
 from .products import Address, open_storage
 from .sample import read_oids
+
+_BUCKETS: Final = 997
+"""Folders of a blob cache, in ZEO's layout and ours."""
 
 
 class Job(NamedTuple):
@@ -82,11 +85,12 @@ class Session:
         """Return a connected storage, to be closed by ``with``.
 
         :param cache_size: in bytes.
-        :param with_blobs: give it a new, empty blob cache in the turn's folder.
+        :param with_blobs: give it an empty blob cache of its own in the turn's folder.  It looks as
+            one that has been used: making its folders is part of nobody's work.
         """
         job = self.job
         certificates = Path(job.certificates) if job.certificates else None
-        blob_dir = tempfile.mkdtemp(prefix="cache-", dir=job.folder) if with_blobs else None
+        blob_dir = _make_blob_cache(job.folder) if with_blobs else None
         data = Path(job.data)
         return closing(
             open_storage(job.client, job.address, data, cache_size, certificates, blob_dir)
@@ -112,6 +116,14 @@ class Session:
         cpu = time.process_time() - self._cpu + children
         outcome = Outcome(self._started, ended, operations, cpu, values)
         print(json.dumps(outcome._asdict()), flush=True)
+
+
+def _make_blob_cache(folder: str) -> str:
+    path = Path(tempfile.mkdtemp(prefix="cache-", dir=folder))
+    for bucket in range(_BUCKETS):
+        (path / str(bucket)).mkdir()
+        (path / str(bucket) / ".lock").touch()
+    return str(path)
 
 
 def main(workloads: dict[str, Callable[[Session], None]]) -> None:

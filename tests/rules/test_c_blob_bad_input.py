@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 from tests.rules.conftest import Connect, Serve
-from tests.support.blobdisk import CODINGS, RECORD, Disk, Uploader, listing, read
+from tests.support.blobdisk import (
+    OWN,
+    RECORD,
+    SPEECHES,
+    VERIFIED,
+    Disk,
+    Speech,
+    Uploader,
+    listing,
+    read,
+)
 from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
 from tests.support.storages import gate, hook
 from tests.support.waiting import wait_until
@@ -78,18 +88,24 @@ class Victim:
         assert read(self._other.client, oid_of(1), self.tid) == GOOD
 
 
-@pytest.fixture(params=CODINGS, ids=lambda coding: coding.name.lower())
-def coding(request: pytest.FixtureRequest) -> Coding:
+@pytest.fixture(params=SPEECHES, ids=lambda speech: speech.name)
+def speech(request: pytest.FixtureRequest) -> Speech:
     """What everybody speaks."""
-    found: Coding = request.param
+    found: Speech = request.param
     return found
 
 
 @pytest.fixture
-def victim(tmp_path: Path, serve: Serve, raw: Connect, coding: Coding) -> Iterator[Victim]:
+def coding(speech: Speech) -> Coding:
+    """Its coding."""
+    return speech.coding
+
+
+@pytest.fixture
+def victim(tmp_path: Path, serve: Serve, raw: Connect, speech: Speech) -> Iterator[Victim]:
     disk = Disk("bushy", tmp_path)
     server = serve(disk.storage)
-    found = Victim(disk, lambda: raw(server.address, coding=coding))
+    found = Victim(disk, lambda: raw(server.address, **speech.options))
     yield found
     found.check()
 
@@ -192,15 +208,6 @@ def test_c_asking_for_blobs_with_ids_that_are_none(victim: Victim, coding: Codin
 # -- transactions ------------------------------------------------------------------------------
 
 
-def last_word(coding: Coding, txn: int, is_shared: bool) -> Any:
-    """Return what makes an upload a part of the transaction *txn*."""
-    if is_shared:
-        return StoreBlobShared(oid_of(2), Z64, RECORD, "x.tmp", txn)
-    if coding is Coding.OWN:
-        return AttachBlob(FIRST_UPLOAD, oid_of(2), Z64, RECORD, txn, 4)
-    return StoreBlobEnd(oid_of(2), Z64, RECORD, txn)
-
-
 @pytest.mark.parametrize("kind", ["none", "another", "voted", "aborted"])
 @pytest.mark.parametrize("is_shared", [False, True], ids=["sent", "shared"])
 def test_c_a_blob_for_a_transaction_that_takes_none(
@@ -220,19 +227,22 @@ def test_c_a_blob_for_a_transaction_that_takes_none(
             # The end of the transaction took it along; here is the next one.
             attacker.begin(b"data")
             client.send(StreamEnd(attacker.number))
-    request = last_word(coding, 2 if kind == "another" else 1, is_shared)
-    if isinstance(request, AttachBlob):
-        request = request._replace(stream=attacker.number)
+    txn = 2 if kind == "another" else 1
+
+    def last_word() -> Any:
+        if is_shared:
+            return StoreBlobShared(oid_of(2), Z64, RECORD, "x.tmp", txn)
+        return attacker.attachment(oid_of(2), 4, txn=txn)
+
     # Asked, the server says why; told, it cannot, and ends the connection.
     with pytest.raises(RemoteFault, match="StorageTransactionError"):
-        client.call(request)
+        client.call(last_word())
     client.ping()
     if not is_shared:
         attacker.begin(b"data")
         if coding is Coding.OWN:
             client.send(StreamEnd(attacker.number))
-            request = request._replace(stream=attacker.number)
-    client.send(request)
+    client.send(last_word())
     with pytest.raises(Closed):
         client.ping()
 
@@ -312,11 +322,11 @@ def test_c_a_size_that_is_not_true(victim: Victim, coding: Coding, size: int) ->
 
 
 def test_c_a_blob_that_grows_beyond_the_limit(
-    tmp_path: Path, serve: Serve, raw: Connect, coding: Coding
+    tmp_path: Path, serve: Serve, raw: Connect, speech: Speech
 ) -> None:
     disk = Disk("bushy", tmp_path)
     server = serve(disk.storage, max_blob_size=1000)
-    client = raw(server.address, coding=coding)
+    client = raw(server.address, **speech.options)
     uploader = Uploader(client)
     client.begin()
     uploader.store(oid_of(2), bytes(1001))
@@ -345,6 +355,32 @@ def test_c_a_shared_file_that_has_vanished(victim: Victim) -> None:
     # It was there when it was announced.
     with hook(storage, "storeBlob", before=lambda *_args: path.unlink()):
         assert "No such file" in fault_of_vote(attacker.client)
+
+
+def test_c_a_checksum_that_is_not_true(victim: Victim, speech: Speech) -> None:
+    if speech is not VERIFIED:
+        # Nobody has agreed upon one: in Zeolith's own protocol a checksum is a violation.
+        attacker = victim.attacker()
+        attacker.begin(b"data")
+        if speech is OWN:
+            attacker.client.send(
+                StreamEnd(attacker.number),
+                AttachBlob(attacker.number, oid_of(2), Z64, RECORD, 1, 4, bytes(32)),
+            )
+            attacker.client.wait_closed()
+        attacker.client.close()
+        return
+    for digest in (bytes(32), None):
+        attacker = victim.attacker()
+        attacker.begin(b"data")
+        attacker.client.send(
+            StreamEnd(attacker.number),
+            AttachBlob(attacker.number, oid_of(2), Z64, RECORD, 1, 4, digest),
+        )
+        if digest is None:
+            attacker.client.wait_closed()
+        else:
+            assert "BlobDamaged" in fault_of_vote(attacker.client)
 
 
 # -- directories that cannot be used -----------------------------------------------------------
@@ -402,19 +438,12 @@ def test_c_the_upload_of_another_connection(victim: Victim, coding: Coding) -> N
     if coding is Coding.OWN:
         owner.client.send(StreamEnd(owner.number))
     owner.client.ping()
-    thief.number = owner.number
-    if coding is Coding.OWN:
-        request = AttachBlob(owner.number, oid_of(2), Z64, RECORD, 1, 11)
-        thief.client.send(request)
-    else:
-        thief.client.send(StoreBlobEnd(oid_of(2), Z64, RECORD, 1))
+    request = owner.attachment(oid_of(2), 11)
+    thief.client.send(request)
     with pytest.raises(Closed):
         thief.client.ping()
     # Its owner goes on.
-    if coding is Coding.OWN:
-        owner.client.send(request)
-    else:
-        owner.client.send(StoreBlobEnd(oid_of(2), Z64, RECORD, 1))
+    owner.client.send(request)
     owner.client.vote()
     victim.disk.committed(2, owner.client.finish(), b"the owner's")
 

@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 from tests.rules.conftest import Connect, Serve
-from tests.support.blobdisk import CODINGS, Disk, Uploader, debris, listing, read
+from tests.support.blobdisk import SPEECHES, Disk, Speech, Uploader, debris, listing, read
 from tests.support.processes import ServerProcess, run_python
 from tests.support.raw import RawClient, RemoteFault, oid_of
 from tests.support.storages import hook
 from tests.support.waiting import wait_until
 
-from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import TpcAbort
 
 LIMIT = 1 << 20
@@ -33,7 +32,7 @@ if "zeolith" in sys.orig_argv and os.path.exists("limit"):
     resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))
 """
 
-coded = pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: coding.name.lower())
+coded = pytest.mark.parametrize("speech", SPEECHES, ids=lambda speech: speech.name)
 
 
 @pytest.fixture
@@ -59,19 +58,19 @@ def no_room(*_args: Any, **_kw: Any) -> Any:
 def test_c_a_full_disk_during_an_upload(process: ServerProcess) -> None:
     """In every protocol the vote says it; the server goes on, and so does the client."""
     blobs = process.directory / "blobs"
-    for number, coding in enumerate(CODINGS, 1):
-        with RawClient(process.address, coding=coding) as client:
+    for number, speech in enumerate(SPEECHES, 1):
+        with RawClient(process.address, **speech.options) as client:
             uploader = Uploader(client)
             client.begin()
-            # More than the first credit of a stream: each part is sent when it is wanted.
-            send(uploader, bytes(LIMIT + 100_000))
+            # More than any credit of a stream: each part is sent when it is wanted.
+            send(uploader, bytes(LIMIT + 4_000_000))
             with pytest.raises(RemoteFault, match="File too large"):
                 client.vote()
             wait_until(lambda: debris(blobs) == [], "the file is gone")
             client.call(TpcAbort(1))
             tid = uploader.commit(oid_of(number), b"small")
             assert read(client, oid_of(number), tid) == b"small"
-    assert len(listing(blobs)) == 1 + len(CODINGS)
+    assert len(listing(blobs)) == 1 + len(SPEECHES)
     assert process.stop() == 0
     assert process.tracebacks() == []
 
@@ -108,13 +107,13 @@ def test_c_a_full_disk_when_a_blob_gets_its_name(
     serve: Serve,
     raw: Connect,
     monkeypatch: pytest.MonkeyPatch,
-    coding: Coding,
+    speech: Speech,
     step: str,
 ) -> None:
     """A directory has no room: for another one, or for a name.  A copy has none either."""
     disk = Disk("bushy", tmp_path)
     server = serve(disk.storage, client_conflict_resolution=step == "link")
-    client, other = (Uploader(raw(server.address, coding=coding)) for _ in range(2))
+    client, other = (Uploader(raw(server.address, **speech.options)) for _ in range(2))
     disk.committed(2, other.commit(oid_of(2), b"before"), b"before")
     client.client.begin()
     client.store(oid_of(1), b"x" * 1000)
@@ -141,11 +140,11 @@ def tid_of(disk: Disk, number: int) -> bytes:
 
 
 @coded
-def test_c_a_full_disk_in_vote(tmp_path: Path, serve: Serve, raw: Connect, coding: Coding) -> None:
+def test_c_a_full_disk_in_vote(tmp_path: Path, serve: Serve, raw: Connect, speech: Speech) -> None:
     """The blobs have their names by then."""
     disk = Disk("bushy", tmp_path)
     server = serve(disk.storage)
-    client, other = (Uploader(raw(server.address, coding=coding)) for _ in range(2))
+    client, other = (Uploader(raw(server.address, **speech.options)) for _ in range(2))
     client.client.begin()
     client.store(oid_of(1), b"x" * 1000)
     with (
@@ -160,12 +159,12 @@ def test_c_a_full_disk_in_vote(tmp_path: Path, serve: Serve, raw: Connect, codin
 
 @coded
 def test_c_a_full_disk_when_a_blob_is_flushed(
-    tmp_path: Path, serve: Serve, raw: Connect, monkeypatch: pytest.MonkeyPatch, coding: Coding
+    tmp_path: Path, serve: Serve, raw: Connect, monkeypatch: pytest.MonkeyPatch, speech: Speech
 ) -> None:
     """Some file systems find their room only then."""
     disk = Disk("bushy", tmp_path)
     server = serve(disk.storage)
-    client, other = (Uploader(raw(server.address, coding=coding)) for _ in range(2))
+    client, other = (Uploader(raw(server.address, **speech.options)) for _ in range(2))
     client.client.begin()
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", no_room)

@@ -14,14 +14,27 @@ import transaction
 import ZODB
 from persistent.mapping import PersistentMapping
 from tests.rules.conftest import Connect, Open, Serve
-from tests.support.blobdisk import CODINGS, KINDS, RECORD, Disk, Uploader, debris, listing, read
+from tests.support.blobdisk import (
+    KINDS,
+    M5,
+    OWN,
+    RECORD,
+    SPEECHES,
+    VERIFIED,
+    Z5,
+    Disk,
+    Speech,
+    Uploader,
+    debris,
+    listing,
+    read,
+)
 from tests.support.processes import ServerProcess
 from tests.support.raw import RawClient, oid_of
 from tests.support.storages import gate
 from tests.support.waiting import Background, wait_until
 from ZODB.blob import Blob
 
-from zeolith.protocol.greeting import Coding
 from zeolith.protocol.messages import Store, StoreBlobShared, TpcAbort, TpcFinish, Undo, UndoInfo
 
 Ending = Callable[[RawClient], None]
@@ -29,31 +42,32 @@ Ending = Callable[[RawClient], None]
 DATA = bytes(range(256)) * 400
 
 _PLAIN = (
-    ("bushy", Coding.OWN),
-    ("bushy", Coding.PICKLE),
-    ("lawn", Coding.MSGPACK),
-    ("wrapped", Coding.PICKLE),
-    ("mapping", Coding.OWN),
-    ("demo", Coding.MSGPACK),
+    ("bushy", VERIFIED),
+    ("bushy", OWN),
+    ("bushy", Z5),
+    ("lawn", M5),
+    ("wrapped", Z5),
+    ("mapping", VERIFIED),
+    ("demo", M5),
 )
-"""What a plain run covers: each storage and each coding, and both with what differs in kind."""
+"""What a plain run has: each storage, each way to speak, and both with what differs in kind."""
 
 
 @pytest.fixture(
     params=[
         pytest.param(
-            (kind, coding),
-            id=f"{kind}-{coding.name.lower()}",
-            marks=[] if (kind, coding) in _PLAIN else [pytest.mark.long],
+            (kind, speech),
+            id=f"{kind}-{speech.name}",
+            marks=[] if (kind, speech) in _PLAIN else [pytest.mark.long],
         )
         for kind in KINDS
-        for coding in CODINGS
+        for speech in SPEECHES
     ]
 )
-def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Disk, Coding]:
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Disk, Speech]:
     """A storage with blobs, closed by whoever serves it, and what its clients speak."""
-    kind, coding = request.param
-    return Disk(kind, tmp_path), coding
+    kind, speech = request.param
+    return Disk(kind, tmp_path), speech
 
 
 def begun(uploader: Uploader) -> None:
@@ -110,16 +124,16 @@ def is_idle(server: Any) -> bool:
 
 
 def test_c_what_is_given_up_leaves_nothing(
-    case: tuple[Disk, Coding], serve: Serve, raw: Connect
+    case: tuple[Disk, Speech], serve: Serve, raw: Connect
 ) -> None:
     """Abort and disconnect, in every phase before ``tpc_finish``."""
-    disk, coding = case
+    disk, speech = case
     server = serve(disk.storage)
-    other = raw(server.address, coding=coding)
+    other = raw(server.address, **speech.options)
     uploader = Uploader(other)
     disk.committed(1, uploader.commit(oid_of(1), b"before"), b"before")
     for phase, ending, is_written in product(PHASES, (abort, disconnect), (True, False)):
-        client = raw(server.address, coding=coding)
+        client = raw(server.address, **speech.options)
         phase(Uploader(client))
         client.ping()
         if is_written:
@@ -146,17 +160,17 @@ def share(disk: Disk, client: RawClient, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: coding.name.lower())
+@pytest.mark.parametrize("speech", SPEECHES, ids=lambda speech: speech.name)
 @pytest.mark.parametrize("kind", ["bushy", "lawn"])
 def test_c_a_shared_file_goes_with_its_transaction(
-    kind: str, coding: Coding, tmp_path: Path, serve: Serve, raw: Connect
+    kind: str, speech: Speech, tmp_path: Path, serve: Serve, raw: Connect
 ) -> None:
     """Clients with a shared directory remove their files, too; whoever is there does it."""
     disk = Disk(kind, tmp_path)
     server = serve(disk.storage)
     # A name is used once, as clients do: the server may still be about to remove it.
     for ending, is_voted in product((abort, disconnect), (False, True)):
-        client = raw(server.address, coding=coding)
+        client = raw(server.address, **speech.options)
         share(disk, client, f"{ending.__name__}-{is_voted}.tmp")
         if is_voted:
             client.vote()
@@ -166,7 +180,7 @@ def test_c_a_shared_file_goes_with_its_transaction(
         assert not disk.is_right()
         ending(client)
         wait_until(disk.is_right, f"nothing is left: {ending.__name__}, {is_voted}")
-    client = raw(server.address, coding=coding)
+    client = raw(server.address, **speech.options)
     share(disk, client, "last.tmp-")
     client.vote()
     disk.committed(2, client.finish(), DATA)
@@ -174,11 +188,11 @@ def test_c_a_shared_file_goes_with_its_transaction(
 
 
 def test_c_a_client_that_goes_while_its_commit_is_written(
-    case: tuple[Disk, Coding], serve: Serve, raw: Connect
+    case: tuple[Disk, Speech], serve: Serve, raw: Connect
 ) -> None:
-    disk, coding = case
+    disk, speech = case
     server = serve(disk.storage)
-    client, other = (raw(server.address, coding=coding) for _ in range(2))
+    client, other = (raw(server.address, **speech.options) for _ in range(2))
     voted(Uploader(client))
     with gate(disk.storage, "tpc_finish", after=True) as written:
         client.ask(TpcFinish(1))
@@ -193,11 +207,11 @@ def test_c_a_client_that_goes_while_its_commit_is_written(
 
 
 def test_c_an_abort_that_comes_too_late(
-    case: tuple[Disk, Coding], serve: Serve, raw: Connect
+    case: tuple[Disk, Speech], serve: Serve, raw: Connect
 ) -> None:
     """lp 595378: it must not take away what is being committed."""
-    disk, coding = case
-    client = raw(serve(disk.storage).address, coding=coding)
+    disk, speech = case
+    client = raw(serve(disk.storage).address, **speech.options)
     voted(Uploader(client))
     with gate(disk.storage, "tpc_finish") as finishing:
         finish = client.ask(TpcFinish(1))
@@ -213,10 +227,10 @@ def test_c_an_abort_that_comes_too_late(
     assert read(client, oid_of(2), tid) == DATA
 
 
-def test_c_a_conflict_leaves_nothing(case: tuple[Disk, Coding], serve: Serve, raw: Connect) -> None:
-    disk, coding = case
+def test_c_a_conflict_leaves_nothing(case: tuple[Disk, Speech], serve: Serve, raw: Connect) -> None:
+    disk, speech = case
     server = serve(disk.storage)
-    client, other = (Uploader(raw(server.address, coding=coding)) for _ in range(2))
+    client, other = (Uploader(raw(server.address, **speech.options)) for _ in range(2))
     first = client.commit(oid_of(1), b"first")
     client.client.begin()
     client.store(oid_of(1), b"late", first)
@@ -320,7 +334,7 @@ def test_c_an_undo_that_is_given_up_after_its_vote(
 ) -> None:
     disk = Disk(kind, tmp_path)
     server = serve(disk.storage)
-    client = raw(server.address, coding=Coding.OWN)
+    client = raw(server.address, **VERIFIED.options)
     uploader = Uploader(client)
     first = uploader.commit(oid_of(1), b"first")
     second = uploader.commit(oid_of(1), b"second", first)
@@ -405,15 +419,15 @@ def test_c_pack_without_garbage_collection_keeps_objects(open_site: Any, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("layout", "coding"),
+    ("layout", "speech"),
     [
-        pytest.param("bushy", Coding.OWN, id="bushy-own"),
-        pytest.param("lawn", Coding.MSGPACK, id="lawn-msgpack", marks=pytest.mark.long),
-        pytest.param("bushy", Coding.PICKLE, id="bushy-pickle", marks=pytest.mark.long),
+        pytest.param("bushy", VERIFIED, id="bushy-verified"),
+        pytest.param("lawn", M5, id="lawn-M5", marks=pytest.mark.long),
+        pytest.param("bushy", Z5, id="bushy-Z5", marks=pytest.mark.long),
     ],
 )
 def test_c_a_server_that_is_killed_has_left_nothing_when_it_is_back(
-    tmp_path: Path, layout: str, coding: Coding
+    tmp_path: Path, layout: str, speech: Speech
 ) -> None:
     """In every phase; nothing that was committed is missing, nothing else is there."""
     server = ServerProcess(tmp_path)
@@ -421,14 +435,14 @@ def test_c_a_server_that_is_killed_has_left_nothing_when_it_is_back(
     blobs.mkdir()
     (blobs / ".layout").write_text(layout)
     server.start()
-    with RawClient(server.address, coding=coding) as client:
+    with RawClient(server.address, **speech.options) as client:
         uploader = Uploader(client)
         first = uploader.commit(oid_of(1), b"first")
         uploader.commit(oid_of(1), b"second", first)
     expected = listing(blobs)
     assert len(expected) == 3
     for phase in (*PHASES, undone):
-        with RawClient(server.address, coding=coding) as client:
+        with RawClient(server.address, **speech.options) as client:
             uploader = Uploader(client)
             phase(uploader)
             client.ping()
@@ -437,7 +451,7 @@ def test_c_a_server_that_is_killed_has_left_nothing_when_it_is_back(
             server.kill()
         server.start()
         assert listing(blobs) == expected, phase.__name__
-    with RawClient(server.address, coding=coding) as client:
+    with RawClient(server.address, **speech.options) as client:
         assert read(client, oid_of(1), client.load(oid_of(1))[1]) == b"second"
         Uploader(client).commit(oid_of(2), DATA)
     assert server.stop() == 0

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from tests.server.conftest import Connect, Serve
-from tests.support.raw import RawClient, RemoteFault, oid_of
+from tests.support.raw import Z64, RawClient, RemoteFault, oid_of
 from tests.support.rawstreams import RawStreams
+from tests.support.storages import gate
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.limits import FIRST_UPLOAD
-from zeolith.protocol.messages import TpcAbort
+from zeolith.protocol.messages import TpcAbort, Vote
 from zeolith.server import blobsync, flushing
 from zeolith.server.flushing import BATCH, do_all
 from zeolith.server.voted import UPLOAD_PREFIX
@@ -114,6 +116,24 @@ def test_r4_one_file_that_cannot_be_flushed_fails_the_vote(
     monkeypatch.undo()
     uploads.client.send(TpcAbort(1))
     uploads.commit(oid_of(1), b"right", FIRST_UPLOAD + _MANY)
+
+
+def test_r7_a_disk_that_is_busy_with_blobs_stops_nobody_else(
+    files: FileStorage, serve: Serve, raw: Connect
+) -> None:
+    server = serve(files)
+    uploads = RawStreams(raw(server.address, coding=Coding.OWN))
+    other = raw(server.address)
+    with gate(sys.modules["zeolith.server.upload"], "flush") as disk:
+        send_many(uploads)
+        vote = uploads.client.ask(Vote(1))
+        disk.wait_reached()
+        # Neither loads nor commits wait for it: the lock is not asked for before.
+        tid = other.commit({oid_of(1000): (Z64, b"data")})
+        assert other.load(oid_of(1000))[:2] == (b"data", tid)
+        disk.open()
+        uploads.client.answer(vote)
+    uploads.client.finish()
 
 
 @pytest.mark.parametrize("end", ["abort", "disconnect"])

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tests.support.raw import RawClient, oid_of
 from tests.support.rawstreams import RawStreams
@@ -16,6 +16,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
 
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import NO_TERMS, Terms
 from zeolith.protocol.limits import FIRST_UPLOAD
 from zeolith.protocol.messages import Store, StoreBlobChunk, StoreBlobEnd, StoreBlobStart
 from zeolith.protocol.streamrequests import AttachBlob, StreamData, StreamEnd
@@ -138,10 +139,12 @@ class Uploader:
         self._numbers = iter(range(FIRST_UPLOAD, FIRST_UPLOAD + 1_000_000))
         self.number = 0
         """The number of the last upload that was begun, in Zeolith's own protocol."""
+        self._sent = b""
 
     def begin(self, data: bytes) -> None:
         """Send *data*, but not the end."""
         parts = [data[at : at + _CHUNK] for at in range(0, len(data), _CHUNK)]
+        self._sent = data
         if self.is_own:
             self.number = next(self._numbers)
             self.client.send(*(StreamData(self.number, part) for part in parts))
@@ -151,11 +154,19 @@ class Uploader:
     def end(self, oid: bytes, size: int, serial: bytes = bytes(8), txn: int = 1) -> None:
         """Send the end, and make it the blob of *oid* in the transaction *txn*."""
         if self.is_own:
-            self.client.send(
-                StreamEnd(self.number), AttachBlob(self.number, oid, serial, RECORD, txn, size)
-            )
-        else:
-            self.client.send(StoreBlobEnd(oid, serial, RECORD, txn))
+            self.client.send(StreamEnd(self.number))
+        self.client.send(self.attachment(oid, size, serial, txn))
+
+    def attachment(
+        self, oid: bytes, size: int, serial: bytes = bytes(8), txn: int = 1
+    ) -> AttachBlob | StoreBlobEnd:
+        """Return what makes the last upload the blob of *oid*."""
+        if not self.is_own:
+            return StoreBlobEnd(oid, serial, RECORD, txn)
+        codec = self.client.peer.codec
+        assert codec is not None
+        digest = None if codec.checksum is None else hashlib.sha256(self._sent).digest()
+        return AttachBlob(self.number, oid, serial, RECORD, txn, size, digest)
 
     def store(self, oid: bytes, data: bytes, serial: bytes = bytes(8), txn: int = 1) -> None:
         """Send a whole blob, of no more bytes than the first credit, with its record."""
@@ -184,7 +195,28 @@ def read(client: RawClient, oid: bytes, tid: bytes) -> bytes:
     return streams.data[number]
 
 
-CODINGS: Final[tuple[Coding, ...]] = tuple(Coding)
+class Speech(NamedTuple):
+    """What a raw client speaks.
+
+    :ivar terms: what it says in a hello of Zeolith's own protocol.
+    """
+
+    name: str
+    coding: Coding
+    terms: Terms = NO_TERMS
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the keywords of a :class:`RawClient`."""
+        return {"coding": self.coding, "terms": self.terms}
+
+
+Z5, M5 = Speech("Z5", Coding.PICKLE), Speech("M5", Coding.MSGPACK)
+OWN = Speech("own", Coding.OWN)
+VERIFIED = Speech("verified", Coding.OWN, Terms(checksums=("sha256",)))
+"""As Zeolith's own clients do it: with checksums of blobs."""
+
+SPEECHES: Final = (Z5, M5, OWN, VERIFIED)
 
 
 def revisions(storage: Any) -> Iterator[tuple[bytes, bytes]]:

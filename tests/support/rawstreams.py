@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.support.raw import RawClient
 
-from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME
+from zeolith.protocol.limits import BULK_FRAME, FIRST_UPLOAD, STREAM_FRAME
 from zeolith.protocol.messages import Message, Notice, Ping, Store
 from zeolith.protocol.streamrequests import (
     AttachBlob,
@@ -37,6 +37,9 @@ class RawStreams:
         self.ends: dict[int, Any] = {}
         self.credit: dict[int, int] = defaultdict(int)
         self.cancelled: set[int] = set()
+        codec = client.peer.codec
+        assert codec is not None
+        self._most = STREAM_FRAME if codec.checksum is None else BULK_FRAME
 
     def next(self) -> Message:
         """Take the next message, whatever it is, and return it."""
@@ -44,7 +47,7 @@ class RawStreams:
         if isinstance(message, Notice):
             request = message.request
             if isinstance(request, StreamData):
-                assert 0 < len(request.data) <= STREAM_FRAME
+                assert 0 < len(request.data) <= self._most
                 assert request.stream not in self.ends
                 self.data[request.stream] += request.data
                 self.order.append(request.stream)
