@@ -323,6 +323,34 @@ def test_r7_who_waits_for_the_store_takes_no_threads_from_others(site: Site, gat
         client.answer(msgid)
 
 
+def test_r7_those_who_wait_for_one_blob_take_one_thread(site: Site) -> None:
+    first, second = site.commit(1, b"first"), site.commit(2, b"second")
+    site.cool(1, first)
+    site.cool(2, second)
+    # As many get through at once as there are threads.
+    gets = threading.Barrier(2, timeout=DEADLINE)
+
+    def meet(what: str) -> None:
+        if what == "get":
+            gets.wait()
+
+    site.store.before = meet
+    clients = [site.client() for _ in range(site.tier.workers)]
+    for client in clients:
+        client.ask(OpenBlob(1, oid_of(1), first, 0, 1 << 20))
+    wait_until(lambda: counted(site, "misses") == len(clients), "all of them wait")
+    assert load(site.client(), 2, second) == b"second"
+    for client in clients:
+        streams = RawStreams(client)
+        streams.read_to_end(1)
+        assert streams.data[1] == b"first"
+    assert counted(site, "hits") == 0
+
+
+def counted(site: Site, name: str) -> Any:
+    return site.tier.describe()[name]
+
+
 def test_a_client_that_goes_while_its_blob_is_fetched(site: Site, gate: Gate) -> None:
     tid = site.commit(1, b"away")
     site.cool(1, tid)

@@ -393,6 +393,12 @@ def test_two_that_begin_in_one_place(site: Site) -> None:
     assert not os.path.exists(site.helper.base_dir + FILE_NAME)
 
 
+def test_a_fetch_that_nobody_waits_for_is_no_load(site: Site) -> None:
+    site.commit_cold(1)
+    site.tier.fetch(oid_of(1), TID)
+    assert (counted(site.tier, "hits"), counted(site.tier, "misses")) == (0, 0)
+
+
 def test_a_place_that_became_that_of_others_is_not_swept(site: Site) -> None:
     site.commit(1)
     orphan(site, make_name(oid_of(1)))

@@ -38,6 +38,7 @@ class ColdBlobs:
         self.tier = tier
         workers = tier.workers
         self._uploads = WorkerPool(f"zeolith-upload-{name}", workers, inbox)
+        self._waiting: dict[tuple[bytes, bytes], list[Done]] = {}
         self._fetches = WorkerPool(f"zeolith-fetch-{name}", workers, inbox)
 
     # -- blobs that come -------------------------------------------------------------------------
@@ -120,8 +121,7 @@ class ColdBlobs:
 
         def ended(result: Any, error: Exception | None) -> None:
             if isinstance(error, BlobAway):
-                fetch = partial(self.tier.fetch, error.oid, error.tid)
-                self._fetches.submit(fetch, fetched)
+                self._fetch(error.oid, error.tid, fetched)
             else:
                 done(result, error)
 
@@ -129,9 +129,24 @@ class ColdBlobs:
             if error is not None:
                 done(None, _for_clients(error))
             else:
+                self.tier.ask_again()
                 submit(job, ended)
 
         submit(job, ended)
+
+    def _fetch(self, oid: bytes, tid: bytes, fetched: Done) -> None:
+        waiting = self._waiting.get((oid, tid))
+        if waiting is not None:
+            # Not on a thread each: others would have none.
+            waiting.append(fetched)
+            return
+        self._waiting[oid, tid] = [fetched]
+
+        def over(result: None, error: Exception | None) -> None:
+            for each in self._waiting.pop((oid, tid)):
+                each(result, error)
+
+        self._fetches.submit(partial(self.tier.fetch, oid, tid), over)
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -184,6 +184,7 @@ class BlobTier:
                     f"{away}: it is being fetched from the object store, try again in a moment"
                 ) from None
         self.fetch(oid, tid)
+        self.ask_again()
         return self.local(oid, tid)
 
     @contextmanager
@@ -201,12 +202,12 @@ class BlobTier:
         :raises StorageError: it cannot be fetched, or written.
         :raises POSKeyError: there is no such blob.
         """
-        self._run_fetch(oid, tid)
-        with self.lock:
-            self._counts["hits"] -= 1  # whoever has waited for it asks again, and finds it
-
-    def _run_fetch(self, oid: bytes, tid: bytes) -> None:
         self._fetches.run((oid, tid), partial(self._fetch, oid, tid))
+
+    def ask_again(self) -> None:
+        """Whoever has waited for a fetch is about to ask once more; that is not another load."""
+        with self.lock:
+            self._counts["hits"] -= 1
 
     def _fetch(self, oid: bytes, tid: bytes) -> None:
         path = str(self._helper.getBlobFilename(oid, tid))
@@ -450,7 +451,7 @@ class BlobTier:
                 key = next(iter(self._wanted))
                 del self._wanted[key]
             with suppress(POSKeyError):
-                self._run_fetch(*key)
+                self.fetch(*key)
         if self._is_stock_due:
             self._is_stock_due = False
             try:
