@@ -250,6 +250,34 @@ def test_a_server_that_was_started_anew_gets_nothing_of_it(
     assert storage.new_oid() <= oid
 
 
+def test_a_server_that_has_given_the_ids_to_others_gets_nothing_of_it(
+    tmp_path: Path, client: Open, stack: ExitStack
+) -> None:
+    """What it gives out next comes after all that we had; what we had is another client's."""
+
+    def start() -> tuple[Any, ExitStack]:
+        files = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+        running = stack.enter_context(ExitStack())
+        return running.enter_context(running_server(files)), running
+
+    server, running = start()
+    proxy = stack.enter_context(Proxy(server.address))
+    storage = client(proxy.address, blob_dir=str(tmp_path / "client"))
+    commit_record(storage, 1, b"data")
+    meta = begin(storage)
+    oid = storage.new_oid()
+    storage.store(oid, None, b"new", "", meta)
+    store_blob(storage, tmp_path, 2, meta)
+    running.close()
+    server, running = start()
+    other = client(server.address)
+    assert oid in {other.new_oid() for _ in range(100)}
+    proxy.target = server.address
+    with pytest.raises(ClientDisconnected):
+        storage.tpc_vote(meta)
+    storage.tpc_abort(meta)
+
+
 def test_what_it_keeps() -> None:
     kept = Journal(None, " ", NO_TID, 0)
     first = Store(oid_of(1), None, b"data", 1)

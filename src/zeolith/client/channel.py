@@ -208,6 +208,11 @@ class Channel:
         return self._codec.checksum
 
     @property
+    def life(self) -> str:
+        """What tells a server from the same one after another start; empty if it does not say."""
+        return self._codec.life
+
+    @property
     def stream_frame(self) -> int:
         """Bytes of data that the server takes in one message of a stream."""
         return min(self._codec.data_frame, self._codec.max_payload - STREAM_HEAD)

@@ -335,6 +335,9 @@ class Committer:
                 not journal.is_complete
                 or not channel.speaks_own
                 or channel.database != lost.database
+                # What it has given out before it was started anew, it gives to others, too.
+                or not channel.life
+                or channel.life != lost.life
                 or self._link.is_read_only
             ):
                 raise cause

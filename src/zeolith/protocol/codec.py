@@ -93,6 +93,7 @@ class Codec(ABC):
     :ivar compress: returns the frame to send in place of one that any method has returned; None if
         the peer takes no compressed messages.
     :ivar checksum: name of the algorithm by which both sides verify blobs; None if they do not.
+    :ivar life: what tells a server from the same one after another start; empty if not known.
     :ivar stream_frame: bytes of data that the peer takes in one message of a stream.
     :ivar takes_compressed: whether the peer may send compressed messages.
     :ivar expanded: bytes by which the messages decoded so far were longer than they arrived; who
@@ -111,6 +112,7 @@ class Codec(ABC):
         self.max_payload = max_payload
         self.compress: Callable[[bytes], bytes] | None = None
         self.checksum: str | None = None
+        self.life = ""
         self.stream_frame = STREAM_FRAME
         self.takes_compressed = False
         self.expanded = 0

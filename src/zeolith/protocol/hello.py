@@ -77,18 +77,21 @@ class Terms(NamedTuple):
     :ivar compresses: whether it takes compressed messages, and sends them to a peer that does.
     :ivar checksums: the algorithms by which it verifies blobs, the best one first; none: it does
         not, and takes short messages of streams only.
+    :ivar life: of a server: another one after each start; empty: it does not say.
     """
 
     silence: float | None = None
     compresses: bool = False
     checksums: tuple[str, ...] = ()
+    life: str = ""
 
     @property
     def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
         """What it can do beyond the version."""
         found: dict[str, Mapping[str, Any]] = {CAPABILITY: {}} if self.compresses else {}
         if self.checksums:
-            found[BLOBS] = {"checksums": self.checksums, "frame": BULK_FRAME}
+            life = {"life": self.life} if self.life else {}
+            found[BLOBS] = {"checksums": self.checksums, "frame": BULK_FRAME, **life}
         return found
 
 
@@ -100,10 +103,12 @@ class BlobTerms(NamedTuple):
 
     :ivar checksums: names of algorithms, the best one first; those that we do not know included.
     :ivar frame: bytes of data that it takes in one message of a stream.
+    :ivar life: of a server: another one after each start; empty if it does not say.
     """
 
     checksums: tuple[Any, ...] = ()
     frame: int = STREAM_FRAME
+    life: str = ""
 
 
 def blob_terms(capabilities: Mapping[str, Mapping[str, Any]]) -> BlobTerms:
@@ -119,7 +124,10 @@ def blob_terms(capabilities: Mapping[str, Mapping[str, Any]]) -> BlobTerms:
         raise IllegalMessage(
             f"hello: blobs needs a list of checksums and a frame of at least {STREAM_FRAME} bytes"
         )
-    return BlobTerms(checksums, frame)
+    life = parts.get("life", "")
+    if type(life) is not str:
+        raise IllegalMessage("hello: the life of a server is text")
+    return BlobTerms(checksums, frame, life)
 
 
 def serialize_introduction(introduction: Introduction) -> bytes:

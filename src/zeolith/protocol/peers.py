@@ -341,6 +341,7 @@ class _Peer:
         if self._terms.checksums and BLOBS in introduction.capabilities:
             codec.checksum = self._choose(self._terms.checksums, theirs.checksums)
             codec.stream_frame = min(theirs.frame, BULK_FRAME)
+            codec.life = theirs.life
 
     def _choose(self, ours: Sequence[str], theirs: Sequence[Any]) -> str | None:
         """Return the algorithm for checksums of blobs."""

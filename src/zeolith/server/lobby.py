@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ class Lobby:
             options.compression != "off" and is_available(),
             ALGORITHMS,
         )
+        self.begin_life()
         self.tally = Tally()
         self.door = (
             None
@@ -90,6 +92,10 @@ class Lobby:
         self.overdue = Overdue(
             loop, lambda: self.connections, options.max_transaction_duration, self.tally
         )
+
+    def begin_life(self) -> None:
+        """A storage has been opened: ids for objects that it gave out before may be given again."""
+        self.terms = self.terms._replace(life=os.urandom(8).hex())
 
     def close_logs(self) -> None:
         """Tell what was left out of the log; the last thing that a server does."""

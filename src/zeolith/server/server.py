@@ -257,6 +257,7 @@ class Server:
 
     def _returned(self, name: str, service: StorageService) -> None:
         assert self._lobby is not None
+        self._lobby.begin_life()
         service.open(self._lobby.loop)
         self._services[name] = service
 
