@@ -23,7 +23,7 @@ from zeolith.client.transaction import Transaction
 from zeolith.errors import ClientDisconnected
 from zeolith.protocol.messages import Store, Vote
 from zeolith.protocol.streamrequests import AttachBlob, StreamData
-from zeolith.types import MAX_TID, NO_TID
+from zeolith.types import MAX_TID
 
 from ..support.processes import running_server
 from ..support.proxy import Action, Passing, Proxy
@@ -279,7 +279,7 @@ def test_a_server_that_has_given_the_ids_to_others_gets_nothing_of_it(
 
 
 def test_what_it_keeps() -> None:
-    kept = Journal(None, " ", NO_TID, 0)
+    kept = Journal(None, " ")
     first = Store(oid_of(1), None, b"data", 1)
     blob = SentBlob(oid_of(2), None, b"data", "path")
     kept.note(first)

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from zeolith.protocol.limits import BULK_WINDOW
 from zeolith.protocol.messages import LoadBefore, Reply
 from zeolith.protocol.streamrequests import StreamCredit, StreamEnd
 from zeolith.server.filesending import FileSender
+from zeolith.server.publisher import Publisher
 from zeolith.server.sources import BlobSource
 from zeolith.server.warming import warm
 from zeolith.types import MAX_TID
@@ -154,6 +156,27 @@ def test_messages_stay_whole_where_the_socket_takes_parts(
     assert end == StreamEnd(0, digest_of(DATA))
     assert answers
     assert any(0 < sent < wanted for sent, wanted in taken), "nothing was taken in parts"
+
+
+def test_r1_invalidations_leave_before_a_part_of_a_file(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain, send, steps = Publisher.drain, FileSender.send, []
+
+    def note_drain(self: Publisher) -> None:
+        steps.append("drain")
+        drain(self)
+
+    def note_file(self: FileSender, head: bytes, descriptor: int, offset: int, size: int) -> int:
+        steps.append("file")
+        return send(self, head, descriptor, offset, size)
+
+    monkeypatch.setattr(Publisher, "drain", note_drain)
+    monkeypatch.setattr(FileSender, "send", note_file)
+    site.open(0, credit=BULK_WINDOW)
+    site.client.send(StreamCredit(0, BULK_WINDOW), StreamCredit(0, BULK_WINDOW))
+    read_all(site.client, 0, 0)
+    assert {before for before, step in pairwise(steps) if step == "file"} == {"drain"}
 
 
 def test_an_offset(site: Site) -> None:

@@ -48,7 +48,6 @@ from .channel import Channel
 from .iterators import Iterators
 from .journal import MAX_RESUMPTIONS, RESUMPTION_TIME, Journal, SentBlob
 from .link import Link
-from .oids import Oids
 from .outcome import LostFinish, leaves_doubt
 from .transaction import Transaction
 from .transfers import send_blob
@@ -77,7 +76,6 @@ class Committer:
 
     :param blobs: None if there are none.
     :param resolve: resolves conflicts that the server leaves to us.
-    :param oids: ids for new objects, which a transaction may have got before it is said again.
     """
 
     def __init__(
@@ -87,14 +85,12 @@ class Committer:
         blobs: BlobDirectory | None,
         iterators: Iterators,
         resolve: Resolve,
-        oids: Oids,
     ) -> None:
         self._link = link
         self._cache = cache
         self._blobs = blobs
         self._iterators = iterators
         self._resolve_conflict = resolve
-        self._oids = oids
         self._turn: Turn[Transaction] = Turn()
         self._numbers = count(1)
         # With the number of a transaction it makes an id that nobody else's has, more quickly than
@@ -121,18 +117,14 @@ class Committer:
         channel = None
         try:
             self._turn.take(transaction)
-            if self._blobs is not None and not self._blobs.shared:
-                # Before the channel is known: see connected.
-                since, repeats = self._cache.last_tid(), self._oids.repeats
-                transaction.journal = Journal(tid, status, since, repeats)
             transaction.channel = channel = self._link.channel()
             # A ZEO server takes the value only; the bytes arrive as they are.
             extension = txn.extension
             if channel.speaks_own:
                 extension = _extension_bytes(txn)
                 transaction.uid = self._uid_prefix + transaction.number.to_bytes(8, "big")
-            else:
-                transaction.journal = None
+                if self._blobs is not None and not self._blobs.shared:
+                    transaction.journal = Journal(tid, status)
             number, uid = transaction.number, transaction.uid
             channel.post(TpcBegin(number, txn.user, txn.description, extension, tid, status, uid))
         except BaseException:
@@ -300,20 +292,11 @@ class Committer:
                 transaction.journal.end()
             raise
 
-    def connected(self) -> None:
-        """There is another connection, and the cache is verified.  Its reader calls this, before
-        anybody else has it."""
-        transaction = self._turn.holder
-        journal = None if transaction is None else transaction.journal
-        if journal is not None and self._cache.last_tid() < journal.since:
-            # Restored from a backup, which an epoch does not always tell: what the transaction was
-            # made from may be lost, and its objects be at the revisions that it has read (R6).
-            journal.end()
-
     def _resume(self, transaction: Transaction, cause: ClientDisconnected) -> None:
         """Say all of *transaction* again on another connection.
 
-        :raises ClientDisconnected: there is none, or it is to another database or history.
+        :raises ClientDisconnected: there is none, or it is to another server, or to this one after
+            another start.
         """
         journal = transaction.journal
         while True:
@@ -331,25 +314,15 @@ class Committer:
                 channel = self._link.wait_until(deadline)
             except ClientDisconnected:
                 raise cause from None
-            if (
-                not journal.is_complete
-                or not channel.speaks_own
-                or channel.database != lost.database
-                # What it has given out before it was started anew, it gives to others, too.
-                or not channel.life
-                or channel.life != lost.life
-                or self._link.is_read_only
-            ):
+            # A server that was started anew gives ids of our new objects to others, and to the rest
+            # of this transaction; and it may have lost what that was made from (R6).
+            if not channel.life or channel.life != lost.life or self._link.is_read_only:
                 raise cause
+            logger.info("%s: goes on with a transaction after: %s", self._link.name, cause)
             try:
-                # A server that was started anew would give ids of our new objects to others, and
-                # to the rest of this transaction.
-                if not self._oids.are_known_by(channel, journal.repeats):
-                    raise cause
-                logger.info("%s: goes on with a transaction after: %s", self._link.name, cause)
                 self._say_again(transaction, channel, journal)
             except ClientDisconnected as error:
-                if error is cause or not channel.is_broken:
+                if not channel.is_broken:
                     raise
                 cause = error
             else:

@@ -2,8 +2,8 @@
 
 An upload takes long, and a connection may break in it; all that came before would be in vain.
 Nothing that precedes the vote has an effect at the server, and the vote looks at each revision that
-was changed or only read.  So all of it may be said again on another connection to the same history
-of the same database, and the vote decides as it would have done.
+was changed or only read.  So all of it may be said again on another connection to the same server,
+if that was not started anew meanwhile, and the vote decides as it would have done.
 """
 
 from __future__ import annotations
@@ -47,8 +47,6 @@ class Journal:
     """What was said after ``tpc_begin``, in order.  Not thread-safe: the committing thread has it.
 
     :param tid, status: of the beginning.
-    :param since: the last transaction that the application may have seen then.
-    :param repeats: of :class:`.Oids` then.
     :ivar entries: what was said.
     :ivar is_complete: whether that is all.
     :ivar resumptions: how often it has been said again.
@@ -58,18 +56,14 @@ class Journal:
         "_size",
         "entries",
         "is_complete",
-        "repeats",
         "resumptions",
-        "since",
         "status",
         "tid",
     )
 
-    def __init__(self, tid: bytes | None, status: str, since: bytes, repeats: int) -> None:
+    def __init__(self, tid: bytes | None, status: str) -> None:
         self.tid = tid
         self.status = status
-        self.since = since
-        self.repeats = repeats
         self.entries: list[Entry] = []
         self.is_complete = True
         self.resumptions = 0

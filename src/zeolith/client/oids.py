@@ -7,8 +7,6 @@ that is in the database: it gives ids out again that objects have which nobody h
 from __future__ import annotations
 
 from ..protocol.messages import NewOids
-from ..types import NO_TID
-from .channel import Channel
 from .link import Link
 
 
@@ -16,15 +14,11 @@ class Oids:
     """Ids that nobody uses.  Any thread may call any method.
 
     :param link: asks the server.
-    :ivar repeats: how often a server has begun to give out again what another one had given out.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._unused: list[bytes] = []
-        self._highest: bytes = NO_TID
-        self._before: bytes = NO_TID  # the highest of earlier connections
-        self.repeats = 0
 
     def take(self) -> bytes:
         """Return one.
@@ -35,25 +29,8 @@ class Oids:
             try:
                 return self._unused.pop()
             except IndexError:
-                self._keep(self._link.ask(NewOids()))
-
-    def _keep(self, oids: list[bytes]) -> None:
-        if min(oids) <= self._before:
-            self.repeats += 1
-        self._highest = max(self._highest, *oids)
-        self._unused[:0] = reversed(oids)
+                self._unused[:0] = reversed(self._link.ask(NewOids()))
 
     def forget(self) -> None:
         """There is another connection: the server may give out again what is not used here."""
-        self._before = self._highest
         self._unused.clear()
-
-    def are_known_by(self, channel: Channel, repeats: int) -> bool:
-        """Ask whether the server gives out none again that has been given out here, and none has
-        done so since :attr:`repeats` was *repeats*.
-
-        :param channel: the present connection.
-        :raises ClientDisconnected: it has broken.
-        """
-        self._keep(channel.call(NewOids()))
-        return self.repeats == repeats

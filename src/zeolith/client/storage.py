@@ -264,7 +264,6 @@ class ClientStorage(ConflictResolvingStorage):
             self._blobs,
             self._iterators,
             self._resolve_conflict,
-            self._oids,
         )
         self._link.start()
 
@@ -673,7 +672,6 @@ class ClientStorage(ConflictResolvingStorage):
         """A server has been found."""
         self._server_address = channel.wire.peer_name
         self._oids.forget()
-        self._committer.connected()
         if self._label:
             channel.post(SetClientLabel(self._label))
         self._info.update(info)
