@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from tests.support.raw import oid_of
 from tests.support.stores import MemoryStore, age_files, down
-from tests.support.waiting import Background, wait_until
+from tests.support.waiting import DEADLINE, Background, wait_until
 from ZODB.POSException import POSKeyError, StorageError
 
+from zeolith.tier import evicting
+from zeolith.tier import tier as tier_module
+from zeolith.tier.evicting import Evicted, evict
 from zeolith.tier.failures import StoreUnavailable
 from zeolith.tier.objects import StoredObject, make_name
 from zeolith.tier.owner import FILE_NAME
@@ -312,6 +315,52 @@ def test_what_was_asked_for_a_moment_ago_stays(site: Site) -> None:
     tier.load(oid_of(1), TID)
     tier.start(quiet)
     wait_until(lambda: counted(tier, "evicted") == 1, "the other was evicted")
+    assert os.path.exists(site.path(1))
+
+
+def test_what_had_to_stay_goes_later(site: Site) -> None:
+    """Though nobody does anything meanwhile."""
+    tier = site.open(100, grace=0.3)
+    tier.start(quiet)
+    wait_until(lambda: counted(tier, "bytes") is not None, "it was counted")
+    site.commit(1, bytes(1000))
+    wait_until(lambda: counted(tier, "evicted") == 1, "it was evicted after a while")
+
+
+def test_not_each_blob_is_worth_a_look_at_all_files(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def look(*arguments: Any) -> Evicted:
+        looks.append(arguments)
+        return evict(*arguments)
+
+    monkeypatch.setattr(tier_module, "evict", look)
+    tier = site.open(100, grace=3600, retry=3600)
+    tier.start(quiet)
+    wait_until(lambda: counted(tier, "bytes") is not None, "it was counted")
+    for number in range(1, 6):
+        site.commit(number, bytes(1000))
+    site.close()
+    assert len(looks) == 1
+
+
+def test_a_file_whose_stub_goes_at_the_last_moment_stays(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.commit(1, bytes(1000))
+    tried = threading.Event()
+
+    def lose(stub: str) -> None:
+        os.remove(stub)
+        tried.set()
+
+    monkeypatch.setattr(evicting, "sync_file", lose)
+    tier = site.open(100)
+    tier.start(quiet)
+    assert tried.wait(DEADLINE)
+    site.close()
     assert os.path.exists(site.path(1))
 
 

@@ -91,7 +91,7 @@ def _find(config: str, name: str | None) -> TieredBlobs:
     if name in tiered:
         return tiered[name]
     have = f"those that have one: {', '.join(tiered)}" if tiered else "none has one"
-    what = "several storages have" if name is None and tiered else f"storage {name!r} has no"
+    what = "several storages have an" if name is None and tiered else f"storage {name!r} has no"
     if name is None and not tiered:
         what = "no storage has an"
     raise ConfigurationError(config, f"{what} object store; {have}", "name one with --storage")

@@ -67,7 +67,8 @@ class BlobTier:
     :param pause: keeps calls from a store that is down.
     :param grace: seconds for which a file stays after it was asked for.
     :param orphan_age: seconds; see :func:`.sweeping.find_orphans`.
-    :param retry: seconds after which what has failed in the background is tried again.
+    :param retry: seconds after which what has failed in the background is tried again, and files
+        are looked at again that had to stay.
 
     :ivar workers: as given.
     :ivar lock: held for moments, around what makes or removes files and stubs.
@@ -91,6 +92,8 @@ class BlobTier:
         self._limit = cache_size
         self._grace = grace
         self._orphan_age = orphan_age
+        self._retry = retry
+        self._evict_at = 0.0
         self._pause = Pause() if pause is None else pause
         self._owner = Owner(str(helper.base_dir), store, self._begin_place)
         self.lock = threading.Lock()  # guards the plain attributes below, too
@@ -356,14 +359,25 @@ class BlobTier:
 
     # -- the keeper ------------------------------------------------------------------------------
 
-    def _keep(self) -> None:
+    def _keep(self) -> float | None:
         self._write_stubs()
+        if self._excess() <= 0:
+            return None
+        wait = self._evict_at - time.monotonic()
+        if wait > 0:
+            return wait
+        # What stubs say of another place is not enough to remove a file.
+        self.claim()
+        self._evict(self._limit + self._excess())
+        if self._excess() <= 0:
+            return None
+        # What is here has to stay for now: not each blob that comes is worth a look at all.
+        self._evict_at = time.monotonic() + self._retry
+        return self._retry
+
+    def _excess(self) -> int:
         with self.lock:
-            size = 0 if self._stock is None else self._stock.size
-        if size > self._limit:
-            # What stubs say of another place is not enough to remove a file.
-            self.claim()
-            self._evict(size)
+            return 0 if self._stock is None else self._stock.size - self._limit
 
     def _write_stubs(self) -> None:
         while self._committed:
@@ -439,8 +453,7 @@ class BlobTier:
             )
 
     def _look_after_size(self) -> None:
-        stock = self._stock
-        if stock is not None and stock.size > self._limit:
+        if self._excess() > 0:
             self._keeper.wake()
 
     # -- the mover -------------------------------------------------------------------------------
