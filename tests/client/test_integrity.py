@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -194,17 +193,3 @@ def test_the_checksum_is_of_the_whole_blob_also_after_a_break(
         assert Path(reader.loadBlob(oid_of(1), serial)).read_bytes() == DATA
     assert (line.flipped, len(broken)) == (1, 1)
     assert leftovers(tmp_path / "reader") == []
-
-
-def test_a_download_with_another_checksum_begins_anew(tmp_path: Path) -> None:
-    """The one that is wanted is of all bytes."""
-    download = Download(str(tmp_path / "blob.dl"))
-    assert download.resume("sha256") == 0
-    download.write(b"first")
-    assert download.resume("sha256") == 5
-    assert download.resume(None) == 0
-    assert (download.digest, os.path.getsize(download.path)) == (None, 0)
-    download.write(b"first")
-    assert download.resume("sha256") == 0
-    assert download.digest == hashlib.sha256().digest()
-    download.drop()

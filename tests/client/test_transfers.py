@@ -130,11 +130,17 @@ def test_a_download_that_is_cut_off_is_gone_on_with(
     proxy.rule = cut_now_and_then
     assert Path(reader.loadBlob(oid_of(1), serial)).read_bytes() == DATA
     assert seen["cuts"] >= 4
-    offsets = [
-        request.offset
-        for frame in proxy.frames()
-        if (request := of_stream(frame, OpenBlob)) is not None
-    ]
+
+    def find_offsets() -> list[int]:
+        return [
+            request.offset
+            for frame in proxy.frames()
+            if (request := of_stream(frame, OpenBlob)) is not None
+        ]
+
+    # A proxy notes what it has passed on; the answer to the last may be here before.
+    wait_until(lambda: len(find_offsets()) > seen["cuts"])
+    offsets = find_offsets()
     # It was never begun anew, and each byte came once, but for the frames that were cut off, and
     # those that the system threw away with the connection.
     assert offsets == sorted(offsets)
