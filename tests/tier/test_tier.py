@@ -337,6 +337,7 @@ def test_not_each_blob_is_worth_a_look_at_all_files(
         return evict(*arguments)
 
     monkeypatch.setattr(tier_module, "evict", look)
+    monkeypatch.setattr(tier_module, "_LEAST_REST", 3600.0)
     tier = site.open(100, grace=3600, retry=3600)
     tier.start(quiet)
     wait_until(lambda: counted(tier, "bytes") is not None, "it was counted")

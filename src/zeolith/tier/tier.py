@@ -39,6 +39,12 @@ _SWEPT_AT_ONCE: Final = 200
 _MOST_WANTED: Final = 1000
 """Blobs that are to be fetched because somebody wanted them who could not wait (R8)."""
 
+_LEAST_REST: Final = 1.0
+"""Seconds between two looks at all files, if the first has found too few that can go."""
+
+_REST_FACTOR: Final = 10
+"""How much longer than such a look that is at least."""
+
 _CLOSE_PATIENCE: Final = 2.0
 """Seconds for what was committed to get its stubs when a server ends."""
 
@@ -68,7 +74,7 @@ class BlobTier:
     :param grace: seconds for which a file stays after it was asked for.
     :param orphan_age: seconds; see :func:`.sweeping.find_orphans`.
     :param retry: seconds after which what has failed in the background is tried again, and files
-        are looked at again that had to stay.
+        are looked at again, at the latest, that had to stay.
 
     :ivar workers: as given.
     :ivar lock: held for moments, around what makes or removes files and stubs.
@@ -363,17 +369,19 @@ class BlobTier:
         self._write_stubs()
         if self._excess() <= 0:
             return None
-        wait = self._evict_at - time.monotonic()
-        if wait > 0:
-            return wait
+        begin = time.monotonic()
+        if begin < self._evict_at:
+            return self._evict_at - begin
         # What stubs say of another place is not enough to remove a file.
         self.claim()
         self._evict(self._limit + self._excess())
         if self._excess() <= 0:
             return None
         # What is here has to stay for now: not each blob that comes is worth a look at all.
-        self._evict_at = time.monotonic() + self._retry
-        return self._retry
+        end = time.monotonic()
+        rest = min(max((end - begin) * _REST_FACTOR, _LEAST_REST), self._retry)
+        self._evict_at = end + rest
+        return rest
 
     def _excess(self) -> int:
         with self.lock:
