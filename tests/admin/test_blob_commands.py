@@ -126,6 +126,8 @@ def test_what_is_not_there(run: Any, server: Any, source: Path, tmp_path: Path) 
     status, _, errors = run("put", address, source, "--oid", "0x77")
     assert (status, errors) == (FAILURE, "zeolith: there is no object 0x0000000000000077 here\n")
     assert run("put", address, source, "--root-key", "a")[0] == 0
+    status, _, errors = run("get", address, "0", target)
+    assert (status, errors) == (FAILURE, "zeolith: object 0x0000000000000000 is no blob\n")
     status, _, errors = run("put", address, source, "--root-key", "a")
     assert status == FAILURE
     assert "the root object has a key 'a' already" in errors

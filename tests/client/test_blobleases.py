@@ -15,6 +15,7 @@ from tests.support.blobdirectories import SERIAL, sender
 from tests.support.raw import oid_of
 from zeolith.client.blobleases import LEASE, MOST_LEASES, Leases
 from zeolith.client.bloblocks import is_shared
+from zeolith.client.blobs import BlobDirectory
 
 
 def is_held(path: str) -> bool:
@@ -148,6 +149,13 @@ def test_a_child_holds_nothing_of_its_parents(
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert is_held(path)
+
+
+def test_a_directory_forgets_them_in_a_child(blob_cache: BlobDirectory) -> None:
+    path = blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))
+    assert is_held(path)
+    blob_cache.forked()
+    assert not is_held(path)
 
 
 def test_the_parent_lets_go_although_a_child_lives(

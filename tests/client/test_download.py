@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.support.blobdirectories import (
 from tests.support.raw import oid_of
 from zeolith.client import download
 from zeolith.client.blobs import BlobDirectory
+from zeolith.client.download import Download
 from zeolith.errors import ClientStorageError
 
 
@@ -154,3 +156,17 @@ def test_a_forked_child_leaves_the_parents_download_alone(blob_cache: BlobDirect
         blob_cache.download_ended(oid, serial)
 
     assert read(blob_cache.load(oid_of(1), SERIAL, fetch)) == b"one two"
+
+
+def test_a_download_with_another_checksum_begins_anew(tmp_path: Path) -> None:
+    """The one that is wanted is of all bytes."""
+    download = Download(str(tmp_path / "blob.dl"))
+    assert download.resume("sha256") == 0
+    download.write(b"first")
+    assert download.resume("sha256") == 5
+    assert download.resume(None) == 0
+    assert (download.digest, os.path.getsize(download.path)) == (None, 0)
+    download.write(b"first")
+    assert download.resume("sha256") == 0
+    assert download.digest == hashlib.sha256().digest()
+    download.drop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,14 +13,17 @@ import pytest
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.MappingStorage import MappingStorage
-from ZODB.POSException import ConflictError, ReadConflictError
+from ZODB.POSException import ConflictError, ReadConflictError, StorageTransactionError
 
+from zeolith.cache import RingCache
 from zeolith.client import committer, journal
 from zeolith.client.journal import Journal, SentBlob
 from zeolith.client.storage import ClientStorage
+from zeolith.client.transaction import Transaction
 from zeolith.errors import ClientDisconnected
-from zeolith.protocol.messages import Store
+from zeolith.protocol.messages import Store, Vote
 from zeolith.protocol.streamrequests import AttachBlob, StreamData
+from zeolith.types import MAX_TID
 
 from ..support.processes import running_server
 from ..support.proxy import Action, Passing, Proxy
@@ -304,3 +308,166 @@ def test_a_database_without_identity_gets_nothing(
     with pytest.raises(ClientDisconnected):
         store_blob(storage, tmp_path, 1, meta)
     storage.tpc_abort(meta)
+
+
+def test_ids_that_were_given_again_meanwhile_end_it(
+    tmp_path: Path, client: Open, stack: ExitStack
+) -> None:
+    """One of them may be that of a new object which is in it already."""
+
+    def start() -> tuple[ExitStack, Any]:
+        running = stack.enter_context(ExitStack())
+        files = FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+        return running, running.enter_context(running_server(files))
+
+    running, server = start()
+    proxy = stack.enter_context(Proxy(server.address))
+    storage = client(proxy.address, blob_dir=str(tmp_path / "client"))
+    meta = begin(storage)
+    oid = storage.new_oid()
+    storage.store(oid, None, b"new", "", meta)
+    store_blob(storage, tmp_path, 2, meta)
+    running.close()
+    running, server = start()
+    proxy.target = server.address
+    storage.ping()
+    assert storage.new_oid() == oid, "nothing is given out again"
+    with pytest.raises(ClientDisconnected):
+        storage.store(oid, None, b"another", "", meta)
+    storage.tpc_abort(meta)
+
+
+@pytest.mark.parametrize("is_waited_for", [False, True])
+def test_a_database_restored_from_a_backup_gets_nothing_of_it(
+    tmp_path: Path, client: Open, stack: ExitStack, is_waited_for: bool
+) -> None:
+    """R6: what it was made from may be lost, and not all of that is looked at by the vote."""
+    place, backup = tmp_path / "database", tmp_path / "backup"
+    place.mkdir()
+
+    def start() -> tuple[ExitStack, Any]:
+        running = stack.enter_context(ExitStack())
+        files = FileStorage(str(place / "Data.fs"), blob_dir=str(place / "blobs"))
+        return running, running.enter_context(running_server(files))
+
+    running, server = start()
+    proxy = stack.enter_context(Proxy(server.address))
+    storage = client(proxy.address, blob_dir=str(tmp_path / "client"))
+    commit_record(storage, 1, b"one")
+    shutil.copytree(place, backup)
+    (backup / "Data.fs.lock").unlink(missing_ok=True)
+    lost = commit_record(storage, 2, b"two")
+    database = storage._link.channel().database
+    meta = begin(storage)
+    storage.store(oid_of(3), None, b"made from two", "", meta)
+    store_blob(storage, tmp_path, 4, meta)
+
+    def restore() -> None:
+        running.close()
+        shutil.rmtree(place)
+        shutil.copytree(backup, place)
+        _, server = start()
+        proxy.target = server.address
+
+    if is_waited_for:
+        cut_once(proxy, Vote, restore)
+    else:
+        restore()
+        storage.ping()
+        # Others go on, to where it had been and beyond.
+        assert commit_record(client(proxy.target), 5, b"five") > lost
+        storage.ping()
+    with pytest.raises(ClientDisconnected):
+        storage.tpc_vote(meta)
+    storage.tpc_abort(meta)
+    assert storage._link.channel().database == database, "the epoch tells it"
+
+
+def test_a_step_that_failed_is_not_left_out(
+    proxy: Proxy, storage: ClientStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R5: whoever goes on nevertheless must not commit the rest."""
+    monkeypatch.setattr(committer, "RESUMPTION_TIME", 0.2)
+
+    def refuse() -> None:
+        proxy.is_refusing = True
+
+    meta = begin(storage)
+    store_blob(storage, tmp_path, 1, meta)
+    cut_once(proxy, StreamData, refuse)
+    with pytest.raises(ClientDisconnected):
+        store_blob(storage, tmp_path, 2, meta)
+    proxy.is_refusing = False
+    storage.ping()
+    with pytest.raises(ClientDisconnected):
+        storage.tpc_vote(meta)
+    storage.tpc_abort(meta)
+
+
+def test_a_part_of_it_cannot_be_voted_on(
+    proxy: Proxy, storage: ClientStorage, tmp_path: Path, files: FileStorage
+) -> None:
+    """R5: a blob that was sent has vanished when it is to be sent again."""
+
+    def lose() -> None:
+        for path in (tmp_path / "client").rglob("*.tmp-"):
+            path.unlink()
+
+    meta = begin(storage)
+    storage.store(oid_of(1), None, b"plain", "", meta)
+    store_blob(storage, tmp_path, 2, meta)
+    cut_once(proxy, Store, lose)
+    storage.store(oid_of(3), None, b"behind it", "", meta)
+    with pytest.raises(FileNotFoundError):
+        storage.tpc_vote(meta)
+    with pytest.raises(StorageTransactionError):
+        storage.tpc_vote(meta)
+    storage.tpc_abort(meta)
+    assert len(files) == 0
+    commit_record(storage, 1, b"the next one")
+
+
+def test_a_record_that_was_resolved_before_is_forgotten() -> None:
+    """R6: said again, the transaction may meet another conflict, or none."""
+    cache = RingCache(10_000)
+    transaction = Transaction(None, 1)
+    transaction.stored(oid_of(1), b"sent")
+    transaction.resolved_here(oid_of(1), b"resolved")
+    transaction.unresolved()
+    transaction.update(cache, oid_of(5))
+    found = cache.load_before(oid_of(1), MAX_TID)
+    cache.close()
+    assert (transaction.resolved, found) == ([], None)
+
+
+def test_conflicts_are_resolved_again(
+    files: FileStorage, client: Open, tmp_path: Path, stack: ExitStack
+) -> None:
+    server = stack.enter_context(running_server(files, client_conflict_resolution=True))
+    proxy = stack.enter_context(Proxy(server.address))
+    storage = client(proxy.address, blob_dir=str(tmp_path / "client"))
+    first = commit_record(storage, 1, b"one")
+    commit_record(storage, 1, b"two", first)
+    given: list[bytes] = []
+
+    def resolve(oid: bytes, committed: bytes, read: bytes, data: bytes) -> bytes:
+        given.append(data)
+        return b"resolved"
+
+    storage.tryToResolveConflict = resolve
+    meta = begin(storage)
+    storage.store(oid_of(1), first, b"three", "", meta)
+    store_blob(storage, tmp_path, 2, meta)
+    votes: list[object] = []
+
+    def rule(passing: Passing) -> Action:
+        if of_stream(passing, Vote) is None:
+            return Action.PASS
+        votes.append(passing)
+        return Action.CUT if len(votes) == 2 else Action.PASS
+
+    proxy.rule = rule
+    assert storage.tpc_vote(meta) == [oid_of(1)]
+    tid = storage.tpc_finish(meta)
+    assert (given, len(votes)) == ([b"three", b"three"], 4)
+    assert files.load(oid_of(1))[:2] == storage.load(oid_of(1)) == (b"resolved", tid)

@@ -115,7 +115,7 @@ def test_an_interrupted_begin_lets_others_commit() -> None:
     while is_reached:
         step += 1
         line: Any = Line()
-        committer = Committer(line, nothing, nothing, nothing, nothing, nothing)
+        committer = Committer(line, nothing, nothing, nothing, nothing)
         first, second = TransactionMetaData(), TransactionMetaData()
         begin = partial(committer.begin, first, None, " ")
         is_reached = interrupted_at(step, begin, [committer_module, turn_module])

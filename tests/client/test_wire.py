@@ -317,3 +317,29 @@ def test_a_closed_wire_is_readable_and_reading_tells_why() -> None:
         with pytest.raises(OSError, match="descriptor"):
             wire.receive()
         wire.abort()
+
+
+@pytest.mark.parametrize("taken", [0, 3, 9, 12, 109])
+def test_what_the_system_does_not_take_at_once_is_sent_behind_it(taken: int) -> None:
+    """The head of a message or what belongs to it, in the order of the bytes."""
+    head, data = b"123456789", bytes(range(100))
+
+    class Socket:
+        """Takes so many bytes of what it is given together."""
+
+        arrived = b""
+        recv = None
+
+        def getpeername(self) -> str:
+            return "path"
+
+        def sendmsg(self, parts: list[Any]) -> int:
+            self.arrived += b"".join(parts)[:taken]
+            return taken
+
+        def sendall(self, rest: Any) -> None:
+            self.arrived += bytes(rest)
+
+    sock: Any = Socket()
+    PlainWire(sock).send_parts(head, memoryview(data))
+    assert sock.arrived == head + data

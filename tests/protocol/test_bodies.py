@@ -108,3 +108,20 @@ def test_not_before_the_client_is_admitted() -> None:
     fresh = ServerPeer(ours._coding, Limits(), terms=TERMS)
     (violated,) = fresh.receive(long_message(1, LONG))
     assert isinstance(violated, Violated)
+
+
+def test_data_that_look_like_a_message_are_data() -> None:
+    """A blob may be what somebody has recorded of a network."""
+    ours, theirs = meet(TERMS, TERMS)
+    assert ours.codec is not None
+    assert theirs.codec is not None
+    load = theirs.codec.load_before(bytes(8), bytes(8))
+    answer = ours.codec.loaded((bytes(8), bytes(8)), b"data of the object", bytes(8), None)
+    for peer in (ours, theirs):
+        peer.receive(data_head(1, len(LONG)))
+    assert ours.receive_load(load) is None
+    assert theirs.receive_loaded(answer) is None
+    for peer in (ours, theirs):
+        peer.receive(LONG)
+    assert ours.receive_load(load) == (bytes(8), bytes(8))
+    assert theirs.receive_loaded(answer) is not None

@@ -58,13 +58,15 @@ class Worker:
         self.is_killed = False
         host, port = self._address
         seed = 1000 * self.number + self._life
+        # Where it leaves what it has not committed when it is killed.
+        environment = {**child_environment(), "TMPDIR": str(self._directory)}
         with open(self._directory / f"{life}.log", "wb") as log:
             self.process = subprocess.Popen(
                 [
                     sys.executable, "-W", "ignore", "-m", "tests.rules.blob_worker",
                     host, str(port), str(self._directory), life, str(seed), self._kind,
                 ],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, env=child_environment(),
+                stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
             )  # fmt: skip
 
     def kill(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from ZODB.DB import DB
 from ZODB.DemoStorage import DemoStorage
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import StorageError
+from ZODB.serialize import referencesf
 
 import zeolith
 from zeolith.admin.asking import Target
@@ -34,7 +37,7 @@ from zeolith.protocol.streamrequests import OpenBlob
 from zeolith.server.access import StorageAccess
 from zeolith.server.monitor import make_report
 from zeolith.tier.pause import Pause
-from zeolith.tier.stubs import stub_of
+from zeolith.tier.stubs import read_stub, stub_of
 from zeolith.tier.tier import BlobTier
 
 CODINGS = pytest.mark.parametrize("coding", [Coding.OWN, Coding.PICKLE], ids=["own", "zeo"])
@@ -183,6 +186,31 @@ def test_r7_a_slow_store_holds_up_nobody_else(site: Site, gate: Gate) -> None:
     assert site.contents == [b"slow"]
 
 
+def test_the_last_of_two_for_one_object_counts(site: Site) -> None:
+    """Whichever is in the store first."""
+    puts = []
+
+    def delay_the_first(what: str) -> None:
+        if what == "put":
+            puts.append(what)
+            if len(puts) == 1:
+                wait_until(lambda: site.tier.describe()["uploads"], "the second is there")
+
+    site.store.before = delay_the_first
+    client = site.client(Coding.PICKLE)
+    client.begin()
+    client.store_blob(oid_of(1), b"record", b"one")
+    client.store_blob(oid_of(1), b"record", b"two")
+    client.vote()
+    path = site.path(1, client.finish())
+    wait_for(stub_of(path))
+    assert Path(path).read_bytes() == b"two"
+    found = read_stub(stub_of(path))
+    assert found is not None
+    assert found.sha256 == hashlib.sha256(b"two").hexdigest()
+    wait_until(lambda: site.contents == [b"two"], "the other one goes")
+
+
 @CODINGS
 def test_a_store_that_is_down_fails_the_vote(site: Site, coding: Coding) -> None:
     client = site.client(Coding.PICKLE)
@@ -293,6 +321,34 @@ def test_r7_who_waits_for_the_store_takes_no_threads_from_others(site: Site, gat
     gate.open()
     for client, msgid in zip(waiting, msgids):
         client.answer(msgid)
+
+
+def test_r7_those_who_wait_for_one_blob_take_one_thread(site: Site) -> None:
+    first, second = site.commit(1, b"first"), site.commit(2, b"second")
+    site.cool(1, first)
+    site.cool(2, second)
+    # As many get through at once as there are threads.
+    gets = threading.Barrier(2, timeout=DEADLINE)
+
+    def meet(what: str) -> None:
+        if what == "get":
+            gets.wait()
+
+    site.store.before = meet
+    clients = [site.client() for _ in range(site.tier.workers)]
+    for client in clients:
+        client.ask(OpenBlob(1, oid_of(1), first, 0, 1 << 20))
+    wait_until(lambda: counted(site, "misses") == len(clients), "all of them wait")
+    assert load(site.client(), 2, second) == b"second"
+    for client in clients:
+        streams = RawStreams(client)
+        streams.read_to_end(1)
+        assert streams.data[1] == b"first"
+    assert counted(site, "hits") == 0
+
+
+def counted(site: Site, name: str) -> Any:
+    return site.tier.describe()[name]
 
 
 def test_a_client_that_goes_while_its_blob_is_fetched(site: Site, gate: Gate) -> None:
@@ -444,6 +500,27 @@ def test_within_a_wrapper(files: FileStorage) -> None:
     tier.attach(files)
     assert StorageAccess("1", Wrapper(files)).tier is tier
     files.close()
+
+
+def test_a_pack_of_a_wrapped_storage(files: FileStorage) -> None:
+    """Which ZODB's own packer makes."""
+    tier = BlobTier(files.fshelper, MemoryStore(), 1 << 30)
+    tier.attach(files)
+    files.pack_keep_old = False
+    StorageAccess("1", Wrapper(files))
+    database = DB(files)
+    tids = []
+    for data in (b"old", b"new"):
+        change(database, partial(fill, data=data))
+        tids.append(files.lastTransaction())
+    oid = next(files.fshelper.listOIDs())[0]
+    stubs = [stub_of(str(files.fshelper.getBlobFilename(oid, tid))) for tid in tids]
+    for stub in stubs:
+        Path(stub).write_text("{}")
+    Path(stubs[0].replace(".cold", ".blob")).unlink()
+    files.pack(time.time() + 1, referencesf)
+    assert [os.path.exists(stub) for stub in stubs] == [False, True]
+    database.close()
 
 
 def test_not_where_it_is_only_read(files: FileStorage) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from tests.server.conftest import Connect, Serve
 from tests.support.blobsites import Site, store_blob
 from tests.support.raw import RawClient, oid_of
+from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
 from zeolith.protocol.checksums import ALGORITHMS, make_hasher
@@ -19,8 +22,9 @@ from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import Terms
 from zeolith.protocol.limits import BULK_WINDOW
 from zeolith.protocol.messages import LoadBefore, Reply
-from zeolith.protocol.streamrequests import StreamCredit, StreamEnd
+from zeolith.protocol.streamrequests import StreamCancel, StreamCredit, StreamEnd
 from zeolith.server.filesending import FileSender
+from zeolith.server.publisher import Publisher
 from zeolith.server.sources import BlobSource
 from zeolith.server.warming import warm
 from zeolith.types import MAX_TID
@@ -74,6 +78,22 @@ def test_a_file_that_ends_early_is_no_endless_loop(
     sender = FileSender(ends[0].fileno())
     assert sender.send(HEAD, descriptor, len(DATA) - 10, 100) == len(HEAD) + 10
     sender.close()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_files_that_cannot_be_sent_in_this_way_are_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Not every file system has it."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "sendfile", refuse)
+    site.open(0, credit=BULK_WINDOW)
+    site.client.send(StreamCredit(0, BULK_WINDOW), StreamCredit(0, BULK_WINDOW))
+    data, _, end = read_all(site.client, 0, len(DATA))
+    assert (data == DATA, end.checksum) == (True, digest_of(DATA))
 
 
 def test_warming_reads_no_further_than_the_file(descriptor: int) -> None:
@@ -132,11 +152,34 @@ def test_messages_stay_whole_where_the_socket_takes_parts(
     site.open(0, credit=BULK_WINDOW)
     site.client.send(StreamCredit(0, BULK_WINDOW), StreamCredit(0, BULK_WINDOW))
     site.client.ask(LoadBefore(site.oid, MAX_TID))
+    # Nothing is read before the system has no room left, or it may have room all the time.
+    wait_until(lambda: any(sent < wanted for sent, wanted in taken))
     data, answers, end = read_all(site.client, 0, len(DATA))
     assert data == DATA
     assert end == StreamEnd(0, digest_of(DATA))
     assert answers
     assert any(0 < sent < wanted for sent, wanted in taken), "nothing was taken in parts"
+
+
+def test_r1_invalidations_leave_before_a_part_of_a_file(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain, send, steps = Publisher.drain, FileSender.send, []
+
+    def note_drain(self: Publisher) -> None:
+        steps.append("drain")
+        drain(self)
+
+    def note_file(self: FileSender, head: bytes, descriptor: int, offset: int, size: int) -> int:
+        steps.append("file")
+        return send(self, head, descriptor, offset, size)
+
+    monkeypatch.setattr(Publisher, "drain", note_drain)
+    monkeypatch.setattr(FileSender, "send", note_file)
+    site.open(0, credit=BULK_WINDOW)
+    site.client.send(StreamCredit(0, BULK_WINDOW), StreamCredit(0, BULK_WINDOW))
+    read_all(site.client, 0, 0)
+    assert {before for before, step in pairwise(steps) if step == "file"} == {"drain"}
 
 
 def test_an_offset(site: Site) -> None:
@@ -158,3 +201,13 @@ def test_a_file_that_shrinks_in_the_middle_of_a_message_ends_the_connection(
     monkeypatch.setattr(os, "pread", lambda *args: b"")
     site.open(0, credit=BULK_WINDOW)
     site.client.wait_closed()
+
+
+def test_the_second_descriptor_is_given_back_with_the_last_stream(site: Site) -> None:
+    site.open(0)
+    session = site.session
+    site.client.send(StreamCredit(0, 1000))
+    wait_until(lambda: session.connection._files is not None)
+    site.client.send(StreamCancel(0))
+    read_all(site.client, 0, 0)
+    assert session.connection._files is None

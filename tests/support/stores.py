@@ -79,7 +79,8 @@ class MemoryStore:
 
     def write_marker(self, text: str) -> None:
         self._begin("write_marker")
-        self.marker = text
+        if self.marker is None:
+            self.marker = text
 
 
 def down(what: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from tests.support.raw import oid_of
 from tests.support.stores import BUCKET, BadLine, s3_store
 
@@ -90,6 +91,23 @@ def test_lists_of_many_and_deletion(
 
 def test_the_marker(place: S3Store) -> None:
     assert place.read_marker() is None
+    place.write_marker("who")
+    assert place.read_marker() == "who"
+    place.write_marker("another")
+    assert place.read_marker() == "who"
+
+
+def test_the_marker_in_a_store_that_cannot_look_first(
+    place: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = place._client.put_object
+
+    def refuse(**arguments: Any) -> None:
+        if "IfNoneMatch" in arguments:
+            raise ClientError({"Error": {"Code": "NotImplemented"}}, "PutObject")
+        put(**arguments)
+
+    monkeypatch.setattr(place._client, "put_object", refuse)
     place.write_marker("who")
     assert place.read_marker() == "who"
 

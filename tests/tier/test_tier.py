@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from tests.support.raw import oid_of
 from tests.support.stores import MemoryStore, age_files, down
-from tests.support.waiting import Background, wait_until
+from tests.support.waiting import DEADLINE, Background, wait_until
 from ZODB.POSException import POSKeyError, StorageError
 
+from zeolith.tier import evicting
+from zeolith.tier import tier as tier_module
+from zeolith.tier.evicting import Evicted, evict
 from zeolith.tier.failures import StoreUnavailable
 from zeolith.tier.objects import StoredObject, make_name
 from zeolith.tier.owner import FILE_NAME
@@ -315,6 +318,53 @@ def test_what_was_asked_for_a_moment_ago_stays(site: Site) -> None:
     assert os.path.exists(site.path(1))
 
 
+def test_what_had_to_stay_goes_later(site: Site) -> None:
+    """Though nobody does anything meanwhile."""
+    tier = site.open(100, grace=0.3)
+    tier.start(quiet)
+    wait_until(lambda: counted(tier, "bytes") is not None, "it was counted")
+    site.commit(1, bytes(1000))
+    wait_until(lambda: counted(tier, "evicted") == 1, "it was evicted after a while")
+
+
+def test_not_each_blob_is_worth_a_look_at_all_files(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def look(*arguments: Any) -> Evicted:
+        looks.append(arguments)
+        return evict(*arguments)
+
+    monkeypatch.setattr(tier_module, "evict", look)
+    monkeypatch.setattr(tier_module, "_LEAST_REST", 3600.0)
+    tier = site.open(100, grace=3600, retry=3600)
+    tier.start(quiet)
+    wait_until(lambda: counted(tier, "bytes") is not None, "it was counted")
+    for number in range(1, 6):
+        site.commit(number, bytes(1000))
+    site.close()
+    assert len(looks) == 1
+
+
+def test_a_file_whose_stub_goes_at_the_last_moment_stays(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.commit(1, bytes(1000))
+    tried = threading.Event()
+
+    def lose(stub: str) -> None:
+        os.remove(stub)
+        tried.set()
+
+    monkeypatch.setattr(evicting, "sync_file", lose)
+    tier = site.open(100)
+    tier.start(quiet)
+    assert tried.wait(DEADLINE)
+    site.close()
+    assert os.path.exists(site.path(1))
+
+
 def test_what_the_store_does_not_have_stays(site: Site) -> None:
     site.write(1, bytes(1000))
     site.store.before = down
@@ -337,13 +387,76 @@ def test_a_stub_that_does_not_fit_its_file_evicts_nothing(site: Site) -> None:
     tier = site.open(100)
     tier.start(quiet)
     wait_until(lambda: not os.path.exists(site.path(3)), "the good one was evicted")
-    wait_until(lambda: not os.path.exists(stub_of(site.path(1))), "the bad stub goes")
-    wait_until(lambda: not os.path.exists(stub_of(site.path(2))), "this one, too")
-    assert os.path.exists(site.path(1))
-    assert os.path.exists(site.path(2))
-    tier.packed()
-    wait_until(lambda: not os.path.exists(site.path(2)), "with good stubs they are evicted")
+    wait_until(lambda: not os.path.exists(site.path(2)), "with a good stub it is evicted")
     assert Path(tier.load(oid_of(2), TID)).read_bytes() == bytes(1000)
+    # Of two that differ nobody knows which is right.
+    assert os.path.exists(site.path(1))
+    assert os.path.exists(stub_of(site.path(1)))
+
+
+# -- the place in the store ----------------------------------------------------------------------
+
+
+def test_stubs_of_another_place_evict_nothing(site: Site) -> None:
+    """Its bucket may have been emptied since: the files here may be the only ones."""
+    site.commit(1, bytes(1000))
+    site.close()
+    os.remove(site.helper.base_dir + FILE_NAME)
+    site.store = MemoryStore()
+    site.store.before = down
+    tier = site.open(100)
+    tier.start(quiet)
+    wait_until(lambda: counted(tier, "bytes") == 1000, "it was counted")
+    wait_until(lambda: counted(tier, "failures") >= 4, "it was tried by both threads")
+    assert os.path.exists(site.path(1))
+    site.store.before = lambda what: None
+    wait_until(lambda: not os.path.exists(site.path(1)), "it was uploaded and evicted")
+    assert list(site.store.objects.values()) == [bytes(1000)]
+    assert Path(tier.load(oid_of(1), TID)).read_bytes() == bytes(1000)
+
+
+def test_a_new_place_does_not_have_what_is_away(site: Site) -> None:
+    site.commit(1)
+    site.commit_cold(2)
+    site.close()
+    os.remove(site.helper.base_dir + FILE_NAME)
+    site.store = MemoryStore()
+    path = site.write(3)
+    with pytest.raises(StoreUnavailable, match="one and the same word"):
+        site.open().upload(path, oid_of(3))
+    assert (site.store.objects, site.store.marker) == ({}, None)
+    assert os.path.exists(stub_of(site.path(1)))
+    assert os.path.exists(stub_of(site.path(2)))
+
+
+def test_two_that_begin_in_one_place(site: Site) -> None:
+    path = site.write(1)
+
+    def other(what: str) -> None:
+        if what == "write_marker":
+            site.store.marker = "other"
+
+    site.store.before = other
+    with pytest.raises(StoreUnavailable, match="belongs to another blob directory"):
+        site.tier.upload(path, oid_of(1))
+    assert (site.store.objects, site.store.marker) == ({}, "other")
+    assert not os.path.exists(site.helper.base_dir + FILE_NAME)
+
+
+def test_a_fetch_that_nobody_waits_for_is_no_load(site: Site) -> None:
+    site.commit_cold(1)
+    site.tier.fetch(oid_of(1), TID)
+    assert (counted(site.tier, "hits"), counted(site.tier, "misses")) == (0, 0)
+
+
+def test_a_place_that_became_that_of_others_is_not_swept(site: Site) -> None:
+    site.commit(1)
+    orphan(site, make_name(oid_of(1)))
+    site.store.marker = "other"
+    site.tier.packed()
+    wait_until(lambda: counted(site.tier, "failures") > 0, "it has tried")
+    assert "another blob directory" in counted(site.tier, "trouble")
+    assert len(site.store.objects) == 2
 
 
 # -- uploads -------------------------------------------------------------------------------------

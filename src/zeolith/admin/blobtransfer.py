@@ -87,21 +87,22 @@ def get_blob(
     """
     from ZODB.POSException import POSKeyError
 
+    found = _current(client, oid)[1] if tid is None else tid
+    blobs = client._blob_directory()
+
+    def look() -> tuple[int, int | None]:
+        try:
+            download = blobs.download(oid, found)
+        except KeyError:
+            return 0, None
+        return download.received, download.size
+
     try:
-        found = client.load(oid)[1] if tid is None else tid
-        blobs = client._blob_directory()
-
-        def look() -> tuple[int, int | None]:
-            try:
-                download = blobs.download(oid, found)
-            except KeyError:
-                return 0, None
-            return download.received, download.size
-
         source = _watched(client, lambda: client.loadBlob(oid, found), look, progress)
     except POSKeyError:
-        what = "no object" if tid is None else f"no revision 0x{tid.hex()} with a blob"
-        raise BlobNotMoved(_no_blob(oid, what)) from None
+        raise BlobNotMoved(
+            f"object 0x{oid.hex()} has no revision 0x{found.hex()} with a blob"
+        ) from None
     size = os.stat(source).st_size
     progress(size, size)
     mask = os.umask(0)
@@ -121,16 +122,10 @@ def replace_blob(
     :raises BlobNotMoved: there is no such object, it is no blob, or it changed meanwhile.
     :raises ClientStorageError: the connection was lost, or the server failed.
     """
-    from ZODB.blob import is_blob_record
     from ZODB.Connection import TransactionMetaData
-    from ZODB.POSException import ConflictError, POSKeyError
+    from ZODB.POSException import ConflictError
 
-    try:
-        data, tid = client.load(oid)
-    except POSKeyError:
-        raise BlobNotMoved(_no_blob(oid, "no object")) from None
-    if not is_blob_record(data):
-        raise BlobNotMoved(f"object 0x{oid.hex()} is no blob")
+    data, tid = _current(client, oid)
     meta = TransactionMetaData("", note, {})
 
     def commit() -> bytes:
@@ -220,10 +215,18 @@ def parse_oid(text: str) -> bytes:
 # ------------------------------------------------------------------------------------------------
 
 
-def _no_blob(oid: bytes, what: str) -> str:
-    return f"there is {what} 0x{oid.hex()} here" if what == "no object" else (
-        f"object 0x{oid.hex()} has {what}"
-    )  # fmt: skip
+def _current(client: ClientStorage, oid: bytes) -> tuple[bytes, bytes]:
+    """Return the record of a Blob object, and the transaction that wrote it."""
+    from ZODB.blob import is_blob_record
+    from ZODB.POSException import POSKeyError
+
+    try:
+        data, tid = client.load(oid)
+    except POSKeyError:
+        raise BlobNotMoved(f"there is no object 0x{oid.hex()} here") from None
+    if not is_blob_record(data):
+        raise BlobNotMoved(f"object 0x{oid.hex()} is no blob")
+    return data, tid
 
 
 def _copy(client: ClientStorage, path: str) -> str:

@@ -17,7 +17,7 @@ from ..config.storages import DEFAULT_NAME
 from ..config.tiered import TieredBlobs
 from ..errors import ConfigurationError
 from ..tier.localblobs import Stock, take_stock, walk
-from ..tier.stubs import BLOB_SUFFIX, SUFFIX, read_stub
+from ..tier.stubs import BLOB_SUFFIX, SUFFIX, read_stub, sync_file
 from ..tier.tier import BlobTier
 
 Advance = Callable[[int], None]
@@ -91,14 +91,25 @@ def _find(config: str, name: str | None) -> TieredBlobs:
     if name in tiered:
         return tiered[name]
     have = f"those that have one: {', '.join(tiered)}" if tiered else "none has one"
-    what = "several storages have" if name is None and tiered else f"storage {name!r} has no"
+    what = "several storages have an" if name is None and tiered else f"storage {name!r} has no"
     if name is None and not tiered:
         what = "no storage has an"
     raise ConfigurationError(config, f"{what} object store; {have}", "name one with --storage")
 
 
+def claim(place: Place) -> Stock:
+    """Return what is to be uploaded to the store, beside what is there.
+
+    :raises StoreFailure: the store is another directory's, or cannot be asked.
+    :raises OSError: the directory cannot be read.
+    """
+    # An empty place has nothing, whatever stubs say that an earlier one had.
+    place.tier.claim()
+    return place.stock()
+
+
 def upload_all(place: Place, advance: Advance) -> int:
-    """Have all blobs in the store; return how many were not there.
+    """Have all blobs in the store, after :func:`claim`; return how many were not there.
 
     :raises StoreFailure: the store does not take one.
     :raises OSError: a file cannot be read, or a stub not written.
@@ -152,7 +163,14 @@ def _uploading(tier: BlobTier, path: str) -> Callable[[], Any]:
 
 def _fetching(place: Place, stub: str) -> Callable[[], Any]:
     oid, tid = place.helper.splitBlobFilename(stub.removesuffix(SUFFIX) + BLOB_SUFFIX)
-    return lambda: place.tier.fetch(oid, tid)
+    path = place.helper.getBlobFilename(oid, tid)
+
+    def fetch() -> None:
+        place.tier.fetch(oid, tid)
+        # The store may be emptied next: no other copy is left then.
+        sync_file(path)
+
+    return fetch
 
 
 def _run(jobs: Iterator[tuple[Callable[[], Any], int]], workers: int, advance: Advance) -> int:

@@ -76,7 +76,6 @@ class Committer:
 
     :param blobs: None if there are none.
     :param resolve: resolves conflicts that the server leaves to us.
-    :param knows_oids: asks a server whether it gives out none of the ids again that we have got.
     """
 
     def __init__(
@@ -86,14 +85,12 @@ class Committer:
         blobs: BlobDirectory | None,
         iterators: Iterators,
         resolve: Resolve,
-        knows_oids: Callable[[Channel], bool],
     ) -> None:
         self._link = link
         self._cache = cache
         self._blobs = blobs
         self._iterators = iterators
         self._resolve_conflict = resolve
-        self._knows_oids = knows_oids
         self._turn: Turn[Transaction] = Turn()
         self._numbers = count(1)
         # With the number of a transaction it makes an id that nobody else's has, more quickly than
@@ -179,12 +176,15 @@ class Committer:
         else:
             # As ZEO's clients do it.
             self.store(oid, serial, data, txn)
-        number, blob = transaction.number, SentBlob(oid, serial, data, path)
+        number = transaction.number
         if blobs.shared:
             name = os.path.basename(path)
             self._post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
             return
+        blob = SentBlob(oid, serial, data, path)
         self._keep_on(transaction, partial(self._send_blob, transaction, blob))
+        if transaction.journal is not None:
+            transaction.journal.note(blob)
 
     def restore(
         self, oid: bytes, serial: bytes, data: bytes | None, prev_txn: bytes | None, txn: Any
@@ -268,8 +268,6 @@ class Committer:
             send_blob(transaction.channel, blobs, path, oid, serial, data, transaction.number)
         except MessageTooLarge as error:
             raise ObjectTooLarge(oid, error.size, error.limit) from None
-        if transaction.journal is not None and blob not in transaction.journal.entries:
-            transaction.journal.note(blob)
 
     # -- going on after a break --------------------------------------------------------------------
 
@@ -279,19 +277,26 @@ class Committer:
 
         :raises ClientDisconnected: it cannot, or breaks again and again.
         """
-        while True:
-            try:
-                return step()
-            except ClientDisconnected as error:
-                # What a server says of its own storage is no break.
-                if not transaction.channel.is_broken:
-                    raise
-                self._resume(transaction, error)
+        try:
+            while True:
+                try:
+                    return step()
+                except ClientDisconnected as error:
+                    # What a server says of its own storage is no break.
+                    if not transaction.channel.is_broken:
+                        raise
+                    self._resume(transaction, error)
+        except BaseException:
+            # Said again, it would lack this step.
+            if transaction.journal is not None:
+                transaction.journal.end()
+            raise
 
     def _resume(self, transaction: Transaction, cause: ClientDisconnected) -> None:
         """Say all of *transaction* again on another connection.
 
-        :raises ClientDisconnected: there is none, or it is to another database or history.
+        :raises ClientDisconnected: there is none, or it is to another server, or to this one after
+            another start.
         """
         journal = transaction.journal
         while True:
@@ -309,24 +314,15 @@ class Committer:
                 channel = self._link.wait_until(deadline)
             except ClientDisconnected:
                 raise cause from None
-            if (
-                not channel.speaks_own
-                or channel.database != lost.database
-                # What it has given out before it was started anew, it gives to others, too.
-                or not channel.life
-                or channel.life != lost.life
-                or self._link.is_read_only
-            ):
+            # A server that was started anew gives ids of our new objects to others, and to the rest
+            # of this transaction; and it may have lost what that was made from (R6).
+            if not channel.life or channel.life != lost.life or self._link.is_read_only:
                 raise cause
+            logger.info("%s: goes on with a transaction after: %s", self._link.name, cause)
             try:
-                # A server that was started anew would give ids of our new objects to others, and
-                # to the rest of this transaction.
-                if not self._knows_oids(channel):
-                    raise cause
-                logger.info("%s: goes on with a transaction after: %s", self._link.name, cause)
                 self._say_again(transaction, channel, journal)
             except ClientDisconnected as error:
-                if error is cause or not channel.is_broken:
+                if not channel.is_broken:
                     raise
                 cause = error
             else:
@@ -335,7 +331,7 @@ class Committer:
     def _say_again(self, transaction: Transaction, channel: Channel, journal: Journal) -> None:
         txn, number = transaction.txn, transaction.number
         transaction.channel = channel
-        transaction.resolved.clear()
+        transaction.unresolved()
         # A server may know the other one as that of a transaction which was given up.
         uid = self._uid_prefix + next(self._numbers).to_bytes(8, "big")
         transaction.uid = uid
@@ -348,12 +344,18 @@ class Committer:
             journal.status,
             uid,
         )
-        channel.post(begin)
-        for entry in journal.entries:
-            if isinstance(entry, SentBlob):
-                self._send_blob(transaction, entry)
-            else:
-                channel.post(entry)
+        try:
+            channel.post(begin)
+            for entry in journal.entries:
+                if isinstance(entry, SentBlob):
+                    self._send_blob(transaction, entry)
+                else:
+                    channel.post(entry)
+        except BaseException:
+            # Nobody may vote on a part of it.
+            with suppress(ClientStorageError):
+                channel.post(TpcAbort(number))
+            raise
 
     def _resolve(self, conflict: dict[str, Any], transaction: Transaction) -> None:
         oid = conflict["oid"]

@@ -2,8 +2,8 @@
 
 An upload takes long, and a connection may break in it; all that came before would be in vain.
 Nothing that precedes the vote has an effect at the server, and the vote looks at each revision that
-was changed or only read.  So all of it may be said again on another connection to the same history
-of the same database, and the vote decides as it would have done.
+was changed or only read.  So all of it may be said again on another connection to the same server,
+if that was not started anew meanwhile, and the vote decides as it would have done.
 """
 
 from __future__ import annotations
@@ -52,7 +52,14 @@ class Journal:
     :ivar resumptions: how often it has been said again.
     """
 
-    __slots__ = ("_size", "entries", "is_complete", "resumptions", "status", "tid")
+    __slots__ = (
+        "_size",
+        "entries",
+        "is_complete",
+        "resumptions",
+        "status",
+        "tid",
+    )
 
     def __init__(self, tid: bytes | None, status: str) -> None:
         self.tid = tid
@@ -69,7 +76,11 @@ class Journal:
         records = (len(field) for field in entry if field.__class__ is bytes)
         self._size += _OVERHEAD + sum(records)
         if self._size > JOURNAL_MARK:
-            self.is_complete = False
-            self.entries = []
+            self.end()
         else:
             self.entries.append(entry)
+
+    def end(self) -> None:
+        """What was said is not all, or not of use any more: it will not be said again."""
+        self.is_complete = False
+        self.entries = []

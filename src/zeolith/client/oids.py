@@ -7,8 +7,6 @@ that is in the database: it gives ids out again that objects have which nobody h
 from __future__ import annotations
 
 from ..protocol.messages import NewOids
-from ..types import NO_TID
-from .channel import Channel
 from .link import Link
 
 
@@ -21,7 +19,6 @@ class Oids:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._unused: list[bytes] = []
-        self._highest: bytes = NO_TID
 
     def take(self) -> bytes:
         """Return one.
@@ -32,23 +29,8 @@ class Oids:
             try:
                 return self._unused.pop()
             except IndexError:
-                self._keep(self._link.ask(NewOids()))
-
-    def _keep(self, oids: list[bytes]) -> None:
-        self._highest = max(self._highest, *oids)
-        self._unused[:0] = reversed(oids)
+                self._unused[:0] = reversed(self._link.ask(NewOids()))
 
     def forget(self) -> None:
         """There is another connection: the server may give out again what is not used here."""
         self._unused.clear()
-
-    def are_known_by(self, channel: Channel) -> bool:
-        """Ask whether the server gives out none again that has been given out here.
-
-        :param channel: the present connection.
-        :raises ClientDisconnected: it has broken.
-        """
-        highest = self._highest
-        oids = channel.call(NewOids())
-        self._keep(oids)
-        return bool(min(oids) > highest)

@@ -265,7 +265,6 @@ class ClientStorage(ConflictResolvingStorage):
             self._blobs,
             self._iterators,
             self._resolve_conflict,
-            self._oids.are_known_by,
         )
         self._link.start()
 

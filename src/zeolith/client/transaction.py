@@ -65,6 +65,12 @@ class Transaction:
         self.resolved.append(oid)
         self.stored(oid, data)
 
+    def unresolved(self) -> None:
+        """The transaction is said again as it was before its conflicts were resolved."""
+        for oid in self.resolved:
+            self._records[oid] = None  # what it becomes is not known until the next vote
+        self.resolved.clear()
+
     def resolved_there(self, oid: bytes) -> None:
         """The server resolved a conflict (or undid): what *oid* becomes is not known."""
         self.resolved.append(oid)

@@ -26,6 +26,7 @@ from .blobgarbage import remove_garbage
 from .blobsync import sync_path
 from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
+from .packblobs import remove_blobs
 from .publisher import Publisher
 from .resolvers import InProcess, Resolver
 from .sharedblobs import find_shared_blob
@@ -195,6 +196,11 @@ class StorageAccess:
         for layer in layers_of(self.storage):
             if type(layer) is ZODB.blob.BlobStorage:
                 layer._packUndoing = layer._packNonUndoing = partial(_pack_blobs, layer)
+            elif getattr(layer, "__dict__", {}).get("blob_tier") is not None:
+                # ZODB's packer, which packs what is in a wrapper, knows nothing of stubs.
+                layer._remove_blob_files_tagged_for_removal_during_pack = partial(
+                    remove_blobs, layer
+                )
 
     def _find_voted(self) -> list[VotedBlobs]:
         # A FileStorage has a lock; what else has its records elsewhere may be one of several.

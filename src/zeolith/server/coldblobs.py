@@ -38,6 +38,7 @@ class ColdBlobs:
         self.tier = tier
         workers = tier.workers
         self._uploads = WorkerPool(f"zeolith-upload-{name}", workers, inbox)
+        self._waiting: dict[tuple[bytes, bytes], list[Done]] = {}
         self._fetches = WorkerPool(f"zeolith-fetch-{name}", workers, inbox)
 
     # -- blobs that come -------------------------------------------------------------------------
@@ -50,7 +51,7 @@ class ColdBlobs:
         transaction.wait()
         self._uploads.submit(
             partial(self._upload, transaction, blob),
-            partial(self._stored, transaction, blob, client),
+            partial(self._stored, transaction, blob, len(transaction.blobs), client),
         )
 
     def _upload(self, transaction: Transaction, blob: UploadedBlob) -> StoredObject | None:
@@ -64,6 +65,7 @@ class ColdBlobs:
         self,
         transaction: Transaction,
         blob: UploadedBlob,
+        number: int,
         client: str,
         found: StoredObject | None,
         error: Exception | None,
@@ -75,17 +77,25 @@ class ColdBlobs:
         elif found is not None and transaction.is_over:
             self.tier.drop([found])
         elif found is not None:
-            earlier = transaction.objects.pop(blob.oid, None)
-            transaction.objects[blob.oid] = found
-            if earlier is not None:
-                self.tier.drop([earlier])
+            self._note(transaction, blob.oid, number, found)
         transaction.go_on()
+
+    def _note(self, transaction: Transaction, oid: bytes, number: int, found: StoredObject) -> None:
+        other = transaction.objects.get(oid)
+        if other is not None and other[0] > number:
+            # A later one of the same object, which is what is going to be committed.
+            self.tier.drop([found])
+            return
+        transaction.objects[oid] = number, found
+        if other is not None:
+            self.tier.drop([other[1]])
 
     def committed(self, tid: bytes, transaction: Transaction) -> None:
         """*transaction* is committed as *tid*."""
         found, transaction.objects = transaction.objects, {}
         if found or transaction.files:
-            self.tier.committed(tid, found, transaction.files)
+            objects = {oid: each for oid, (_, each) in found.items()}
+            self.tier.committed(tid, objects, transaction.files)
 
     def doubted(self, transaction: Transaction) -> None:
         """Nobody knows whether *transaction* is committed: its objects stay.
@@ -98,7 +108,7 @@ class ColdBlobs:
         """*transaction* is over; what was uploaded for it goes, unless it is committed."""
         found, transaction.objects = transaction.objects, {}
         if found:
-            self.tier.drop(found.values())
+            self.tier.drop(each for _, each in found.values())
 
     # -- blobs that go ---------------------------------------------------------------------------
 
@@ -111,8 +121,7 @@ class ColdBlobs:
 
         def ended(result: Any, error: Exception | None) -> None:
             if isinstance(error, BlobAway):
-                fetch = partial(self.tier.fetch, error.oid, error.tid)
-                self._fetches.submit(fetch, fetched)
+                self._fetch(error.oid, error.tid, fetched)
             else:
                 done(result, error)
 
@@ -120,9 +129,24 @@ class ColdBlobs:
             if error is not None:
                 done(None, _for_clients(error))
             else:
+                self.tier.ask_again()
                 submit(job, ended)
 
         submit(job, ended)
+
+    def _fetch(self, oid: bytes, tid: bytes, fetched: Done) -> None:
+        waiting = self._waiting.get((oid, tid))
+        if waiting is not None:
+            # Not on a thread each: others would have none.
+            waiting.append(fetched)
+            return
+        self._waiting[oid, tid] = [fetched]
+
+        def over(result: None, error: Exception | None) -> None:
+            for each in self._waiting.pop((oid, tid)):
+                each(result, error)
+
+        self._fetches.submit(partial(self.tier.fetch, oid, tid), over)
 
     # -- the end ---------------------------------------------------------------------------------
 

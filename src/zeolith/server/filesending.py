@@ -6,9 +6,13 @@ while it has nothing left to write; the caller sees to that.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from typing import Any, Final
+
+_UNFIT: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What ``sendfile`` says of a file that cannot be sent in this way."""
 
 _HAS_SENDFILE: Final = hasattr(os, "sendfile") and hasattr(socket, "MSG_MORE")
 
@@ -43,6 +47,10 @@ class FileSender:
                 count = os.sendfile(self._socket.fileno(), descriptor, offset + at, size - at)
             except (BlockingIOError, InterruptedError):
                 break
+            except OSError as error:
+                if error.errno not in _UNFIT:
+                    raise
+                break  # not from this file system: whoever sends the rest reads it
             if not count:
                 break  # the file ends here: whoever sends the rest finds out
             sent += count

@@ -84,7 +84,8 @@ class Transaction:
     :ivar unflushed, flushing: files of them that are open: those that wait to be brought to disk,
         and those that are on their way to it.
     :ivar flushed: files of them as they were brought to disk.
-    :ivar objects: by object id: what an object store has of them.
+    :ivar objects: by object id: what an object store has of them, and how many blobs had arrived
+        when that one had.
     :ivar files: where there is an object store: the files of all blobs that the transaction has
         written, those that an undo has made too; known after the vote.
     :ivar replaced: for objects whose conflict the client resolved: the number of the operation
@@ -131,7 +132,7 @@ class Transaction:
         self.flushing: list[Upload] = []
         self.flushed: set[Flushed] = set()
         self.files: list[str] = []
-        self.objects: dict[bytes, StoredObject] = {}
+        self.objects: dict[bytes, tuple[int, StoredObject]] = {}
         self._blob_records = 0
         self._waits = 0
         self._resume: Callable[[], None] | None = None

@@ -38,11 +38,12 @@ class Chore:
     answer must not keep the process from ending.
 
     :param name: of the thread.
-    :param work: the function; what it raises is logged, and it is called again after *retry*.
+    :param work: the function.  It returns after how many seconds it wants to be called again, None:
+        not before a :meth:`wake`.  What it raises is logged, and it is called again after *retry*.
     :param retry: seconds.
     """
 
-    def __init__(self, name: str, work: Callable[[], None], retry: float = RETRY) -> None:
+    def __init__(self, name: str, work: Callable[[], float | None], retry: float = RETRY) -> None:
         self._work = work
         self._retry = retry
         self._changed = threading.Condition()
@@ -84,9 +85,8 @@ class Chore:
                 if self._is_closed:
                     return
                 self._is_wanted = False
-            delay = None
             try:
-                self._work()
+                delay = self._work()
             except Exception as error:
                 # The store or the disk as a rule; a defect must not end the thread either.
                 logger.error("%s: %s", self._thread.name, error, exc_info=_trace_of(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -12,7 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from .chore import Rests
 from .localblobs import LocalBlob, walk
-from .stubs import read_stub, stub_of, sync_stub
+from .stubs import read_stub, stub_of, sync_file
+
+logger = logging.getLogger(__name__)
 
 GRACE: Final = 60.0
 """Seconds for which a file stays after it was asked for: whoever has its path is about to open it,
@@ -28,11 +31,13 @@ class Evicted(NamedTuple):
     :ivar evicted: files removed.
     :ivar files: files that are left.
     :ivar size: their bytes.
+    :ivar unstubbed: damaged stubs removed: these files are to be uploaded again.
     """
 
     evicted: int
     files: int
     size: int
+    unstubbed: int
 
 
 def evict(
@@ -54,7 +59,7 @@ def evict(
     :raises OSError: the directory cannot be read, a stub not brought to disk, or a file not
         removed.
     """
-    files = size = evicted = 0
+    files = size = evicted = unstubbed = 0
     # Of those that can go, the ones not asked for the longest, as many as there are too many: not
     # a list of all (R8).
     oldest: list[tuple[float, str, int]] = []
@@ -74,24 +79,39 @@ def evict(
         for _, path, length in sorted(oldest, reverse=True):
             if size <= target or is_over():
                 break
-            if _remove(path, length, lock, grace):
+            stub = read_stub(stub_of(path))
+            if stub is None:
+                unstubbed += remove_stub(path, lock)
+            elif stub.size != length:
+                # Nobody knows which of them is right: neither goes.
+                logger.error(
+                    "%s has %d bytes, and %d in the object store: one of them is damaged",
+                    path, length, stub.size,
+                )  # fmt: skip
+            elif _remove(path, lock, grace):
                 evicted += 1
                 files -= 1
                 size -= length
-    return Evicted(evicted, files, size)
+    return Evicted(evicted, files, size, unstubbed)
 
 
-def _remove(path: str, size: int, lock: threading.Lock, grace: float) -> bool:
+def remove_stub(path: str, lock: threading.Lock) -> bool:
+    """Remove the stub of the blob *path*, which has its file; return whether that was done.
+
+    :param lock: held meanwhile.
+    :raises OSError: it cannot be removed.
+    """
+    with lock, suppress(FileNotFoundError):  # a pack was quicker
+        if os.path.exists(path):
+            os.remove(stub_of(path))
+            return True
+    return False
+
+
+def _remove(path: str, lock: threading.Lock, grace: float) -> bool:
     stub = stub_of(path)
-    found = read_stub(stub)
-    if found is None or found.size != size:
-        # Of no use: the blob is to be uploaded again.
-        with lock, suppress(FileNotFoundError):
-            if os.path.exists(path):
-                os.remove(stub)
-        return False
     with suppress(FileNotFoundError):  # a pack was quicker
-        sync_stub(stub)
+        sync_file(stub)
         with lock:
             if os.stat(path).st_atime > time.time() - grace or not os.path.exists(stub):
                 return False

@@ -67,10 +67,10 @@ class ObjectStore(Protocol):
         """Delete objects; it does not matter whether they exist."""
 
     def read_marker(self) -> str | None:
-        """Return what :meth:`write_marker` has written last; None if nothing."""
+        """Return what :meth:`write_marker` has written; None if nothing."""
 
     def write_marker(self, text: str) -> None:
-        """Keep a short text, which is none of the objects."""
+        """Keep a short text, which is none of the objects; nothing happens if there is one."""
 
 
 def make_name(oid: bytes, tid: bytes | None = None) -> str:

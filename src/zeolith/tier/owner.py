@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from .failures import StoreUnavailable
 from .objects import ObjectStore
+from .stubs import sync_file
 
 FILE_NAME: Final = ".zeolith-store"
 
@@ -22,34 +24,49 @@ class Owner:
 
     :param directory: the blob directory.
     :param store: the place.
+    :param begin: called before both get their mark: this place has nothing of the directory yet.
     """
 
-    def __init__(self, directory: str, store: ObjectStore) -> None:
+    def __init__(self, directory: str, store: ObjectStore, begin: Callable[[], None]) -> None:
         self._path = os.path.join(directory, FILE_NAME)
         self._store = store
+        self._begin = begin
         self._lock = threading.Lock()
         self._is_known = False
 
-    def check(self) -> None:
+    @property
+    def is_known(self) -> bool:
+        """Whether the place was found to be this directory's."""
+        return self._is_known
+
+    def check(self, *, anew: bool = False) -> None:
         """Return if the place is this directory's; both get their mark if neither has one.
 
+        :param anew: look, even if that is known.
         :raises StoreUnavailable: it is another's, or cannot be asked.
         :raises OSError: the file cannot be read or written.
         """
         with self._lock:
-            if self._is_known:
+            if self._is_known and not anew:
                 return
+            self._is_known = False
             ours, theirs = self._read(), self._store.read_marker()
             if ours is None and theirs is None:
-                ours = theirs = secrets.token_hex(16)
+                self._begin()
+                new = secrets.token_hex(16)
                 # First the store: a file alone would say that the store has lost its mark.
-                self._store.write_marker(theirs)
-                self._write(ours)
+                self._store.write_marker(new)
+                # Somebody else may have been quicker.
+                theirs = self._store.read_marker()
+                if theirs == new:
+                    self._write(new)
+                    ours = new
             if ours is None:
                 raise StoreUnavailable(
                     "the place in the object store belongs to another blob directory. Choose "
-                    "another prefix; or, if that directory was this one before it was restored, "
-                    "delete the object zeolith-blobs behind the prefix"
+                    "another prefix; or, if that directory was this one before it was restored: "
+                    "if this one has stubs (*.cold), copy the object zeolith-blobs behind the "
+                    f"prefix to {self._path}; if not, delete that object"
                 )
             if theirs is None:
                 raise StoreUnavailable(
@@ -78,3 +95,4 @@ class Owner:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._path)
+        sync_file(self._path)

@@ -30,6 +30,10 @@ _ATTEMPTS: Final = 2
 """A connection that the store has closed meanwhile must not fail a commit; a store that is down
 must fail it soon."""
 
+_PRESENT: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
+_UNCONDITIONAL: Final = frozenset({"NotImplemented", "501"})
+"""What a store says that cannot write only what is not there."""
+
 _MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
@@ -119,10 +123,22 @@ class S3Store:
                 return text
 
     def write_marker(self, text: str) -> None:
+        from botocore.exceptions import ClientError
+
         with self._asking("write to"):
-            self._client.put_object(
-                Bucket=self._settings.bucket, Key=self._prefix + MARKER, Body=text.encode()
-            )
+            try:
+                self._write_marker(text, IfNoneMatch="*")
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code", ""))
+                if code in _UNCONDITIONAL:
+                    self._write_marker(text)
+                elif code not in _PRESENT:
+                    raise
+
+    def _write_marker(self, text: str, **condition: str) -> None:
+        self._client.put_object(
+            Bucket=self._settings.bucket, Key=self._prefix + MARKER, Body=text.encode(), **condition
+        )
 
     def _get(self, name: str) -> Any:
         return self._client.get_object(Bucket=self._settings.bucket, Key=self._prefix + name)

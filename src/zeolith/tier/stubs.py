@@ -62,8 +62,8 @@ def write_stub(path: str, found: StoredObject) -> None:
     os.replace(temporary, path)
 
 
-def sync_stub(path: str) -> None:
-    """Bring a stub, and its name, to disk.
+def sync_file(path: str) -> None:
+    """Bring a file, such as a stub, and its name to disk.
 
     :raises OSError: that fails.
     """

@@ -18,12 +18,12 @@ from typing import Any, Final
 from ZODB.POSException import POSKeyError, StorageError
 
 from .chore import RETRY, Chore, Rests
-from .evicting import GRACE, evict
-from .failures import StoreFailure
+from .evicting import GRACE, evict, remove_stub
+from .failures import StoreFailure, StoreUnavailable
 from .fetching import Fetches
-from .localblobs import Stock, take_stock, walk
+from .localblobs import LocalBlob, Stock, take_stock, walk
 from .objects import ObjectStore, StoredObject, describe_file
-from .owner import Owner
+from .owner import FILE_NAME, Owner
 from .pause import Pause
 from .settings import WORKERS
 from .stubs import read_stub, stub_of, write_stub
@@ -38,6 +38,12 @@ _SWEPT_AT_ONCE: Final = 200
 
 _MOST_WANTED: Final = 1000
 """Blobs that are to be fetched because somebody wanted them who could not wait (R8)."""
+
+_LEAST_REST: Final = 1.0
+"""Seconds between two looks at all files, if the first has found too few that can go."""
+
+_REST_FACTOR: Final = 10
+"""How much longer than such a look that is at least."""
 
 _CLOSE_PATIENCE: Final = 2.0
 """Seconds for what was committed to get its stubs when a server ends."""
@@ -67,7 +73,8 @@ class BlobTier:
     :param pause: keeps calls from a store that is down.
     :param grace: seconds for which a file stays after it was asked for.
     :param orphan_age: seconds; see :func:`.sweeping.find_orphans`.
-    :param retry: seconds after which what has failed in the background is tried again.
+    :param retry: seconds after which what has failed in the background is tried again, and files
+        are looked at again, at the latest, that had to stay.
 
     :ivar workers: as given.
     :ivar lock: held for moments, around what makes or removes files and stubs.
@@ -91,14 +98,16 @@ class BlobTier:
         self._limit = cache_size
         self._grace = grace
         self._orphan_age = orphan_age
+        self._retry = retry
+        self._evict_at = 0.0
         self._pause = Pause() if pause is None else pause
-        self._owner = Owner(str(helper.base_dir), store)
+        self._owner = Owner(str(helper.base_dir), store, self._begin_place)
         self.lock = threading.Lock()  # guards the plain attributes below, too
         self._fetches = Fetches()
         self._impatient = threading.local()
         self._last_tid: Callable[[], bytes] | None = None
         self._in_flight: set[str] = set()
-        self._committed: deque[tuple[bytes, Mapping[bytes, StoredObject]]] = deque()
+        self._committed: deque[tuple[bytes, Mapping[bytes, StoredObject], list[str]]] = deque()
         self._dropped: deque[str] = deque()
         self._made: deque[str] = deque()
         self._wanted: dict[tuple[bytes, bytes], None] = {}
@@ -184,6 +193,7 @@ class BlobTier:
                     f"{away}: it is being fetched from the object store, try again in a moment"
                 ) from None
         self.fetch(oid, tid)
+        self.ask_again()
         return self.local(oid, tid)
 
     @contextmanager
@@ -202,8 +212,11 @@ class BlobTier:
         :raises POSKeyError: there is no such blob.
         """
         self._fetches.run((oid, tid), partial(self._fetch, oid, tid))
+
+    def ask_again(self) -> None:
+        """Whoever has waited for a fetch is about to ask once more; that is not another load."""
         with self.lock:
-            self._counts["hits"] -= 1  # whoever has waited for it asks again, and finds it
+            self._counts["hits"] -= 1
 
     def _fetch(self, oid: bytes, tid: bytes) -> None:
         path = str(self._helper.getBlobFilename(oid, tid))
@@ -244,6 +257,36 @@ class BlobTier:
         with self._pause.guarding():
             self._store.get(wanted, path)
 
+    # -- the place in the store ------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """Return if the place in the store is this directory's, which an empty one becomes.
+
+        :raises StoreFailure: it is another's, or the store cannot be asked.
+        :raises OSError: the directory cannot be read or written.
+        """
+        if not self._owner.is_known:
+            with self._pause.guarding():
+                self._owner.check()
+
+    def _begin_place(self) -> None:
+        """Forget what an earlier place had of these blobs: this one has nothing."""
+        for found in walk(self._helper, Rests()):
+            if isinstance(found, str):
+                raise StoreUnavailable(
+                    f"{found} says that an object store has a blob that is not here, and neither "
+                    "the blob directory nor this place in the store says that it is this one. If "
+                    "it is not, use the one that has it, and zeolith blob fetch; if it is, put "
+                    f"one and the same word into {FILE_NAME} in the blob directory and into the "
+                    "object zeolith-blobs behind the prefix"
+                )
+        is_changed = False
+        for found in walk(self._helper, Rests()):
+            if isinstance(found, LocalBlob) and found.has_stub:
+                is_changed |= remove_stub(found.path, self.lock)
+        if is_changed and self._last_tid is not None:
+            self._take_stock_soon()
+
     # -- writing ---------------------------------------------------------------------------------
 
     def upload(self, path: str, oid: bytes, tid: bytes | None = None) -> StoredObject:
@@ -280,14 +323,9 @@ class BlobTier:
         :param files: of the transaction's blobs; those of others, as an undo makes them, are
             uploaded now.
         """
-        known = {str(self._helper.getBlobFilename(oid, tid)) for oid in found}
-        made = [path for path in files if path not in known]
-        if found:
-            self._committed.append((tid, found))
-            self._keeper.wake()
-        if made:
-            self._made.extend(made)
-            self._mover.wake()
+        # There may be thousands: the rest is for another thread than the caller's.
+        self._committed.append((tid, found, list(files)))
+        self._keeper.wake()
 
     def drop(self, found: Iterable[StoredObject]) -> None:
         """What was uploaded is not needed: its transaction was aborted."""
@@ -327,23 +365,44 @@ class BlobTier:
 
     # -- the keeper ------------------------------------------------------------------------------
 
-    def _keep(self) -> None:
+    def _keep(self) -> float | None:
         self._write_stubs()
+        if self._excess() <= 0:
+            return None
+        begin = time.monotonic()
+        if begin < self._evict_at:
+            return self._evict_at - begin
+        # What stubs say of another place is not enough to remove a file.
+        self.claim()
+        self._evict(self._limit + self._excess())
+        if self._excess() <= 0:
+            return None
+        # What is here has to stay for now: not each blob that comes is worth a look at all.
+        end = time.monotonic()
+        rest = min(max((end - begin) * _REST_FACTOR, _LEAST_REST), self._retry)
+        self._evict_at = end + rest
+        return rest
+
+    def _excess(self) -> int:
         with self.lock:
-            size = 0 if self._stock is None else self._stock.size
-        if size > self._limit:
-            self._evict(size)
+            return 0 if self._stock is None else self._stock.size - self._limit
 
     def _write_stubs(self) -> None:
         while self._committed:
-            tid, found = self._committed.popleft()
+            tid, found, files = self._committed.popleft()
+            known = set()
             for oid, each in found.items():
                 path = str(self._helper.getBlobFilename(oid, tid))
+                known.add(path)
                 try:
                     self._name(path, each, is_new=True)
                 except OSError as error:
                     logger.error("%s cannot be written: %s", stub_of(path), error)
-                    self._is_stock_due = True
+                    self._take_stock_soon()
+            made = [path for path in files if path not in known]
+            if made:
+                self._made.extend(made)
+                self._mover.wake()
 
     def _name(self, path: str, found: StoredObject, *, is_new: bool) -> None:
         """Write the stub of a blob whose object is in the store."""
@@ -383,6 +442,12 @@ class BlobTier:
             if self._stock is not None:
                 cold = self._stock.cold + result.evicted
                 self._stock = self._stock._replace(files=result.files, size=result.size, cold=cold)
+        if result.unstubbed:
+            self._take_stock_soon()
+
+    def _take_stock_soon(self) -> None:
+        self._is_stock_due = True
+        self._mover.wake()
 
     def _count(self, files: int, size: int, pending: int = 0, pending_size: int = 0) -> None:
         """The lock is held."""
@@ -396,8 +461,7 @@ class BlobTier:
             )
 
     def _look_after_size(self) -> None:
-        stock = self._stock
-        if stock is not None and stock.size > self._limit:
+        if self._excess() > 0:
             self._keeper.wake()
 
     # -- the mover -------------------------------------------------------------------------------
@@ -484,7 +548,7 @@ class BlobTier:
     def _sweep(self) -> None:
         """Delete the objects that nobody names."""
         with self._pause.guarding():
-            self._owner.check()
+            self._owner.check(anew=True)
             orphans = find_orphans(
                 self._store.list(), self._helper, self._is_in_flight, self._orphan_age
             )

@@ -21,7 +21,7 @@ def blob_upload(context: click.Context, /, configure: str, storage: str | None) 
     The exit status is 0 if the store has all of them, 1 if not, 2 for wrong usage.
     """
     from ...admin.tables import size
-    from ...admin.tiering import opened_place, upload_all
+    from ...admin.tiering import claim, opened_place, upload_all
 
     console = Console()
     with (
@@ -29,7 +29,7 @@ def blob_upload(context: click.Context, /, configure: str, storage: str | None) 
         interruptible(context),
         opened_place(configure, storage) as place,
     ):
-        stock = place.stock()
+        stock = claim(place)
         with console.progress("uploading", stock.pending_size) as advance:
             count = upload_all(place, advance)
         click.echo(
