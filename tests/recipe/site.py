@@ -19,6 +19,7 @@ class Site:
 
     :ivar directory: where it is.
     :ivar main: the options of ``[buildout]``.
+    :ivar others: the options of other parts.
     :ivar working_set: what :meth:`find` finds.
     :ivar asked: the requirements that it was asked for last.
     """
@@ -27,6 +28,7 @@ class Site:
 
     def __init__(self) -> None:
         self.main: dict[str, str] = {}
+        self.others: dict[str, dict[str, str]] = {}
         self.working_set: list[Any] = []
         self.asked: list[str] = []
 
@@ -48,7 +50,7 @@ class Site:
         from zeolith.recipe.part import Recipe
 
         options = FakeOptions({name.replace("_", "-"): value for name, value in given.items()})
-        return Recipe({"buildout": self.main}, name, options)
+        return Recipe({"buildout": self.main, **self.others}, name, options)
 
     def install(self, part: str = "zeo", **given: str) -> str:
         """Install a part; return its ``zeo.conf``."""

@@ -183,6 +183,42 @@ def test_two_parts_do_not_share_a_script(site: Site, relative: str) -> None:
     assert "days=1.0" in site.script("zeopack")
 
 
+@pytest.mark.parametrize("relative", ["true", "false"])
+def test_a_configuration_whose_name_is_the_end_of_another(site: Site, relative: str) -> None:
+    given = {"relative-paths": relative}
+    site.recipe("one", **given).install()
+    site.write("zeo.conf", "<zeo>\naddress 8200\n</zeo>\n<mappingstorage 1>\n</mappingstorage>\n")
+    said = site.refused("two", **given, **{"zeo-conf": "zeo.conf"})
+    assert "/bin/zeopack belongs to another part" in said
+
+
+def test_a_script_of_before_the_move_is_the_parts_own(site: Site) -> None:
+    site.install()
+    text = site.script("zeopack").replace(str(site.directory), "/where/it/was")
+    site.write("bin/zeopack", text)
+    site.recipe(**{"pack-days": "5"}).update()
+    assert "days=5.0" in site.script("zeopack")
+
+
+def test_two_parts_have_two_sockets(site: Site) -> None:
+    """One control script would stop the server of the other."""
+    one = {"recipe": "zeolith", "zeo-address": "8101"}
+    two = {"recipe": "zeolith[buildout]:default", "zeopack-script-name": "pack-two"}
+    site.main["parts"] = "one other two"
+    site.others = {"one": one, "other": {"recipe": "zc.recipe.egg"}, "two": two}
+    said = site.refused("two", **two)
+    assert said == (
+        f"part two, option socket-name: {site.directory}/var/zeo.zdsock is that of the part one, "
+        "too; give each part one of its own"
+    )
+    site.install("two", **two, **{"socket-name": "var/two.sock"})
+    own = site.write(
+        "own.conf", "<zeo>\naddress 1\n</zeo>\n<mappingstorage 1>\n</mappingstorage>\n"
+    )
+    more = {"zeo-conf": str(own), "zeopack-script-name": "pack-three"}
+    site.install("three", recipe="zeolith", **more)
+
+
 def test_other_parts_can_refer_to_it(site: Site) -> None:
     recipe = site.recipe()
     options = recipe._options
@@ -222,6 +258,14 @@ def test_an_update_brings_back_what_is_missing(site: Site, name: str) -> None:
     (site.directory / name).unlink()
     recipe.update()
     assert (site.directory / name).exists()
+
+
+def test_an_update_brings_back_directories(site: Site) -> None:
+    recipe = site.recipe()
+    recipe.install()
+    (site.directory / "var" / "log").rmdir()
+    recipe.update()
+    assert (site.directory / "var" / "log").is_dir()
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "again"])
@@ -288,11 +332,23 @@ def test_distributions_that_cannot_be_found(site: Site, monkeypatch: pytest.Monk
     from zc.buildout import UserError
 
     def fail(*arguments: Any) -> Any:
-        raise UserError("Couldn't find a distribution for 'nothing'.")
+        raise UserError("Couldn't find a distribution\nfor 'nothing'.\n")
 
     monkeypatch.setattr(site, "find", fail)
-    said = site.refused(eggs="nothing")
-    assert said.startswith("part zeo, option eggs: Couldn't find a distribution for 'nothing'.")
+    assert site.refused(eggs="nothing") == (
+        "part zeo, option eggs: Couldn't find a distribution for 'nothing'.; check names and "
+        "versions"
+    )
+
+
+def test_what_names_no_distribution(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zeolith.recipe.workingset import find_working_set
+
+    site.main |= {"offline": "true", "eggs-directory": "eggs", "develop-eggs-directory": "develop"}
+    monkeypatch.setattr(site, "find", find_working_set)
+    said = site.refused(eggs="][")
+    assert said.startswith("part zeo, option eggs: ")
+    assert said.endswith("; check names and versions")
 
 
 def test_directories_of_root_are_given_to_the_servers_user(
@@ -303,6 +359,10 @@ def test_directories_of_root_are_given_to_the_servers_user(
     given: list[tuple[str, int]] = []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "chown", lambda path, uid, gid: given.append((str(path), uid)))
+    site.directory.chmod(0o700)
+    said = site.refused(**{"effective-user": "nobody"})
+    assert f"option var: the user nobody may not enter {site.directory}; change" in said
+    site.directory.chmod(0o755)
     site.install(**{"effective-user": "nobody"})
     uid = pwd.getpwnam("nobody").pw_uid
     assert (str(site.directory / "var" / "filestorage"), uid) in given

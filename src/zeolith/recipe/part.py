@@ -16,13 +16,13 @@ from zc.buildout import easy_install
 from ..errors import ConfigurationError
 from .configuration import ITSELF, complaints_about, configuration_lines
 from .options import OPTIONS
-from .places import check_files, check_places, make_directories
+from .others import DISTRIBUTION, refuse_others_sockets
+from .places import check_files, check_places, make_directories, needed_directories
 from .scripts import refuse_others_scripts, scripts_of
 from .settings import Layout, read_settings
 from .staging import File, is_current, put_in_place
 from .workingset import find_working_set
 
-_DISTRIBUTION: Final = "zeolith"
 _PRIVATE: Final = 0o600
 
 
@@ -83,7 +83,9 @@ class Recipe:
         """
         working_set = self._find_working_set()
         paths = self._paths()
-        is_complete = all(script.path.exists() for script in scripts_of(self._settings))
+        needed = [script.path for script in scripts_of(self._settings)]
+        needed += needed_directories(self._settings)
+        is_complete = all(path.exists() for path in needed)
         if is_complete and is_current(self._settings.layout.location, self._files(working_set)):
             return paths
         return self._install(working_set)
@@ -98,6 +100,7 @@ class Recipe:
             check_places(settings)
             check_files(settings)
             refuse_others_scripts(settings)
+            refuse_others_sockets(self._buildout, settings)
             for path in make_directories(settings):
                 made.append(path)
             with _importable(working_set, self._extra_paths()):
@@ -153,11 +156,11 @@ class Recipe:
     def _find_working_set(self) -> Any:
         try:
             return find_working_set(
-                self._buildout, self._options, [*self._settings.eggs, _DISTRIBUTION]
+                self._buildout, self._options, [*self._settings.eggs, DISTRIBUTION]
             )
-        except zc.buildout.UserError as error:
+        except (zc.buildout.UserError, ValueError) as error:  # the latter: what is no requirement
             raise self._error(
-                ConfigurationError("eggs", str(error), "check names and versions")
+                ConfigurationError("eggs", " ".join(str(error).split()), "check names and versions")
             ) from error
 
     def _extra_paths(self) -> list[Path]:
