@@ -177,6 +177,9 @@ def test_tls_with_the_systems_authorities(given: list[dict[str, Any]]) -> None:
         ("zeolith://h/?ssl=0&ssl_key=k", "ssl: is off, and there are other keys of TLS"),
         ("zeolith://h/?ssl_authenticate=/missing", "ssl_authenticate: /missing cannot be used"),
         ("zeolith://h/?ssl_server_hostname=x", "ssl_server_hostname: has no effect without ssl"),
+        ("zeolith://h/?ssl_certificate=%00", "ssl: a file cannot be used: embedded null byte"),
+        (f"zeolith://h/?ssl_authenticate={'a' * 300}", "ssl: a file cannot be used: [Errno 36]"),
+        (f"zeolith://h/?cache_size={'9' * 5000}", "cache_size: has more digits than a number can"),
         ("zeolith://h/?demostorage=maybe", "demostorage: 'maybe' is neither true nor false"),
     ],
 )

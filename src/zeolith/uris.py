@@ -210,6 +210,11 @@ def _make_tls(settings: dict[str, Any]) -> Any:
         return tls(**settings)
     except ConfigurationError as error:
         raise ConfigurationError(_TLS + error.option, error.problem, error.remedy) from error
+    except (OSError, ValueError) as error:
+        # A path that the system does not even look for: too long, or with a zero byte.
+        raise ConfigurationError(
+            "ssl", f"a file cannot be used: {error}", f"look at the keys that begin with {_TLS}"
+        ) from error
 
 
 def _convert(key: str, given: Mapping[str, str], converter: Callable[[str], Any]) -> Any:
@@ -217,3 +222,7 @@ def _convert(key: str, given: Mapping[str, str], converter: Callable[[str], Any]
         return converter(given[key])
     except Refused as error:
         raise ConfigurationError(key, error.problem, error.remedy) from error
+    except ValueError as error:
+        raise ConfigurationError(
+            key, "has more digits than a number can have here", "give a smaller number"
+        ) from error

@@ -108,3 +108,38 @@ def test_elsewhere_on_the_path(dropin: Site, tmp_path: Path) -> None:
     (tmp_path / "ZEO-6.2.dist-info" / "METADATA").write_text("Name: ZEO\nVersion: 6.2\n")
     program = f"import sys; sys.path.append({str(tmp_path)!r}); import ZEO"
     assert refusal(dropin, program, tmp_path).startswith(BOTH)
+
+
+USE = """
+import ZEO, ZODB.blob
+address, stop = ZEO.server('Data.fs', 'server-blobs')
+db = ZEO.DB(address, blob_dir='blobs', client='kept')
+with db.transaction() as connection:
+    root = connection.root()
+    root['visits'] = root.get('visits', 0) + 1
+    root[root['visits']] = ZODB.blob.Blob(b'%d' % root['visits'])
+    print(root['visits'], hasattr(ZEO, 'is_zeolith'))
+with db.transaction() as connection:
+    root = connection.root()
+    for number in range(1, root['visits'] + 1):
+        assert root[number].open().read() == b'%d' % number
+db.close()
+stop()
+"""
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    """The document: try it and go back.  The same program, database, blobs and cache's name."""
+    theirs = Path(sysconfig.get_paths()["purelib"])
+    site = Site(tmp_path / "site")
+    printed = []
+    for install, name, source in (
+        (site.install_zeo, "[zZ][eE][oO]", theirs),
+        (site.install_dropin, "zeolith_zeo", DROPIN / "src"),
+        (site.install_zeo, "[zZ][eE][oO]", theirs),
+        (site.install_dropin, "zeolith_zeo", DROPIN / "src"),
+    ):
+        install()
+        printed.append(site.run("-c", USE, cwd=tmp_path).stdout.strip())
+        site.remove(name, source)
+    assert printed == ["1 False", "2 True", "3 False", "4 True"]

@@ -113,6 +113,7 @@ def test_what_cannot_be_used_is_refused(dropin: Site, tmp_path: Path) -> None:
         ("'localhost:8100'", "would be the path of a Unix socket"),
         ("1, colour='red'", "unexpected keyword argument 'colour'"),
         ("1, username='me'", "username: needs a password"),
+        ("1, credentials=object()", "credentials: "),
         ("1, wait_timeout='soon'", "wait_timeout: 'soon' is not a number of seconds"),
     ):
         program = f"from ZEO.ClientStorage import ClientStorage; ClientStorage({arguments})"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from tests.support.processes import free_port, is_listening
 from tests.support.sites import Site
 from tests.support.waiting import wait_until
@@ -150,3 +152,19 @@ def test_traces(dropin: Site, port: int, tmp_path: Path) -> None:
     assert "records" in done.stdout
     done = dropin.run("-m", "ZEO.scripts.cache_simul", "-s", "1", trace, cwd=tmp_path)
     assert "loads of" in done.stdout
+
+
+def test_start(dropin: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """By ``-m``, in the instance that the environment names; more is in the first document."""
+    home = tmp_path_factory.mktemp("home")
+    user = ("-u", "root") if os.geteuid() == 0 else ()
+    port = free_port()
+    instance = {"INSTANCE_HOME": str(home)}
+    done = dropin.run(
+        "-m", "ZEO.start", *user, "-p", str(port), cwd=home.parent, environment=instance
+    )
+    assert f"; log {home}/ZEO_SERVER.log" in done.stdout
+    commit(port, 1)
+    os.kill(int((home / "ZEO_SERVER.pid").read_text()), signal.SIGTERM)
+    wait_until(lambda: not (home / "ZEO_SERVER.zdsock").exists())
+    assert "Usage: " in dropin.run("-m", "ZEO.start", "--help", cwd=home).stdout

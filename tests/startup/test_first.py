@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from tests.support.processes import ServerProcess, running_server
 from tests.support.waiting import Background, wait_until
 from ZODB.DemoStorage import DemoStorage
 from ZODB.MappingStorage import MappingStorage
+from ZODB.POSException import ReadOnlyError
 
 import zeolith
-from zeolith.errors import ConfigurationError
+from zeolith.errors import ClientDisconnected, ConfigurationError
 from zeolith.startup import FirstStart, first
 
 STEPS = ("users", "hosting", "view")
@@ -143,6 +144,49 @@ def test_the_lead_is_given_back_after_an_error(open_db: OpenDB) -> None:
     assert db.storage.take_lead()
 
 
+def test_the_lead_is_given_back_when_the_look_fails(open_db: OpenDB) -> None:
+    failing, db = open_db(), open_db()
+    answers = iter([False])
+    # The second look, as the one that leads, finds no answer left.
+    with pytest.raises(StopIteration):
+        FirstStart(failing, lambda root: next(answers)).begin()
+    assert db.storage.take_lead()
+
+
+def test_who_finds_it_done_as_the_leader_leads_no_more(open_db: OpenDB) -> None:
+    late, db = open_db(), open_db()
+    answers = iter([False, True, True])
+    assert FirstStart(late, lambda root: next(answers)).begin() is False
+    assert db.storage.take_lead()
+
+
+def test_the_end_does_not_wait_for_a_server_that_is_away(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(ServerProcess(tmp_path / "server"))
+        db = zeolith.DB(server.address, wait_timeout=1000)
+        stack.callback(closed, db)
+        begun = FirstStart(db, is_done)
+        assert begun.begin()
+        server.stop()
+        wait_until(lambda: not db.storage.is_connected(), "the client has noticed")
+        begun.end()
+
+
+def test_one_that_must_not_goes_on_from_its_cache_while_the_server_is_down(tmp_path: Path) -> None:
+    cache = str(tmp_path / "main.zec")
+    with ServerProcess(tmp_path / "server") as server:
+        with closing(zeolith.DB(server.address, cache=cache)) as db:
+            initialise(db, until=STEPS[0])
+            with db_root(db) as root:
+                assert not is_done(root)
+        address = server.address
+    with closing(zeolith.DB(address, cache=cache, wait=False, wait_timeout=0.1)) as db:
+        assert FirstStart(db, is_done, is_begun, "never").begin() is False
+        # One that may initialise needs the server.
+        with pytest.raises(ClientDisconnected):
+            FirstStart(db, is_done, is_begun).begin()
+
+
 def test_one_that_must_not_waits_and_says_how_to_go_on(
     open_db: OpenDB, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,6 +273,8 @@ def test_a_client_that_may_only_read(open_db: OpenDB, address: Any) -> None:
     initialise(leader, until=STEPS[0])
     reader = open_db(read_only=True)
     assert FirstStart(reader, is_done, is_begun, "it is read-only").begin() is False
+    with pytest.raises(ReadOnlyError):
+        FirstStart(reader, is_done, is_begun).begin()
 
 
 def test_at_a_zeo_server_it_is_said_that_nobody_can_be_waited_for(

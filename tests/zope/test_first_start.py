@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 from tests.support.processes import ServerProcess
 from tests.support.waiting import wait_until
-from tests.support.zopes import START, ZopeProcess, zeolith_section
+from tests.support.zopes import ROOT, START, ZopeProcess, zeolith_section, zope_bin
 from tests.zope.conftest import MakeZope
 
 from zeolith.client.storage import ClientStorage
@@ -171,6 +173,41 @@ def test_a_client_that_may_only_read_waits_as_well(
         pass
     with make_zope("reader", zeolith_section(server, "read-only true"), head=HEAD) as zope:
         assert zope.get("/")[0] == 200
+
+
+# As Zope 2 left it.
+OLD = """
+import sys, zeolith
+from OFS.Folder import Folder
+db = zeolith.DB(("127.0.0.1", int(sys.argv[1])))
+with db.transaction() as connection:
+    application = connection.root()["Application"]
+    application._p_activate()
+    vars(application)["Control_Panel"] = Folder("Control_Panel")
+    application._p_changed = True
+db.close()
+"""
+
+
+@pytest.mark.long
+def test_f_what_an_older_zope_has_left_is_removed_by_one(
+    server: ServerProcess, make_zope: MakeZope
+) -> None:
+    with make_zope("instance", zeolith_section(server), head=HEAD):
+        pass
+    subprocess.run(
+        [zope_bin() / "python", "-c", OLD, str(server.address[1])],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        check=True,
+        timeout=60,
+    )
+    zopes = [make_zope("instance") for _ in range(3)]
+    for zope in zopes:
+        zope.launch()
+    for zope in zopes:
+        zope.wait_up()
+    assert sum(INITIALISES in zope.log() for zope in zopes) == 1
+    assert descriptions(server).count("Removed persistent Control_Panel") == 1
 
 
 def test_without_zope_the_line_says_what_is_missing() -> None:

@@ -17,6 +17,13 @@ logger = logging.getLogger(__name__)
 
 _HOST_MONSTER: Final = "Virtual Host Monster"
 
+_LEFT_BEHIND: Final = (
+    "Control_Panel",
+    "_standard_objects_have_been_added",
+    "_initializer_registry",
+)
+"""Attributes that Zopes before version 4 had in the database, and that Zope removes."""
+
 
 def is_begun(root: Any) -> bool:
     """Whether Zope has an application there."""
@@ -24,13 +31,13 @@ def is_begun(root: Any) -> bool:
 
 
 def is_done(root: Any) -> bool:
-    """Whether Zope would find nothing to add.
+    """Whether Zope would find nothing to add, nor to remove.
 
     What it adds last, the view of the root, is there only after all the rest; somebody may have
     removed some of it since, though.
     """
     application = root.get("Application")
-    if application is None or _awaits_user(application):
+    if application is None or _is_old(application) or _awaits_user(application):
         return False
     found = application.objectMap()
     ids = {each["id"] for each in found}
@@ -39,16 +46,24 @@ def is_done(root: Any) -> bool:
     )
 
 
+def _is_old(application: Any) -> bool:
+    """Whether an older Zope has left something that Zope would change."""
+    application._p_activate()
+    return any(vars(application).get(name) is not None for name in _LEFT_BEHIND) or not (
+        {"Owner", "Authenticated"} <= set(application.__ac_roles__)
+    )
+
+
 def _awaits_user(application: Any) -> bool:
     """Whether this instance has a file ``inituser``, and Zope would take the user from it.
 
     Each instance of a site has one when it is new, whoever has initialised the database.
     """
-    from AccessControl.users import readUserAccessFile
-
     users: Any = getattr(application, "acl_users", None)
     if not hasattr(users, "_createInitialUser"):
         return False  # another kind of folder, as Plone's
+    from AccessControl.users import readUserAccessFile
+
     return len(users.getUserNames()) <= 1 and readUserAccessFile("inituser") is not None
 
 

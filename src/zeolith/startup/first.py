@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import transaction
-from ZODB.POSException import Unsupported
+from ZODB.POSException import ReadOnlyError, Unsupported
 
 from ..errors import ClientDisconnected, ConfigurationError
 
@@ -34,7 +34,8 @@ class FirstStart:
 
     One of them initialises the database; the others wait until it is done.  If that one ends or
     loses its connection before, another one goes on with it, so that initialising must be able to
-    begin with what is there already.  One thread uses an object, once.
+    begin with what is there already.  One thread uses an object, once; threads that share a
+    storage are one client of the server, and do not wait for each other.
 
     :param db: the ``ZODB.DB``, on a :class:`~zeolith.client.storage.ClientStorage`.
     :param is_done: says of a root object whether there is nothing left to do.
@@ -76,9 +77,21 @@ class FirstStart:
         Waits as long as it takes, and says in the log what for.  At a ZEO server, which does not
         know who leads, a process that may initialise does not wait: that goes to the log.
 
+        A process that must not initialise anything goes on without a server, if there is enough in
+        its cache.
+
         :raises ClientDisconnected: there is no server, or it was lost for longer than the storage's
             ``wait_timeout``.
+        :raises ReadOnlyError: it may initialise, and the storage is read-only.
         """
+        try:
+            return self._wait()
+        except BaseException:
+            # Nobody calls end() then.
+            self.end()
+            raise
+
+    def _wait(self) -> bool:
         while not self._sees(self._is_done):
             if self._refusal is not None:
                 if self._sees(self._is_begun) and not self._somebody_leads():
@@ -97,8 +110,9 @@ class FirstStart:
 
     def end(self) -> None:
         """This process has initialised the database, or has given up; the others may go on."""
-        if self._leads:
-            self._leads = False
+        leads, self._leads = self._leads, False
+        # Without a connection there is no lead, and no need to wait for a server.
+        if leads and self._storage.is_connected():
             try:
                 self._storage.give_lead()
             except ClientDisconnected as error:
@@ -123,27 +137,33 @@ class FirstStart:
 
     def _take_lead(self) -> bool:
         try:
-            self._leads = self._storage.take_lead()
+            return self._ask()
         except Unsupported as error:
             logger.warning(
                 "%s; if processes start together on an empty database, one of them may fail: "
                 "start one of them first",
                 error,
             )
-            self._leads = False
             return True
-        return self._leads
 
     def _somebody_leads(self) -> bool:
-        if self._storage.isReadOnly():
-            return False  # who may not write cannot ask, and cannot be in anybody's way
         try:
-            leads: bool = self._storage.take_lead()
-        except Unsupported:
+            leads = self._ask()
+        except (Unsupported, ReadOnlyError) as error:
+            # Who may not write cannot ask, and cannot be in anybody's way.
+            logger.debug("nobody to wait for: %s", error)
             return False
-        if leads:
-            self._storage.give_lead()
+        except ClientDisconnected as error:
+            logger.info("no server tells whether to wait for another process: %s", error)
+            return False
+        self.end()
         return not leads
+
+    def _ask(self) -> bool:
+        # An interrupted question may have been answered.
+        self._leads = True
+        self._leads = self._storage.take_lead()
+        return self._leads
 
     def _remind(self, level: int, text: str) -> None:
         now = time.monotonic()
