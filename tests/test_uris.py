@@ -39,6 +39,7 @@ def port() -> Iterator[int]:
         ("zeolith://db.example:8100", [("db.example", 8100)]),
         ("zeolith://db.example:8100/", [("db.example", 8100)]),
         ("zeolith://db.example/", [("db.example", 9991)]),
+        ("zeolith://d%62.example:8100/", [("db.example", 8100)]),
         ("zeolith://:8100/", [("", 8100)]),
         ("zeolith://[::1]:8100/", [("::1", 8100)]),
         ("zeolith://[::1]/", [("::1", 9991)]),

@@ -23,14 +23,7 @@ def DB(*args: Any, **kw: Any) -> ZODB.DB:  # noqa: N802 - the name ZEO gave it
 
     Closing the database closes the storage.
     """
-    import ZODB
-
-    storage = client(*args, **kw)
-    try:
-        return ZODB.DB(storage)
-    except BaseException:
-        storage.close()
-        raise
+    return database_on(client(*args, **kw))
 
 
 def connection(*args: Any, **kw: Any) -> ZODB.Connection.Connection:
@@ -38,7 +31,22 @@ def connection(*args: Any, **kw: Any) -> ZODB.Connection.Connection:
 
     Closing the connection closes the database.
     """
-    db = DB(*args, **kw)
+    return only_connection(DB(*args, **kw))
+
+
+def database_on(storage: ClientStorage) -> ZODB.DB:
+    """Return a database on *storage*, which is closed if there can be none."""
+    import ZODB
+
+    try:
+        return ZODB.DB(storage)
+    except BaseException:
+        storage.close()
+        raise
+
+
+def only_connection(db: ZODB.DB) -> ZODB.Connection.Connection:
+    """Return a connection that closes *db* with itself; *db* is closed if there can be none."""
     try:
         return db.open_then_close_db_when_connection_closes()
     except BaseException:

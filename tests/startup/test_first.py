@@ -153,6 +153,52 @@ def test_the_lead_is_given_back_when_the_look_fails(open_db: OpenDB) -> None:
     assert db.storage.take_lead()
 
 
+def test_the_lead_is_given_back_when_the_question_was_interrupted(
+    open_db: OpenDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted, db = open_db(), open_db()
+    ask = interrupted.storage.take_lead
+
+    def ask_in_vain() -> bool:
+        assert ask()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupted.storage, "take_lead", ask_in_vain)
+    with pytest.raises(KeyboardInterrupt):
+        FirstStart(interrupted, is_done).begin()
+    assert db.storage.take_lead()
+
+
+def test_a_look_leaves_nothing_behind(open_db: OpenDB) -> None:
+    """Objects of applications may mend themselves as they are looked at."""
+    db = open_db()
+
+    def mends(root: Any) -> bool:
+        root["mended"] = 1
+        return True
+
+    assert FirstStart(db, mends).begin() is False
+    with db_root(db) as root:
+        assert "mended" not in root
+
+
+def test_without_another_question_one_that_must_not_waits_for_the_end(open_db: OpenDB) -> None:
+    client, leader = open_db(), open_db()
+    looks = threading.Semaphore(0)
+
+    def looked(root: Any) -> bool:
+        looks.release()
+        return is_done(root)
+
+    initialise(leader, until=STEPS[0])
+    waiting = Background(lambda: FirstStart(client, looked, refusal="never").begin())
+    for _ in range(3):
+        assert looks.acquire(timeout=20)
+    assert waiting.is_alive()
+    initialise(leader)
+    assert waiting.result() is False
+
+
 def test_who_finds_it_done_as_the_leader_leads_no_more(open_db: OpenDB) -> None:
     late, db = open_db(), open_db()
     answers = iter([False, True, True])
@@ -162,8 +208,9 @@ def test_who_finds_it_done_as_the_leader_leads_no_more(open_db: OpenDB) -> None:
 
 def test_the_end_does_not_wait_for_a_server_that_is_away(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(ServerProcess(tmp_path / "server"))
-        db = zeolith.DB(server.address, wait_timeout=1000)
+        path = str(tmp_path / "zeo.sock")
+        server = stack.enter_context(ServerProcess(tmp_path / "server", socket_path=path))
+        db = zeolith.DB(path, wait_timeout=1000)
         stack.callback(closed, db)
         begun = FirstStart(db, is_done)
         assert begun.begin()
@@ -173,14 +220,15 @@ def test_the_end_does_not_wait_for_a_server_that_is_away(tmp_path: Path) -> None
 
 
 def test_one_that_must_not_goes_on_from_its_cache_while_the_server_is_down(tmp_path: Path) -> None:
-    cache = str(tmp_path / "main.zec")
-    with ServerProcess(tmp_path / "server") as server:
-        with closing(zeolith.DB(server.address, cache=cache)) as db:
-            initialise(db, until=STEPS[0])
-            with db_root(db) as root:
-                assert not is_done(root)
-        address = server.address
-    with closing(zeolith.DB(address, cache=cache, wait=False, wait_timeout=0.1)) as db:
+    cache, path = str(tmp_path / "main.zec"), str(tmp_path / "zeo.sock")
+    with (
+        ServerProcess(tmp_path / "server", socket_path=path),
+        closing(zeolith.DB(path, cache=cache)) as db,
+    ):
+        initialise(db, until=STEPS[0])
+        with db_root(db) as root:
+            assert not is_done(root)
+    with closing(zeolith.DB(path, cache=cache, wait=False, wait_timeout=0.1)) as db:
         assert FirstStart(db, is_done, is_begun, "never").begin() is False
         # One that may initialise needs the server.
         with pytest.raises(ClientDisconnected):
@@ -225,7 +273,9 @@ def test_one_that_must_not_goes_on_with_what_is_begun_if_nobody_is_at_it(open_db
     assert leader.storage.take_lead()  # nor does it keep the lead
 
 
-def test_one_that_must_not_waits_for_who_is_at_it(open_db: OpenDB) -> None:
+def test_one_that_must_not_waits_for_who_is_at_it(
+    open_db: OpenDB, caplog: pytest.LogCaptureFixture
+) -> None:
     client, leader = open_db(), open_db()
     initialise(leader, until=STEPS[0])
     assert leader.storage.take_lead()
@@ -239,6 +289,8 @@ def test_one_that_must_not_waits_for_who_is_at_it(open_db: OpenDB) -> None:
     for _ in range(3):
         assert looks.acquire(timeout=20)
     assert waiting.is_alive()
+    # However often it has looked.
+    assert caplog.text.count("waiting for another process: never") == 1
     leader.storage.give_lead()
     assert waiting.result() is False
 

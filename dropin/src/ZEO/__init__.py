@@ -39,14 +39,9 @@ def DB(*args: Any, **kw: Any) -> ZODB.DB:
 
     Closing the database closes the storage.
     """
-    import ZODB
+    from zeolith.shortcuts import database_on
 
-    storage = client(*args, **kw)
-    try:
-        return ZODB.DB(storage)
-    except BaseException:
-        storage.close()
-        raise
+    return database_on(client(*args, **kw))
 
 
 def connection(*args: Any, **kw: Any) -> ZODB.Connection.Connection:
@@ -54,12 +49,9 @@ def connection(*args: Any, **kw: Any) -> ZODB.Connection.Connection:
 
     Closing the connection closes the database.
     """
-    db = DB(*args, **kw)
-    try:
-        return db.open_then_close_db_when_connection_closes()
-    except BaseException:
-        db.close()
-        raise
+    from zeolith.shortcuts import only_connection
+
+    return only_connection(DB(*args, **kw))
 
 
 def server(
