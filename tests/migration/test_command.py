@@ -40,6 +40,17 @@ def test_each_remark_has_its_place_and_the_way_out(
     assert "\n  -> recipe = zeolith\n" in out
 
 
+def test_what_moves_a_cursor_is_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "buildout.cfg"
+    path.write_text("[a]\nrecipe = plone.recipe.zeoserver\n\x1b[2Jb = 1\n")
+    main(["migrate-check", str(path)])
+    out = capsys.readouterr().out
+    assert "\ufffd[2Jb" in out
+    assert "\x1b" not in out
+
+
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "buildout.cfg"
     path.write_text("[a]\nrecipe = plone.recipe.zeoserver\nclient-conflict-resolution = true\n")

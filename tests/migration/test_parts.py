@@ -148,6 +148,13 @@ def test_a_zeo_conf_of_ones_own_is_checked_as_well(tmp_path: Path) -> None:
     assert not [subject for subject in changed if subject.startswith("[a]")]
 
 
+def test_two_parts_of_one_zeo_conf(tmp_path: Path) -> None:
+    (tmp_path / "own.conf").write_text("<zeo>\nnonsense 1\n</zeo>\n")
+    part = "recipe = plone.recipe.zeoserver\nzeo-conf = own.conf\n"
+    refused = subjects(check(tmp_path, f"[a]\n{part}[b]\n{part}"), Effect.REFUSED)
+    assert refused.count("nonsense") == 1
+
+
 def test_an_instance(tmp_path: Path) -> None:
     remarks = check(tmp_path, INSTANCE)
     (remark,) = remarks.remarks
@@ -211,6 +218,16 @@ def test_a_file_that_two_extend_is_read_for_each(tmp_path: Path) -> None:
     path.write_text("[buildout]\nextends = one.cfg two.cfg\n")
     section = buildout.read_buildout(str(path)).sections["a"]
     assert {name: value for name, (value, _) in section.items()} == {"b": "base", "c": "two"}
+
+
+def test_files_without_end(tmp_path: Path) -> None:
+    """Each is read for each that extends it: 2 to the power of 20 times (R8)."""
+    for number in range(20):
+        name = f"{number + 1}.cfg"
+        (tmp_path / f"{number}.cfg").write_text(f"[buildout]\nextends = {name} {name}\n")
+    (tmp_path / "20.cfg").write_text("")
+    with pytest.raises(ConfigurationError, match="is one of more than 100 files; extend fewer"):
+        check(tmp_path, "[buildout]\nextends = 0.cfg\n")
 
 
 def test_files_that_need_not_be_there(tmp_path: Path) -> None:

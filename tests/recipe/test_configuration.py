@@ -354,6 +354,32 @@ def test_a_file_that_is_missing(site: Site, option: str, more: dict[str, str]) -
     assert "no/such/file" in said
 
 
+@pytest.mark.parametrize("option", ["zeo-conf", "zeopack", "repozo", "authentication-database"])
+def test_a_directory_in_place_of_a_file(site: Site, option: str) -> None:
+    (site.directory / "here").mkdir()
+    said = site.refused(**{option: "here"})
+    assert said == f"part zeo, option {option}: {site.directory}/here is a directory; name a file"
+
+
+def test_a_file_that_cannot_be_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = site.write("mypack.py", "")
+    access = os.access
+    # Root can read everything.
+    monkeypatch.setattr(os, "access", lambda each, mode: each != path and access(each, mode))
+    said = site.refused(zeopack="mypack.py")
+    assert said == f"part zeo, option zeopack: {path} cannot be read; change its permissions"
+
+
+def test_a_directory_of_authorities(site: Site) -> None:
+    """As OpenSSL has them: files that are named by their hashes."""
+    issued = Certificates(site.directory)
+    certificate = issued.issue("server")
+    (site.directory / "authorities").mkdir()
+    given = {"ssl-certificate": certificate, "ssl-authenticate": issued.root}
+    site.install(**given, **{"pack-ssl-authenticate": "authorities"})
+    assert f"authenticate='{site.directory}/authorities'" in site.script("zeopack")
+
+
 def test_a_certificate_that_is_none(site: Site) -> None:
     path = site.write("certificate.pem", "nothing\n")
     said = site.refused(**{"ssl-certificate": str(path), "ssl-client-certificates": "none"})

@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -241,6 +242,41 @@ def test_an_update_follows_the_working_set(site: Site) -> None:
     site.working_set = [*site.working_set, SimpleNamespace(location="/somewhere/app.egg")]
     recipe.update()
     assert "/somewhere/app.egg" in site.script("zeo")
+
+
+def test_an_update_follows_the_paths(site: Site) -> None:
+    """A Zope 2 that another part has just installed has become one with modules."""
+    (site.directory / "zope2").mkdir()
+    site.install(**{"zope2-location": "zope2"})
+    (site.directory / "zope2" / "lib" / "python").mkdir(parents=True)
+    site.recipe(**{"zope2-location": "zope2"}).update()
+    assert f"{site.directory}/zope2/lib/python" in site.script("zeo")
+
+
+def test_the_scripts_name_the_directory_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zeolith.recipe import running
+
+    found: list[Any] = []
+
+    def run(arguments: Any, signals: Any, **options: Any) -> int:
+        found.append((list(arguments), os.environ.get("ZEOLITH_BUILDOUT")))
+        return 0
+
+    monkeypatch.setattr(running, "main", run)
+    monkeypatch.setattr(sys, "argv", ["script", "more"])
+    monkeypatch.delenv("ZEOLITH_BUILDOUT", raising=False)
+    assert running.control("a.conf") == 0
+    assert found.pop() == (["ctl", "-C", "a.conf", "more"], None)
+    calls: list[tuple[Callable[[], int], list[str]]] = [
+        (lambda: running.control("a.conf", "/there"), ["ctl", "-C", "a.conf", "more"]),
+        (lambda: running.serve("a.conf", "/there"), ["serve", "-C", "a.conf", "more"]),
+        (lambda: running.pack("/there"), ["more"]),
+        (lambda: running.backup("/there"), ["backup", "more"]),
+    ]
+    for call, arguments in calls:
+        monkeypatch.setenv("ZEOLITH_BUILDOUT", "/elsewhere")
+        assert call() == 0
+        assert found.pop() == (arguments, "/there")
 
 
 def test_an_update_follows_the_options(site: Site) -> None:
