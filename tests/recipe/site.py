@@ -19,7 +19,6 @@ class Site:
 
     :ivar directory: where it is.
     :ivar main: the options of ``[buildout]``.
-    :ivar others: the options of other parts.
     :ivar working_set: what :meth:`find` finds.
     :ivar asked: the requirements that it was asked for last.
     """
@@ -28,7 +27,7 @@ class Site:
 
     def __init__(self) -> None:
         self.main: dict[str, str] = {}
-        self.others: dict[str, dict[str, str]] = {}
+        self._buildout: dict[str, dict[str, str]] = {}
         self.working_set: list[Any] = []
         self.asked: list[str] = []
 
@@ -38,6 +37,7 @@ class Site:
             "parts-directory": str(self.directory / "parts"),
             "bin-directory": str(self.directory / "bin"),
         }
+        self._buildout = {"buildout": self.main}
         for name in ("parts", "bin"):
             (self.directory / name).mkdir()
 
@@ -50,7 +50,7 @@ class Site:
         from zeolith.recipe.part import Recipe
 
         options = FakeOptions({name.replace("_", "-"): value for name, value in given.items()})
-        return Recipe({"buildout": self.main, **self.others}, name, options)
+        return Recipe(self._buildout, name, options)
 
     def install(self, part: str = "zeo", **given: str) -> str:
         """Install a part; return its ``zeo.conf``."""

@@ -203,21 +203,20 @@ def test_a_script_of_before_the_move_is_the_parts_own(site: Site) -> None:
 
 def test_two_parts_have_two_sockets(site: Site) -> None:
     """One control script would stop the server of the other."""
-    one = {"recipe": "zeolith", "zeo-address": "8101"}
-    two = {"recipe": "zeolith[buildout]:default", "zeopack-script-name": "pack-two"}
-    site.main["parts"] = "one other two"
-    site.others = {"one": one, "other": {"recipe": "zc.recipe.egg"}, "two": two}
+    one = site.recipe("one", **{"zeo-address": "8101"})
+    two = {"zeo-address": "8102", "zeopack-script-name": "pack-two"}
     said = site.refused("two", **two)
     assert said == (
         f"part two, option socket-name: {site.directory}/var/zeo.zdsock is that of the part one, "
         "too; give each part one of its own"
     )
-    site.install("two", **two, **{"socket-name": "var/two.sock"})
     own = site.write(
         "own.conf", "<zeo>\naddress 1\n</zeo>\n<mappingstorage 1>\n</mappingstorage>\n"
     )
-    more = {"zeo-conf": str(own), "zeopack-script-name": "pack-three"}
-    site.install("three", recipe="zeolith", **more)
+    site.install("three", **{"zeo-conf": str(own), "zeopack-script-name": "pack-three"})
+    two = site.recipe("two", **two, **{"socket-name": "var/two.sock"})
+    one.install()
+    two.install()
 
 
 def test_other_parts_can_refer_to_it(site: Site) -> None:
