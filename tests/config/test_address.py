@@ -46,6 +46,7 @@ def test_forms(text: str, address: Address) -> None:
         ("localhost:8_100", "'8_100' is not a port number"),
         ("localhost: 8100", "' 8100' is not a port number"),
         ("localhost:\u0668", "'\u0668' is not a port number"),
+        ("local host:8100", "'local host:8100' has a blank in it"),
         ("65536", "port 65536 is too large"),
         ("localhost:99999", "port 99999 is too large"),
         ("::1:8100", "'::1:8100' is ambiguous"),

@@ -128,6 +128,15 @@ def test_keys_that_zope_has_given_up(tmp_path: Path, key: str) -> None:
     assert subjects(remarks, Effect.REFUSED) == [key.split()[0]]
 
 
+@pytest.mark.parametrize("name", ["$INSTANCE/more.conf", "https://example.org/more.conf"])
+def test_what_is_included_from_elsewhere(tmp_path: Path, name: str) -> None:
+    remarks = check(tmp_path, section("zeoclient"), f"%include {name}\n{HEAD}")
+    assert subjects(remarks, Effect.REFUSED) == ["<zeoclient>"]
+    (hint,) = remarks.of(Effect.HINT)
+    assert hint.place.line == 1
+    assert hint.text == f"{name} was not read here"
+
+
 def test_files_that_are_included(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "more.conf").write_text(f"\n{section('zeoclient')}\n")
@@ -142,7 +151,6 @@ def test_files_that_are_included(tmp_path: Path) -> None:
         ("</zeoclient>", "</zeoclient> ends nothing"),
         ("<zeoclient", "is no section"),
         ("%include missing.conf", "cannot be read"),
-        ("%include $INSTANCE/more.conf", "cannot be followed"),
         ("%include zope.conf", "which includes it"),
     ],
 )

@@ -17,7 +17,7 @@ from zeolith.migration.reading import MAX_SIZE
         ("<zodb_db main>\n</zodb_db>\n", 0, "taken for a zope.conf: nothing would change"),
         ("<zeo>\naddress *:8100\n</zeo>\n<mappingstorage 1/>\n", 1, "zeo.conf: 5 different"),
         ("<zodb_db main>\n<zeoclient>\n</zeoclient>\n</zodb_db>\n", 2, "1 to be changed"),
-        ("[a]\nrecipe = plone.recipe.zeoserver\n", 2, "buildout.cfg: 1 to be changed, 2 different"),
+        ("[a]\nrecipe = plone.recipe.zeoserver\n", 2, "buildout.cfg: 1 to be changed, 5 different"),
     ],
 )
 def test_what_it_prints_and_its_status(
@@ -40,9 +40,20 @@ def test_each_remark_has_its_place_and_the_way_out(
     assert "\n  -> recipe = zeolith\n" in out
 
 
+def test_what_moves_a_cursor_is_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "buildout.cfg"
+    path.write_text("[a]\nrecipe = plone.recipe.zeoserver\n\x1b[2Jb = 1\n")
+    main(["migrate-check", str(path)])
+    out = capsys.readouterr().out
+    assert "\ufffd[2Jb" in out
+    assert "\x1b" not in out
+
+
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "buildout.cfg"
-    path.write_text("[a]\nrecipe = plone.recipe.zeoserver\ntransaction-timeout = 0\n")
+    path.write_text("[a]\nrecipe = plone.recipe.zeoserver\nclient-conflict-resolution = true\n")
     assert main(["migrate-check", "--json", str(path)]) == 2
     found = json.loads(capsys.readouterr().out)
     assert (found["file"], found["kind"], found["hint"]) == (str(path), "buildout.cfg", [])
@@ -55,7 +66,10 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "remedy": "recipe = zeolith",
         }
     ]
-    assert [one["subject"] for one in found["changed"]] == ["[a] zeo-address"]
+    assert [one["subject"] for one in found["changed"]] == [
+        f"[a] {name}"
+        for name in ("zeo-address", "transaction-timeout", "invalidation-age", "max-message-size")
+    ]
 
 
 @pytest.mark.parametrize(

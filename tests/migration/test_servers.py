@@ -63,6 +63,11 @@ def test_a_default_that_is_another_one(tmp_path: Path, key: str) -> None:
     assert found.of(Effect.CHANGED) == found.of(Effect.REFUSED) == []
 
 
+def test_clients_that_resolve_conflicts(tmp_path: Path) -> None:
+    text = WHOLE.replace("conflict-resolution in-process", "client-conflict-resolution true")
+    assert check(tmp_path, text).of(Effect.CHANGED) == []
+
+
 def test_zeos_defaults_are_those_that_are_named() -> None:
     schema = ZConfig.loadSchema(str(Path(ZEO.__file__).parent / "schema.xml"))
     defaults = {name: info.getdefault() for name, info in schema.gettype("zeo") if name is not None}

@@ -27,6 +27,7 @@ class Site:
 
     def __init__(self) -> None:
         self.main: dict[str, str] = {}
+        self._buildout: dict[str, dict[str, str]] = {}
         self.working_set: list[Any] = []
         self.asked: list[str] = []
 
@@ -36,6 +37,7 @@ class Site:
             "parts-directory": str(self.directory / "parts"),
             "bin-directory": str(self.directory / "bin"),
         }
+        self._buildout = {"buildout": self.main}
         for name in ("parts", "bin"):
             (self.directory / name).mkdir()
 
@@ -48,7 +50,7 @@ class Site:
         from zeolith.recipe.part import Recipe
 
         options = FakeOptions({name.replace("_", "-"): value for name, value in given.items()})
-        return Recipe({"buildout": self.main}, name, options)
+        return Recipe(self._buildout, name, options)
 
     def install(self, part: str = "zeo", **given: str) -> str:
         """Install a part; return its ``zeo.conf``."""

@@ -220,6 +220,9 @@ def test_a_part_of_the_older_recipe_is_told_by_its_location(site: Site) -> None:
         ("zeo-address", "99999999", "port 99999999 is too large; use 0 to 65535"),
         ("zeo-address", "::1:8100", "is ambiguous; write an IPv6 address in brackets"),
         ("zeo-address", "localhost", "has no port; use PORT"),
+        ("zeo-address", "my host:8100", "has a blank in it; use PORT"),
+        ("monitor-address", "8100", "is that of zeo-address; choose another port"),
+        ("monitor-address", "*:8100", "is that of zeo-address; choose another port"),
         ("zeo-address", "/" + "x" * 200, "the system allows"),
         ("monitor-address", "nowhere", "has no port; use PORT"),
         ("invalidation-queue-size", "many", "is not a whole number; give a number"),
@@ -351,6 +354,32 @@ def test_a_file_that_is_missing(site: Site, option: str, more: dict[str, str]) -
     assert "no/such/file" in said
 
 
+@pytest.mark.parametrize("option", ["zeo-conf", "zeopack", "repozo", "authentication-database"])
+def test_a_directory_in_place_of_a_file(site: Site, option: str) -> None:
+    (site.directory / "here").mkdir()
+    said = site.refused(**{option: "here"})
+    assert said == f"part zeo, option {option}: {site.directory}/here is a directory; name a file"
+
+
+def test_a_file_that_cannot_be_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = site.write("mypack.py", "")
+    access = os.access
+    # Root can read everything.
+    monkeypatch.setattr(os, "access", lambda each, mode: each != path and access(each, mode))
+    said = site.refused(zeopack="mypack.py")
+    assert said == f"part zeo, option zeopack: {path} cannot be read; change its permissions"
+
+
+def test_a_directory_of_authorities(site: Site) -> None:
+    """As OpenSSL has them: files that are named by their hashes."""
+    issued = Certificates(site.directory)
+    certificate = issued.issue("server")
+    (site.directory / "authorities").mkdir()
+    given = {"ssl-certificate": certificate, "ssl-authenticate": issued.root}
+    site.install(**given, **{"pack-ssl-authenticate": "authorities"})
+    assert f"authenticate='{site.directory}/authorities'" in site.script("zeopack")
+
+
 def test_a_certificate_that_is_none(site: Site) -> None:
     path = site.write("certificate.pem", "nothing\n")
     said = site.refused(**{"ssl-certificate": str(path), "ssl-client-certificates": "none"})
@@ -409,6 +438,51 @@ def test_a_place_that_cannot_be_written_to(site: Site, option: str) -> None:
     value = "/proc/none" if option == "var" else "/proc/none/file"
     said = site.refused(**{option: value})
     assert said.startswith(f"part zeo, option {option}: ")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "var", "file-storage", "blob-storage", "zeo-log", "pid-file", "socket-name", "zeo-address",
+        "monitor-address", "backup-directory", "zeo-conf", "zeopack", "repozo", "ssl-certificate",
+    ],
+)  # fmt: skip
+def test_a_place_in_the_part(site: Site, option: str) -> None:
+    """It would be gone with the next change of the part: databases are kept there by mistake."""
+    (site.directory / "parts" / "zeo").mkdir()
+    value = str(site.directory / "var" / ".." / "parts" / "zeo" / "x")
+    more = {"zeo-conf": {}, "ssl-certificate": {"ssl-client-certificates": "none"}}
+    said = site.refused(**{option: value}, **more.get(option, {}))
+    assert said.startswith(f"part zeo, option {option}: ")
+    assert "is in the part's directory, which is removed when the part changes" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "option", "other"),
+    [
+        ({"pid-file": "var/filestorage/Data.fs"}, "pid-file", "file-storage"),
+        ({"zeo-log": "zeo.pid"}, "zeo-log", "pid-file"),
+        ({"zeo-address": "var/x", "socket-name": "var/y/../x"}, "zeo-address", "socket-name"),
+        ({"monitor-address": "var/x", "zeo-address": "var/x"}, "monitor-address", "zeo-address"),
+        ({"backup-directory": "var/blobstorage"}, "blob-storage", "backup-directory"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_one_place_for_two_things(
+    site: Site, given: dict[str, str], option: str, other: str
+) -> None:
+    said = site.refused(**given)
+    assert said.startswith(f"part zeo, option {option}: is {site.directory}/var/")
+    assert said.endswith(f", and so is {other}; name another place for one of them")
+
+
+def test_a_monitor_at_another_address(site: Site) -> None:
+    assert "monitor-address 8101\n" in site.install(**{"monitor-address": "8101"})
+    given = {"zeo-address": "127.0.0.1:8100", "monitor-address": "127.0.0.2:8100"}
+    assert "monitor-address 127.0.0.2:8100\n" in site.install(**given)
+    text = site.install(**{"monitor-address": "run/monitor", "relative-paths": "true"})
+    assert "  monitor-address $(ZEOLITH_BUILDOUT)/run/monitor\n" in text
+    assert (site.directory / "run").is_dir()
 
 
 @pytest.mark.parametrize("option", ["file-storage", "blob-storage", "zeo-log"])

@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -183,6 +184,41 @@ def test_two_parts_do_not_share_a_script(site: Site, relative: str) -> None:
     assert "days=1.0" in site.script("zeopack")
 
 
+@pytest.mark.parametrize("relative", ["true", "false"])
+def test_a_configuration_whose_name_is_the_end_of_another(site: Site, relative: str) -> None:
+    given = {"relative-paths": relative}
+    site.recipe("one", **given).install()
+    site.write("zeo.conf", "<zeo>\naddress 8200\n</zeo>\n<mappingstorage 1>\n</mappingstorage>\n")
+    said = site.refused("two", **given, **{"zeo-conf": "zeo.conf"})
+    assert "/bin/zeopack belongs to another part" in said
+
+
+def test_a_script_of_before_the_move_is_the_parts_own(site: Site) -> None:
+    site.install()
+    text = site.script("zeopack").replace(str(site.directory), "/where/it/was")
+    site.write("bin/zeopack", text)
+    site.recipe(**{"pack-days": "5"}).update()
+    assert "days=5.0" in site.script("zeopack")
+
+
+def test_two_parts_have_two_sockets(site: Site) -> None:
+    """One control script would stop the server of the other."""
+    one = site.recipe("one", **{"zeo-address": "8101"})
+    two = {"zeo-address": "8102", "zeopack-script-name": "pack-two"}
+    said = site.refused("two", **two)
+    assert said == (
+        f"part two, option socket-name: {site.directory}/var/zeo.zdsock is that of the part one, "
+        "too; give each part one of its own"
+    )
+    own = site.write(
+        "own.conf", "<zeo>\naddress 1\n</zeo>\n<mappingstorage 1>\n</mappingstorage>\n"
+    )
+    site.install("three", **{"zeo-conf": str(own), "zeopack-script-name": "pack-three"})
+    two = site.recipe("two", **two, **{"socket-name": "var/two.sock"})
+    one.install()
+    two.install()
+
+
 def test_other_parts_can_refer_to_it(site: Site) -> None:
     recipe = site.recipe()
     options = recipe._options
@@ -207,6 +243,41 @@ def test_an_update_follows_the_working_set(site: Site) -> None:
     assert "/somewhere/app.egg" in site.script("zeo")
 
 
+def test_an_update_follows_the_paths(site: Site) -> None:
+    """A Zope 2 that another part has just installed has become one with modules."""
+    (site.directory / "zope2").mkdir()
+    site.install(**{"zope2-location": "zope2"})
+    (site.directory / "zope2" / "lib" / "python").mkdir(parents=True)
+    site.recipe(**{"zope2-location": "zope2"}).update()
+    assert f"{site.directory}/zope2/lib/python" in site.script("zeo")
+
+
+def test_the_scripts_name_the_directory_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zeolith.recipe import running
+
+    found: list[Any] = []
+
+    def run(arguments: Any, signals: Any, **options: Any) -> int:
+        found.append((list(arguments), os.environ.get("ZEOLITH_BUILDOUT")))
+        return 0
+
+    monkeypatch.setattr(running, "main", run)
+    monkeypatch.setattr(sys, "argv", ["script", "more"])
+    monkeypatch.delenv("ZEOLITH_BUILDOUT", raising=False)
+    assert running.control("a.conf") == 0
+    assert found.pop() == (["ctl", "-C", "a.conf", "more"], None)
+    calls: list[tuple[Callable[[], int], list[str]]] = [
+        (lambda: running.control("a.conf", "/there"), ["ctl", "-C", "a.conf", "more"]),
+        (lambda: running.serve("a.conf", "/there"), ["serve", "-C", "a.conf", "more"]),
+        (lambda: running.pack("/there"), ["more"]),
+        (lambda: running.backup("/there"), ["backup", "more"]),
+    ]
+    for call, arguments in calls:
+        monkeypatch.setenv("ZEOLITH_BUILDOUT", "/elsewhere")
+        assert call() == 0
+        assert found.pop() == (arguments, "/there")
+
+
 def test_an_update_follows_the_options(site: Site) -> None:
     site.install()
     site.recipe(**{"zeo-address": "8200"}).update()
@@ -222,6 +293,14 @@ def test_an_update_brings_back_what_is_missing(site: Site, name: str) -> None:
     (site.directory / name).unlink()
     recipe.update()
     assert (site.directory / name).exists()
+
+
+def test_an_update_brings_back_directories(site: Site) -> None:
+    recipe = site.recipe()
+    recipe.install()
+    (site.directory / "var" / "log").rmdir()
+    recipe.update()
+    assert (site.directory / "var" / "log").is_dir()
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "again"])
@@ -288,11 +367,23 @@ def test_distributions_that_cannot_be_found(site: Site, monkeypatch: pytest.Monk
     from zc.buildout import UserError
 
     def fail(*arguments: Any) -> Any:
-        raise UserError("Couldn't find a distribution for 'nothing'.")
+        raise UserError("Couldn't find a distribution\nfor 'nothing'.\n")
 
     monkeypatch.setattr(site, "find", fail)
-    said = site.refused(eggs="nothing")
-    assert said.startswith("part zeo, option eggs: Couldn't find a distribution for 'nothing'.")
+    assert site.refused(eggs="nothing") == (
+        "part zeo, option eggs: Couldn't find a distribution for 'nothing'.; check names and "
+        "versions"
+    )
+
+
+def test_what_names_no_distribution(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zeolith.recipe.workingset import find_working_set
+
+    site.main |= {"offline": "true", "eggs-directory": "eggs", "develop-eggs-directory": "develop"}
+    monkeypatch.setattr(site, "find", find_working_set)
+    said = site.refused(eggs="][")
+    assert said.startswith("part zeo, option eggs: ")
+    assert said.endswith("; check names and versions")
 
 
 def test_directories_of_root_are_given_to_the_servers_user(
@@ -303,6 +394,10 @@ def test_directories_of_root_are_given_to_the_servers_user(
     given: list[tuple[str, int]] = []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "chown", lambda path, uid, gid: given.append((str(path), uid)))
+    site.directory.chmod(0o700)
+    said = site.refused(**{"effective-user": "nobody"})
+    assert f"option var: the user nobody may not enter {site.directory}; change" in said
+    site.directory.chmod(0o755)
     site.install(**{"effective-user": "nobody"})
     uid = pwd.getpwnam("nobody").pw_uid
     assert (str(site.directory / "var" / "filestorage"), uid) in given

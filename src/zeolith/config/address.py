@@ -58,6 +58,8 @@ def parse_address(text: str, option: str = "address") -> Address:
         raise ConfigurationError(
             option, f"{text!r} is ambiguous", "write an IPv6 address in brackets: [::1]:8100"
         )
+    if any(char.isspace() for char in host):
+        raise ConfigurationError(option, f"{text!r} has a blank in it", _FORMS)
     if host in _ALL_INTERFACES:
         host = ""
     return host, _parse_port(port, option)

@@ -47,6 +47,11 @@ def check_zope(source: str, remarks: Remarks) -> None:
     imported = {name for name, _ in whole.imports}
     for client in clients:
         check_client(client, remarks, has_import="zeolith" in imported)
+    for name, place in whole.unread:
+        remarks.add(
+            place, "%include", Effect.HINT, f"{name} was not read here",
+            "check it by itself, with --kind zope.conf",
+        )  # fmt: skip
     for name, place in whole.imports:
         if name == "ZEO":
             remarks.add(

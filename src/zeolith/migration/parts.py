@@ -9,18 +9,16 @@ from typing import Final
 from ..config.outline import Place
 from ..errors import ConfigurationError
 from ..recipe.contradictions import refuse_contradictions
-from ..recipe.options import check_names
+from ..recipe.options import OPTIONS, check_names
 from ..recipe.values import Values
-from .buildout import Buildout, read_buildout
+from .buildout import Buildout, Options, read_buildout
 from .clients import DROP_IN, check_settings
 from .remarks import Effect, Remarks
-from .servers import check_server
+from .servers import ABSENT, check_server
 
 _OLDER: Final = "plone.recipe.zope2zeoserver"
 _NEWER: Final = "plone.recipe.zeoserver"
 _INSTANCE: Final = "plone.recipe.zope2instance"
-
-Options = dict[str, tuple[str, Place]]
 
 _CLIENT_KEYS: Final = {
     "zeo-username": "username",
@@ -48,7 +46,10 @@ def check_buildout(source: str, remarks: Remarks) -> None:
         remarks.add(
             place, "extends", Effect.HINT, f"{name} was not read here", "check what it says, too"
         )
+    parts = found.sections.get("buildout", {}).get("parts", ("", Place("")))[0].split()
     for part, options in found.sections.items():
+        if part in found.bases and part not in parts:
+            continue
         recipe = options.get("recipe", ("", Place("")))[0].split("[")[0].split(":")[0].strip()
         if recipe in (_OLDER, _NEWER):
             _check_server_part(part, recipe, options, source, remarks)
@@ -66,7 +67,7 @@ def _check_server_part(
         "recipe = zeolith",
     )  # fmt: skip
     has_location = bool(options.get("zope2-location", ("", place))[0])
-    if (recipe == _OLDER) != has_location:
+    if (recipe == _OLDER) != has_location and "defaults" not in options:
         defaults = recipe.rpartition(".")[2]
         remarks.add(
             place, f"[{part}] defaults", Effect.CHANGED,
@@ -75,6 +76,21 @@ def _check_server_part(
             f"defaults = {defaults}",
         )  # fmt: skip
     _check_refused(part, options, remarks)
+    _check_kept(part, options, remarks)
+    conf, at = options.get("zeo-conf", ("", place))
+    if not conf:
+        _check_defaults(part, options, remarks)
+    elif "$" in conf:
+        remarks.add(
+            at, f"[{part}] zeo-conf", Effect.HINT, f"{conf} was not read here", "check it, too"
+        )
+    else:
+        check_server(str(Path(source).absolute().parent / conf), remarks)
+
+
+def _check_defaults(part: str, options: Options, remarks: Remarks) -> None:
+    """Say what has another default or meaning in the ``zeo.conf`` that is made."""
+    place = options["recipe"][1]
     address, at = options.get("zeo-address", ("8100", place))
     if re.fullmatch(r"\d+", address):
         remarks.add(
@@ -82,14 +98,17 @@ def _check_server_part(
             "a port alone is a port of this host only; in ZEO one of all interfaces",
             f"if other hosts are to connect: zeo-address = *:{address}",
         )  # fmt: skip
-    _check_kept(part, options, remarks)
-    conf, at = options.get("zeo-conf", ("", place))
-    if conf and "$" not in conf:
-        path = str(Path(source).absolute().parent / conf)
-        check_server(path, remarks)
-    elif conf:
+    at_client = options.get("client-conflict-resolution", ("", place))[0].lower() in _TRUE
+    for name, absent in ABSENT.items():
+        if name in options or name == "invalidation-queue-size":  # which the recipe writes
+            continue
+        if name == "conflict-resolution" and at_client:
+            continue
+        remedy = f"{absent.case}: {name} = {absent.value}"
+        if name not in OPTIONS:
+            remedy = f"{absent.case}: {name} {absent.value} in a zeo.conf of your own (zeo-conf)"
         remarks.add(
-            at, f"[{part}] zeo-conf", Effect.HINT, f"{conf} was not read here", "check it, too"
+            place, f"[{part}] {name}", Effect.CHANGED, f"is not given: {absent.text}", remedy
         )
 
 
@@ -139,12 +158,6 @@ def _check_kept(part: str, options: Options, remarks: Remarks) -> None:
             options["repozo"][1], f"[{part}] repozo", Effect.CHANGED,
             f"is empty: there is no script, as documented; {_NEWER} fails",
         )  # fmt: skip
-    if "transaction-timeout" not in options:
-        remarks.add(
-            options["recipe"][1], f"[{part}] transaction-timeout", Effect.CHANGED,
-            "is not given: a client may hold the commit lock for 30 seconds; in ZEO for ever",
-            "for ZEO's meaning: transaction-timeout = 0",
-        )  # fmt: skip
 
 
 def _check_instance(part: str, options: Options, remarks: Remarks) -> None:
@@ -188,7 +201,9 @@ def _check_distributions(found: Buildout, remarks: Remarks) -> None:
             )  # fmt: skip
     for part, options in found.sections.items():
         value, place = options.get("eggs", ("", Place("")))
-        if any(re.match(r"zeo\b(?!-)", egg.strip(), re.IGNORECASE) for egg in value.splitlines()):
+        if any(
+            re.match(r"zeo\s*(?![\w.-])", egg.strip(), re.IGNORECASE) for egg in value.splitlines()
+        ):
             remarks.add(
                 place, f"[{part}] eggs", Effect.REFUSED,
                 "has PyPI's ZEO, beside which zeolith-zeo does not work",

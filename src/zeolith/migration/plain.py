@@ -27,6 +27,7 @@ class Part:
     :ivar keys: key in lower case → values with their places, in order.
     :ivar parts: the sections in it.
     :ivar imports: what is imported there.
+    :ivar unread: what is included and was not read: addresses, and names with a substitution.
     """
 
     type: str
@@ -34,6 +35,7 @@ class Part:
     keys: dict[str, list[tuple[str, Place]]] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
     imports: list[tuple[str, Place]] = field(default_factory=list)
+    unread: list[tuple[str, Place]] = field(default_factory=list)
 
     def find(self, *types: str) -> list[Part]:
         """Return the sections of these types, at any depth."""
@@ -117,7 +119,6 @@ def _include(
     name: str, place: Place, whole: Part, around: Part, on_the_way: tuple[str, ...]
 ) -> None:
     if "$" in name or "://" in name:
-        raise ConfigurationError(
-            str(place), f"%include {name} cannot be followed here", "check that file by itself"
-        )
+        whole.unread.append((name, place))
+        return
     _read(str(Path(on_the_way[-1]).parent / name), whole, around, on_the_way)

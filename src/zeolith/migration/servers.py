@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from ..config.checks.check import check_config
 from ..config.outline import Section
 from .remarks import Effect, Remarks
 
-_ABSENT: Final = (
-    (
-        "transaction-timeout",
-        "a client may hold the commit lock for 30 seconds; in ZEO for ever",
-        "for ZEO's meaning: transaction-timeout 0",
+
+class Absent(NamedTuple):
+    """A key whose default is another one.
+
+    :ivar text: what holds.
+    :ivar case: when something has to be written.
+    :ivar value: what, then.
+    """
+
+    text: str
+    value: str
+    case: str = "for ZEO's meaning"
+
+
+ABSENT: Final[Mapping[str, Absent]] = {
+    "transaction-timeout": Absent(
+        "a client may hold the commit lock for 30 seconds; in ZEO for ever", "0"
     ),
-    (
-        "invalidation-queue-size",
-        "10000 transactions are remembered, in 16 MB at most; in ZEO 100",
-        "for ZEO's meaning: invalidation-queue-size 100",
+    "invalidation-queue-size": Absent(
+        "10000 transactions are remembered, in 16 MB at most; in ZEO 100", "100"
     ),
-    (
-        "invalidation-age",
+    "invalidation-age": Absent(
         "what clients missed that were away for up to a day is read from the storage; in ZEO not",
-        "for ZEO's meaning: invalidation-age 0",
+        "0",
     ),
-    (
-        "max-message-size",
+    "max-message-size": Absent(
         "a message of more than 256 MB, as of a record of that size, is refused; in ZEO of 4 GB",
-        "if there are such records: max-message-size 1GB",
+        "1GB",
+        "if there are such records",
     ),
-)
-"""Keys whose default is another one, with what holds and what to write."""
+    "conflict-resolution": Absent(
+        "conflicts are resolved in a process of its own, within limits of time and memory; in ZEO "
+        "in the server",
+        "in-process",
+    ),
+}
+"""Keys whose default is another one."""
 
 _BACK: Final = {
     "monitor-address": "works again; ZEO has refused it since version 5",
@@ -70,10 +85,15 @@ def _check_zeo(section: Section, remarks: Remarks) -> None:
             "a port alone is a port of this host only; in ZEO one of all interfaces",
             f"if other hosts are to connect: address *:{port}, or address HOST:{port}",
         )  # fmt: skip
-    for key, text, remedy in _ABSENT:
+    for key, absent in ABSENT.items():
         setting = section.setting(key)
+        if key == "conflict-resolution" and section.value_of("client-conflict-resolution"):
+            continue
         if setting is not None and setting.is_default:
-            remarks.add(section.place, key, Effect.CHANGED, f"is not given: {text}", remedy)
+            remarks.add(
+                section.place, key, Effect.CHANGED, f"is not given: {absent.text}",
+                f"{absent.case}: {key} {absent.value}",
+            )  # fmt: skip
     for key, text in _BACK.items():
         setting = section.setting(key)
         if setting is not None and not setting.is_default:
@@ -85,15 +105,6 @@ def _check_zeo(section: Section, remarks: Remarks) -> None:
             "works again; ZEO has refused it since version 5. The file has another form, and "
             "passwords have to be set anew",
             "zeolith user add, see docs/security.md",
-        )  # fmt: skip
-    resolution = section.setting("conflict-resolution")
-    at_client = section.value_of("client-conflict-resolution")
-    if resolution is not None and resolution.is_default and not at_client:
-        remarks.add(
-            section.place, "conflict-resolution", Effect.CHANGED,
-            "is not given: conflicts are resolved in a process of its own, within limits of time "
-            "and memory; in ZEO in the server",
-            "for ZEO's meaning: conflict-resolution in-process",
         )  # fmt: skip
 
 

@@ -83,7 +83,9 @@ class _Writer:
         yield Line(f"  pid-filename {self._path(settings.pid_file)}", "pid-file")
         yield self._given("invalidation-queue-size", "100")
         for name in ("invalidation-age", "transaction-timeout", "monitor-address"):
-            if name in self._texts:
+            if name == "monitor-address" and settings.monitor is not None:
+                yield Line(f"  {name} {self._path(settings.monitor)}", name)
+            elif name in self._texts:
                 yield self._given(name)
         for name in ("client-conflict-resolution", "msgpack"):
             if name in settings.flags:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+from weakref import WeakValueDictionary
 
 import zc.buildout
 from zc.buildout import easy_install
@@ -16,9 +17,10 @@ from zc.buildout import easy_install
 from ..errors import ConfigurationError
 from .configuration import ITSELF, complaints_about, configuration_lines
 from .options import OPTIONS
-from .places import check_files, check_places, make_directories
+from .others import refuse_others_sockets
+from .places import check_files, check_places, make_directories, needed_directories
 from .scripts import refuse_others_scripts, scripts_of
-from .settings import Layout, read_settings
+from .settings import Layout, Settings, read_settings
 from .staging import File, is_current, put_in_place
 from .workingset import find_working_set
 
@@ -38,6 +40,10 @@ class Recipe:
     :raises zc.buildout.UserError: an option is unknown or cannot be used, or two contradict each
         other; the text names part, option and remedy.
     """
+
+    _parts: ClassVar[WeakValueDictionary[tuple[int, str], Recipe]] = WeakValueDictionary()
+    """All that there are, by identity of the buildout, which they keep, and name.  To ask the
+    buildout would make parts that are not to be installed now."""
 
     def __init__(self, buildout: Any, name: str, options: Any) -> None:
         self._buildout = buildout
@@ -62,6 +68,7 @@ class Recipe:
         except ConfigurationError as error:
             raise self._error(error) from error
         self._refuse(error for error in self._complaints() if not _is_told_later(error))
+        self._parts[id(buildout), name] = self
         # For other parts; and when one of these changes, the part is made anew.
         options["location"] = str(layout.location)
         options["bin-directory"] = str(layout.bin)
@@ -83,7 +90,9 @@ class Recipe:
         """
         working_set = self._find_working_set()
         paths = self._paths()
-        is_complete = all(script.path.exists() for script in scripts_of(self._settings))
+        needed = [script.path for script in scripts_of(self._settings)]
+        needed += needed_directories(self._settings)
+        is_complete = all(path.exists() for path in needed)
         if is_complete and is_current(self._settings.layout.location, self._files(working_set)):
             return paths
         return self._install(working_set)
@@ -98,6 +107,7 @@ class Recipe:
             check_places(settings)
             check_files(settings)
             refuse_others_scripts(settings)
+            refuse_others_sockets(settings, self._others())
             for path in make_directories(settings):
                 made.append(path)
             with _importable(working_set, self._extra_paths()):
@@ -129,6 +139,15 @@ class Recipe:
         self._explain_zope2_location()
         return self._paths()
 
+    def _others(self) -> list[Settings]:
+        """Return the other parts of this buildout, in the order of their names."""
+        others = {
+            name: part._settings
+            for (buildout, name), part in self._parts.items()
+            if buildout == id(self._buildout) and name != self._name
+        }
+        return [others[name] for name in sorted(others)]
+
     def _paths(self) -> list[str]:
         location = self._settings.layout.location
         scripts = [script.path for script in scripts_of(self._settings)]
@@ -155,9 +174,9 @@ class Recipe:
             return find_working_set(
                 self._buildout, self._options, [*self._settings.eggs, _DISTRIBUTION]
             )
-        except zc.buildout.UserError as error:
+        except (zc.buildout.UserError, ValueError) as error:  # the latter: what is no requirement
             raise self._error(
-                ConfigurationError("eggs", str(error), "check names and versions")
+                ConfigurationError("eggs", " ".join(str(error).split()), "check names and versions")
             ) from error
 
     def _extra_paths(self) -> list[Path]:

@@ -26,6 +26,8 @@ def needed_directories(settings: Settings) -> dict[Path, str]:
             wanted.append((settings.blob_storage.parent, "blob-storage"))
         if settings.socket_address is not None:
             wanted.append((settings.socket_address.parent, "zeo-address"))
+        if settings.monitor is not None:
+            wanted.append((settings.monitor.parent, "monitor-address"))
     if settings.backup_name is not None:
         wanted.append((settings.backup_directory.parent, "backup-directory"))
     found: dict[Path, str] = {}
@@ -34,11 +36,66 @@ def needed_directories(settings: Settings) -> dict[Path, str]:
     return found
 
 
+def _written(settings: Settings) -> Iterator[tuple[Path, str]]:
+    """Yield what is written while the server runs, each with its option."""
+    if settings.backup_name is not None:
+        yield settings.backup_directory, "backup-directory"
+    if settings.zeo_conf is not None:
+        return
+    yield settings.file_storage, "file-storage"
+    yield settings.pid_file, "pid-file"
+    yield settings.socket_name, "socket-name"
+    yield settings.log, "zeo-log"
+    for path, option in (
+        (settings.blob_storage, "blob-storage"),
+        (settings.socket_address, "zeo-address"),
+        (settings.monitor, "monitor-address"),
+    ):
+        if path is not None:
+            yield path, option
+
+
+def _named_files(settings: Settings) -> list[tuple[str, Path]]:
+    """Return the files that have to be there, each with its option."""
+    named = {
+        "zeo-conf": settings.zeo_conf,
+        "zeopack": settings.zeopack,
+        "repozo": settings.repozo,
+        **settings.files,
+    }
+    return [(option, path) for option, path in named.items() if path is not None]
+
+
+def _refuse_places_in_the_part(settings: Settings) -> None:
+    """Keep what is to stay out of a directory that goes when the part changes."""
+    location = settings.layout.location
+    named = [(path, option) for option, path in _named_files(settings)]
+    for path, option in [(settings.var, "var"), *_written(settings), *named]:
+        if Path(os.path.normpath(path)).is_relative_to(location):
+            raise ConfigurationError(
+                option,
+                f"{path} is in the part's directory, which is removed when the part changes",
+                "name a place elsewhere",
+            )
+
+
+def _refuse_same_places(settings: Settings) -> None:
+    taken: dict[str, str] = {}
+    for path, option in _written(settings):
+        other = taken.setdefault(os.path.normpath(path), option)
+        if other != option:
+            raise ConfigurationError(
+                option, f"is {path}, and so is {other}", "name another place for one of them"
+            )
+
+
 def check_places(settings: Settings) -> None:
     """Look whether everything can be written where it is to be; nothing is changed.
 
     :raises ConfigurationError: something cannot.
     """
+    _refuse_places_in_the_part(settings)
+    _refuse_same_places(settings)
     for option, path in (
         ("parts-directory of [buildout]", settings.layout.location),
         ("bin-directory of [buildout]", settings.layout.bin / settings.layout.part),
@@ -50,6 +107,7 @@ def check_places(settings: Settings) -> None:
             _refuse(option, server.why_no_directory(path))
         else:
             _refuse(option, _why_no_directory(path, Rights()))
+            _refuse(option, _why_out_of_reach(path, server))
     if settings.zeo_conf is not None:
         return
     for path, option in (
@@ -68,15 +126,7 @@ def check_files(settings: Settings) -> None:
 
     :raises ConfigurationError: one is missing, or cannot be read.
     """
-    named = {
-        "zeo-conf": settings.zeo_conf,
-        "zeopack": settings.zeopack,
-        "repozo": settings.repozo,
-        **settings.files,
-    }
-    for option, path in named.items():
-        if path is None:
-            continue
+    for option, path in _named_files(settings):
         if not path.exists():
             raise ConfigurationError(
                 option, f"there is no {path}", "create it, or correct the path"
@@ -124,6 +174,14 @@ def _why_no_directory(path: Path, rights: Rights) -> tuple[str, str] | None:
     while not os.path.lexists(path) and path.parent != path:
         path = path.parent
     return rights.why_no_directory(path)
+
+
+def _why_out_of_reach(path: Path, rights: Rights) -> tuple[str, str] | None:
+    """Return what keeps the user from getting to *path* once it was made, or None."""
+    for parent in path.parents:
+        if os.path.exists(parent) and not rights.may(parent, os.X_OK):
+            return f"{rights.user} may not enter {parent}", "change its permissions"
+    return None
 
 
 def _refuse(option: str, why: tuple[str, str] | None) -> None:

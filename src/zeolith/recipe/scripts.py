@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,6 +12,11 @@ from ..errors import ConfigurationError
 from .settings import Settings
 
 RUNNING: Final = "zeolith.recipe.running"
+
+_CONFIGURATION: Final = re.compile(
+    r"""configure=(?:join\(base, )?('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+)
+"""What a script of ours has as its ``zeo.conf``."""
 
 
 class Script(NamedTuple):
@@ -42,8 +48,6 @@ def refuse_others_scripts(settings: Settings) -> None:
 
     :raises ConfigurationError: there is such a script.
     """
-    # As it ends in both ways of writing it.
-    ours = os.path.relpath(settings.configuration, settings.layout.directory).lstrip("./")
     names = {
         settings.zeopack_name: "zeopack-script-name",
         settings.backup_name: "backup-script-name",
@@ -56,12 +60,24 @@ def refuse_others_scripts(settings: Settings) -> None:
             text = script.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             continue  # none, or of other software
-        if RUNNING in text and ours not in text:
+        if RUNNING in text and not _has_configuration(text, settings):
             raise ConfigurationError(
                 option,
                 f"{script.path} belongs to another part",
                 "choose another name; if there is no such part any more, remove the file",
             )
+
+
+def _has_configuration(script: str, settings: Settings) -> bool:
+    """Whether a script is for the configuration of this part, perhaps before the buildout moved."""
+    found = _CONFIGURATION.search(script)
+    if found is None:
+        return False
+    base, own = settings.layout.directory, settings.configuration
+    path = base / str(ast.literal_eval(found[1]))
+    if path.is_relative_to(base) or not own.is_relative_to(base):
+        return path == own
+    return str(path).endswith(f"/{own.relative_to(base)}")
 
 
 class _Scripts:

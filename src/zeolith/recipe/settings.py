@@ -48,6 +48,7 @@ class Settings:
     :ivar var: directory of what the server writes.
     :ivar address: where the server listens, in the form of ``zeo.conf``.
     :ivar socket_address: the path of the socket if that is a Unix socket, or None.
+    :ivar monitor: the path of the socket that ``monitor-address`` is, or None.
     :ivar storage: name of the storage; None: what ``zeo_conf`` has.
     :ivar zeo_conf: the user's own configuration, or None.
     :ivar blob_storage: directory of blobs, or None.
@@ -67,6 +68,7 @@ class Settings:
     zeo_conf: Path | None
     address: str
     socket_address: Path | None
+    monitor: Path | None
     storage: str | None
     read_only: bool
     flags: Mapping[str, bool]
@@ -118,7 +120,7 @@ def read_settings(layout: Layout, given: Mapping[str, str]) -> Settings:
         blob_storage = "blobstorage"
     values.needed("zeo-log", f"log/{layout.part}.log")
     log = values.text("zeo-log")
-    address, socket_address = _address(base, values)
+    address, socket_address = _address(base, values.needed("zeo-address", "8100"), "zeo-address")
     socket_name = base / values.needed("socket-name", str(var / "zeo.zdsock"))
     _check_socket(socket_name)
     user = texts.get("effective-user")
@@ -143,6 +145,7 @@ def read_settings(layout: Layout, given: Mapping[str, str]) -> Settings:
         zeo_conf=_under(base, values.text("zeo-conf")),
         address=address,
         socket_address=socket_address,
+        monitor=_monitor(base, values, address),
         storage=_storage(values),
         read_only=bool(values.flag("read-only")),
         flags=_flags(values),
@@ -176,12 +179,26 @@ def _is_old(values: Values) -> bool:
     return chosen == ZOPE2ZEOSERVER
 
 
-def _address(base: Path, values: Values) -> tuple[str, Path | None]:
-    text = values.needed("zeo-address", "8100")
+def _address(base: Path, text: str, option: str) -> tuple[str, Path | None]:
     if "/" in text:
         text = str(base / text)
-    parsed = parse_address(text, "zeo-address")
+    parsed = parse_address(text, option)
     return text, Path(parsed) if isinstance(parsed, str) else None
+
+
+def _monitor(base: Path, values: Values, address: str) -> Path | None:
+    """Return the path that ``monitor-address`` is, if it is one; refuse that of the server."""
+    option = "monitor-address"
+    given = values.text(option)
+    if given is None:
+        return None
+    text, path = _address(base, given, option)
+    ours, servers = parse_address(text, option), parse_address(address)
+    if not isinstance(ours, str) and not isinstance(servers, str):
+        is_same = ours[1] == servers[1] != 0 and ("" in (ours[0], servers[0]) or ours == servers)
+        if is_same:
+            raise ConfigurationError(option, "is that of zeo-address", "choose another port")
+    return path
 
 
 def _check_socket(path: Path) -> None:
