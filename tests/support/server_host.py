@@ -58,7 +58,7 @@ def server_context(kind: str, settings: dict[str, Any]) -> ssl.SSLContext:
 
         found: ssl.SSLContext = server_ssl(SimpleNamespace(password_function=None, **settings))
         return found
-    from . import tlscontexts
+    from tests.support import tlscontexts
 
     return tlscontexts.server_context(**settings)
 
