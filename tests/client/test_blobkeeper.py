@@ -85,6 +85,7 @@ def test_the_smallest_of_several_limits_counts(tmp_path: Path) -> None:
     """Two processes, or two storages of one, with one directory."""
     with cache(tmp_path / "c", 100_000) as large, cache(tmp_path / "c", 1000) as small:
         wait_for_check(large)
+        wait_for_check(small)
         for number in range(100):
             large.load(oid_of(number), SERIAL, sender(large, b"x" * 100))
         wait_for_check(large)

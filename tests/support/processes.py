@@ -114,7 +114,7 @@ class ServerProcess:
         self.directory = directory
         self._module = module
         self.address = ("127.0.0.1", free_port())
-        self._listens: Address = socket_path or self.address
+        self._socket_path = socket_path
         self.process: subprocess.Popen[bytes] | None = None
         host, port = self.address
         directory.mkdir(parents=True, exist_ok=True)
@@ -129,6 +129,10 @@ class ServerProcess:
             )
             self._arguments = ["-C", "zeo.conf"]
         self._arguments += options
+
+    @property
+    def _listens(self) -> Address:
+        return self._socket_path or self.address
 
     def start(self) -> None:
         """Start the child and wait until it listens."""
