@@ -190,12 +190,12 @@ class Bench:
         """Let all work end that is under way."""
         deadline = time.monotonic() + PATIENCE
         pools = (self.pools.quick, self.pools.slow, self.pools.loads, self.service._commits)
-        while not all(pool.is_idle for pool in pools):
+        calm = 0
+        # What has ended may start something else.
+        while calm < 5:
+            calm = calm + 1 if all(pool.is_idle for pool in pools) else 0
             if time.monotonic() > deadline:
                 raise Broken("work does not end")
-            self.turn()
-        # What has ended may start something else.
-        for _ in range(5):
             self.turn()
 
     # -- the client that behaves -------------------------------------------------------------------

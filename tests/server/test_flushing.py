@@ -43,15 +43,16 @@ def send_many(uploads: RawStreams, count: int = _MANY) -> None:
         uploads.attach(FIRST_UPLOAD + number, oid_of(number + 1), len(data))
 
 
-def open_uploads() -> list[str]:
-    """Return the uploads that this process, and so the server, has open."""
+def open_uploads(files: FileStorage) -> list[str]:
+    """Return the uploads to *files* that this process, and so the server, has open."""
+    start = os.path.join(os.path.realpath(files.temporaryDirectory()), UPLOAD_PREFIX)
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
             path = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # that of the directory
-        if UPLOAD_PREFIX in path:
+        if path.startswith(start):
             found.append(path)
     return found
 
@@ -61,13 +62,13 @@ def temporaries(files: FileStorage) -> list[str]:
 
 
 @pytest.fixture
-def flushes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def flushes(files: FileStorage, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many files were open when each of them was flushed."""
     found: list[int] = []
     original = blobsync.flush
 
     def flush(descriptor: int) -> object:
-        found.append(len(open_uploads()))
+        found.append(len(open_uploads(files)))
         return original(descriptor)
 
     monkeypatch.setattr("zeolith.server.upload.flush", flush)
@@ -80,7 +81,7 @@ def test_r4_each_file_is_flushed_once_before_the_vote(
     send_many(uploads)
     uploads.client.vote()
     assert len(flushes) == _MANY
-    assert open_uploads() == []
+    assert open_uploads(files) == []
     tid = uploads.client.finish()
     for number in range(_MANY):
         blob = Path(files.loadBlob(oid_of(number + 1), tid))
@@ -112,7 +113,7 @@ def test_r4_one_file_that_cannot_be_flushed_fails_the_vote(
     send_many(uploads)
     with pytest.raises(RemoteFault, match="Input/output"):
         uploads.client.vote()
-    wait_until(lambda: not open_uploads() and not temporaries(files))
+    wait_until(lambda: not open_uploads(files) and not temporaries(files))
     monkeypatch.undo()
     uploads.client.send(TpcAbort(1))
     uploads.commit(oid_of(1), b"right", FIRST_UPLOAD + _MANY)
@@ -146,7 +147,7 @@ def test_a_transaction_that_is_given_up_leaves_no_file_open(
         uploads.client.call(TpcAbort(1))
     else:
         uploads.client.close()
-    wait_until(lambda: not open_uploads() and not temporaries(files))
+    wait_until(lambda: not open_uploads(files) and not temporaries(files))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 50])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ZODB.POSException import TransactionTooLargeError
 
@@ -28,8 +31,9 @@ def blob_too_large(limit: int) -> Exception:
 class Upload:
     """A temporary file that takes up one blob.
 
-    :meth:`start`, :meth:`write`, :meth:`finish`, :meth:`flush` and :meth:`discard` run on worker
-    threads, one after the other in that order; the rest belongs to the loop.
+    :meth:`start`, :meth:`write`, :meth:`finish` and :meth:`flush` run on worker threads, one after
+    the other in that order.  :meth:`discard` may be called by any thread at any time: the
+    transaction may be over while a thread still writes.  The rest belongs to the loop.
 
     :param algorithm: by which its client says a checksum; None if it says none.
 
@@ -44,6 +48,8 @@ class Upload:
         "_begun",
         "_file",
         "_hasher",
+        "_is_discarded",
+        "_lock",
         "_written",
         "error",
         "flushed",
@@ -52,6 +58,10 @@ class Upload:
     )
 
     def __init__(self, algorithm: str | None = None) -> None:
+        # Who uses the descriptor has the lock: the number of one that is closed meanwhile may be
+        # that of another file.
+        self._lock = threading.Lock()
+        self._is_discarded = False
         self._file: int | None = None
         self._algorithm = algorithm
         self._hasher = None if algorithm is None else make_hasher(algorithm)
@@ -81,24 +91,27 @@ class Upload:
 
         :raises OSError: it cannot be made.
         """
-        self._file, self.path = tempfile.mkstemp(prefix=UPLOAD_PREFIX, dir=directory)
+        with self._hold():
+            if not self._is_discarded:
+                self._file, self.path = tempfile.mkstemp(prefix=UPLOAD_PREFIX, dir=directory)
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Append *chunk*.
 
         :raises OSError: the disk is full, or the like.
         """
-        if self._file is None:
-            return  # it could not be started, and that was reported
-        if self._hasher is not None:
-            self._hasher.update(chunk)
-        rest = memoryview(chunk)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
-        self._written += len(chunk)
-        if self._written - self._begun >= PIECE:
-            begin_writeback(self._file, self._begun, self._written - self._begun)
-            self._begun = self._written
+        with self._hold() as file:
+            if file is None:
+                return  # it could not be started, and that was reported
+            if self._hasher is not None:
+                self._hasher.update(chunk)
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            self._written += len(chunk)
+            if self._written - self._begun >= PIECE:
+                begin_writeback(file, self._begun, self._written - self._begun)
+                self._begun = self._written
 
     def finish(self, oid: bytes, checksum: bytes | None) -> str:
         """All of it has arrived: check it, begin to bring it to disk, and return its path.
@@ -108,13 +121,15 @@ class Upload:
         :raises BlobDamaged: what arrived has another checksum.
         :raises OSError: the disk is full, or the like.
         """
-        if self._file is not None:
+        with self._hold() as file:
+            if file is None:
+                return self.path
             if self._hasher is not None and self._algorithm is not None and checksum is not None:
                 digest = self._hasher.digest()
                 if digest != checksum:
                     raise BlobDamaged(oid, "what the server has received is not what was sent")
-                remember(self._file, self._algorithm, digest)
-            begin_writeback(self._file, self._begun, self._written - self._begun)
+                remember(file, self._algorithm, digest)
+            begin_writeback(file, self._begun, self._written - self._begun)
         return self.path
 
     def flush(self) -> None:
@@ -122,9 +137,10 @@ class Upload:
 
         :raises OSError: the disk is full, or the like.
         """
-        if self._file is not None:
-            self.flushed = flush(self._file)
-            self._close()
+        with self._hold() as file:
+            if file is not None:
+                self.flushed = flush(file)
+                self._close()
 
     @property
     def is_open(self) -> bool:
@@ -132,10 +148,30 @@ class Upload:
         return self._file is not None
 
     def discard(self) -> None:
-        """Close and remove the file; do nothing if there is none."""
-        self._close()
-        if self.path:
-            remove_file(self.path)
+        """Close and remove the file, now or when who uses it has ended; do nothing if there is
+        none."""
+        self._is_discarded = True
+        self._clean_up()
+
+    @contextmanager
+    def _hold(self) -> Iterator[int | None]:
+        """Have the file to oneself."""
+        try:
+            with self._lock:
+                yield self._file
+        finally:
+            if self._is_discarded:
+                self._clean_up()
+
+    def _clean_up(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                self._close()
+                if self.path:
+                    remove_file(self.path)
+            finally:
+                self._lock.release()
+        # Else who has the lock sees that it is discarded.
 
     def _close(self) -> None:
         if self._file is not None:
