@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
 from ZODB.utils import maxtid, z64
 
+from .latency import finish_loads
 from .memory import forget_peak, peak_memory
 from .worker import Session
 
@@ -241,19 +241,6 @@ def _shuffled(session: Session) -> list[bytes]:
     return oids
 
 
-def _finish_loads(session: Session, idle: list[float], busy: list[float]) -> None:
-    idle_p99 = statistics.quantiles(idle, n=100)[98]
-    cuts = statistics.quantiles(busy, n=100)
-    session.finish(
-        len(busy),
-        idle_p99=idle_p99,
-        p50=cuts[49],
-        p99=cuts[98],
-        slowdown=cuts[98] / idle_p99,
-        longest=max(busy),
-    )
-
-
 def _idle_loads(storage: Any, oids: list[bytes]) -> tuple[list[float], list[bytes]]:
     """Return how long loads take from an idle server, and the ids that are still cold."""
     warm, idle = oids[:_WARM_UP], oids[_WARM_UP:][:_IDLE_LOADS]
@@ -268,7 +255,7 @@ def loads_beside(session: Session) -> None:
         session.start()
         deadline = time.monotonic() + _BESIDE_SECONDS
         busy = _paced_loads(storage, oids, lambda _: time.monotonic() > deadline)
-        _finish_loads(session, idle, busy)
+        finish_loads(session, idle, busy)
 
 
 def _loads_beside_own(make: _Make, session: Session) -> None:
@@ -290,7 +277,7 @@ def _loads_beside_own(make: _Make, session: Session) -> None:
         thread.start()
         deadline = time.monotonic() + _BESIDE_SECONDS
         busy = _paced_loads(storage, oids, lambda _: time.monotonic() > deadline)
-        _finish_loads(session, idle, busy)
+        finish_loads(session, idle, busy)
         stop.set()
         thread.join()
         if failures:

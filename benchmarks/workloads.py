@@ -26,6 +26,7 @@ from ZODB.utils import maxtid, z64
 
 from .blobs import WORKLOADS as BLOB_WORKLOADS
 from .caches import cache_hit_alone, cache_memory, cache_memory_scattered, cache_open
+from .latency import finish_loads
 from .sample import RECORD_SIZE
 from .startup import start_up
 from .worker import Session, main
@@ -217,17 +218,7 @@ def pack_latency(session: Session) -> None:
                 busy.append(timed_load())
             took = clock() - began
             packed.result()
-        idle_p99 = statistics.quantiles(idle, n=100)[98]
-        cuts = statistics.quantiles(busy, n=100)
-        session.finish(
-            len(busy),
-            idle_p99=idle_p99,
-            p50=cuts[49],
-            p99=cuts[98],
-            slowdown=cuts[98] / idle_p99,
-            longest=max(busy),
-            pack=took,
-        )
+        finish_loads(session, idle, busy, pack=took)
 
 
 def cached_objects(session: Session) -> None:

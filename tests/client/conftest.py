@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ZODB.FileStorage import FileStorage
 
 from tests.support import waiting
+from tests.support.processes import running_server
+from tests.support.proxy import Proxy
 from tests.support.raw import FakeConnection, FakeServer
 from zeolith.client.blobs import BlobDirectory
 from zeolith.client.channel import Channel
@@ -222,3 +225,19 @@ def blob_cache(tmp_path: Path) -> Iterator[BlobDirectory]:
     """A directory of blobs without a limit of its size."""
     with closing(BlobDirectory(str(tmp_path / "cache"), shared=False, cache_size=None)) as found:
         yield found
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileStorage:
+    return FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
+
+
+@pytest.fixture
+def server(files: FileStorage) -> Iterator[Any]:
+    with running_server(files) as found:
+        yield found
+
+
+@pytest.fixture
+def proxy(server: Any, stack: ExitStack) -> Proxy:
+    return stack.enter_context(Proxy(server.address))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -32,22 +32,6 @@ from .conftest import Open
 from .test_transfers import leftovers, of_stream
 
 DATA = os.urandom(3_000_000)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> FileStorage:
-    return FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
-
-
-@pytest.fixture
-def server(files: FileStorage) -> Iterator[Any]:
-    with running_server(files) as found:
-        yield found
-
-
-@pytest.fixture
-def proxy(server: Any, stack: ExitStack) -> Proxy:
-    return stack.enter_context(Proxy(server.address))
 
 
 @pytest.fixture

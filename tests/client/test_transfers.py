@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +35,6 @@ from .scripted import tid
 
 SIZE = 80 * STREAM_FRAME + 123
 DATA = os.urandom(SIZE)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> FileStorage:
-    return FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
-
-
-@pytest.fixture
-def server(files: FileStorage) -> Iterator[Any]:
-    with running_server(files) as found:
-        yield found
-
-
-@pytest.fixture
-def proxy(server: Any, stack: ExitStack) -> Proxy:
-    return stack.enter_context(Proxy(server.address))
 
 
 def commit(storage: ClientStorage, tmp_path: Path, number: int, data: bytes = DATA) -> bytes:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ..config.checks.check import Report
-from ..config.complaints import Complaint
+from ..config.complaints import Complaint, shown
 from ..config.effective import format_outline, to_json
 
 
@@ -21,9 +21,7 @@ def as_text(report: Report, source: str, *, with_settings: bool = True) -> str:
         text = f"{kind}: {place}\n  {complaint.problem}\n"
         parts.append(text + (f"  -> {complaint.remedy}\n" if complaint.remedy else ""))
     parts.append(f"{source}: {summary(report)}\n")
-    text = "\n".join(parts)
-    # A file that is none may hold what moves a terminal's cursor.
-    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in text)
+    return shown("\n".join(parts))
 
 
 def summary(report: Report) -> str:

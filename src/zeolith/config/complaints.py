@@ -140,3 +140,9 @@ def _remedy(problem: str, subject: str, known_words: Iterable[str]) -> str:
         if found:
             return found.expand(remedy)
     return ""
+
+
+def shown(text: str) -> str:
+    """Return lines that quote a file as they can be written to a terminal: a file that is no
+    configuration may hold what moves its cursor."""
+    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from ..config.complaints import shown
 from .remarks import Effect, Remark, Remarks
 
 _WORDS: Final = {Effect.REFUSED: "to be changed", Effect.CHANGED: "different", Effect.HINT: "note"}
@@ -18,9 +19,7 @@ def as_text(remarks: Remarks) -> str:
         text = f"{_WORDS[remark.effect]}: {place}\n  {remark.text}\n"
         parts.append(text + (f"  -> {remark.remedy}\n" if remark.remedy else ""))
     parts.append(f"{remarks.source}, taken for a {remarks.kind}: {summary(remarks)}\n")
-    # A file that is none may hold what moves a terminal's cursor.
-    text = "\n".join(parts)
-    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in text)
+    return shown("\n".join(parts))
 
 
 def summary(remarks: Remarks) -> str:
