@@ -102,7 +102,7 @@ def test_conflicts_can_be_left_alone(open_files: FileStorage, tmp_path: Path, wr
         inner = FileStorage(str(tmp_path / "inner.fs"))
         storage = ZODB.blob.BlobStorage(str(tmp_path / "outer"), inner)
     try:
-        StorageAccess("1", storage).resolve_nothing()
+        StorageAccess("1", storage).resolver = None
         method = inner.tryToResolveConflict if wrap else storage.tryToResolveConflict
         with pytest.raises(ConflictError) as caught:
             method(OID, b"2" * 8, b"1" * 8, b"data")

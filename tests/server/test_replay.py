@@ -203,7 +203,7 @@ def test_conflicts_are_resolved_by_the_storage(bed: Bed) -> None:
 
 
 def test_conflicts_are_left_to_the_client(bed: Bed) -> None:
-    bed.access.resolve_nothing()
+    bed.access.resolver = None
     one, two, first = counters(bed)
     second = bed.commit(Store(oid(1), first, one, 1))
     transaction = bed.transaction(Store(oid(1), first, two, 1), Store(oid(2), NO_TID, b"other", 1))
@@ -284,7 +284,7 @@ def test_r4_a_disk_that_refuses_a_blob_fails_the_vote(
 
 def test_c_blobs_survive_a_round_of_conflict_resolution(bed: Bed) -> None:
     """The storage takes an uploaded file over, and its abort removes it."""
-    bed.access.resolve_nothing()
+    bed.access.resolver = None
 
     def conflict(meta: Any) -> None:
         raise ConflictError(oid=oid(3), serials=(b"2" * 8, b"1" * 8), data=b"mine")

@@ -257,10 +257,6 @@ class StorageAccess:
             raise ConflictFound
         return self.resolver(Conflict(layer, own, oid, committed, read, data, committedData))
 
-    def resolve_nothing(self) -> None:
-        """Have conflicts raised rather than resolved: the clients will resolve them."""
-        self.resolver = None
-
     @contextmanager
     def resolving(self) -> Iterator[None]:
         """Have the conflicts that this thread comes upon, all of one transaction, resolved as
