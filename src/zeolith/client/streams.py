@@ -41,6 +41,9 @@ MAX_DOWNLOADS: Final = 32
 """Blobs that are fetched at once; more wait.  Half of what a server admits: it may still be busy
 with one of which we have heard the end, or which we have cancelled."""
 
+FILL_SIZE: Final = 512 * 1024
+"""Bytes of a blob taken from the kernel, summed up and written at once: fewer system calls, and the
+processor's cache still holds them for the next step.  A stream has two such buffers at most."""
 
 SEND_TIME: Final = 0.004
 """Seconds that it should take to send one message of an upload."""
@@ -98,6 +101,7 @@ class Incoming:
         is_long = channel.stream_frame > STREAM_FRAME
         self._window = Window(BULK_WINDOW if is_long else window, time.monotonic())
         self._granted = 0  # the offset at which that was looked at last
+        self._buffers: tuple[memoryview | None, memoryview | None] = None, None
 
     @property
     def window(self) -> int:
@@ -157,6 +161,15 @@ class Incoming:
             self._channel.flush()
 
     # -- by the connection's reader ----------------------------------------------------------------
+
+    def buffer(self) -> memoryview:
+        """Return where the next part of a long message may be put.  It is another one than the last
+        time: that may be in use until the next part has been taken."""
+        used, free = self._buffers
+        if free is None:
+            free = memoryview(bytearray(FILL_SIZE))
+        self._buffers = free, used
+        return free
 
     def received(self, data: bytes | memoryview) -> None:
         with self._lock:
@@ -304,8 +317,6 @@ class Streams:
                     self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)
             finally:
                 stream.cancel()  # unless it has ended
-                if not self._incoming:
-                    self._channel.forget_buffer()
             if stream.error is not None:
                 raise stream.error
             return stream.checksum
@@ -374,6 +385,12 @@ class Streams:
         return size
 
     # -- by the connection's reader ----------------------------------------------------------------
+
+    def buffer(self, number: int) -> memoryview:
+        """Return where the next part of a long message of that stream may be put."""
+        stream = self._incoming.get(number)
+        # Of a stream that nobody knows it is an error, which is found when it is handled.
+        return memoryview(bytearray(FILL_SIZE)) if stream is None else stream.buffer()
 
     def handle(self, request: Any) -> None:
         """Take in what the server says of a stream; only whoever holds the reading role.

@@ -89,7 +89,8 @@ class _BlobSink:
             raise ClientStorageError(
                 f"the server says that a blob has {size} bytes, and said {self._size} before"
             )
-        self._size = self.download.size = size
+        self._size = size
+        self.download.expect(size)
 
     def take(self, data: bytes | memoryview) -> int:
         self.download.write(data)

@@ -213,6 +213,11 @@ class _Peer:
         return self._bodies.left
 
     @property
+    def body_number(self) -> int:
+        """Of the stream whose long message came last."""
+        return self._bodies.number
+
+    @property
     def max_size(self) -> int:
         """Bytes of the longest payload that is accepted at present."""
         return self._frames.max_size
