@@ -81,6 +81,10 @@ MAX_STREAMS: Final = 64
 """Blobs on their way on one connection in one direction, uploads that no transaction has taken
 included.  Each takes a file descriptor at the server."""
 
+IDENTITY_SIZE: Final = 16
+"""Bytes by which an upload is known on other connections.  Who knows them may go on with it, so
+nobody must be able to guess them."""
+
 FIRST_UPLOAD: Final = 1 << 31
 """Numbers of streams from the client begin here, those of streams from the server end here."""
 

@@ -347,6 +347,7 @@ class _Peer:
             codec.checksum = self._choose(self._terms.checksums, theirs.checksums)
             codec.stream_frame = min(theirs.frame, BULK_FRAME)
             codec.life = theirs.life
+            codec.keeps = theirs.keeps
 
     def _choose(self, ours: Sequence[str], theirs: Sequence[Any]) -> str | None:
         """Return the algorithm for checksums of blobs."""

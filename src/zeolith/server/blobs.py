@@ -61,8 +61,9 @@ def add_upload(
         transaction = collecting_transaction(session, request.txn)
         _check(session, msgid, transaction, request.oid)
     except Exception:
-        session.uploads.submit(upload.discard, partial(_discarded, session.name))
+        _discard(session, upload)
         raise
+    session.keep(transaction, upload)
     session.stats.stores += 1
     checksum = request.checksum if isinstance(request, AttachBlob) else None
     session.uploads.submit(
@@ -111,6 +112,9 @@ def _uploaded(
     error: Exception | None,
 ) -> None:
     session.check_uploads()
+    ticket = upload.ticket
+    if ticket is not None and ticket.session is not session:
+        return  # The connection was cut off, and the client may go on with it on another one.
     error = upload.error or error
     if error is None and path is not None and session.transaction is transaction:
         try:
@@ -123,6 +127,11 @@ def _uploaded(
     if error is not None:
         logger.error("(%s) a blob could not be received: %s", session.name, error)
         transaction.fail(error)
+    _discard(session, upload)
+
+
+def _discard(session: Session, upload: Upload) -> None:
+    session.service.parking.forget(upload)
     assert session.uploads is not None
     session.uploads.submit(upload.discard, partial(_discarded, session.name))
 

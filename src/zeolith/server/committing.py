@@ -180,6 +180,7 @@ def _ask_for_lock(session: Session, msgid: m.MsgId, transaction: Transaction) ->
     elif flush_rest(session, transaction, partial(_ask_for_lock, session, msgid, transaction)):
         pass  # to come back here
     else:
+        session.let_go(transaction)
         session.service.coordinator.vote(
             session, transaction, partial(_voted, session, msgid, transaction)
         )

@@ -18,6 +18,7 @@ from .limitedlog import LimitedLog
 from .openfiles import most_connections
 from .options import Address, ServerOptions
 from .overdue import Overdue
+from .parking import PARK_TIME
 from .peerlog import PeerLines
 from .pulse import Pulse
 from .service import StorageService
@@ -71,6 +72,7 @@ class Lobby:
             options.dead_peer_timeout,
             options.compression != "off" and is_available(),
             ALGORITHMS,
+            keeps=PARK_TIME,
         )
         self.begin_life()
         self.tally = Tally()
