@@ -229,7 +229,9 @@ class Outgoing:
 
 
 class _Pace:
-    """How long the messages of an upload are: other threads' calls wait for one to be sent.
+    """How long the messages of uploads are: other threads' calls wait for one to be sent.
+
+    Any thread; who comes between another one's look and step has it one step longer or shorter.
 
     :param most: bytes that one may have.
     :ivar frame: bytes that the next one may have.
@@ -261,6 +263,7 @@ class Streams:
         self._incoming: dict[int, Incoming] = {}
         self._outgoing: dict[int, Outgoing] = {}
         self._uploads = 0  # so far
+        self._latest_pace: _Pace | None = None  # what the line took is what it takes
         # Held from the choice of a number until its first message is on its way.
         self._beginning = threading.Lock()
         self._downloads = threading.Semaphore(MAX_DOWNLOADS)
@@ -333,7 +336,7 @@ class Streams:
         :param parts: what they raise ends the stream.
         :raises ClientDisconnected: the connection has ended.
         """
-        stream, pace, begun = None, _Pace(self._channel.stream_frame), 0
+        stream, pace, begun = None, self._pace(), 0
         rest = iter(parts)
         try:
             first = next(rest, b"")
@@ -371,7 +374,7 @@ class Streams:
                     slot = channel.start(request, None)
             if slot is not None:
                 offset = _offset_in(channel.result(slot))
-            self._send_all(stream, parts_from(offset), _Pace(channel.stream_frame))
+            self._send_all(stream, parts_from(offset), self._pace())
         except BaseException as error:
             if slot is not None and slot.error is not None:
                 # The server has not opened it.
@@ -421,6 +424,13 @@ class Streams:
                 return False
             chunk = chunk[size:]
         return True
+
+    def _pace(self) -> _Pace:
+        pace = self._latest_pace
+        if pace is None:
+            # Not before the server has said what it takes.
+            pace = self._latest_pace = _Pace(self._channel.stream_frame)
+        return pace
 
     def _send_some(self, stream: Outgoing, chunk: memoryview, pace: _Pace) -> int:
         """Send as much of *chunk* as one message may have; return how much that is."""

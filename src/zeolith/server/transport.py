@@ -43,6 +43,7 @@ from .peerlog import PeerName, peer_logger
 from .publisher import Publisher
 from .reading import load_before
 from .session import NOTICE, Session
+from .siphon import LEAST, Siphon, make_source
 from .tally import Limit
 from .users import User
 
@@ -103,6 +104,7 @@ class Connection(asyncio.Protocol):
         "_out_size",
         "_peer",
         "_session",
+        "_siphon",
         "_spoke",
         "_stalls",
         "_timer",
@@ -131,6 +133,7 @@ class Connection(asyncio.Protocol):
         self.liveness: Liveness | None = None
         self._transport: asyncio.Transport
         self._files: FileSender | None = None
+        self._siphon: Siphon | None = None
         self._session: Session | None = None
         self._gate: Publisher | _OpenGate = _OPEN_GATE
         self._timer: asyncio.TimerHandle | None = None
@@ -216,6 +219,8 @@ class Connection(asyncio.Protocol):
                     self._held = max(self._held, sum(map(_weight, self._backlog)))
         if peer.pending + self._held + self._uploading != self._incoming:
             self._recount()
+        if peer.body_left >= LEAST and len(data) >= LEAST:
+            self._siphon_off()
 
     def pause_writing(self) -> None:
         self.is_paused = True
@@ -229,6 +234,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         is_cut = not self._is_closing and not self._lobby.is_closing
+        if self._siphon is not None:
+            self._siphon.is_stopped = True
         self._is_closing = True
         self._count_incoming(0)
         self._backlog.clear()
@@ -401,6 +408,38 @@ class Connection(asyncio.Protocol):
         if self._is_hushed and not self._stalls and not self._is_closing:
             self._is_hushed = False
             self._transport.resume_reading()
+
+    def _siphon_off(self) -> None:
+        """Have a thread read what comes fast and is long."""
+        session, peer = self._session, self._peer
+        if session is None or self._stalls or self._backlog or self._is_closing:
+            return
+        try:
+            source = make_source(self._transport)
+        except OSError as error:
+            logger.warning("(%s) its upload goes through the loop: %s", self.name, error)
+            return
+        if source is None:
+            return
+        self._siphon = session.incoming.siphon(
+            peer.body_number, peer.body_left, peer.body_limit, source, self._siphoned
+        )
+        if self._siphon is None:
+            source.close()
+            return
+        self.stall("siphon")
+        self._hush()
+
+    def _siphoned(self) -> None:
+        siphon, self._siphon = self._siphon, None
+        assert siphon is not None
+        self._peer.took_body(siphon.left)
+        self.unstall("siphon")
+
+    def heard(self) -> None:
+        """The peer has sent something that was not read here."""
+        self._was_heard = True
+        self.active = monotonic()
 
     def _wait_for_finish(self) -> None:
         assert self._session is not None
@@ -616,6 +655,8 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; what the peer has not taken is lost."""
         self._is_closing = True
+        if self._siphon is not None:
+            self._siphon.is_stopped = True
         sock = self._transport.get_extra_info("socket")
         if sock is not None and sock.family in _INET:
             # A reset, so that the system forgets what the peer does not read, too.  Unless the
