@@ -8,8 +8,8 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -96,6 +96,7 @@ class Connection(asyncio.Protocol):
         "_held",
         "_incoming",
         "_is_closing",
+        "_is_gathering",
         "_is_hushed",
         "_is_pumping",
         "_lobby",
@@ -146,7 +147,7 @@ class Connection(asyncio.Protocol):
         self._incoming = 0
         self._held = 0
         self._uploading = 0
-        self._is_pumping = False
+        self._is_pumping = self._is_gathering = False
         self._is_closing = False
         self._is_hushed = False  # reading is paused
         self.is_paused = False
@@ -495,13 +496,24 @@ class Connection(asyncio.Protocol):
         self._spoke = True
         if self._compress is not None:
             frame = self._compress(frame)
-        if self._is_pumping:
+        if self._is_pumping or self._is_gathering:
             self._out.append(frame)
             self._out_size += len(frame)
             if self._out_size > _FLUSH_SIZE:
                 self.flush()
         elif not self._is_closing:
             self._transport.write(frame)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Have what is written in a ``with`` statement leave together."""
+        self._is_gathering = True
+        try:
+            yield
+        finally:
+            self._is_gathering = False
+            if not self._is_pumping:
+                self.flush()
 
     def flush(self) -> None:
         """Have leave at once what was written while requests are handled."""
