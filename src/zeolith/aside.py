@@ -1,7 +1,8 @@
-"""Work of a long transfer that a thread of its own does, while another one moves the bytes.
+"""Checksums of long transfers, made by a thread of their own while another one moves the bytes.
 
-To sum up a blob takes about as long as to write it to a file, with SHA-256 four times as long, and
-neither needs the interpreter's lock.  So both are done at once where there is a second processor.
+SHA-256 takes longer than to take a blob from the network and write it, and needs no interpreter's
+lock; so both are done at once where there is a second processor.  BLAKE3 takes so little that to
+have another processor fetch the bytes would cost more than is won.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Final
 
-WORTHWHILE: Final = 4 * 1024 * 1024
+_WORTHWHILE: Final = 4 * 1024 * 1024
 """Bytes of a blob from which on a thread is started for it."""
+
+_SLOW: Final = frozenset({"sha256"})
 
 _HAS_ROOM: Final = (os.cpu_count() or 1) > 1
 
 Job = Callable[[], object]
 
 
-def is_worthwhile(size: int) -> bool:
-    """Return whether the work for *size* bytes is worth a thread."""
-    return size >= WORTHWHILE and _HAS_ROOM
+def is_worthwhile(algorithm: str | None, size: int) -> bool:
+    """Return whether the checksum of *size* bytes by *algorithm* is worth a thread."""
+    return size >= _WORTHWHILE and algorithm in _SLOW and _HAS_ROOM
 
 
 class Aside:

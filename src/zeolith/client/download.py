@@ -24,6 +24,7 @@ class Download:
     :ivar is_complete: the whole stream has been written to the partial file.
     :ivar error: why it could not be written.
     :ivar received: bytes of the stream so far.
+    :ivar size: bytes of the whole stream; None while that is not known.
     :ivar is_resumable: the end of the connection is not the end of it.
     """
 
@@ -38,6 +39,7 @@ class Download:
         "is_resumable",
         "path",
         "received",
+        "size",
     )
 
     def __init__(self, path: str) -> None:
@@ -46,6 +48,7 @@ class Download:
         self.is_complete = False
         self.error: OSError | None = None
         self.received = 0
+        self.size: int | None = None
         self.is_resumable = False
         self._algorithm: str | None = None
         self._hasher: Hasher | None = None
@@ -71,7 +74,8 @@ class Download:
 
     def expect(self, size: int) -> None:
         """The whole stream has *size* bytes."""
-        if self._aside is None and is_worthwhile(size - self.received):
+        self.size = size
+        if self._aside is None and is_worthwhile(self._algorithm, size - self.received):
             self._aside = Aside()
 
     def write(self, chunk: bytes | memoryview) -> None:

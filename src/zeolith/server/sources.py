@@ -35,8 +35,8 @@ FIRST_SIZE: Final = 256 * 1024
 
 
 AT_ONCE: Final = 64 * 1024
-"""Bytes of a short blob, which is read when it is opened and leaves with the answer: to send it past
-the server's memory would take more calls of the system than it saves."""
+"""Bytes of a short blob, which is read when it is opened and leaves with the answer: to send it
+past the server's memory would take more calls of the system than it saves."""
 
 
 class Source(Protocol):

@@ -187,9 +187,8 @@ class Uploads:
 
         assert session.uploads is not None
         post = session.service.pools.inbox.post
-        siphon = Siphon(
-            source, number, left, receiver.credit, most, longest, upload.file.write, partial(post, count)
-        )
+        write, tell = upload.file.write, partial(post, count)
+        siphon = Siphon(source, number, left, receiver.credit, most, longest, write, tell)
         session.uploads.submit(siphon.run, done, 2 * PIECE)
         return siphon
 
