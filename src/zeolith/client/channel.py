@@ -213,6 +213,11 @@ class Channel:
         return self._codec.life
 
     @property
+    def transactions(self) -> int:
+        """How many transactions may be in progress on this connection at once."""
+        return self._codec.transactions
+
+    @property
     def stream_frame(self) -> int:
         """Bytes of data that the server takes in one message of a stream."""
         return min(self._codec.data_frame, self._codec.max_payload - STREAM_HEAD)

@@ -38,6 +38,9 @@ _MAX_NAME: Final = 200
 BLOBS: Final = "blobs"
 """Name of the capability to verify blobs and to take long messages of streams."""
 
+TRANSACTIONS: Final = "transactions"
+"""Name of the capability of a server to have several transactions of one client in progress."""
+
 _NO_CAPABILITIES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
 
@@ -78,12 +81,14 @@ class Terms(NamedTuple):
     :ivar checksums: the algorithms by which it verifies blobs, the best one first; none: it does
         not, and takes short messages of streams only.
     :ivar life: of a server: another one after each start; empty: it does not say.
+    :ivar transactions: of a server: how many a client may have in progress at once.
     """
 
     silence: float | None = None
     compresses: bool = False
     checksums: tuple[str, ...] = ()
     life: str = ""
+    transactions: int = 1
 
     @property
     def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
@@ -92,6 +97,8 @@ class Terms(NamedTuple):
         if self.checksums:
             life = {"life": self.life} if self.life else {}
             found[BLOBS] = {"checksums": self.checksums, "frame": BULK_FRAME, **life}
+        if self.transactions > 1:
+            found[TRANSACTIONS] = {"most": self.transactions}
         return found
 
 
@@ -128,6 +135,17 @@ def blob_terms(capabilities: Mapping[str, Mapping[str, Any]]) -> BlobTerms:
     if type(life) is not str:
         raise IllegalMessage("hello: the life of a server is text")
     return BlobTerms(checksums, frame, life)
+
+
+def most_transactions(capabilities: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return how many transactions a client may have in progress with a server at once.
+
+    :raises IllegalMessage: what the capability ``transactions`` says is no number of them.
+    """
+    most = capabilities.get(TRANSACTIONS, {"most": 1}).get("most")
+    if type(most) is not int or most < 1:
+        raise IllegalMessage("hello: the most transactions at once are a number from 1 on")
+    return most
 
 
 def serialize_introduction(introduction: Introduction) -> bytes:
