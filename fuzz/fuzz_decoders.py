@@ -87,6 +87,7 @@ from zeolith.protocol.streamrequests import (
     AttachBlob,
     OpenBlob,
     OpenIteration,
+    OpenUpload,
     StreamCancel,
     StreamCredit,
     StreamData,
@@ -336,6 +337,7 @@ def _own_frames() -> list[bytes]:
         LoadMany(TID, [OID, TID]),
         LoadedMany(TID, [(OID, TID, None, b"data"), (TID, TID, OID, b"")]),
         TpcBegin(7, b"u", b"d", b"", TID, " ", bytes(16)),
+        OpenUpload(1 << 31, bytes(range(16))),
         AttachBlob(1 << 31, OID, None, b"record", 7, 70_000),
         StreamData(5, b"data"),
         StreamEnd(5),
@@ -349,6 +351,7 @@ def _own_frames() -> list[bytes]:
         Outcome(bytes(16), TID),
         SyncTo(TID, 1.5),
         OpenBlob(5, OID, TID, 0, 70_000),
+        OpenUpload(1 << 31, bytes(range(16))),
         OpenIteration(6, None, TID, 70_000),
     )
     frames = [*map(codec.notice, notices), *(codec.call(5, request) for request in calls)]

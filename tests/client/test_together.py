@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,30 +135,22 @@ def test_two_uploads_interleave(proxy: Proxy, storage: ClientStorage, tmp_path: 
         return finish(storage, meta)
 
     proxy.rule = hold_credit
-    threads = [Background(lambda number=number: upload(number)) for number in (1, 2)]  # type: ignore[misc]
+    threads = [Background(partial(upload, number)) for number in (1, 2)]
     proxy.wait_held(2)
-    wait_until(
-        lambda: (
-            {passing.message[-1].stream for passing in of_uploads(proxy)}
-            == {FIRST_UPLOAD, FIRST_UPLOAD + 1}
-        )
-    )  # type: ignore[index]
+    wait_until(lambda: set(numbers_of(proxy, StreamData)) == {FIRST_UPLOAD, FIRST_UPLOAD + 1})
     proxy.release()
     tids = [thread.result() for thread in threads]
-    ends = [
-        passing.message[-1].stream  # type: ignore[index]
-        for passing in of_uploads(proxy)
-        if of_stream(passing, StreamEnd)
-    ]
-    assert sorted(ends) == [FIRST_UPLOAD, FIRST_UPLOAD + 1]
+    assert sorted(numbers_of(proxy, StreamEnd)) == [FIRST_UPLOAD, FIRST_UPLOAD + 1]
     for number, tid in zip((1, 2), tids, strict=True):
         assert isinstance(tid, bytes)
         path = storage.loadBlob(oid_of(number), tid)
         assert Path(path).read_bytes() == LARGE[number:]
 
 
-def of_uploads(proxy: Proxy) -> list[Passing]:
-    return [passing for passing in proxy.frames() if of_stream(passing, StreamData, StreamEnd)]
+def numbers_of(proxy: Proxy, cls: type[Any]) -> list[int]:
+    """Return the numbers of the streams that messages of that class were about, in order."""
+    found = [of_stream(passing, cls) for passing in proxy.frames()]
+    return [request.stream for request in found if request is not None]
 
 
 def test_more_than_the_server_takes_wait(
@@ -228,7 +221,7 @@ def test_a_break_while_several_upload(
 
     proxy.rule = hold_credit
     numbers = (1, 2, 3)
-    threads = [Background(lambda number=number: upload(number)) for number in numbers]  # type: ignore[misc]
+    threads = [Background(partial(upload, number)) for number in numbers]
     proxy.wait_held(3)
     proxy.held.clear()
     proxy.rule = lambda passing: Action.PASS
@@ -322,11 +315,15 @@ def test_r7_threads_that_commit_to_two_databases_do_not_wait_in_a_circle(
                 storage.store(oid_of(number), None, bytes(size), "", meta)
                 store_blob(storage, tmp_path, 100 + number, meta, bytes(size))
 
+        def all_of(step: Callable[[ClientStorage, Any], object]) -> None:
+            for storage, meta in both:
+                step(storage, meta)
+
         return [
-            lambda: [storage.tpc_begin(meta) for storage, meta in both],
+            partial(all_of, ClientStorage.tpc_begin),
             store,
-            lambda: [storage.tpc_vote(meta) for storage, meta in both],
-            lambda: [storage.tpc_finish(meta) for storage, meta in both],
+            partial(all_of, ClientStorage.tpc_vote),
+            partial(all_of, ClientStorage.tpc_finish),
         ]
 
     one, two = steps(1, (10, 1_000_000)), steps(2, (1_000_000, 10))

@@ -25,6 +25,7 @@ from zeolith.protocol.streamrequests import (
     StreamData,
     StreamEnd,
 )
+from zeolith.server import parking
 
 from ..support.processes import running_server
 from ..support.proxy import Action, Passing, Proxy
@@ -165,13 +166,21 @@ def test_a_download_waits_no_longer_than_wait_timeout_for_a_server(
 
 
 def test_an_upload_that_is_cut_off_fails_and_leaves_nothing(
-    proxy: Proxy, client: Open, tmp_path: Path, files: FileStorage
+    proxy: Proxy,
+    client: Open,
+    tmp_path: Path,
+    files: FileStorage,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(parking, "PARK_TIME", 0.1)
     storage = client(proxy.address, blob_dir=str(tmp_path / "c1"))
+    seen = {"messages": 0}
 
     def cut_uploads(passing: Passing) -> Action:
-        request = of_stream(passing, StreamData)
-        return Action.CUT if request is not None and passing.number > 8 else Action.PASS
+        if of_stream(passing, StreamData) is None:
+            return Action.PASS
+        seen["messages"] += 1
+        return Action.CUT if seen["messages"] > 2 else Action.PASS
 
     proxy.rule = cut_uploads
     with pytest.raises(ClientDisconnected):

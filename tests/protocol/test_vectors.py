@@ -99,6 +99,16 @@ def test_blobs_with_checksums(size: int) -> None:
     assert sorted(pair.written) == sorted(step.frame for step in steps)
 
 
+@pytest.mark.parametrize("name", ["v1-cut", "v1-resumed"])
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_an_upload_on_two_connections(name: str, size: int) -> None:
+    pair = Pair(Terms(checksums=("sha256",), keeps=60), Terms(checksums=("sha256",)))
+    steps = read_transcript(name)
+    for step in steps:
+        assert [repr(event) for event in pair.take(step, size)] == [step.meaning]
+    assert sorted(pair.written) == sorted(step.frame for step in steps)
+
+
 def opened(frame_: bytes) -> bytes:
     """Return *frame_* as it was before it was compressed."""
     payload = frame_[4:]
@@ -142,6 +152,8 @@ def test_every_transcript_is_replayed() -> None:
     names = {path.stem for path in VECTORS.iterdir()}
     others = {
         "v1-blobs",
+        "v1-cut",
+        "v1-resumed",
         "v1-link",
         "v1-later-peers",
         "v1-refusal",

@@ -30,6 +30,9 @@ NOTHING = {
     "arriving": 0,
     "leaving": 0,
     "unattached": 0,
+    "resumed": 0,
+    "parked": 0,
+    "parked_bytes": 0,
 }
 
 

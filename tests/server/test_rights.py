@@ -51,6 +51,7 @@ WRITING: tuple[Any, ...] = (
     m.StoreBlobChunk(b"x"),
     m.StoreBlobEnd(oid_of(1), Z64, b"x", 1),
     m.StoreBlobShared(oid_of(1), Z64, b"x", "x.tmp", 1),
+    s.OpenUpload(FIRST_UPLOAD, bytes(16)),
     s.AttachBlob(FIRST_UPLOAD, oid_of(1), Z64, b"x", 1, 1),
     s.StreamData(FIRST_UPLOAD, b"x"),
     s.StreamEnd(FIRST_UPLOAD),

@@ -265,8 +265,8 @@ class Proxy:
         self.rule = pass_all
         with self.changed:
             held, self.held = self.held, []
-        for link, *frame in held:
-            link.release(*frame)
+        for link, passing, raw, sink in held:
+            link.release(passing, raw, sink)
 
     def blackhole(self) -> None:
         """From now on pass nothing and close nothing: a cable pulled out."""

@@ -169,7 +169,9 @@ def _blobs(blobs: dict[str, Any] | None) -> list[tuple[str, str]]:
         f"{blobs['received']} received ({size(blobs['received_bytes'])}), "
         f"{blobs['sent']} sent ({size(blobs['sent_bytes'])})"
     )
-    under_way = [(name, blobs[name]) for name in ("arriving", "leaving", "unattached")]
+    # A server of an earlier version does not know all of them.
+    names = ("arriving", "leaving", "unattached", "parked", "resumed")
+    under_way = [(name, blobs.get(name, 0)) for name in names]
     return [("blobs", ", ".join(filter(None, (text, _counted((n, c) for n, c in under_way if c)))))]
 
 

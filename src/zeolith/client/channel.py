@@ -218,6 +218,11 @@ class Channel:
         return self._codec.transactions
 
     @property
+    def keeps_uploads(self) -> bool:
+        """Whether the server keeps for a while what it has of an upload that is cut off."""
+        return self._codec.keeps > 0 and self._codec.checksum is not None
+
+    @property
     def stream_frame(self) -> int:
         """Bytes of data that the server takes in one message of a stream."""
         return min(self._codec.data_frame, self._codec.max_payload - STREAM_HEAD)

@@ -53,7 +53,7 @@ from .arguments import check_bytes, check_oid, check_record, check_tid, check_ti
 from .blobs import BlobDirectory
 from .channel import Channel
 from .iterators import Iterators
-from .journal import MAX_RESUMPTIONS, RESUMPTION_TIME, Journal, SentBlob
+from .journal import MAX_RESUMPTIONS, RESUMPTION_TIME, Journal, Resumable, SentBlob
 from .link import Link
 from .outcome import LostFinish, leaves_doubt
 from .transaction import Transaction
@@ -203,10 +203,12 @@ class Committer:
             name = os.path.basename(path)
             self._post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
             return
-        blob = SentBlob(oid, serial, data, path)
+        journal = transaction.journal
+        upload = Resumable(journal) if journal is not None and journal.is_complete else None
+        blob = SentBlob(oid, serial, data, path, upload)
         self._keep_on(transaction, partial(self._send_blob, transaction, blob))
-        if transaction.journal is not None:
-            transaction.journal.note(blob)
+        if journal is not None:
+            journal.note(blob)
 
     def restore(
         self, oid: bytes, serial: bytes, data: bytes | None, prev_txn: bytes | None, txn: Any
@@ -285,9 +287,10 @@ class Committer:
     def _send_blob(self, transaction: Transaction, blob: SentBlob) -> None:
         blobs = self._blobs
         assert blobs is not None  # or it would not have come so far
-        oid, serial, data, path = blob
+        oid, serial, data, path, upload = blob
+        channel, number = transaction.channel, transaction.number
         try:
-            send_blob(transaction.channel, blobs, path, oid, serial, data, transaction.number)
+            send_blob(channel, blobs, path, oid, serial, data, number, upload)
         except MessageTooLarge as error:
             raise ObjectTooLarge(oid, error.size, error.limit) from None
 

@@ -8,8 +8,10 @@ if that was not started anew meanwhile, and the vote decides as it would have do
 
 from __future__ import annotations
 
+import os
 from typing import Final, NamedTuple, TypeAlias
 
+from ..protocol.limits import IDENTITY_SIZE
 from ..protocol.messages import Request
 
 JOURNAL_MARK: Final = 16 * 1024 * 1024
@@ -17,8 +19,8 @@ JOURNAL_MARK: Final = 16 * 1024 * 1024
 connection breaks, and memory stays bounded (R8).  Blobs are in files and do not count."""
 
 MAX_RESUMPTIONS: Final = 4
-"""Connections that one transaction may lose: if each of them is lost in the same upload, waiting
-for a better one is up to whoever commits."""
+"""Connections that one transaction may lose without the server's having more of its blobs than
+before: then waiting for a better one is up to whoever commits."""
 
 RESUMPTION_TIME: Final = 5.0
 """Seconds to wait for another connection: a server that restarts is back by then, and a commit is
@@ -28,16 +30,44 @@ _OVERHEAD: Final = 200
 """Bytes of an entry besides its record."""
 
 
+class Resumable:
+    """The upload of one blob, over as many connections as it takes.  Not thread-safe.
+
+    :param journal: of its transaction.
+    :ivar identity: by which the server knows it on all of them.
+    :ivar is_new: the server cannot have heard of it.
+    :ivar whole: once all of it was sent: algorithm, size and checksum.
+    """
+
+    __slots__ = ("_journal", "_reached", "identity", "is_new", "whole")
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._reached = 0
+        self.identity = os.urandom(IDENTITY_SIZE)
+        self.is_new = True
+        self.whole: tuple[str, int, bytes] | None = None
+
+    def reached(self, offset: int) -> None:
+        """The server has *offset* bytes: if that is more than before, the connection that was lost
+        was of use."""
+        if offset > self._reached:
+            self._reached = offset
+            self._journal.resumptions = 0
+
+
 class SentBlob(NamedTuple):
     """A blob that was uploaded with its record.
 
     :ivar path: its file, which is ours until the transaction ends.
+    :ivar upload: None if it cannot be gone on with.
     """
 
     oid: bytes
     serial: bytes | None
     data: bytes
     path: str
+    upload: Resumable | None = None
 
 
 Entry: TypeAlias = "Request | SentBlob"
@@ -49,7 +79,7 @@ class Journal:
     :param tid, status: of the beginning.
     :ivar entries: what was said.
     :ivar is_complete: whether that is all.
-    :ivar resumptions: how often it has been said again.
+    :ivar resumptions: how often it has been said again since the server had more of its blobs.
     """
 
     __slots__ = (

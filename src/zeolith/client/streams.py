@@ -21,6 +21,7 @@ from ..protocol.limits import BULK_WINDOW, FIRST_UPLOAD, STREAM_FRAME, STREAM_WI
 from ..protocol.messages import Request
 from ..protocol.streamlayouts import STREAM_HEAD
 from ..protocol.streamrequests import (
+    OpenUpload,
     StreamCancel,
     StreamCredit,
     StreamData,
@@ -48,6 +49,9 @@ SEND_TIME: Final = 0.004
 
 Take: TypeAlias = Callable[[bytes | memoryview], int]
 """See :class:`Incoming`."""
+
+Parts: TypeAlias = Iterable[bytes | memoryview]
+"""Of an upload, of any size but none."""
 
 
 class Sink(Protocol):
@@ -312,38 +316,87 @@ class Streams:
 
     # -- to the server -----------------------------------------------------------------------------
 
-    def upload(self, chunks: Iterable[bytes | memoryview]) -> tuple[int, int]:
+    def upload(self, parts: Parts) -> tuple[int, int]:
         """Send a stream; return its number and size.
 
-        :param chunks: parts of any size but none; what they raise ends the stream.
+        :param parts: what they raise ends the stream.
         :raises ClientDisconnected: the connection has ended.
         """
-        channel, parts = self._channel, iter(chunks)
-        stream, pace, begun = None, _Pace(channel.stream_frame), 0
+        stream, pace, begun = None, _Pace(self._channel.stream_frame), 0
+        rest = iter(parts)
         try:
-            first = next(parts, b"")
+            first = next(rest, b"")
             # The server takes numbers in turn: nobody else's first message may come in between.
             with self._beginning:
-                number = FIRST_UPLOAD + self._uploads % FIRST_UPLOAD
-                self._uploads += 1
-                stream = self._outgoing[number] = Outgoing(number)
+                stream = self._begin()
                 if first:
                     begun = self._send_some(stream, memoryview(first), pace)
-            if self._send(stream, memoryview(first)[begun:], pace):
-                for chunk in parts:
-                    if not self._send(stream, memoryview(chunk), pace):
-                        break  # The server will say why when it is asked what became of it.
+            self._send_all(stream, itertools.chain((memoryview(first)[begun:],), rest), pace)
         except BaseException as error:
             if stream is not None:
-                stream.end()
-                self._outgoing.pop(number, None)
-                with suppress(ClientStorageError):
-                    channel.post(StreamFault(number, *_reason(error)))
+                self._fail(stream, error)
             raise
+        return self._end(stream), stream.sender.offset
+
+    def go_on(
+        self, identity: bytes, is_new: bool, parts_from: Callable[[int], Parts]
+    ) -> tuple[int, int]:
+        """As :meth:`upload`, with what the server does not have of it from other connections.
+
+        :param identity: by which it is known on all connections.
+        :param is_new: the server cannot have heard of it, and need not be asked.
+        :param parts_from: returns what is behind so many bytes; what it raises ends the stream.
+        :returns: the stream's number, and the size of all of it.
+        :raises Exception: what the server says.
+        """
+        channel, stream, slot, offset = self._channel, None, None, 0
+        try:
+            with self._beginning:
+                stream = self._begin()
+                request = OpenUpload(stream.sender.number, identity)
+                if is_new:
+                    channel.post(request)
+                else:
+                    slot = channel.start(request, None)
+            if slot is not None:
+                offset = _offset_in(channel.result(slot))
+            self._send_all(stream, parts_from(offset), _Pace(channel.stream_frame))
+        except BaseException as error:
+            if slot is not None and slot.error is not None:
+                # The server has not opened it.
+                assert stream is not None
+                self._outgoing.pop(stream.sender.number, None)
+            elif stream is not None:
+                self._fail(stream, error)
+            raise
+        return self._end(stream), offset + stream.sender.offset
+
+    def _begin(self) -> Outgoing:
+        """Return the next stream to the server.  ``_beginning`` is held."""
+        number = FIRST_UPLOAD + self._uploads % FIRST_UPLOAD
+        self._uploads += 1
+        stream = self._outgoing[number] = Outgoing(number)
+        return stream
+
+    def _end(self, stream: Outgoing) -> int:
+        """Say that that was all; return the stream's number."""
+        number = stream.sender.number
         stream.end()
         self._outgoing.pop(number, None)
-        channel.post(StreamEnd(number))
-        return number, stream.sender.offset
+        self._channel.post(StreamEnd(number))
+        return number
+
+    def _fail(self, stream: Outgoing, error: BaseException) -> None:
+        number = stream.sender.number
+        stream.end()
+        self._outgoing.pop(number, None)
+        with suppress(ClientStorageError):
+            self._channel.post(StreamFault(number, *_reason(error)))
+
+    def _send_all(self, stream: Outgoing, parts: Parts, pace: _Pace) -> None:
+        for part in parts:
+            if not self._send(stream, memoryview(part), pace):
+                return  # The server will say why when it is asked what became of it.
 
     def _send(self, stream: Outgoing, chunk: memoryview, pace: _Pace) -> bool:
         """Send *chunk*, waiting for credit; return false if the server wants no more."""
@@ -410,6 +463,17 @@ class Streams:
         else:
             stream.cancelled()
         self._channel.wake(stream)
+
+
+def _offset_in(answer: Any) -> int:
+    """Return how many bytes of an upload the server has.
+
+    :raises ClientStorageError: it does not say that.
+    """
+    offset = answer.get("offset") if type(answer) is dict else None
+    if type(offset) is not int or offset < 0:
+        raise ClientStorageError("the server does not say how much it has of an upload")
+    return offset
 
 
 def _reason(error: BaseException) -> tuple[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from functools import partial
 from io import FileIO
@@ -15,12 +16,18 @@ from ..protocol.streamrequests import AttachBlob, OpenBlob
 from .blobs import BlobDirectory
 from .channel import Channel
 from .download import Download
+from .journal import Resumable
 from .link import Link
 
 logger = logging.getLogger(__name__)
 
 PIECE_SIZE: Final = 512 * 1024
 """Bytes of a file that are read, summed up and sent at once; a small file needs no more memory."""
+
+
+RESUMABLE_SIZE: Final = 1024 * 1024
+"""Bytes of a blob that is gone on with after a break.  A shorter one is sent again as quickly, and
+need not be known by an identity."""
 
 
 def fetch_blob(link: Link, blobs: BlobDirectory, oid: bytes, serial: bytes) -> None:
@@ -117,15 +124,19 @@ def send_blob(
     serial: bytes | None,
     data: bytes,
     txn: int,
+    upload: Resumable | None,
 ) -> None:
     """Send the file *path* as the blob of *oid* in the transaction with the number *txn*.
 
     :param data: the record of *oid*.
+    :param upload: what was sent of it before on other connections; None: nothing, and it will not
+        be gone on with either.
     :raises ClientDisconnected: the connection has ended.
     :raises MessageTooLarge: the server does not take such a record.
     """
     if channel.speaks_own:
-        _send_on_stream(channel, path, oid, serial, data, txn)
+        number, size, checksum = _send_on_stream(channel, path, upload)
+        channel.post(AttachBlob(number, oid, serial, data, txn, size, checksum))
         return
     channel.post(StoreBlobStart())
     for chunk in blobs.chunks(path):
@@ -134,14 +145,48 @@ def send_blob(
 
 
 def _send_on_stream(
-    channel: Channel, path: str, oid: bytes, serial: bytes | None, data: bytes, txn: int
-) -> None:
+    channel: Channel, path: str, upload: Resumable | None
+) -> tuple[int, int, bytes | None]:
+    """Send a file; return the stream's number, and size and checksum of what was sent."""
     algorithm = channel.checksum
-    hasher = None if algorithm is None else make_hasher(algorithm)
     with FileIO(path) as file:
+        is_long = os.fstat(file.fileno()).st_size > RESUMABLE_SIZE
+        if upload is not None and algorithm is not None and channel.keeps_uploads and is_long:
+            return _go_on(channel, file, upload, algorithm)
+        hasher = None if algorithm is None else make_hasher(algorithm)
         number, size = channel.streams.upload(_pieces(file, hasher))
-    checksum = None if hasher is None else hasher.digest()
-    channel.post(AttachBlob(number, oid, serial, data, txn, size, checksum))
+    return number, size, None if hasher is None else hasher.digest()
+
+
+def _go_on(
+    channel: Channel, file: FileIO, upload: Resumable, algorithm: str
+) -> tuple[int, int, bytes]:
+    """As :func:`_send_on_stream`, with what the server does not have."""
+    hasher, whole, is_new = make_hasher(algorithm), upload.whole, upload.is_new
+    upload.is_new = False
+
+    def parts_from(offset: int) -> Iterator[memoryview]:
+        upload.reached(offset)
+        if whole is not None and whole[:2] == (algorithm, offset):
+            return iter(())
+        _sum_up(file, hasher, offset)
+        return _pieces(file, hasher)
+
+    number, size = channel.streams.go_on(upload.identity, is_new, parts_from)
+    if whole is None or whole[:2] != (algorithm, size):
+        upload.whole = whole = algorithm, size, hasher.digest()
+    return number, size, whole[2]
+
+
+def _sum_up(file: FileIO, hasher: Hasher, size: int) -> None:
+    """Have *hasher* take the first *size* bytes of *file*, which the server has."""
+    buffer = memoryview(bytearray(min(PIECE_SIZE, size)))
+    while size:
+        piece = buffer[: file.readinto(buffer[:size])]
+        if not piece:
+            raise ClientStorageError("the server has more of a blob than its file has")
+        hasher.update(piece)
+        size -= len(piece)
 
 
 def _pieces(file: FileIO, hasher: Hasher | None) -> Iterator[memoryview]:

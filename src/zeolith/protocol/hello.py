@@ -82,6 +82,7 @@ class Terms(NamedTuple):
         not, and takes short messages of streams only.
     :ivar life: of a server: another one after each start; empty: it does not say.
     :ivar transactions: of a server: how many a client may have in progress at once.
+    :ivar keeps: of a server: seconds for which it keeps an upload that is cut off; 0: not at all.
     """
 
     silence: float | None = None
@@ -89,14 +90,19 @@ class Terms(NamedTuple):
     checksums: tuple[str, ...] = ()
     life: str = ""
     transactions: int = 1
+    keeps: int = 0
 
     @property
     def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
         """What it can do beyond the version."""
         found: dict[str, Mapping[str, Any]] = {CAPABILITY: {}} if self.compresses else {}
         if self.checksums:
-            life = {"life": self.life} if self.life else {}
-            found[BLOBS] = {"checksums": self.checksums, "frame": BULK_FRAME, **life}
+            parts = {"checksums": self.checksums, "frame": BULK_FRAME}
+            if self.life:
+                parts["life"] = self.life
+            if self.keeps:
+                parts["keeps"] = self.keeps
+            found[BLOBS] = parts
         if self.transactions > 1:
             found[TRANSACTIONS] = {"most": self.transactions}
         return found
@@ -111,11 +117,13 @@ class BlobTerms(NamedTuple):
     :ivar checksums: names of algorithms, the best one first; those that we do not know included.
     :ivar frame: bytes of data that it takes in one message of a stream.
     :ivar life: of a server: another one after each start; empty if it does not say.
+    :ivar keeps: of a server: seconds for which it keeps an upload that is cut off; 0: not at all.
     """
 
     checksums: tuple[Any, ...] = ()
     frame: int = STREAM_FRAME
     life: str = ""
+    keeps: int = 0
 
 
 def blob_terms(capabilities: Mapping[str, Mapping[str, Any]]) -> BlobTerms:
@@ -134,7 +142,10 @@ def blob_terms(capabilities: Mapping[str, Mapping[str, Any]]) -> BlobTerms:
     life = parts.get("life", "")
     if type(life) is not str:
         raise IllegalMessage("hello: the life of a server is text")
-    return BlobTerms(checksums, frame, life)
+    keeps = parts.get("keeps", 0)
+    if type(keeps) is not int or keeps < 0:
+        raise IllegalMessage("hello: a server keeps uploads for a number of seconds")
+    return BlobTerms(checksums, frame, life, keeps)
 
 
 def most_transactions(capabilities: Mapping[str, Mapping[str, Any]]) -> int:

@@ -85,6 +85,10 @@ MAX_TRANSACTIONS: Final = 32
 """Transactions that one client may have in progress at once.  More than the threads of a process
 that commit at the same time, and few enough that each may keep something in the server's memory."""
 
+IDENTITY_SIZE: Final = 16
+"""Bytes by which an upload is known on other connections.  Who knows them may go on with it, so
+nobody must be able to guess them."""
+
 FIRST_UPLOAD: Final = 1 << 31
 """Numbers of streams from the client begin here, those of streams from the server end here."""
 

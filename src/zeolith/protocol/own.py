@@ -79,7 +79,7 @@ from .messages import (
 from .messages import Request as AnyRequest
 from .outcome import Outcome
 from .streamlayouts import STREAM, STREAM_FAULT, STREAM_HEAD
-from .streamrequests import AttachBlob, OpenBlob, OpenIteration, StreamFault
+from .streamrequests import AttachBlob, OpenBlob, OpenIteration, OpenUpload, StreamFault
 
 METHODS: Final[Mapping[int, type[Any]]] = {
     1: m.Register,
@@ -123,6 +123,7 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     53: OpenBlob,
     54: AttachBlob,
     55: OpenIteration,
+    56: OpenUpload,
     61: CacheReport,
     64: m.Info,
     65: m.ReceiveBlobStart,

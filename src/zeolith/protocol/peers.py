@@ -343,6 +343,7 @@ class _Peer:
             codec.checksum = self._choose(self._terms.checksums, theirs.checksums)
             codec.stream_frame = min(theirs.frame, BULK_FRAME)
             codec.life = theirs.life
+            codec.keeps = theirs.keeps
         codec.transactions = min(most_transactions(introduction.capabilities), MAX_TRANSACTIONS)
 
     def _choose(self, ours: Sequence[str], theirs: Sequence[Any]) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from .checksums import DIGEST_SIZE
-from .limits import FIRST_UPLOAD, MAX_STREAM_CREDIT, MAX_STREAM_NUMBER
+from .limits import FIRST_UPLOAD, IDENTITY_SIZE, MAX_STREAM_CREDIT, MAX_STREAM_NUMBER
 from .messages import Check, Flow, Form
 
 
@@ -23,6 +23,18 @@ class OpenBlob(NamedTuple):
     serial: bytes
     offset: int
     credit: int
+
+
+class OpenUpload(NamedTuple):
+    """The next upload is *stream*, and is known by *identity* on other connections, too.
+
+    A call is answered with a map: ``offset``, how many bytes of it the server has.
+
+    :ivar identity: :data:`.limits.IDENTITY_SIZE` random bytes.
+    """
+
+    stream: int
+    identity: bytes
 
 
 class AttachBlob(NamedTuple):
@@ -120,6 +132,10 @@ def _is_bytes(value: Any) -> bool:
     return type(value) is bytes
 
 
+def _is_identity(value: Any) -> bool:
+    return type(value) is bytes and len(value) == IDENTITY_SIZE
+
+
 def _is_id(value: Any) -> bool:
     return type(value) is bytes and len(value) == 8
 
@@ -147,6 +163,7 @@ _OPENING: Final = (
         OpenBlob, "open_blob", Flow.CALL,
         _is_download, _is_id, _is_id, _is_size, _is_credit,
     ),
+    _form(OpenUpload, "open_upload", Flow.EITHER, _is_upload, _is_identity),
     _form(
         AttachBlob, "attach_blob", Flow.EITHER,
         _is_upload, _is_id, _is_id_or_none, _is_bytes, _is_int, _is_size, _is_checksum,

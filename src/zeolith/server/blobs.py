@@ -66,8 +66,9 @@ def add_upload(
         transaction = collecting_transaction(session, request.txn)
         _check(session, msgid, transaction, request.oid)
     except Exception:
-        session.uploads.submit(upload.discard, partial(_discarded, session.name))
+        _discard(session, upload)
         raise
+    session.keep(transaction, upload)
     session.stats.stores += 1
     checksum = request.checksum if isinstance(request, AttachBlob) else None
     transaction.wait()
@@ -117,6 +118,11 @@ def _uploaded(
     error: Exception | None,
 ) -> None:
     session.check_uploads()
+    ticket = upload.ticket
+    if ticket is not None and ticket.session is not session:
+        # The connection was cut off, and the client may go on with it on another one.  Without it
+        # this transaction must not come to the lock, so its vote goes on waiting.
+        return
     error = upload.error or error
     is_added = False
     if error is None and path is not None and session.has(transaction):
@@ -131,9 +137,14 @@ def _uploaded(
         logger.error("(%s) a blob could not be received: %s", session.name, error)
         transaction.fail(error)
     if not is_added:
-        assert session.uploads is not None
-        session.uploads.submit(upload.discard, partial(_discarded, session.name))
+        _discard(session, upload)
     transaction.go_on()
+
+
+def _discard(session: Session, upload: Upload) -> None:
+    session.service.parking.forget(upload)
+    assert session.uploads is not None
+    session.uploads.submit(upload.discard, partial(_discarded, session.name))
 
 
 def _add(session: Session, transaction: Transaction, blob: UploadedBlob) -> None:

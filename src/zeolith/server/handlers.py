@@ -61,6 +61,7 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.IteratorRecordNext: iteration.next_record,
     m.IteratorGc: iteration.close,
     s.OpenBlob: streaming.open_blob,
+    s.OpenUpload: streaming.open_upload,
     s.AttachBlob: streaming.attach_blob,
     s.OpenIteration: streaming.open_iteration,
     s.StreamData: streaming.data,

@@ -19,6 +19,7 @@ from .limitedlog import LimitedLog
 from .openfiles import most_connections
 from .options import Address, ServerOptions
 from .overdue import Overdue
+from .parking import PARK_TIME
 from .peerlog import PeerLines
 from .pulse import Pulse
 from .service import StorageService
@@ -73,6 +74,7 @@ class Lobby:
             options.compression != "off" and is_available(),
             ALGORITHMS,
             transactions=MAX_TRANSACTIONS,
+            keeps=PARK_TIME,
         )
         self.begin_life()
         self.tally = Tally()

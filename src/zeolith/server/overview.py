@@ -99,7 +99,7 @@ def _describe_blobs(service: StorageService) -> dict[str, Any] | None:
         return None
     subscribers = service.publisher.subscribers
     sessions = [found for found in subscribers if isinstance(found, Session)]
-    return describe_blobs(service.stats.blobs, sessions)
+    return describe_blobs(service.stats.blobs, sessions, service.parking)
 
 
 SEES: Final = Right.PACK | Right.ADMINISTER

@@ -301,6 +301,8 @@ class Server:
         for connection in list(lobby.connections):
             connection.abort()
         await self._until(loop, lambda: not lobby.connections)
+        for service in self._services.values():
+            service.parking.close()
         # Temporary files that the connections' end has left to be removed.
         await self._until(loop, lambda: self._pools.is_idle)
         self._pools.close()

@@ -29,6 +29,7 @@ from .options import ServerOptions
 from .outcomelog import SUFFIX, OutcomeLog
 from .outcomes import Outcomes
 from .packing import Packing, is_fatal
+from .parking import Parking
 from .publisher import Publisher
 from .refilling import last_entries, newest_tid
 from .resolvers import make_resolver
@@ -89,6 +90,7 @@ class StorageService:
     :ivar readings: what is being read from the storage for them, by what they ask: the transaction
         that they know, and the last one.
     :ivar outcomes: what became of transactions; from :meth:`prepare` on.
+    :ivar parking: uploads that outlive their connections; from :meth:`open` on.
     :ivar start_tid: the storage's last transaction when it was prepared.
     :ivar outage: why the storage is not served any more; empty while it is.
     """
@@ -127,6 +129,7 @@ class StorageService:
         self._is_open = False
         self._note_timer: asyncio.TimerHandle | None = None
         self.coordinator: CommitCoordinator
+        self.parking: Parking
         self.outcomes: Outcomes
 
     def prepare(self) -> None:
@@ -189,6 +192,7 @@ class StorageService:
             self.outcomes.log.committed,
             self._is_undisturbed,
         )
+        self.parking = Parking(loop, self.pools.quick, options.max_blob_size)
         self._is_open = True
         if self.cold is not None:
             self.cold.tier.start(access.last_transaction)
@@ -350,6 +354,7 @@ class StorageService:
         assert self.publisher.is_held
         self.outage = outage
         self._stop_noting()
+        self.parking.close()
         for subscriber in self.publisher.subscribers:
             subscriber.close(f"storage {self.name!r} is out of service")
         # Whoever waits to be admitted has to be told.  All others find their connection closed.

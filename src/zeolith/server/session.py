@@ -20,6 +20,7 @@ from .blobsender import BlobSender
 from .bulk import BulkLoads
 from .iterators import Iterators
 from .lobby import Lobby
+from .parking import MAX_PARKED_EACH
 from .peerlog import PeerName, peer_logger
 from .service import StorageService
 from .statistics import Statistics
@@ -76,6 +77,7 @@ class Session:
     :ivar reads: jobs that must run in the order of the client's calls.
     :ivar past: what the client asks that may take long; None until it does.
     :ivar is_lost: whether the connection is gone.
+    :ivar is_left: whether we close the connection because its client is not there any more.
     """
 
     __slots__ = (
@@ -90,6 +92,7 @@ class Session:
         "_voters",
         "cache_report",
         "codec",
+        "is_left",
         "is_lost",
         "is_registered",
         "iterators",
@@ -133,7 +136,7 @@ class Session:
         self.reads: Lane | None = None
         self.iterators: Iterators | None = None
         self.past: Past | None = None
-        self.is_lost = False
+        self.is_lost = self.is_left = False
 
     @property
     def connection(self) -> Connection:
@@ -400,8 +403,16 @@ class Session:
         logger.warning("(%s) connection dropped: %s", self.name, reason)
         self._connection.abort()
 
-    def lost(self) -> None:
-        """The connection is gone: give up what the client was doing."""
+    def leave(self, reason: str) -> None:
+        """As :meth:`drop`: the client is not there any more, so it is as if the line was cut."""
+        self.is_left = True
+        self.drop(reason)
+
+    def lost(self, *, is_cut: bool) -> None:
+        """The connection is gone: give up what the client was doing.
+
+        :param is_cut: it was not closed by us, so the client may go on with its uploads elsewhere.
+        """
         self.is_lost = True
         if not self.is_registered:
             return
@@ -412,6 +423,8 @@ class Session:
             self.uploads.forget()
             for transaction in self.transactions.values():
                 transaction.log.forget()
+        if is_cut or self.is_left:
+            self._park()
         self.give_up("disconnected")
         if self.upload is not None and self.uploads is not None:
             self.uploads.submit(self.upload.discard, partial(_discarded, self.name))
@@ -428,6 +441,13 @@ class Session:
             self._incoming.close()
         if self._bulk is not None:
             self._bulk.close()
+
+    def _park(self) -> None:
+        parking = self.service.parking
+        if self._incoming is not None:
+            parking.park(self._incoming.release_kept())
+        for transaction in self.transactions.values():
+            parking.park(transaction.release_kept())
 
     @property
     def is_finishing(self) -> bool:
@@ -504,6 +524,20 @@ class Session:
         while self._voter is None and self._voters:
             self._voters.pop(0)()
 
+    def keep(self, transaction: Transaction, upload: Upload) -> None:
+        """*upload* has become a part of *transaction*; until the vote its client may lose the
+        connection, and go on with it on another one."""
+        if upload.ticket is not None:
+            transaction.kept.append(upload)
+            if len(transaction.kept) > MAX_PARKED_EACH:
+                self.service.parking.forget(transaction.kept.pop(0))
+
+    def let_go(self, transaction: Transaction) -> None:
+        """The uploads of *transaction* are the storage's business now, or are not needed."""
+        kept, transaction.kept = transaction.kept, []
+        for upload in kept:
+            self.service.parking.forget(upload)
+
     def abort(self, transaction: Transaction, done: Callable[[], None]) -> None:
         """Give up *transaction* unless it is finishing; then call *done*."""
         if transaction.stage is Stage.FINISHING:
@@ -523,6 +557,7 @@ class Session:
     def end(self, transaction: Transaction) -> None:
         """*transaction* is over, one way or the other, and the storage is done with it."""
         transaction.stage = Stage.OVER
+        self.let_go(transaction)
         self.service.outcomes.ended(transaction)
         if self.service.cold is not None:
             self.service.cold.ended(transaction)

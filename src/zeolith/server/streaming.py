@@ -12,6 +12,7 @@ from ..protocol.streamrequests import (
     AttachBlob,
     OpenBlob,
     OpenIteration,
+    OpenUpload,
     StreamCancel,
     StreamCredit,
     StreamData,
@@ -19,7 +20,7 @@ from ..protocol.streamrequests import (
     StreamFault,
 )
 from .blobs import add_upload
-from .session import Session
+from .session import NOTICE, Session
 from .sources import FIRST_SIZE, BlobSource, IterationSource, Source
 from .uploads import size_error
 
@@ -48,6 +49,16 @@ def open_iteration(session: Session, msgid: MsgId, request: OpenIteration) -> No
 
 def _iterate(session: Session, start: bytes | None, stop: bytes | None) -> tuple[Source, Any]:
     return IterationSource(session.service.access, start, stop), None
+
+
+def open_upload(session: Session, msgid: MsgId, request: OpenUpload) -> None:
+    if session.codec.checksum is None:
+        raise IllegalMessage("open_upload: no checksums were agreed upon")
+    number, identity = request
+    if msgid is NOTICE:
+        session.incoming.begin(number, identity)
+    else:
+        session.incoming.open(msgid, number, identity)
 
 
 def attach_blob(session: Session, msgid: MsgId, request: AttachBlob) -> None:

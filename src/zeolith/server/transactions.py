@@ -85,6 +85,7 @@ class Transaction:
     :ivar unflushed, flushing: files of them that are open: those that wait to be brought to disk,
         and those that are on their way to it.
     :ivar flushed: files of them as they were brought to disk.
+    :ivar kept: those of them that their client could go on with on another connection.
     :ivar objects: by object id: what an object store has of them, and how many blobs had arrived
         when that one had.
     :ivar files: where there is an object store: the files of all blobs that the transaction has
@@ -108,6 +109,7 @@ class Transaction:
         "files",
         "flushed",
         "flushing",
+        "kept",
         "log",
         "meta",
         "objects",
@@ -132,6 +134,7 @@ class Transaction:
         self.unflushed: list[Upload] = []
         self.flushing: list[Upload] = []
         self.flushed: set[Flushed] = set()
+        self.kept: list[Upload] = []
         self.files: list[str] = []
         self.objects: dict[bytes, tuple[int, StoredObject]] = {}
         self.blob_records = 0
@@ -176,6 +179,17 @@ class Transaction:
         """Add an uploaded blob."""
         self.blob_records += blob.memory
         self.blobs.append(blob)
+
+    def release_kept(self) -> list[Upload]:
+        """Return ``kept``, of which nothing is this transaction's any more: it is about to be
+        aborted, before its vote."""
+        kept, self.kept = self.kept, []
+        if kept:
+            paths = {upload.path for upload in kept}
+            self.unflushed = [each for each in self.unflushed if each not in kept]
+            self.flushing = [each for each in self.flushing if each not in kept]
+            self.blobs = [blob for blob in self.blobs if blob.path not in paths]
+        return kept
 
     @property
     def has_files(self) -> bool:

@@ -228,6 +228,7 @@ class Connection(asyncio.Protocol):
             self._session.resumed()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        is_cut = not self._is_closing and not self._lobby.is_closing
         self._is_closing = True
         self._count_incoming(0)
         self._backlog.clear()
@@ -242,7 +243,7 @@ class Connection(asyncio.Protocol):
         if session is not None:
             if exc is not None:
                 logger.info("(%s) connection broke: %s", session.name, exc)
-            session.lost()
+            session.lost(is_cut=is_cut)
         else:
             logger.debug("(%s) left before it said anything", self.address)
 
@@ -561,7 +562,7 @@ class Connection(asyncio.Protocol):
             return
         if session.publisher is not None:
             session.stats.silent_clients += 1
-        session.drop(f"nothing has been heard of it for {seconds:g} s (dead-peer-timeout)")
+        session.leave(f"nothing has been heard of it for {seconds:g} s (dead-peer-timeout)")
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -7,8 +7,9 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from ZODB.POSException import TransactionTooLargeError
+from ZODB.POSException import StorageError, TransactionTooLargeError
 
 from ..errors import BlobDamaged
 from ..protocol.checksums import make_hasher
@@ -18,6 +19,9 @@ from .blobsync import Flushed, flush
 from .tally import Limit, Tally
 from .transactions import remove_file
 from .voted import UPLOAD_PREFIX
+
+if TYPE_CHECKING:
+    from .parking import Ticket
 
 
 def blob_too_large(limit: int) -> Exception:
@@ -32,8 +36,9 @@ class Upload:
     """A temporary file that takes up one blob.
 
     :meth:`start`, :meth:`write`, :meth:`finish` and :meth:`flush` run on worker threads, one after
-    the other in that order.  :meth:`discard` may be called by any thread at any time: the
-    transaction may be over while a thread still writes.  The rest belongs to the loop.
+    the other in that order, :meth:`rest` and :meth:`reopen` between two of them.  :meth:`discard`
+    may be called by any thread at any time: the transaction may be over while a thread still
+    writes.  What is left belongs to the loop.
 
     :param algorithm: by which its client says a checksum; None if it says none.
 
@@ -41,20 +46,24 @@ class Upload:
     :ivar flushed: the file as it was brought to disk, once that is so.
     :ivar path: the file, once started.
     :ivar size: bytes that have arrived.
+    :ivar ticket: by which it can be gone on with on another connection; None if it cannot.
+    :ivar written: bytes that are in the file and in the checksum; the loop may look at it while no
+        thread writes.
     """
 
     __slots__ = (
-        "_algorithm",
         "_begun",
         "_file",
         "_hasher",
         "_is_discarded",
         "_lock",
-        "_written",
+        "algorithm",
         "error",
         "flushed",
         "path",
         "size",
+        "ticket",
+        "written",
     )
 
     def __init__(self, algorithm: str | None = None) -> None:
@@ -63,14 +72,15 @@ class Upload:
         self._lock = threading.Lock()
         self._is_discarded = False
         self._file: int | None = None
-        self._algorithm = algorithm
+        self.algorithm = algorithm
         self._hasher = None if algorithm is None else make_hasher(algorithm)
-        self._written = 0
+        self.written = 0
         self._begun = 0  # bytes that the system was told to bring to disk
         self.error: Exception | None = None
         self.flushed: Flushed | None = None
         self.path = ""
         self.size = 0
+        self.ticket: Ticket | None = None
 
     def takes(self, size: int, limit: int, tally: Tally) -> bool:
         """Count *size* bytes that have arrived; return whether they are to be written.
@@ -108,10 +118,10 @@ class Upload:
             rest = memoryview(chunk)
             while rest:
                 rest = rest[os.write(file, rest) :]
-            self._written += len(chunk)
-            if self._written - self._begun >= PIECE:
-                begin_writeback(file, self._begun, self._written - self._begun)
-                self._begun = self._written
+            self.written += len(chunk)
+            if self.written - self._begun >= PIECE:
+                begin_writeback(file, self._begun, self.written - self._begun)
+                self._begun = self.written
 
     def finish(self, oid: bytes, checksum: bytes | None) -> str:
         """All of it has arrived: check it, begin to bring it to disk, and return its path.
@@ -124,12 +134,12 @@ class Upload:
         with self._hold() as file:
             if file is None:
                 return self.path
-            if self._hasher is not None and self._algorithm is not None and checksum is not None:
+            if self._hasher is not None and self.algorithm is not None and checksum is not None:
                 digest = self._hasher.digest()
                 if digest != checksum:
                     raise BlobDamaged(oid, "what the server has received is not what was sent")
-                remember(file, self._algorithm, digest)
-            begin_writeback(file, self._begun, self._written - self._begun)
+                remember(file, self.algorithm, digest)
+            begin_writeback(file, self._begun, self.written - self._begun)
         return self.path
 
     def flush(self) -> None:
@@ -141,6 +151,35 @@ class Upload:
             if file is not None:
                 self.flushed = flush(file)
                 self._close()
+
+    # -- between two connections -------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Close the file, which keeps what has been written: for as long as nobody writes, it takes
+        no descriptor.
+
+        :raises OSError: the disk is full, or the like.
+        """
+        with self._hold():
+            self._close()
+
+    def go_on(self) -> None:
+        """What has been written is what has arrived; :meth:`reopen` follows."""
+        self.size = self.written
+        self.flushed = None
+
+    def reopen(self) -> None:
+        """Open the file behind what has been written.
+
+        :raises OSError: it cannot be opened.
+        :raises StorageError: somebody has changed it.
+        """
+        with self._hold():
+            if self._is_discarded:
+                return
+            self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if os.lseek(self._file, 0, os.SEEK_END) != self.written:
+                raise StorageError(f"{self.path}, a part of a blob, has been changed")
 
     @property
     def is_open(self) -> bool:

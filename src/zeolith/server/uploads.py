@@ -1,7 +1,8 @@
 """Blobs on their way from one client: streams into temporary files, several at once.
 
 The first message of a number opens its stream, within the limits; credit is given as the disk takes
-the data.  What has arrived waits for the request that ties it to a transaction.
+the data.  What has arrived waits for the request that ties it to a transaction.  One that has an
+identity may have begun on another connection: see :mod:`.parking`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..protocol.limits import (
     STREAM_FRAME,
     STREAM_WINDOW,
 )
+from ..protocol.messages import MsgId
 from ..protocol.streamrequests import StreamCancel, StreamCredit
 from ..protocol.streams import Receiver, following
 from ..protocol.windows import Window
@@ -39,15 +41,16 @@ INITIAL_CREDIT: Final = STREAM_WINDOW
 class _Incoming:
     """One upload.
 
+    :param file: takes it up.
     :ivar is_complete: the client has sent all of it.
     :ivar window: how far the client may be ahead.
     """
 
     __slots__ = ("file", "is_complete", "receiver", "window")
 
-    def __init__(self, number: int, algorithm: str | None, window: Window) -> None:
+    def __init__(self, number: int, file: Upload, window: Window) -> None:
         self.receiver = Receiver(number, INITIAL_CREDIT)
-        self.file = Upload(algorithm)
+        self.file = file
         self.window = window
         self.is_complete = False
 
@@ -58,15 +61,17 @@ class Uploads:
     :param session: the client.
     """
 
-    __slots__ = ("_next", "_open", "_session")
+    __slots__ = ("_awaited", "_next", "_open", "_session")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._open: dict[int, _Incoming] = {}
+        # Numbers whose opening is not answered yet; whether the client has given them up.
+        self._awaited: dict[int, bool] = {}
         self._next = FIRST_UPLOAD
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self._awaited)
 
     @property
     def unattached(self) -> int:
@@ -74,6 +79,53 @@ class Uploads:
         return sum(upload.is_complete for upload in self._open.values())
 
     # -- what the client says ----------------------------------------------------------------------
+
+    def begin(self, number: int, identity: bytes) -> None:
+        """A new upload has an identity.
+
+        :raises StreamViolation, ReadOnlyError: as :meth:`received`.
+        :raises IllegalMessage: it is not new.
+        """
+        self._claim(number)
+        if self._session.service.parking.knows(self._session, identity):
+            raise IllegalMessage("an upload that is not new has to be opened by a call")
+        self._begin(number, identity)
+
+    def open(self, msgid: MsgId, number: int, identity: bytes) -> None:
+        """The next upload has an identity; answer the call with how much of it is here.
+
+        :raises StreamViolation, ReadOnlyError: as :meth:`received`.
+        :raises ValueError: it is open on this connection.
+        """
+        session = self._session
+        self._claim(number)
+        session.began()
+        self._awaited[number] = False
+        found = partial(self._found, msgid, number, identity)
+        try:
+            session.service.parking.take(session, identity, found)
+        except ValueError:
+            del self._awaited[number]
+            session.ended()
+            raise
+
+    def _found(self, msgid: MsgId, number: int, identity: bytes, file: Upload | None) -> None:
+        session = self._session
+        offset = 0
+        is_given_up = self._awaited.pop(number)
+        if file is not None:
+            file.go_on()
+            offset = file.size
+            upload = self._add(number, file)
+            self._submit(upload, file.reopen, 0)
+            session.stats.blobs.resumed += 1
+            logger.info("(%s) goes on with an upload behind %d bytes", session.name, offset)
+        else:
+            upload = self._begin(number, identity)
+        session.reply(msgid, {"offset": offset})
+        session.ended()
+        if is_given_up:
+            self.failed(number, "given up before it was answered")
 
     def received(self, number: int, data: bytes | memoryview) -> None:
         """The next part of an upload has come.
@@ -107,6 +159,9 @@ class Uploads:
         :param name: its reason.
         :raises StreamViolation: as :meth:`received`.
         """
+        if number in self._awaited:
+            self._awaited[number] = True
+            return
         upload = self._find(number)
         upload.receiver.end()
         del self._open[number]
@@ -124,7 +179,7 @@ class Uploads:
         if upload is None or not upload.is_complete:
             raise IllegalMessage(f"no complete upload has the number {number}")
         del self._open[number]
-        return upload.file, upload.receiver.offset
+        return upload.file, upload.file.size
 
     def forget_complete(self) -> None:
         """Remove what is complete and was not taken by the transaction that is over now."""
@@ -132,6 +187,16 @@ class Uploads:
             if upload.is_complete:
                 del self._open[number]
                 self._discard(upload)
+
+    def release_kept(self) -> list[Upload]:
+        """Return those that the client could go on with on another connection, which are not ours
+        any more."""
+        kept = []
+        for number, upload in list(self._open.items()):
+            if upload.file.ticket is not None:
+                del self._open[number]
+                kept.append(upload.file)
+        return kept
 
     def close(self) -> None:
         """The client is gone."""
@@ -144,20 +209,36 @@ class Uploads:
     def _find(self, number: int) -> _Incoming:
         upload = self._open.get(number)
         if upload is None:
-            if number != self._next:
-                raise StreamViolation(number, "there is none, and it is not the next to be opened")
-            if self._session.read_only:
-                raise ReadOnlyError("the connection is read-only")
-            if len(self._open) >= MAX_STREAMS:
-                raise StreamViolation(number, f"a client may have {MAX_STREAMS} uploads, no more")
-            self._next = following(number)
-            codec = self._session.codec
-            most = STREAM_WINDOW if codec.data_frame == STREAM_FRAME else BULK_WINDOW
-            window = Window(most, monotonic())
-            upload = self._open[number] = _Incoming(number, codec.checksum, window)
-            access = self._session.service.access
-            file = upload.file
-            self._submit(upload, lambda: file.start(access.temporary_directory()), 0)
+            if number in self._awaited:
+                raise StreamViolation(number, "the answer to its opening is not awaited")
+            self._claim(number)
+            upload = self._begin(number, None)
+        return upload
+
+    def _claim(self, number: int) -> None:
+        """Let a new upload have *number*."""
+        if number != self._next:
+            raise StreamViolation(number, "there is none, and it is not the next to be opened")
+        if self._session.read_only:
+            raise ReadOnlyError("the connection is read-only")
+        if len(self) >= MAX_STREAMS:
+            raise StreamViolation(number, f"a client may have {MAX_STREAMS} uploads, no more")
+        self._next = following(number)
+
+    def _begin(self, number: int, identity: bytes | None) -> _Incoming:
+        session = self._session
+        file = Upload(session.codec.checksum)
+        if identity is not None:
+            session.service.parking.enlist(session, identity, file)
+        upload = self._add(number, file)
+        access = session.service.access
+        self._submit(upload, lambda: file.start(access.temporary_directory()), 0)
+        return upload
+
+    def _add(self, number: int, file: Upload) -> _Incoming:
+        codec = self._session.codec
+        most = STREAM_WINDOW if codec.data_frame == STREAM_FRAME else BULK_WINDOW
+        upload = self._open[number] = _Incoming(number, file, Window(most, monotonic()))
         return upload
 
     def _submit(self, upload: _Incoming, job: Job, size: int) -> None:
@@ -194,6 +275,7 @@ class Uploads:
 
     def _discard(self, upload: _Incoming) -> None:
         session = self._session
+        session.service.parking.forget(upload.file)
         assert session.uploads is not None
 
         def discarded(result: None, error: Exception | None) -> None:
