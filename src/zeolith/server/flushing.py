@@ -33,8 +33,11 @@ _T = TypeVar("_T")
 def add(session: Session, transaction: Transaction, upload: Upload) -> None:
     """*upload*, a file of *transaction*, is about to be complete: flush it before the vote."""
     transaction.unflushed.append(upload)
-    if len(transaction.unflushed) >= BATCH:
-        _flush(session, transaction)
+    transactions = session.transactions.values()
+    if sum(len(found.unflushed) for found in transactions) >= BATCH:
+        for found in transactions:
+            if found.unflushed:
+                _flush(session, found)
 
 
 def flush_rest(session: Session, transaction: Transaction, then: Callable[[], None]) -> bool:
@@ -44,9 +47,8 @@ def flush_rest(session: Session, transaction: Transaction, then: Callable[[], No
     """
     if not transaction.unflushed:
         return False
-    assert session.uploads is not None
     _flush(session, transaction)
-    session.uploads.after(then)
+    transaction.when_complete(then)
     return True
 
 
@@ -54,6 +56,7 @@ def _flush(session: Session, transaction: Transaction) -> None:
     uploads, transaction.unflushed = transaction.unflushed, []
     transaction.flushing += uploads
     assert session.uploads is not None
+    transaction.wait()
     session.uploads.submit(
         partial(do_all, _flush_one, uploads), partial(_flushed, transaction, uploads), len(uploads)
     )
@@ -81,6 +84,7 @@ def _flushed(
     # What could not be flushed, or was not because its client has gone, is still open and stays.
     closed = {id(upload) for upload in uploads if not upload.is_open}
     transaction.flushing = [upload for upload in transaction.flushing if id(upload) not in closed]
+    transaction.go_on()
 
 
 def do_all(action: Callable[[_T], object], items: Sequence[_T]) -> None:
