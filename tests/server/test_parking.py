@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import ssl
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trustme
 from tests.server.conftest import Connect, Serve
 from tests.support.processes import running_server
 from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
@@ -72,6 +74,17 @@ class Site:
 @pytest.fixture
 def site(files: FileStorage, serve: Serve, raw: Connect, loop: str) -> Site:
     return Site(serve(files, loop=loop), raw, files)
+
+
+@pytest.fixture
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's, and a client's."""
+    authority = trustme.CA()
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(ours)
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(theirs)
+    return ours, theirs
 
 
 def pieces(number: int, data: bytes) -> list[StreamData]:
@@ -211,6 +224,20 @@ def test_the_credit_begins_anew(site: Site) -> None:
     data = DATA[:HALF] + bytes(STREAM_WINDOW)
     tid = commit(client, FIRST, data[HALF:], data)
     assert site.read(oid_of(1), tid) == data
+
+
+def test_over_tls(
+    files: FileStorage, serve: Serve, raw: Connect, loop: str, contexts: tuple[Any, Any]
+) -> None:
+    ours, theirs = contexts
+    site = Site(serve(files, loop=loop, ssl=ours), raw, files)
+    client = raw(site.server.address, coding=Coding.OWN, terms=TERMS, tls=theirs)
+    client.send(OpenUpload(FIRST, ONE), *pieces(FIRST, DATA[:HALF]))
+    cut(site, client)  # without a word
+    site.wait_parked(1)
+    client = raw(site.server.address, coding=Coding.OWN, terms=TERMS, tls=theirs)
+    assert client.call(OpenUpload(FIRST, ONE)) == {"offset": HALF}
+    assert site.read(oid_of(1), commit(client, FIRST, DATA[HALF:])) == DATA
 
 
 # -- a connection that is still there --------------------------------------------------------------
