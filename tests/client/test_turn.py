@@ -14,46 +14,81 @@ from tests.support.waiting import Background, promptly, wait_until
 from zeolith.client import committer as committer_module
 from zeolith.client import turn as turn_module
 from zeolith.client.committer import Committer
-from zeolith.client.turn import Turn
+from zeolith.client.turn import Turns
 from zeolith.protocol.messages import Request, TpcAbort, TpcBegin
 
 
+def one() -> int:
+    return 1
+
+
 def test_one_after_the_other() -> None:
-    turn: Turn[str] = Turn()
-    turn.take("first")
-    assert turn.holder == "first"
-    second = Background(lambda: turn.take("second"))
-    wait_until(lambda: turn._waiting)
-    turn.give_up("somebody else")
-    assert turn.holder == "first"
-    turn.give_up("first")
+    turns: Turns[str] = Turns(one)
+    assert turns.take("first") == 0
+    assert turns.holders == ["first"]
+    second = Background(lambda: turns.take("second"))
+    wait_until(lambda: turns._waiting)
+    turns.give_up("somebody else")
+    assert turns.holders == ["first"]
+    turns.give_up("first")
     with promptly(turn_module.RECHECK / 2):
-        second.result()
-    assert turn.holder == "second"
-    turn.give_up("second")
-    assert turn.holder is None
-    assert not turn._waiting
+        assert second.result() == 0
+    assert turns.holders == ["second"]
+    turns.give_up("second")
+    assert turns.holders == []
+    assert not turns._waiting
 
 
-def test_each_of_many_gets_it() -> None:
-    turn: Turn[object] = Turn()
-    count = 0
+def test_some_at_once() -> None:
+    turns: Turns[str] = Turns(lambda: 3)
+    assert [turns.take(who) for who in ("first", "second", "third")] == [0, 1, 2]
+    fourth = Background(lambda: turns.take("fourth"))
+    wait_until(lambda: turns._waiting)
+    turns.give_up("second")
+    with promptly(turn_module.RECHECK / 2):
+        assert fourth.result() == 1
+    assert turns.holders == ["first", "third", "fourth"], "in the order in which they got it"
+
+
+def test_fewer_than_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server takes fewer at once, or more."""
+    monkeypatch.setattr(turn_module, "RECHECK", 0.001)
+    most = 3
+    turns: Turns[str] = Turns(lambda: most)
+    for who in ("first", "second", "third"):
+        turns.take(who)
+    most = 1
+    fourth = Background(lambda: turns.take("fourth"))
+    wait_until(lambda: turns._waiting)
+    turns.give_up("third")
+    assert turns.holders == ["first", "second"]
+    turns.give_up("first")
+    assert fourth.result() == 0
+    fifth = Background(lambda: turns.take("fifth"))
+    wait_until(lambda: turns._waiting)
+    most = 5
+    assert fifth.result() == 2
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_each_of_many_gets_it(most: int) -> None:
+    turns: Turns[object] = Turns(lambda: most)
+    counts = [0] * most
 
     def work() -> None:
-        nonlocal count
         for _ in range(200):
             me = object()
-            turn.take(me)
-            before = count
-            assert turn.holder is me
-            count = before + 1
-            turn.give_up(me)
+            number = turns.take(me)
+            before = counts[number]
+            assert me in turns.holders
+            counts[number] = before + 1
+            turns.give_up(me)
 
     threads = [Background(work) for _ in range(8)]
     for thread in threads:
         thread.result()
-    assert count == 1600
-    assert not turn._waiting
+    assert sum(counts) == 1600
+    assert not turns._waiting
 
 
 @pytest.mark.parametrize("is_taken", [False, True])
@@ -62,7 +97,7 @@ def test_an_interrupt_at_any_step_leaves_it_free(
 ) -> None:
     monkeypatch.setattr(turn_module, "RECHECK", 0.001)
 
-    def use(turn: Turn[str]) -> None:
+    def use(turn: Turns[str]) -> None:
         try:
             turn.take("me")
         finally:
@@ -71,10 +106,10 @@ def test_an_interrupt_at_any_step_leaves_it_free(
     step, is_reached = 0, True
     while is_reached:
         step += 1
-        turn: Turn[str] = Turn()
+        turn: Turns[str] = Turns(one)
         over = threading.Event()
 
-        def let_go(turn: Turn[str] = turn, over: threading.Event = over) -> None:
+        def let_go(turn: Turns[str] = turn, over: threading.Event = over) -> None:
             wait_until(lambda: turn._waiting or over.is_set())
             turn.give_up("other")
 
@@ -88,7 +123,7 @@ def test_an_interrupt_at_any_step_leaves_it_free(
         over.set()
         if other is not None:
             other.result()
-        assert turn.holder is None, step
+        assert turn.holders == [], step
         assert not turn._waiting, step
     assert step > 2
 
@@ -98,6 +133,7 @@ class Line:
 
     is_read_only = False
     speaks_own = True
+    transactions = 1
 
     def __init__(self) -> None:
         self.posted: list[Request] = []

@@ -26,7 +26,7 @@ from zeolith.protocol.messages import (
     TpcAbort,
     TpcBegin,
 )
-from zeolith.server import transactions
+from zeolith.server import blobs
 
 MIB = 1 << 20
 LIMITS = replace(DEFAULT_LIMITS, max_message_size=4 * MIB)
@@ -177,7 +177,7 @@ def test_r8_records_of_blobs_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They stay in memory until the vote."""
-    monkeypatch.setattr(transactions, "_MAX_BLOB_RECORDS", 10_000)
+    monkeypatch.setattr(blobs, "MAX_BLOB_RECORDS", 10_000)
     client = raw(serve(files).address)
     for size, is_refused in ((4000, False), (5000, True)):
         client.begin()

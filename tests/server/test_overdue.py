@@ -49,11 +49,11 @@ class Scene:
     def begin(self, stage: Stage = Stage.COLLECTING) -> Any:
         """Return a session that has just begun a transaction."""
         transaction = SimpleNamespace(began=self.now, stage=stage)
-        session = SimpleNamespace(transaction=transaction)
+        session = SimpleNamespace(transactions={1: transaction})
 
         def drop(reason: str) -> None:
             self.dropped.append(reason)
-            session.transaction = None
+            session.transactions = {}
 
         session.drop = drop
         self.connections.append(SimpleNamespace(session=session))
@@ -93,7 +93,7 @@ def test_each_has_its_own_time(scene: Scene, overdue: Overdue) -> None:
     overdue.watch()
     scene.go_to(1000 + LONGEST)
     assert len(scene.dropped) == 1
-    assert second.transaction is not None
+    assert second.transactions
     scene.go_to(1030 + LONGEST)
     assert len(scene.dropped) == 2
 
@@ -103,14 +103,26 @@ def test_who_ends_in_time_stays(scene: Scene, overdue: Overdue) -> None:
     scene.connections.append(SimpleNamespace(session=None))
     overdue.watch()
     scene.go_to(1050)
-    session.transaction = SimpleNamespace(began=scene.now, stage=Stage.COLLECTING)
+    session.transactions = {2: SimpleNamespace(began=scene.now, stage=Stage.COLLECTING)}
     overdue.watch()
     scene.go_to(1000 + LONGEST)
     assert scene.dropped == []
-    session.transaction = None
+    session.transactions = {}
     scene.go_to(2000)
     assert scene.dropped == []
     assert scene.timer is None
+
+
+def test_the_time_of_each_of_several_of_one_client_counts(scene: Scene, overdue: Overdue) -> None:
+    session = scene.begin(Stage.VOTING)
+    overdue.watch()
+    scene.go_to(1030)
+    session.transactions[2] = SimpleNamespace(began=scene.now, stage=Stage.COLLECTING)
+    scene.go_to(1000 + LONGEST)
+    assert scene.dropped == []
+    scene.go_to(1030 + LONGEST)
+    (reason,) = scene.dropped
+    assert "began 60 s ago" in reason
 
 
 @pytest.mark.parametrize("stage", [Stage.VOTING, Stage.FINISHING, Stage.OVER])
@@ -122,7 +134,7 @@ def test_what_the_server_does_itself_is_not_ended(
     scene.go_to(1000 + LONGEST + 3 * AGAIN)
     assert scene.dropped == []
     # But then it is the client's turn again.
-    session.transaction.stage = Stage.COLLECTING
+    session.transactions[1].stage = Stage.COLLECTING
     scene.go_to(1000 + LONGEST + 5 * AGAIN)
     assert len(scene.dropped) == 1
 

@@ -191,22 +191,12 @@ def test_a_lane_runs_one_job_at_a_time_in_order(bed: LoopBed) -> None:
 
     for number in range(20):
         lane.submit(job(number), lambda r, e, n=number: order.append(f"job {n}"), cost=10)  # type: ignore[misc]
-        if number == 9:
-            lane.after(lambda: order.append("after 9"))
     assert lane.cost == 200
     assert not lane.is_idle
     bed.until(lambda: lane.is_idle)
     assert peaks == [1] * 20
     assert lane.cost == 0
-    expected = [f"job {n}" for n in range(20)]
-    assert order == [*expected[:10], "after 9", *expected[10:]]
-
-
-def test_an_idle_lane_calls_at_once(bed: LoopBed) -> None:
-    lane = Lane(bed.pool(1))
-    seen: list[int] = []
-    lane.after(lambda: seen.append(1))
-    assert seen == [1]
+    assert order == [f"job {n}" for n in range(20)]
 
 
 def test_a_lane_forgets_what_costs_and_has_not_begun(bed: LoopBed) -> None:
@@ -229,7 +219,6 @@ def test_a_lane_forgets_what_costs_and_has_not_begun(bed: LoopBed) -> None:
     add("handed to the pool", 10)
     add("cheap", 0)
     add("waiting", 10)
-    lane.after(lambda: ended.append("after"))
     lane.forget()
     assert lane.cost == 0
     add("later", 10)
@@ -237,7 +226,7 @@ def test_a_lane_forgets_what_costs_and_has_not_begun(bed: LoopBed) -> None:
     bed.until(lambda: lane.is_idle)
     assert ran == ["cheap", "later"]
     # Whoever waits for an end learns of it.
-    assert ended == ["handed to the pool", "cheap", "waiting", "after", "later"]
+    assert ended == ["handed to the pool", "cheap", "waiting", "later"]
     assert lane.cost == 0
 
 
@@ -264,15 +253,14 @@ def test_a_lane_takes_many_short_jobs_to_a_thread_at_once(bed: LoopBed) -> None:
         lane.submit(job, lambda r, e: ended.append(r if e is None else type(e)))
     lane.submit(lambda: "large", lambda r, e: ended.append(r), BATCH_COST)
     lane.submit(lambda: "after it", lambda r, e: ended.append(r), 1)
-    lane.after(lambda: ended.append("told"))
     lane.submit(lambda: "last", lambda r, e: ended.append(r))
     go_on.set()
     bed.until(lambda: lane.is_idle)
     numbers: list[object] = list(range(BATCH_JOBS))
     numbers[3] = ValueError
-    assert ended == [True, *numbers, "large", "after it", "told", "last"]
-    # The first one, those that were there when it ended, the large one, and two more.
-    assert len(times) == 5
+    assert ended == [True, *numbers, "large", "after it", "last"]
+    # The first one, those that were there when it ended, the large one, and the rest.
+    assert len(times) == 4
 
 
 def test_a_lane_forgets_the_rest_of_what_a_thread_is_at(bed: LoopBed) -> None:

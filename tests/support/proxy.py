@@ -45,6 +45,8 @@ class Action(Enum):
     CUT = "close both sides instead of passing it on"
     CUT_AFTER = "pass it on, then close both sides"
     CUT_WITHIN = "pass the first half on, then close both sides"
+    HOLD = "keep it back until Proxy.release, and pass on what comes behind it"
+    LEAVE = "close the client's side, and leave the server's open: it hears nothing of that"
     SWALLOW = "pass on neither this nor any later frame of either direction; close nothing"
 
 
@@ -96,6 +98,7 @@ class Link:
         self._transcript = Transcript()
         self._transcribing = threading.Lock()
         self._is_swallowing = False
+        self._sending = {UP: threading.Lock(), DOWN: threading.Lock()}
         self.is_cut = threading.Event()
         self._pumps = [
             threading.Thread(target=self._pump, args=args, daemon=True)
@@ -137,14 +140,36 @@ class Link:
         if action is Action.SWALLOW:
             self._is_swallowing = True
             return True
+        if action is Action.LEAVE:
+            self._is_swallowing = True
+            _close(self._client)
+            return True
+        if action is Action.HOLD:
+            with self._proxy.changed:
+                self._proxy.held.append((self, passing, raw, sink))
+                self._proxy.changed.notify_all()
+            return True
         if isinstance(action, int):
             sink.sendall(raw[:action])
         elif action is not Action.CUT:
-            sink.sendall(raw if action is not Action.CUT_WITHIN else raw[: len(raw) // 2])
-            with self._proxy.changed:
-                self.frames.append(passing)
-                self._proxy.changed.notify_all()
+            self._send(
+                passing, raw if action is not Action.CUT_WITHIN else raw[: len(raw) // 2], sink
+            )
         return action is Action.PASS
+
+    def _send(self, passing: Passing, raw: bytes, sink: socket.socket) -> None:
+        with self._sending[passing.direction]:
+            sink.sendall(raw)
+        with self._proxy.changed:
+            self.frames.append(passing)
+            self._proxy.changed.notify_all()
+
+    def release(self, passing: Passing, raw: bytes, sink: socket.socket) -> None:
+        """Pass on what was held; nothing if the connection has ended."""
+        try:
+            self._send(passing, raw, sink)
+        except OSError:
+            pass  # One end is gone.
 
     def _decode(self, direction: Direction, raw: bytes) -> Message | None:
         with self._transcribing:
@@ -159,17 +184,21 @@ class Link:
     def cut(self) -> None:
         """Close both sides."""
         for sock in (self._client, self._server):
-            try:
-                # Wakes the other pump, which close alone would not do.
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # It is closed already.
-            sock.close()
+            _close(sock)
         self.is_cut.set()
 
     def join(self) -> None:
         for pump in self._pumps:
             pump.join(DEADLINE)
+
+
+def _close(sock: socket.socket) -> None:
+    try:
+        # Wakes the other pump, which close alone would not do.
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # It is closed already.
+    sock.close()
 
 
 class Proxy:
@@ -188,6 +217,7 @@ class Proxy:
         self.resume()
         self.changed = threading.Condition()
         self.links: list[Link] = []
+        self.held: list[tuple[Link, Passing, bytes, socket.socket]] = []
         self.is_refusing = False
         """Close new connections at once: the server is away."""
         self._is_closed = False
@@ -233,6 +263,19 @@ class Proxy:
         """Let frames pass again."""
         for direction in directions or (UP, DOWN):
             self.gates[direction].set()
+
+    def wait_held(self, count: int) -> None:
+        """Wait until as many frames are held."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.held) >= count, DEADLINE), "none is held"
+
+    def release(self) -> None:
+        """Hold nothing any more, and pass on what was held, in order."""
+        self.rule = pass_all
+        with self.changed:
+            held, self.held = self.held, []
+        for link, passing, raw, sink in held:
+            link.release(passing, raw, sink)
 
     def blackhole(self) -> None:
         """From now on pass nothing and close nothing: a cable pulled out."""

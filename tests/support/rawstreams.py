@@ -91,10 +91,13 @@ class RawStreams:
         parts = [data[at : at + size] for at in range(0, len(data), size)]
         self.client.send(*(StreamData(number, part) for part in parts), StreamEnd(number))
 
-    def attach(self, number: int, oid: bytes, size: int, serial: bytes = bytes(8)) -> None:
+    def attach(
+        self, number: int, oid: bytes, size: int, serial: bytes = bytes(8), txn: int = 1
+    ) -> None:
         """Store a record, and attach an upload to it."""
         self.client.send(
-            Store(oid, serial, b"record", 1), AttachBlob(number, oid, serial, b"record", 1, size)
+            Store(oid, serial, b"record", txn),
+            AttachBlob(number, oid, serial, b"record", txn, size),
         )
 
     def commit(self, oid: bytes, data: bytes, number: int = FIRST_UPLOAD) -> bytes:

@@ -208,6 +208,11 @@ class Channel:
         return self._codec.life
 
     @property
+    def transactions(self) -> int:
+        """How many transactions may be in progress on this connection at once."""
+        return self._codec.transactions
+
+    @property
     def keeps_uploads(self) -> bool:
         """Whether the server keeps for a while what it has of an upload that is cut off."""
         return self._codec.keeps > 0 and self._codec.checksum is not None

@@ -1,4 +1,11 @@
-"""Committing: one transaction of a client storage at a time, on one connection from begin to end.
+"""Committing: each transaction of a client storage on one connection, from begin to end.
+
+A ZEO server has one transaction of a client in progress at a time, so the others wait for theirs in
+``tpc_begin``.  In Zeolith's own protocol there may be several: each says what it stores and uploads
+its blobs while others do, and they meet first in the server's queue for the commit lock, into which
+the vote puts them.  Locks that a thread waits for while it has others are taken in the order of the
+steps of a commit, here as there; who commits to several databases takes the same step in all of
+them, in an order that all threads share, before the next one.  So there is no circle of waiting.
 
 Operations are notices, sent in batches; the server says at the vote what became of them.  A
 transaction is bound to the channel it was begun on: when that breaks, every further step fails at
@@ -51,7 +58,7 @@ from .link import Link
 from .outcome import LostFinish, leaves_doubt
 from .transaction import Transaction
 from .transfers import send_blob
-from .turn import Turn
+from .turn import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +75,11 @@ Raises ConflictError if there is none."""
 class Committer:
     """Commits the transactions of one client storage.
 
-    ``begin`` may be called by any thread and waits for its turn; the other methods by whoever
-    holds the turn.  With any other transaction they raise StorageTransactionError, and on a
-    read-only connection ReadOnlyError.  Arguments that are no ids or records are refused with
-    TypeError or ValueError, records that the server does not take with ObjectTooLarge; nothing is
-    sent then, and other threads' use of the connection is not disturbed.
+    ``begin`` may be called by any thread and waits for a turn; the other methods by whoever has
+    begun, one thread at a time for each transaction.  With one that has not begun they raise
+    StorageTransactionError, and on a read-only connection ReadOnlyError.  Arguments that are no ids
+    or records are refused with TypeError or ValueError, records that the server does not take with
+    ObjectTooLarge; nothing is sent then, and other threads' use of the connection is not disturbed.
 
     :param blobs: None if there are none.
     :param resolve: resolves conflicts that the server leaves to us.
@@ -91,7 +98,7 @@ class Committer:
         self._blobs = blobs
         self._iterators = iterators
         self._resolve_conflict = resolve
-        self._turn: Turn[Transaction] = Turn()
+        self._turns: Turns[Transaction] = Turns(lambda: link.transactions)
         self._numbers = count(1)
         # With the number of a transaction it makes an id that nobody else's has, more quickly than
         # a random one for each.  A child made by fork has a committer of its own.
@@ -99,25 +106,31 @@ class Committer:
 
     @property
     def txn(self) -> Any:
-        """ZODB's object for the transaction being committed, or None."""
-        transaction = self._turn.holder
-        return None if transaction is None else transaction.txn
+        """ZODB's object for the transaction being committed, of several the one that has begun
+        last; None if there is none."""
+        transactions = self._turns.holders
+        return transactions[-1].txn if transactions else None
+
+    def _find(self, txn: Any) -> Transaction | None:
+        for transaction in self._turns.holders:
+            if transaction.txn is txn:
+                return transaction
+        return None
 
     def begin(self, txn: Any, tid: bytes | None, status: str) -> None:
-        """Begin *txn*, when the present one has ended.
+        """Begin *txn*, as soon as the server takes another one beside those in progress.
 
         :param tid: the id it shall have; for copies of other databases.
         :raises ClientDisconnected: no server is connected at this moment.
         """
         if self._link.is_read_only:
             raise ReadOnlyError
-        if self.txn is txn:
+        if self._find(txn) is not None:
             raise StorageTransactionError("Duplicate tpc_begin calls for same transaction")
         transaction = Transaction(txn, next(self._numbers))
         channel = None
         try:
-            self._turn.take(transaction)
-            transaction.channel = channel = self._link.channel()
+            transaction.channel = channel = self._take_turn(transaction)
             # A ZEO server takes the value only; the bytes arrive as they are.
             extension = txn.extension
             if channel.speaks_own:
@@ -134,15 +147,24 @@ class Committer:
                     with suppress(ClientStorageError):
                         channel.post(TpcAbort(transaction.number))
             finally:
-                self._turn.give_up(transaction)
+                self._turns.give_up(transaction)
             raise
+
+    def _take_turn(self, transaction: Transaction) -> Channel:
+        while True:
+            number = self._turns.take(transaction)
+            channel = self._link.channel()
+            if number < channel.transactions:
+                return channel
+            # Another server meanwhile, which takes fewer.
+            self._turns.give_up(transaction)
 
     def _present(self, txn: Any, step: str) -> Transaction:
         if self._link.is_read_only:
             raise ReadOnlyError
-        transaction = self._turn.holder
-        if transaction is None or transaction.txn is not txn:
-            raise StorageTransactionError(f"{step}: not the transaction being committed", txn)
+        transaction = self._find(txn)
+        if transaction is None:
+            raise StorageTransactionError(f"{step}: not a transaction being committed", txn)
         return transaction
 
     def store(self, oid: bytes, serial: bytes | None, data: bytes, txn: Any) -> None:
@@ -429,9 +451,9 @@ class Committer:
                 blobs.discard(path)
 
     def abort(self, txn: Any) -> None:
-        """Abort *txn* if it is the one being committed; never waits for a server that has gone."""
-        transaction = self._turn.holder
-        if transaction is None or transaction.txn is not txn:
+        """Abort *txn* if it is being committed; never waits for a server that has gone."""
+        transaction = self._find(txn)
+        if transaction is None:
             return
         try:
             transaction.channel.call(TpcAbort(transaction.number))
@@ -451,7 +473,7 @@ class Committer:
             logger.debug("iterators ended with the connection")
         finally:
             # Whatever went wrong here, others must be able to commit.
-            self._turn.give_up(transaction)
+            self._turns.give_up(transaction)
 
 
 def _extension_bytes(txn: Any) -> bytes:

@@ -172,6 +172,12 @@ class Link:
         """Whether calls can be made at this moment."""
         return self._channel is not None
 
+    @property
+    def transactions(self) -> int:
+        """How many transactions may be in progress at once with the present server."""
+        channel = self._channel
+        return 1 if channel is None else channel.transactions
+
     def channel(self) -> Channel:
         """Return the present channel, for work that is void without it.
 

@@ -94,6 +94,7 @@ class Codec(ABC):
         the peer takes no compressed messages.
     :ivar checksum: name of the algorithm by which both sides verify blobs; None if they do not.
     :ivar life: what tells a server from the same one after another start; empty if not known.
+    :ivar transactions: how many the client may have in progress at once.
     :ivar keeps: seconds for which a server keeps an upload that is cut off; 0: not at all.
     :ivar stream_frame: bytes of data that the peer takes in one message of a stream.
     :ivar takes_compressed: whether the peer may send compressed messages.
@@ -114,6 +115,7 @@ class Codec(ABC):
         self.compress: Callable[[bytes], bytes] | None = None
         self.checksum: str | None = None
         self.life = ""
+        self.transactions = 1
         self.keeps = 0
         self.stream_frame = STREAM_FRAME
         self.takes_compressed = False

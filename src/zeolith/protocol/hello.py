@@ -38,6 +38,9 @@ _MAX_NAME: Final = 200
 BLOBS: Final = "blobs"
 """Name of the capability to verify blobs and to take long messages of streams."""
 
+TRANSACTIONS: Final = "transactions"
+"""Name of the capability of a server to have several transactions of one client in progress."""
+
 _NO_CAPABILITIES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
 
@@ -78,6 +81,7 @@ class Terms(NamedTuple):
     :ivar checksums: the algorithms by which it verifies blobs, the best one first; none: it does
         not, and takes short messages of streams only.
     :ivar life: of a server: another one after each start; empty: it does not say.
+    :ivar transactions: of a server: how many a client may have in progress at once.
     :ivar keeps: of a server: seconds for which it keeps an upload that is cut off; 0: not at all.
     """
 
@@ -85,6 +89,7 @@ class Terms(NamedTuple):
     compresses: bool = False
     checksums: tuple[str, ...] = ()
     life: str = ""
+    transactions: int = 1
     keeps: int = 0
 
     @property
@@ -98,6 +103,8 @@ class Terms(NamedTuple):
             if self.keeps:
                 parts["keeps"] = self.keeps
             found[BLOBS] = parts
+        if self.transactions > 1:
+            found[TRANSACTIONS] = {"most": self.transactions}
         return found
 
 
@@ -139,6 +146,17 @@ def blob_terms(capabilities: Mapping[str, Mapping[str, Any]]) -> BlobTerms:
     if type(keeps) is not int or keeps < 0:
         raise IllegalMessage("hello: a server keeps uploads for a number of seconds")
     return BlobTerms(checksums, frame, life, keeps)
+
+
+def most_transactions(capabilities: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return how many transactions a client may have in progress with a server at once.
+
+    :raises IllegalMessage: what the capability ``transactions`` says is no number of them.
+    """
+    most = capabilities.get(TRANSACTIONS, {"most": 1}).get("most")
+    if type(most) is not int or most < 1:
+        raise IllegalMessage("hello: the most transactions at once are a number from 1 on")
+    return most
 
 
 def serialize_introduction(introduction: Introduction) -> bytes:

@@ -81,6 +81,10 @@ MAX_STREAMS: Final = 64
 """Blobs on their way on one connection in one direction, uploads that no transaction has taken
 included.  Each takes a file descriptor at the server."""
 
+MAX_TRANSACTIONS: Final = 32
+"""Transactions that one client may have in progress at once.  More than the threads of a process
+that commit at the same time, and few enough that each may keep something in the server's memory."""
+
 IDENTITY_SIZE: Final = 16
 """Bytes by which an upload is known on other connections.  Who knows them may go on with it, so
 nobody must be able to guess them."""

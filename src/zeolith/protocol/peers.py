@@ -42,12 +42,13 @@ from .hello import (
     Introduction,
     Terms,
     blob_terms,
+    most_transactions,
     parse_answer,
     parse_introduction,
     serialize_introduction,
 )
 from .inquiry import PREFIX, Inquiry, parse_inquiry
-from .limits import BULK_FRAME, DEFAULT_LIMITS, STREAM_FRAME, Limits
+from .limits import BULK_FRAME, DEFAULT_LIMITS, MAX_TRANSACTIONS, STREAM_FRAME, Limits
 from .loadrequests import LoadedMany
 from .login import MAGIC as LOGIN
 from .login import (
@@ -358,6 +359,7 @@ class _Peer:
             codec.stream_frame = min(theirs.frame, BULK_FRAME)
             codec.life = theirs.life
             codec.keeps = theirs.keeps
+        codec.transactions = min(most_transactions(introduction.capabilities), MAX_TRANSACTIONS)
 
     def _choose(self, ours: Sequence[str], theirs: Sequence[Any]) -> str | None:
         """Return the algorithm for checksums of blobs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from typing import Final
 
 from ZODB.POSException import TransactionTooLargeError
 
@@ -21,6 +22,10 @@ from .upload import Upload, blob_too_large
 from .workers import Job
 
 logger = peer_logger(__name__)
+
+MAX_BLOB_RECORDS: Final = 64 * 1024 * 1024
+"""Bytes, for all transactions of a client together.  Records of blobs stay in memory until the vote
+(R8).  They say little more than that they are blobs, so this is enough for a hundred thousand."""
 
 
 def store_blob_start(session: Session, msgid: m.MsgId, request: m.StoreBlobStart) -> None:
@@ -67,6 +72,7 @@ def add_upload(
     session.keep(transaction, upload)
     session.stats.stores += 1
     checksum = request.checksum if isinstance(request, AttachBlob) else None
+    transaction.wait()
     session.uploads.submit(
         partial(_finish, session.service.access, upload, request.oid, checksum),
         partial(_uploaded, session, transaction, upload, request),
@@ -122,20 +128,25 @@ def _uploaded(
     session.check_uploads()
     ticket = upload.ticket
     if ticket is not None and ticket.session is not session:
-        return  # The connection was cut off, and the client may go on with it on another one.
+        # The connection was cut off, and the client may go on with it on another one.  Without it
+        # this transaction must not come to the lock, so its vote goes on waiting.
+        return
     error = upload.error or error
-    if error is None and path is not None and session.transaction is transaction:
+    is_added = False
+    if error is None and path is not None and session.has(transaction):
+        blob = UploadedBlob(request.oid, request.serial, request.data, path)
         try:
-            transaction.add_blob(UploadedBlob(request.oid, request.serial, request.data, path))
+            _add(session, transaction, blob)
+            is_added = True
             session.stats.blobs.has_received(upload.size)
-            _keep(session, transaction)
-            return
         except TransactionTooLargeError as excess:
             error = excess
     if error is not None:
         logger.error("(%s) a blob could not be received: %s", session.name, error)
         transaction.fail(error)
-    _discard(session, upload)
+    if not is_added:
+        _discard(session, upload)
+    transaction.go_on()
 
 
 def _discard(session: Session, upload: Upload) -> None:
@@ -144,11 +155,21 @@ def _discard(session: Session, upload: Upload) -> None:
     session.uploads.submit(upload.discard, partial(_discarded, session.name))
 
 
-def _keep(session: Session, transaction: Transaction) -> None:
-    """Have the blob that was added last in the object store, if there is one."""
+def _add(session: Session, transaction: Transaction, blob: UploadedBlob) -> None:
+    """Make *blob* part of *transaction*, and have it in the object store, if there is one.
+
+    :raises TransactionTooLargeError: the transactions of the client have too many blobs; this one
+        is left to the caller.
+    """
+    size = blob.memory + sum(found.blob_records for found in session.transactions.values())
+    if size > MAX_BLOB_RECORDS:
+        raise TransactionTooLargeError(
+            f"the records of a client's blobs take more than {MAX_BLOB_RECORDS} bytes"
+        )
+    transaction.add_blob(blob)
     cold = session.service.cold
     if cold is not None:
-        cold.store(transaction, transaction.blobs[-1], session.name)
+        cold.store(transaction, blob, session.name)
 
 
 def _discarded(name: str, result: None, error: Exception | None) -> None:
@@ -177,17 +198,18 @@ def store_blob_shared(session: Session, msgid: m.MsgId, request: m.StoreBlobShar
 
     def found(path: str | None, error: Exception | None) -> None:
         session.check_uploads()
-        if path is not None and session.transaction is transaction:
+        if path is not None and session.has(transaction):
             try:
-                transaction.add_blob(UploadedBlob(oid, serial, data, path))
-                _keep(session, transaction)
+                _add(session, transaction, UploadedBlob(oid, serial, data, path))
             except TransactionTooLargeError as excess:
                 error = excess
         if error is not None:
             logger.error("(%s) a shared blob is refused: %s", session.name, error)
             transaction.fail(error)
+        transaction.go_on()
 
     assert session.uploads is not None
+    transaction.wait()
     session.uploads.submit(find, found, len(data))
     session.check_uploads()
     session.reply(msgid, None)

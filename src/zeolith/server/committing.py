@@ -53,50 +53,47 @@ def check_writable(session: Session) -> None:
 
 
 def tpc_begin(session: Session, msgid: m.MsgId, request: m.TpcBegin) -> None:
-    current = session.transaction
-    if current is not None:
-        if current.txn_id == request.txn:
-            logger.warning("(%s) began the same transaction twice", session.name)
-            session.reply(msgid, None)
-            return
-        raise StorageTransactionError("another transaction of this client is in progress")
-    options = session.lobby.options
+    if request.txn in session.transactions:
+        logger.warning("(%s) began the same transaction twice", session.name)
+        session.reply(msgid, None)
+        return
+    session.check_room()
+    memory = session.commit_memory
     try:
         check_writable(session)
-        transaction = begin_transaction(request, options.commit_memory, options.limits)
+        transaction = begin_transaction(request, memory, session.lobby.options.limits)
         if transaction.uid is not None:
             session.service.outcomes.begin(session, transaction)
     except (ReadOnlyError, ValueError, TypeError) as error:
         if msgid is not NOTICE:
             raise
-        transaction = Transaction(request.txn, None, options.commit_memory)
+        transaction = Transaction(request.txn, None, memory)
         transaction.fail(error)
     session.begin(transaction)
     session.reply(msgid, None)
 
 
 def current_transaction(session: Session, txn_id: int) -> Transaction:
-    """Return the transaction in progress.
+    """Return the transaction in progress that has that id.
 
     :raises ReadOnlyError: the client may not write.
-    :raises StorageTransactionError: there is none, or it has another id.
+    :raises StorageTransactionError: there is none, or those in progress have other ids.
     """
-    transaction = session.transaction
-    if transaction is None:
+    transaction = session.transactions.get(txn_id)
+    if transaction is not None:
+        return transaction
+    other = session.transaction
+    if other is None:
         check_writable(session)
         raise StorageTransactionError("no transaction is in progress", None, txn_id)
-    if transaction.txn_id != txn_id:
-        raise StorageTransactionError(
-            "another transaction is in progress", transaction.txn_id, txn_id
-        )
-    return transaction
+    raise StorageTransactionError("another transaction is in progress", other.txn_id, txn_id)
 
 
 def collecting_transaction(session: Session, txn_id: int) -> Transaction:
-    """Return the transaction in progress if it still takes operations.
+    """Return the transaction in progress that has that id, if it still takes operations.
 
     :raises ReadOnlyError: the client may not write.
-    :raises StorageTransactionError: there is none, it has another id, or it has voted.
+    :raises StorageTransactionError: there is none, or it has voted.
     """
     transaction = current_transaction(session, txn_id)
     if transaction.stage is not Stage.COLLECTING:
@@ -145,6 +142,7 @@ def _append(session: Session, msgid: m.MsgId, operation: Operation) -> None:
             transaction.fail(TransactionTooLargeError(f"the limit is {limit} bytes"))
         elif excess:
             assert session.uploads is not None
+            transaction.wait()
             session.uploads.submit(
                 transaction.log.spill, partial(_spilled, session, transaction), excess
             )
@@ -159,27 +157,28 @@ def _spilled(
         logger.error("(%s) cannot keep a large transaction: %s", session.name, error)
         transaction.fail(error)
     session.check_uploads()
+    transaction.go_on()
 
 
 def vote(session: Session, msgid: m.MsgId, request: m.Vote) -> None:
     transaction = collecting_transaction(session, request.txn)
     transaction.stage = Stage.VOTING
-    assert session.uploads is not None
-    # Everything the vote needs is brought to disk before it asks for the lock (R7).
-    ask = partial(_ask_for_lock, session, msgid, transaction)
-    session.uploads.after(partial(transaction.when_complete, ask))
+    # Everything the vote needs is brought to disk before it asks for the lock (R7); what the
+    # client sends for other transactions is not waited for.
+    transaction.when_complete(partial(_ask_for_lock, session, msgid, transaction))
 
 
 def _ask_for_lock(session: Session, msgid: m.MsgId, transaction: Transaction) -> None:
+    again = partial(_ask_for_lock, session, msgid, transaction)
     if transaction.stage is not Stage.VOTING:
         # Aborted while the uploads went on.
         session.fault(msgid, StorageTransactionError("the transaction was aborted"))
     elif transaction.error is not None:
         session.end(transaction)
         session.fault(msgid, transaction.error)
-    elif flush_rest(session, transaction, partial(_ask_for_lock, session, msgid, transaction)):
+    elif flush_rest(session, transaction, again):
         pass  # to come back here
-    else:
+    elif session.may_vote(transaction, again):
         session.let_go(transaction)
         session.service.coordinator.vote(
             session, transaction, partial(_voted, session, msgid, transaction)
@@ -209,6 +208,7 @@ def _voted(
             transaction.stage = Stage.COLLECTING
             transaction.rounds += 1
         session.reply(msgid, result.conflicts)
+        session.vote_ended(transaction)
         return
     stats.conflicts_resolved += len(result.resolved)
     if transaction.stage is not Stage.OVER:
@@ -269,8 +269,8 @@ def outcome(session: Session, msgid: m.MsgId, request: Outcome) -> None:
 
 
 def tpc_abort(session: Session, msgid: m.MsgId, request: m.TpcAbort) -> None:
-    transaction = session.transaction
-    if transaction is None or transaction.txn_id != request.txn:
+    transaction = session.transactions.get(request.txn)
+    if transaction is None:
         # After a failed vote there is nothing left to abort, and clients do it all the same.
         session.reply(msgid, None)
     elif transaction.stage is Stage.FINISHING:

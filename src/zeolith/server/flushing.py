@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .upload import Upload
 
 BATCH: Final = 32
-"""Complete files of one transaction that are open at most (R8)."""
+"""Complete files of one client that are open at most (R8)."""
 
 _THREADS: Final = 4
 """How many are flushed at once; more bring nothing to the disks that we have seen."""
@@ -32,10 +32,14 @@ _T = TypeVar("_T")
 def add(session: Session, transaction: Transaction, upload: Upload) -> None:
     """*upload*, a file of *transaction*, is about to be complete: flush it before the vote."""
     transaction.unflushed.append(upload)
-    if len(transaction.unflushed) % BATCH == 0:
-        assert session.uploads is not None
-        latest = transaction.unflushed[-BATCH:]
-        session.uploads.submit(partial(_lay_by, latest), _ignore, BATCH)
+    transactions = session.transactions.values()
+    if sum(len(found.unflushed) - found.laid_by for found in transactions) < BATCH:
+        return
+    latest = [upload for found in transactions for upload in found.unflushed[found.laid_by :]]
+    for found in transactions:
+        found.laid_by = len(found.unflushed)
+    assert session.uploads is not None
+    session.uploads.submit(partial(_lay_by, latest), _ignore, len(latest))
 
 
 def _lay_by(uploads: list[Upload]) -> None:
@@ -54,16 +58,16 @@ def flush_rest(session: Session, transaction: Transaction, then: Callable[[], No
     """
     if not transaction.unflushed:
         return False
-    assert session.uploads is not None
     _flush(session, transaction)
-    session.uploads.after(then)
+    transaction.when_complete(then)
     return True
 
 
 def _flush(session: Session, transaction: Transaction) -> None:
-    uploads, transaction.unflushed = transaction.unflushed, []
+    uploads, transaction.unflushed, transaction.laid_by = transaction.unflushed, [], 0
     transaction.flushing += uploads
     assert session.uploads is not None
+    transaction.wait()
     session.uploads.submit(
         partial(do_all, _flush_one, uploads), partial(_flushed, transaction, uploads), len(uploads)
     )
@@ -94,6 +98,7 @@ def _flushed(
     # What could not be flushed, or was not because its client has gone, is still open and stays.
     closed = {id(upload) for upload in uploads if not upload.is_open}
     transaction.flushing = [upload for upload in transaction.flushing if id(upload) not in closed]
+    transaction.go_on()
 
 
 def do_all(action: Callable[[_T], object], items: Sequence[_T]) -> None:

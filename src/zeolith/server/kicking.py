@@ -96,7 +96,7 @@ def _end(connection: Connection, reason: str) -> None:
     elif not connection.is_closing:
         # Closed first: a lost connection can be retried, an aborted vote would be an error.
         session.close(reason)
-        if session.transaction is not None:
+        if session.transactions:
             session.give_up("kicked")
 
 

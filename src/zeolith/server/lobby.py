@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..protocol.checksums import ALGORITHMS
 from ..protocol.compression import is_available
 from ..protocol.hello import Terms
+from ..protocol.limits import MAX_TRANSACTIONS
 from .crowd import Crowd
 from .door import Door
 from .limitedlog import LimitedLog
@@ -72,6 +73,7 @@ class Lobby:
             options.dead_peer_timeout,
             options.compression != "off" and is_available(),
             ALGORITHMS,
+            transactions=MAX_TRANSACTIONS,
             keeps=PARK_TIME,
         )
         self.begin_life()

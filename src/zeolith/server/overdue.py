@@ -68,19 +68,19 @@ class Overdue:
         pause: float | None = None
         for connection in list(self._connections()):
             session = connection.session
-            transaction = None if session is None else session.transaction
-            if session is None or transaction is None:
+            if session is None:
                 continue
-            rest = transaction.began + longest - now
-            if rest <= 0:
-                if transaction.stage in (Stage.COLLECTING, Stage.VOTED):
-                    self._tally.hit(Limit.TRANSACTION_DURATION)
-                    session.drop(
-                        f"its transaction, which began {now - transaction.began:.0f} s ago, takes "
-                        f"longer than {longest:g} s (max-transaction-duration)"
-                    )
-                    continue
-                rest = AGAIN
-            pause = rest if pause is None else min(pause, rest)
+            for transaction in session.transactions.values():
+                rest = transaction.began + longest - now
+                if rest <= 0:
+                    if transaction.stage in (Stage.COLLECTING, Stage.VOTED):
+                        self._tally.hit(Limit.TRANSACTION_DURATION)
+                        session.drop(
+                            f"its transaction, which began {now - transaction.began:.0f} s ago, "
+                            f"takes longer than {longest:g} s (max-transaction-duration)"
+                        )
+                        break
+                    rest = AGAIN
+                pause = rest if pause is None else min(pause, rest)
         if pause is not None:
             self._timer = self._clock.call_later(pause, self._look)

@@ -181,7 +181,7 @@ def tls_user(connection: Connection) -> str:
 
 def _rank(connection: Connection) -> tuple[bool, int]:
     session = connection.session
-    return session is None or session.transaction is None, connection.number
+    return session is None or not session.transactions, connection.number
 
 
 def _name(owner: object, is_named: bool) -> dict[str, Any]:

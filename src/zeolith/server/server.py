@@ -291,16 +291,7 @@ class Server:
         if connections:
             logger.info("closing %d connections", len(connections))
         for connection in connections:
-            connection.stall("closing")
-            session = connection.session
-            if session is not None and session.transaction is not None:
-                # Those whose transaction is being committed stay to get their answer.
-                if session.is_finishing:
-                    continue
-                # Closed first: a lost connection can be retried, an aborted vote would be an error.
-                connection.close()
-                session.give_up("the server stops")
-            connection.close()
+            _dismiss(connection)
         await self._until(loop, self._is_idle)
         for connection in list(lobby.connections):
             connection.close()
@@ -337,6 +328,20 @@ class Server:
             logger.info("closing storage %r", name)
             is_clean = service.close(_CLOSE_TIMEOUT) and is_clean
         return is_clean
+
+
+def _dismiss(connection: Connection) -> None:
+    """End a connection because the server stops."""
+    connection.stall("closing")
+    session = connection.session
+    if session is not None and session.is_finishing and not session.is_lost:
+        # It stays to get its answer; what else the client has in progress ends after that.
+        session.service.when_settled(partial(_dismiss, connection))
+        return
+    # Closed first: a lost connection can be retried, an aborted vote would be an error.
+    connection.close()
+    if session is not None and session.transactions:
+        session.give_up("the server stops")
 
 
 async def _take_turns() -> None:

@@ -1,4 +1,4 @@
-"""One client: which storage, which rights, and the transaction it is making."""
+"""One client: which storage, which rights, and the transactions it is making."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ZODB.POSException import POSError, ReadOnlyError, StorageError
+from ZODB.POSException import POSError, ReadOnlyError, StorageError, StorageTransactionError
 
 from ..errors import AccessDenied, MessageTooLarge, ProtocolViolation
 from ..protocol.additions import CacheReport
 from ..protocol.codec import Codec
 from ..protocol.faults import serialize_fault
 from ..protocol.greeting import Coding
+from ..protocol.limits import MAX_TRANSACTIONS
 from ..protocol.messages import MsgId
 from ..rights import NONE, Right
 from .blobsender import BlobSender
@@ -70,7 +71,7 @@ class Session:
     :ivar cache_report: what it said last of its cache; None if it never did.
     :ivar read_only: whether the client may not write.
     :ivar publisher: of the storage the client has chosen; None before.
-    :ivar transaction: in progress, or None.
+    :ivar transactions: in progress, by the client's ids for them, in the order in which they began.
     :ivar upload: the blob that is arriving, or None.
     :ivar uploads: jobs that bring to disk what the next vote needs.
     :ivar reads: jobs that must run in the order of the client's calls.
@@ -87,6 +88,8 @@ class Session:
         "_outstanding",
         "_refused",
         "_streams",
+        "_voter",
+        "_voters",
         "cache_report",
         "codec",
         "is_left",
@@ -101,7 +104,7 @@ class Session:
         "reads",
         "service",
         "stats",
-        "transaction",
+        "transactions",
         "upload",
         "uploads",
     )
@@ -124,7 +127,10 @@ class Session:
         self.cache_report: CacheReport | None = None
         self.read_only = True
         self.publisher: Publisher | None = None
-        self.transaction: Transaction | None = None
+        self.transactions: dict[int, Transaction] = {}
+        # Which of them is between its vote and its end, and what waits for that.
+        self._voter: Transaction | None = None
+        self._voters: list[Callable[[], None]] = []
         self.upload: Upload | None = None
         self.uploads: Lane | None = None
         self.reads: Lane | None = None
@@ -415,8 +421,8 @@ class Session:
         if self.uploads is not None and not self.uploads.is_idle:
             # Nobody counts any more what waits there for a slow disk (R8).
             self.uploads.forget()
-            if self.transaction is not None:
-                self.transaction.log.forget()
+            for transaction in self.transactions.values():
+                transaction.log.forget()
         if is_cut or self.is_left:
             self._park()
         self.give_up("disconnected")
@@ -440,40 +446,93 @@ class Session:
         parking = self.service.parking
         if self._incoming is not None:
             parking.park(self._incoming.release_kept())
-        if self.transaction is not None:
-            parking.park(self.transaction.release_kept())
+        for transaction in self.transactions.values():
+            parking.park(transaction.release_kept())
 
     @property
     def is_finishing(self) -> bool:
         """Whether a commit of this client is being written: it has to get its answer."""
-        return self.transaction is not None and self.transaction.stage is Stage.FINISHING
+        return any(found.stage is Stage.FINISHING for found in self.transactions.values())
 
     def give_up(self, why: str) -> None:
         """Abort what the client has not finished."""
-        transaction = self.transaction
-        if transaction is None:
+        transactions = list(self.transactions.values())
+        if not transactions:
             logger.info("(%s) %s", self.name, why)
             return
-        stage = transaction.stage.value
-        logger.info("(%s) %s during a transaction (%s)", self.name, why, stage)
-        self.abort(transaction, lambda: None)
+        what = "a transaction" if len(transactions) == 1 else f"{len(transactions)} transactions"
+        stages = ", ".join(found.stage.value for found in transactions)
+        logger.info("(%s) %s during %s (%s)", self.name, why, what, stages)
+        self._voters.clear()
+        for transaction in transactions:
+            self.abort(transaction, lambda: None)
 
-    # -- the transaction -------------------------------------------------------------------------
+    # -- transactions ----------------------------------------------------------------------------
+
+    @property
+    def transaction(self) -> Transaction | None:
+        """The first that began of those in progress."""
+        return next(iter(self.transactions.values()), None)
+
+    def has(self, transaction: Transaction) -> bool:
+        """Whether *transaction* is in progress."""
+        return self.transactions.get(transaction.txn_id) is transaction
+
+    @property
+    def commit_memory(self) -> int:
+        """Bytes that the next transaction may keep in memory.  Of those in progress at once one has
+        what is configured, and all others together as much again (R8)."""
+        memory = self.lobby.options.commit_memory
+        return memory // MAX_TRANSACTIONS if self.transactions else memory
+
+    def check_room(self) -> None:
+        """Return if another transaction may begin.
+
+        :raises StorageTransactionError: there are as many as there may be.
+        """
+        if self.transactions and self.codec.coding is not Coding.OWN:
+            raise StorageTransactionError("another transaction of this client is in progress")
+        if len(self.transactions) >= MAX_TRANSACTIONS:
+            raise StorageTransactionError(
+                f"{MAX_TRANSACTIONS} transactions of this client are in progress, and no more may"
+            )
 
     def begin(self, transaction: Transaction) -> None:
         """Start *transaction*."""
         transaction.began = self.lobby.loop.time()
-        self.transaction = transaction
+        self.transactions[transaction.txn_id] = transaction
         self.lobby.overdue.watch()
         self.stats.active_txns += 1
+
+    def may_vote(self, transaction: Transaction, again: Callable[[], None]) -> bool:
+        """Whether *transaction* may ask for the commit lock now; if not, *again* is called later.
+
+        A client has one place in the queue for the lock, however many threads it commits with, and
+        it is the lock that all others wait for, not what a transaction has to bring to disk first.
+        """
+        if self._voter is None:
+            self._voter = transaction
+            return True
+        self._voters.append(again)
+        return False
+
+    def vote_ended(self, transaction: Transaction) -> None:
+        """*transaction* is over, or its vote had no success: another one may ask for the lock."""
+        if self._voter is not transaction:
+            return
+        self._voter = None
+        while self._voter is None and self._voters:
+            self._voters.pop(0)()
 
     def keep(self, transaction: Transaction, upload: Upload) -> None:
         """*upload* has become a part of *transaction*; until the vote its client may lose the
         connection, and go on with it on another one."""
         if upload.ticket is not None:
             transaction.kept.append(upload)
-            if len(transaction.kept) > MAX_PARKED_EACH:
-                self.service.parking.forget(transaction.kept.pop(0))
+            kept = [found.kept for found in self.transactions.values() if found.kept]
+            if sum(map(len, kept)) > MAX_PARKED_EACH:
+                # No more would be parked, and each takes memory (R8).
+                self.service.parking.forget(kept[0].pop(0))
 
     def let_go(self, transaction: Transaction) -> None:
         """The uploads of *transaction* are the storage's business now, or are not needed."""
@@ -504,17 +563,19 @@ class Session:
         self.service.outcomes.ended(transaction)
         if self.service.cold is not None:
             self.service.cold.ended(transaction)
-        if self.transaction is not transaction:
+        if not self.has(transaction):
             return
-        self.transaction = None
+        del self.transactions[transaction.txn_id]
         self.stats.active_txns -= 1
-        if self._incoming is not None:
+        if self._incoming is not None and not self.transactions:
+            # What has come for another one may be about to be attached.
             self._incoming.forget_complete()
         if transaction.has_files:
             assert self.uploads is not None
             self.uploads.submit(transaction.discard, partial(_discarded, self.name))
         else:
             transaction.log.close()
+        self.vote_ended(transaction)
 
 
 def _discarded(name: str, result: Any, error: Exception | None) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from persistent.TimeStamp import TimeStamp
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import TransactionTooLargeError
 
 from ..errors import UndecodableMessage
 from ..protocol import pickles
@@ -59,14 +58,15 @@ class UploadedBlob(NamedTuple):
     data: bytes
     path: str
 
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes in memory."""
+        return len(self.data) + _BLOB_OVERHEAD
+
 
 _BLOB_OVERHEAD: Final = 600
 """Bytes of an uploaded blob in memory besides its record: path, ids, state of the file, and the
 tuples of them."""
-
-_MAX_BLOB_RECORDS: Final = 64 * 1024 * 1024
-"""Bytes.  Records of blobs stay in memory until the vote (R8).  They say little more than that
-they are blobs, so this is enough for a hundred thousand in one transaction."""
 
 
 class Transaction:
@@ -81,8 +81,10 @@ class Transaction:
     :ivar uid: by which its client may ask what became of it; None if the client gave none.
     :ivar log: the operations.
     :ivar blobs: uploaded blobs.
-    :ivar unflushed, flushing: files of them that are open: those that wait to be brought to disk,
-        and those that are on their way to it.
+    :ivar blob_records: bytes that they take in memory.
+    :ivar unflushed, flushing: files of them that wait to be brought to disk, and those that are on
+        their way to it.
+    :ivar laid_by: how many of the former are not open; they are the first.
     :ivar flushed: files of them as they were brought to disk.
     :ivar kept: those of them that their client could go on with on another connection.
     :ivar objects: by object id: what an object store has of them, and how many blobs had arrived
@@ -98,10 +100,10 @@ class Transaction:
     """
 
     __slots__ = (
-        "_blob_records",
         "_resume",
         "_waits",
         "began",
+        "blob_records",
         "blobs",
         "changed",
         "error",
@@ -109,6 +111,7 @@ class Transaction:
         "flushed",
         "flushing",
         "kept",
+        "laid_by",
         "log",
         "meta",
         "objects",
@@ -131,12 +134,13 @@ class Transaction:
         self.log = CommitLog(commit_memory)
         self.blobs: list[UploadedBlob] = []
         self.unflushed: list[Upload] = []
+        self.laid_by = 0
         self.flushing: list[Upload] = []
         self.flushed: set[Flushed] = set()
         self.kept: list[Upload] = []
         self.files: list[str] = []
         self.objects: dict[bytes, tuple[int, StoredObject]] = {}
-        self._blob_records = 0
+        self.blob_records = 0
         self._waits = 0
         self._resume: Callable[[], None] | None = None
         self.replaced: dict[bytes, int] = {}
@@ -175,15 +179,8 @@ class Transaction:
             callback()
 
     def add_blob(self, blob: UploadedBlob) -> None:
-        """Add an uploaded blob.
-
-        :raises TransactionTooLargeError: there are too many; the blob is left to the caller.
-        """
-        self._blob_records += len(blob.data) + _BLOB_OVERHEAD
-        if self._blob_records > _MAX_BLOB_RECORDS:
-            raise TransactionTooLargeError(
-                f"the records of its blobs take more than {_MAX_BLOB_RECORDS} bytes"
-            )
+        """Add an uploaded blob."""
+        self.blob_records += blob.memory
         self.blobs.append(blob)
 
     def release_kept(self) -> list[Upload]:

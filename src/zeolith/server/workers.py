@@ -155,13 +155,6 @@ class Lane:
         if not self._busy:
             self._start()
 
-    def after(self, callback: Callable[[], None]) -> None:
-        """Call *callback* on the loop when all jobs so far have ended; at once if they have."""
-        if not self._busy:
-            callback()
-        else:
-            self._jobs.append((None, lambda result, error: callback(), 0))
-
     def forget(self) -> None:
         """Run none of the jobs that cost anything and have not begun: their results are of no use
         any more, and what they hold is let go at once.  What was to be called after them is."""
