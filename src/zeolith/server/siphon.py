@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..protocol.streamlayouts import DATA_HEAD_SIZE, parse_data_head
 
-LEAST: Final = 64 * 1024
+LEAST: Final = 48 * 1024
 """Bytes that are to come of a message, and have come at once, before a thread reads the rest: a
 slow line never delivers that much, and a thread that waits for it would be missing elsewhere."""
 
