@@ -46,6 +46,7 @@ class Action(Enum):
     CUT_AFTER = "pass it on, then close both sides"
     CUT_WITHIN = "pass the first half on, then close both sides"
     HOLD = "keep it back until Proxy.release, and pass on what comes behind it"
+    LEAVE = "close the client's side, and leave the server's open: it hears nothing of that"
     SWALLOW = "pass on neither this nor any later frame of either direction; close nothing"
 
 
@@ -139,6 +140,10 @@ class Link:
         if action is Action.SWALLOW:
             self._is_swallowing = True
             return True
+        if action is Action.LEAVE:
+            self._is_swallowing = True
+            _close(self._client)
+            return True
         if action is Action.HOLD:
             with self._proxy.changed:
                 self._proxy.held.append((self, passing, raw, sink))
@@ -179,17 +184,21 @@ class Link:
     def cut(self) -> None:
         """Close both sides."""
         for sock in (self._client, self._server):
-            try:
-                # Wakes the other pump, which close alone would not do.
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # It is closed already.
-            sock.close()
+            _close(sock)
         self.is_cut.set()
 
     def join(self) -> None:
         for pump in self._pumps:
             pump.join(DEADLINE)
+
+
+def _close(sock: socket.socket) -> None:
+    try:
+        # Wakes the other pump, which close alone would not do.
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # It is closed already.
+    sock.close()
 
 
 class Proxy:

@@ -38,8 +38,8 @@ MAX_PARKED: Final = 1024
 memory."""
 
 MAX_PARKED_EACH: Final = 256
-"""Those of one user, or of one address if users are not known; also, how many of the blobs that a
-transaction has are parked if its connection is cut off: the newest, the others are sent again."""
+"""Those of one user, or of one address if users are not known.  Also, how many of the blobs that a
+client's transactions have are parked if its connection is cut off; the others are sent again."""
 
 _SIZES: Final = 2
 """How many blobs of the greatest length may be parked in all; of one user or address it is one.  So

@@ -529,8 +529,10 @@ class Session:
         connection, and go on with it on another one."""
         if upload.ticket is not None:
             transaction.kept.append(upload)
-            if len(transaction.kept) > MAX_PARKED_EACH:
-                self.service.parking.forget(transaction.kept.pop(0))
+            kept = [found.kept for found in self.transactions.values() if found.kept]
+            if sum(map(len, kept)) > MAX_PARKED_EACH:
+                # No more would be parked, and each takes memory (R8).
+                self.service.parking.forget(kept[0].pop(0))
 
     def let_go(self, transaction: Transaction) -> None:
         """The uploads of *transaction* are the storage's business now, or are not needed."""
