@@ -29,7 +29,12 @@ def test_all_is_done_in_order(thread: Aside) -> None:
 def test_a_job_has_ended_when_the_next_is_taken(thread: Aside) -> None:
     """What it works on may be used again then."""
     go_on, done = threading.Event(), threading.Event()
-    thread.do(lambda: (go_on.wait(30), done.set()))
+
+    def wait() -> None:
+        go_on.wait(30)
+        done.set()
+
+    thread.do(wait)
     assert not done.is_set()
     waiter = threading.Thread(target=lambda: thread.do(lambda: None))
     waiter.start()
