@@ -374,7 +374,7 @@ class StorageAccess:
         """
         for layer in layers_of(self.storage):
             if keeps_blobs(layer):
-                layer.fshelper.getPathForOID(oid, create=True)
+                os.makedirs(layer.fshelper.getPathForOID(oid), exist_ok=True)
 
     def load_blob(self, oid: bytes, serial: bytes) -> str:
         """Return the path of a blob's file.
