@@ -167,7 +167,7 @@ def test_it_stops_when_it_is_told_to(pair: Pair, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Siphon, "run", run)
     pair.run(16, write=write)
-    assert made[0].taken < sent
+    assert made[0].taken < sent - len(message(0)) * 2
 
 
 def test_a_piece_stays_as_it_is_until_the_next_was_written(pair: Pair) -> None:
@@ -203,7 +203,9 @@ def uploads(client: RawClient) -> RawStreams:
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How much each thread has taken."""
+    """How much each thread has taken; none gives up before something comes that is not for it."""
+    monkeypatch.setattr(siphon, "PATIENCE", 30.0)
+    monkeypatch.setattr(siphon, "SLICE", 3600.0)
     found: list[int] = []
     original: Callable[[Siphon], None] = Siphon.run
 
@@ -261,7 +263,7 @@ def test_a_long_blob_comes_that_way(
     send(uploads, data, STREAM_WINDOW)
     tid = finish(uploads, oid_of(1), data)
     assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
-    assert sum(taken) > len(data) // 10
+    assert max(taken) > 2 * STREAM_WINDOW, "it is told of more credit"
     assert temporaries(files) == []
 
 

@@ -34,6 +34,7 @@ from zeolith.protocol.streamrequests import (
     StreamFault,
 )
 from zeolith.server import streams
+from zeolith.server.sources import AT_ONCE
 
 
 def test_r8_blobs_on_their_way_are_limited(site: Site) -> None:
@@ -172,3 +173,23 @@ def test_a_client_that_goes_leaves_no_file_open(site: Site) -> None:
     session = site.session
     site.client.close()
     wait_until(lambda: session.is_lost and len(session.streams) == 0)
+
+
+def test_r8_short_blobs_that_are_read_when_they_are_opened(
+    tmp_path: Path, files: FileStorage, serve: Serve, raw: Connect
+) -> None:
+    """Beyond what may be read ahead they are read when their client has room."""
+    data = os.urandom(AT_ONCE)
+    count = streams.READ_AHEAD // AT_ONCE + 4
+    tids = [store_blob(files, tmp_path, number, data) for number in range(1, count + 1)]
+    server = serve(files)
+    site = Site(server, raw(server.address, coding=Coding.OWN), oid_of(1), tids[0], data)
+    for number, tid in enumerate(tids):
+        site.streams.open(number, oid_of(number + 1), tid)
+    assert site.session._streams._read_ahead == streams.READ_AHEAD
+    for number in range(count):
+        site.client.send(StreamCredit(number, AT_ONCE))
+    for number in range(count):
+        site.streams.read_to_end(number, gives_credit=False)
+        assert site.streams.data[number] == data
+    assert site.session._streams._read_ahead == 0

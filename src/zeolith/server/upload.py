@@ -152,7 +152,8 @@ class Upload:
         with self._hold() as file:
             if file is None:
                 return self.path
-            if self._hasher is not None and self.algorithm is not None and checksum is not None:
+            if self.algorithm is not None and checksum is not None:
+                assert self._hasher is not None, "it is kept for as long as it may be asked for"
                 self._end_summing()
                 digest = self._hasher.digest()
                 if digest != checksum:
