@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import Terms
 from zeolith.protocol.limits import (
     FIRST_UPLOAD,
     MAX_STREAM_CREDIT,
@@ -34,7 +36,7 @@ from zeolith.protocol.streamrequests import (
     StreamFault,
 )
 from zeolith.server import streams
-from zeolith.server.sources import AT_ONCE
+from zeolith.server.sources import AT_ONCE, BlobSource
 
 
 def test_r8_blobs_on_their_way_are_limited(site: Site) -> None:
@@ -175,21 +177,36 @@ def test_a_client_that_goes_leaves_no_file_open(site: Site) -> None:
     wait_until(lambda: session.is_lost and len(session.streams) == 0)
 
 
-def test_r8_short_blobs_that_are_read_when_they_are_opened(
-    tmp_path: Path, files: FileStorage, serve: Serve, raw: Connect
+@pytest.mark.parametrize("credit", [0, 1000, AT_ONCE])
+@pytest.mark.parametrize("room", [streams.READ_AHEAD, 0])
+def test_r8_a_short_blob_is_read_when_it_is_opened_if_that_may_be(
+    tmp_path: Path,
+    files: FileStorage,
+    serve: Serve,
+    raw: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    credit: int,
+    room: int,
 ) -> None:
-    """Beyond what may be read ahead they are read when their client has room."""
+    monkeypatch.setattr(streams, "READ_AHEAD", room)
+    read, reads = BlobSource.read, []
+
+    def note(source: BlobSource, size: int) -> bytes:
+        reads.append(size)
+        return read(source, size)
+
+    monkeypatch.setattr(BlobSource, "read", note)
     data = os.urandom(AT_ONCE)
-    count = streams.READ_AHEAD // AT_ONCE + 4
-    tids = [store_blob(files, tmp_path, number, data) for number in range(1, count + 1)]
+    tid = store_blob(files, tmp_path, 1, data)
     server = serve(files)
-    site = Site(server, raw(server.address, coding=Coding.OWN), oid_of(1), tids[0], data)
-    for number, tid in enumerate(tids):
-        site.streams.open(number, oid_of(number + 1), tid)
-    assert site.session._streams._read_ahead == streams.READ_AHEAD
-    for number in range(count):
-        site.client.send(StreamCredit(number, AT_ONCE))
-    for number in range(count):
-        site.streams.read_to_end(number, gives_credit=False)
-        assert site.streams.data[number] == data
+    terms = Terms(checksums=("sha256",))
+    client = raw(server.address, coding=Coding.OWN, terms=terms)
+    site = Site(server, client, oid_of(1), tid, data)
+    site.open(0, credit=credit)
+    if credit < AT_ONCE:
+        client.send(StreamCredit(0, AT_ONCE - credit))
+    end = site.streams.read_to_end(0, gives_credit=False)
+    assert site.streams.data[0] == data
+    assert end == StreamEnd(0, hashlib.sha256(data).digest())
+    assert reads == [AT_ONCE], "once, if it is not sent past the server's memory"
     assert site.session._streams._read_ahead == 0

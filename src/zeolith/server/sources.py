@@ -68,7 +68,7 @@ class BlobSource:
     :ivar size: bytes of the whole file.
     :ivar position: bytes that have been read, or sent from the file directly.
     :ivar warm: bytes up to which the file is in memory, as far as it was looked at.
-    :ivar first: what :meth:`prepare` has read of a short one, from the offset to its end.
+    :ivar first: all of a short one, if :meth:`begin` has read it.
     :ivar checksum: of the whole file; None if it is not known, or not wanted.
     """
 
@@ -115,12 +115,19 @@ class BlobSource:
         :param size: bytes of it.
         :raises OSError: the disk failed.
         """
-        if not self.position and 0 < self.size <= AT_ONCE:
-            self.first = self.read(self.size)
-            return
         end = min(self.position + size, self.size)
         warm(self.descriptor, self.position, end)
         self.warm = end
+
+    def begin(self) -> None:
+        """Read a short blob, or have the beginning of a longer one in memory.
+
+        :raises OSError: the disk failed.
+        """
+        if 0 < self.size <= AT_ONCE and not self.position:
+            self.first = self.read(self.size)
+        else:
+            self.prepare(FIRST_SIZE)
 
     def take_first(self) -> bytes:
         """Return ``first`` and forget it."""

@@ -171,11 +171,11 @@ class Streams:
             cold.with_blob(self._workers.submit, make, opened)
 
     def _take_first(self, stream: _Outgoing, source: BlobSource) -> None:
-        """Have what was read of a short blob wait to be sent, if there is room for it."""
+        """Have what was read of a short blob wait to be sent, if there are room and credit."""
         first = source.take_first()
         if not first:
             return
-        if self._read_ahead + len(first) > READ_AHEAD:
+        if len(first) > min(READ_AHEAD - self._read_ahead, stream.sender.credit):
             source.position = 0
             return
         stream.waiting = first
