@@ -85,6 +85,7 @@ from zeolith.protocol.peers import (
 )
 from zeolith.protocol.streamrequests import (
     AttachBlob,
+    ForgetUpload,
     OpenBlob,
     OpenIteration,
     OpenUpload,
@@ -339,6 +340,7 @@ def _own_frames() -> list[bytes]:
         TpcBegin(7, b"u", b"d", b"", TID, " ", bytes(16)),
         OpenUpload(1 << 31, bytes(range(16))),
         AttachBlob(1 << 31, OID, None, b"record", 7, 70_000),
+        ForgetUpload(1 << 31),
         StreamData(5, b"data"),
         StreamEnd(5),
         StreamFault(5, "builtins.KeyError", ("x",)),

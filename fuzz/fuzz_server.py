@@ -423,6 +423,21 @@ def recorded() -> dict[str, Session]:
         s.StreamData(FIRST_UPLOAD + 1, b"bl"),
         terms=Terms(checksums=("sha256",)),
     )
+    found["own-together"] = _record(
+        Coding.OWN,
+        *_as_sent(Coding.OWN, begin),
+        s.StreamData(FIRST_UPLOAD, b"blob"),
+        m.TpcBegin(6, b"", b"", b"", None, " "),
+        m.Store(bytes(7) + b"\2", None, b"x", 6),
+        (m.Vote(6),),
+        (m.TpcFinish(6),),
+        s.StreamEnd(FIRST_UPLOAD),
+        s.ForgetUpload(FIRST_UPLOAD),
+        s.StreamData(FIRST_UPLOAD + 1, b"blob"),
+        s.ForgetUpload(FIRST_UPLOAD + 1),
+        s.ForgetUpload(FIRST_UPLOAD + 2),
+        *vote,
+    )
     found["own-more"] = _record(
         Coding.OWN,
         LoadMany(MAX_TID, [OID, Z64]),

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,17 @@ from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError, StorageTransactionError
 
+from zeolith.client import committer as committer_module
+from zeolith.client import streams as streams_module
+from zeolith.client import transfers as transfers_module
 from zeolith.client.storage import ClientStorage
-from zeolith.errors import ClientDisconnected
+from zeolith.client.transfers import RESUMABLE_SIZE
+from zeolith.errors import ClientDisconnected, ObjectTooLarge
 from zeolith.protocol.greeting import Greeting
-from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_WINDOW
+from zeolith.protocol.limits import DEFAULT_LIMITS, FIRST_UPLOAD, STREAM_WINDOW
 from zeolith.protocol.streamrequests import StreamCredit, StreamData, StreamEnd
 
+from ..support.interrupts import interrupted_at
 from ..support.processes import running_server
 from ..support.proxy import DOWN, Action, Passing, Proxy
 from ..support.raw import oid_of
@@ -352,6 +358,57 @@ def test_a_thread_that_dies_leaves_nothing(
     wait_until(lambda: uploads_at(files) == [])
     assert leftovers(tmp_path / "client") == []
     assert storage.tpc_transaction() is None
+
+
+# Between opening a file and being able to close it, too.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.parametrize("size", [0, 100, RESUMABLE_SIZE + 1])
+def test_an_interrupt_at_any_step_of_an_upload_leaves_nothing_at_the_server(
+    server: Any, client: Open, files: FileStorage, tmp_path: Path, size: int
+) -> None:
+    """Although another transaction is in progress all the time.  An interrupt in the middle of a
+    message ends the connection, and all that was on it."""
+    storage = client(server.address, blob_dir=str(tmp_path / "client"))
+    service = server._services["1"]
+    modules = [committer_module, streams_module, transfers_module]
+    step = survived = 0
+    is_reached = True
+    while is_reached:
+        step += 1
+        other, meta = begin(storage), begin(storage)
+        channel = storage._link.channel()
+        storing = partial(store_blob, storage, tmp_path, 1, meta, bytes(size))
+        is_reached = interrupted_at(step, storing, modules)
+        storage.ping()
+        if channel.is_broken:
+            wait_until(lambda: len(service.publisher.subscribers) == 1)
+        else:
+            survived += 1
+        # What is there is the transaction's, or goes now.
+        (session,) = service.publisher.subscribers
+        assert len(session.incoming) == 0, step
+        storage.tpc_abort(meta)
+        wait_until(lambda: len(uploads_at(files)) == len(service.parking))
+        storage.tpc_abort(other)
+    assert step >= survived > 20
+
+
+def test_a_blob_whose_record_is_too_large_goes_at_once(
+    files: FileStorage, client: Open, tmp_path: Path, stack: ExitStack
+) -> None:
+    limits = replace(DEFAULT_LIMITS, max_message_size=100_000)
+    server = stack.enter_context(running_server(files, limits=limits))
+    storage = client(server.address, blob_dir=str(tmp_path / "client"))
+    path = tmp_path / "new"
+    path.write_bytes(b"blob")
+    other, meta = begin(storage), begin(storage)
+    with pytest.raises(ObjectTooLarge):
+        storage.storeBlob(oid_of(1), None, bytes(100_000), str(path), "", meta)
+    storage.ping()
+    (connection,) = server._lobby.connections
+    assert len(connection.session.incoming) == 0
+    for each in (meta, other):
+        storage.tpc_abort(each)
 
 
 def test_a_thread_may_have_several(storage: ClientStorage, files: FileStorage) -> None:

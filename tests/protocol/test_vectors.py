@@ -109,6 +109,17 @@ def test_an_upload_on_two_connections(name: str, size: int) -> None:
     assert sorted(pair.written) == sorted(step.frame for step in steps)
 
 
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_several_transactions_at_once(size: int) -> None:
+    pair = Pair(Terms(transactions=32))
+    steps = read_transcript("v1-together")
+    for step in steps:
+        assert [repr(event) for event in pair.take(step, size)] == [step.meaning]
+    assert sorted(pair.written) == sorted(step.frame for step in steps)
+    assert pair.client.codec is not None
+    assert pair.client.codec.transactions == 32
+
+
 def opened(frame_: bytes) -> bytes:
     """Return *frame_* as it was before it was compressed."""
     payload = frame_[4:]
@@ -154,6 +165,7 @@ def test_every_transcript_is_replayed() -> None:
         "v1-blobs",
         "v1-cut",
         "v1-resumed",
+        "v1-together",
         "v1-link",
         "v1-later-peers",
         "v1-refusal",

@@ -27,7 +27,7 @@ from zeolith.protocol.messages import (
     TpcFinish,
     Vote,
 )
-from zeolith.protocol.streamrequests import AttachBlob, StreamData, StreamEnd
+from zeolith.protocol.streamrequests import AttachBlob, ForgetUpload, StreamData, StreamEnd
 from zeolith.server import blobs, flushing
 from zeolith.server.upload import Upload
 
@@ -270,6 +270,45 @@ def test_the_end_of_the_last_removes_what_nobody_attached(
     wait_until(lambda: temporaries(files) == [])
     client.begin(3)
     client.send(AttachBlob(FIRST, oid_of(1), Z64, b"record", 3, 8))
+    with pytest.raises(Closed):
+        client.ping()
+
+
+def test_what_is_given_up_goes_while_others_are_in_progress(
+    server: Any, uploads: RawStreams, files: FileStorage
+) -> None:
+    """Whatever the client has said of it: complete, incomplete, nothing, or attached."""
+    client = uploads.client
+    client.begin(1)
+    third, fourth, fifth = FIRST + 2, FIRST + 3, FIRST + 4
+    uploads.upload(FIRST, b"complete")
+    client.send(StreamData(SECOND, b"incomplete"))
+    uploads.upload(fourth - 1, b"attached")
+    uploads.attach(third, oid_of(3), 8, txn=1)
+    for number in (FIRST, SECOND, third, fourth, FIRST, fourth):
+        client.send(ForgetUpload(number))
+    uploads.upload(fifth, b"after a number that was left out")
+    uploads.attach(fifth, oid_of(5), 32, txn=1)
+    client.ping()
+    assert len(session_of(server).incoming) == 0
+    wait_until(lambda: len(temporaries(files)) == 2)
+    client.vote(1)
+    tid = client.finish(1)
+    assert Path(files.loadBlob(oid_of(3), tid)).read_bytes() == b"attached"
+    assert Path(files.loadBlob(oid_of(5), tid)).read_bytes() == b"after a number that was left out"
+    assert temporaries(files) == []
+    # It does not come back.
+    client.begin(2)
+    client.send(AttachBlob(FIRST, oid_of(1), Z64, b"record", 2, 8))
+    with pytest.raises(Closed):
+        client.ping()
+
+
+def test_an_upload_that_is_given_up_takes_no_data_any_more(uploads: RawStreams) -> None:
+    client = uploads.client
+    client.send(StreamData(FIRST, b"x"), ForgetUpload(FIRST))
+    client.ping()
+    client.send(StreamData(FIRST, b"x"))
     with pytest.raises(Closed):
         client.ping()
 

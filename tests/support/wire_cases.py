@@ -66,6 +66,7 @@ from zeolith.protocol.messages import (
 from zeolith.protocol.outcome import Outcome
 from zeolith.protocol.streamrequests import (
     AttachBlob,
+    ForgetUpload,
     OpenBlob,
     OpenIteration,
     OpenUpload,
@@ -250,6 +251,7 @@ _OWN: tuple[tuple[str, str, Message], ...] = (
     ("server", "open_blob", Call(308, OpenBlob(5, OID, TID, 70_000, 1 << 20))),
     ("server", "open_upload", Notice(OpenUpload(UPLOAD, bytes(range(16))))),
     ("server", "open_upload", Call(311, OpenUpload(UPLOAD, bytes(range(16))))),
+    ("server", "forget_upload", Notice(ForgetUpload(UPLOAD))),
     ("server", "attach_blob", Notice(AttachBlob(UPLOAD, OID, None, b"data", TXN, 5))),
     ("server", "attach_blob", Call(309, AttachBlob(UPLOAD, OID, TID, b"", TXN, 0))),
     ("server", "open_iteration", Call(310, OpenIteration(6, None, TID, 0))),

@@ -21,6 +21,7 @@ from ..protocol.limits import BULK_WINDOW, FIRST_UPLOAD, STREAM_FRAME, STREAM_WI
 from ..protocol.messages import Request
 from ..protocol.streamlayouts import STREAM_HEAD
 from ..protocol.streamrequests import (
+    ForgetUpload,
     OpenUpload,
     StreamCancel,
     StreamCredit,
@@ -52,6 +53,13 @@ Take: TypeAlias = Callable[[bytes | memoryview], int]
 
 Parts: TypeAlias = Iterable[bytes | memoryview]
 """Of an upload, of any size but none."""
+
+Announce: TypeAlias = Callable[[int], object]
+"""Is told the number of an upload."""
+
+
+def _ignore(number: int) -> None:
+    pass
 
 
 class Sink(Protocol):
@@ -316,10 +324,13 @@ class Streams:
 
     # -- to the server -----------------------------------------------------------------------------
 
-    def upload(self, parts: Parts) -> tuple[int, int]:
+    def upload(self, parts: Parts, announce: Announce = _ignore) -> tuple[int, int]:
         """Send a stream; return its number and size.
 
+        Whoever does not have it attached, for whatever reason, has to call :meth:`forget`.
+
         :param parts: what they raise ends the stream.
+        :param announce: called with the number before anything is sent.
         :raises ClientDisconnected: the connection has ended.
         """
         stream, pace, begun = None, _Pace(self._channel.stream_frame), 0
@@ -328,7 +339,7 @@ class Streams:
             first = next(rest, b"")
             # The server takes numbers in turn: nobody else's first message may come in between.
             with self._beginning:
-                stream = self._begin()
+                stream = self._begin(announce)
                 if first:
                     begun = self._send_some(stream, memoryview(first), pace)
             self._send_all(stream, itertools.chain((memoryview(first)[begun:],), rest), pace)
@@ -339,20 +350,25 @@ class Streams:
         return self._end(stream), stream.sender.offset
 
     def go_on(
-        self, identity: bytes, is_new: bool, parts_from: Callable[[int], Parts]
+        self,
+        identity: bytes,
+        is_new: bool,
+        parts_from: Callable[[int], Parts],
+        announce: Announce,
     ) -> tuple[int, int]:
         """As :meth:`upload`, with what the server does not have of it from other connections.
 
         :param identity: by which it is known on all connections.
         :param is_new: the server cannot have heard of it, and need not be asked.
         :param parts_from: returns what is behind so many bytes; what it raises ends the stream.
+        :param announce: as for :meth:`upload`.
         :returns: the stream's number, and the size of all of it.
         :raises Exception: what the server says.
         """
         channel, stream, slot, offset = self._channel, None, None, 0
         try:
             with self._beginning:
-                stream = self._begin()
+                stream = self._begin(announce)
                 request = OpenUpload(stream.sender.number, identity)
                 if is_new:
                     channel.post(request)
@@ -371,10 +387,20 @@ class Streams:
             raise
         return self._end(stream), offset + stream.sender.offset
 
-    def _begin(self) -> Outgoing:
+    def forget(self, number: int) -> None:
+        """Have the server forget an upload, whatever was said of it; nothing if it is attached."""
+        self._outgoing.pop(number, None)
+        # Without a connection there is no upload.  A server that takes one transaction at a time
+        # forgets it at the end of that.
+        if self._channel.transactions > 1:
+            with suppress(ClientStorageError):
+                self._channel.post(ForgetUpload(number))
+
+    def _begin(self, announce: Announce) -> Outgoing:
         """Return the next stream to the server.  ``_beginning`` is held."""
         number = FIRST_UPLOAD + self._uploads % FIRST_UPLOAD
         self._uploads += 1
+        announce(number)
         stream = self._outgoing[number] = Outgoing(number)
         return stream
 

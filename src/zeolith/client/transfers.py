@@ -18,6 +18,7 @@ from .channel import Channel
 from .download import Download
 from .journal import Resumable
 from .link import Link
+from .streams import Announce
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +136,15 @@ def send_blob(
     :raises MessageTooLarge: the server does not take such a record.
     """
     if channel.speaks_own:
-        number, size, checksum = _send_on_stream(channel, path, upload)
-        channel.post(AttachBlob(number, oid, serial, data, txn, size, checksum))
+        numbers: list[int] = []
+        try:
+            number, size, checksum = _send_on_stream(channel, path, upload, numbers.append)
+            channel.post(AttachBlob(number, oid, serial, data, txn, size, checksum))
+        except BaseException:
+            # Else it would take its place at the server for as long as others commit.
+            for number in numbers:
+                channel.streams.forget(number)
+            raise
         return
     channel.post(StoreBlobStart())
     for chunk in blobs.chunks(path):
@@ -145,21 +153,21 @@ def send_blob(
 
 
 def _send_on_stream(
-    channel: Channel, path: str, upload: Resumable | None
+    channel: Channel, path: str, upload: Resumable | None, announce: Announce
 ) -> tuple[int, int, bytes | None]:
     """Send a file; return the stream's number, and size and checksum of what was sent."""
     algorithm = channel.checksum
     with FileIO(path) as file:
         is_long = os.fstat(file.fileno()).st_size > RESUMABLE_SIZE
         if upload is not None and algorithm is not None and channel.keeps_uploads and is_long:
-            return _go_on(channel, file, upload, algorithm)
+            return _go_on(channel, file, upload, algorithm, announce)
         hasher = None if algorithm is None else make_hasher(algorithm)
-        number, size = channel.streams.upload(_pieces(file, hasher))
+        number, size = channel.streams.upload(_pieces(file, hasher), announce)
     return number, size, None if hasher is None else hasher.digest()
 
 
 def _go_on(
-    channel: Channel, file: FileIO, upload: Resumable, algorithm: str
+    channel: Channel, file: FileIO, upload: Resumable, algorithm: str, announce: Announce
 ) -> tuple[int, int, bytes]:
     """As :func:`_send_on_stream`, with what the server does not have."""
     hasher, whole, is_new = make_hasher(algorithm), upload.whole, upload.is_new
@@ -172,7 +180,7 @@ def _go_on(
         _sum_up(file, hasher, offset)
         return _pieces(file, hasher)
 
-    number, size = channel.streams.go_on(upload.identity, is_new, parts_from)
+    number, size = channel.streams.go_on(upload.identity, is_new, parts_from, announce)
     if whole is None or whole[:2] != (algorithm, size):
         upload.whole = whole = algorithm, size, hasher.digest()
     return number, size, whole[2]

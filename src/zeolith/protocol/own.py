@@ -79,7 +79,14 @@ from .messages import (
 from .messages import Request as AnyRequest
 from .outcome import Outcome
 from .streamlayouts import STREAM, STREAM_FAULT, STREAM_HEAD
-from .streamrequests import AttachBlob, OpenBlob, OpenIteration, OpenUpload, StreamFault
+from .streamrequests import (
+    AttachBlob,
+    ForgetUpload,
+    OpenBlob,
+    OpenIteration,
+    OpenUpload,
+    StreamFault,
+)
 
 METHODS: Final[Mapping[int, type[Any]]] = {
     1: m.Register,
@@ -124,6 +131,7 @@ METHODS: Final[Mapping[int, type[Any]]] = {
     54: AttachBlob,
     55: OpenIteration,
     56: OpenUpload,
+    57: ForgetUpload,
     61: CacheReport,
     64: m.Info,
     65: m.ReceiveBlobStart,

@@ -52,6 +52,13 @@ class AttachBlob(NamedTuple):
     checksum: bytes | None = None
 
 
+class ForgetUpload(NamedTuple):
+    """The client gives *stream* up, whatever it has said of it so far; nothing if a transaction has
+    it, or if there is none."""
+
+    stream: int
+
+
 class OpenIteration(NamedTuple):
     """Send the transactions from *start* to *stop*, as :mod:`.entries` has them."""
 
@@ -168,6 +175,7 @@ _OPENING: Final = (
         AttachBlob, "attach_blob", Flow.EITHER,
         _is_upload, _is_id, _is_id_or_none, _is_bytes, _is_int, _is_size, _is_checksum,
     ),
+    _form(ForgetUpload, "forget_upload", Flow.NOTICE, _is_upload),
     _form(
         OpenIteration, "open_iteration", Flow.CALL,
         _is_download, _is_id_or_none, _is_id_or_none, _is_credit,

@@ -62,6 +62,7 @@ HANDLERS: Final[Mapping[type[Any], Handler]] = {
     m.IteratorGc: iteration.close,
     s.OpenBlob: streaming.open_blob,
     s.OpenUpload: streaming.open_upload,
+    s.ForgetUpload: streaming.forget_upload,
     s.AttachBlob: streaming.attach_blob,
     s.OpenIteration: streaming.open_iteration,
     s.StreamData: streaming.data,

@@ -10,6 +10,7 @@ from ..protocol.limits import FIRST_UPLOAD
 from ..protocol.messages import MsgId
 from ..protocol.streamrequests import (
     AttachBlob,
+    ForgetUpload,
     OpenBlob,
     OpenIteration,
     OpenUpload,
@@ -59,6 +60,10 @@ def open_upload(session: Session, msgid: MsgId, request: OpenUpload) -> None:
         session.incoming.begin(number, identity)
     else:
         session.incoming.open(msgid, number, identity)
+
+
+def forget_upload(session: Session, msgid: MsgId, request: ForgetUpload) -> None:
+    session.incoming.forget(request.stream)
 
 
 def attach_blob(session: Session, msgid: MsgId, request: AttachBlob) -> None:

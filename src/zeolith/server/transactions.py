@@ -183,7 +183,9 @@ class Transaction:
     def release_kept(self) -> list[Upload]:
         """Return ``kept``, of which nothing is this transaction's any more: it is about to be
         aborted, before its vote."""
-        kept, self.kept = self.kept, []
+        # Those that failed are not known any more.
+        kept = [upload for upload in self.kept if upload.ticket is not None]
+        self.kept = []
         if kept:
             paths = {upload.path for upload in kept}
             self.unflushed = [each for each in self.unflushed if each not in kept]

@@ -168,6 +168,23 @@ class Uploads:
         logger.info("(%s) gives an upload up: %.80r", self._session.name, name)
         self._discard(upload)
 
+    def forget(self, number: int) -> None:
+        """The client gives an upload up, and may not know whether it has ended or even begun it.
+
+        Nothing if there is none: a transaction has it, or it was given up before.
+
+        :raises StreamViolation, ReadOnlyError: as :meth:`received`.
+        """
+        if number == self._next:
+            self._claim(number)
+        elif number in self._awaited:
+            self._awaited[number] = True
+        elif number in self._open:
+            upload = self._open.pop(number)
+            if not upload.is_complete:
+                upload.receiver.end()
+            self._discard(upload)
+
     def take(self, number: int) -> tuple[Upload, int]:
         """Return the file of a complete upload, which the caller owns from now on, and its size.
 
@@ -236,10 +253,17 @@ class Uploads:
         return upload
 
     def _add(self, number: int, file: Upload) -> _Incoming:
-        codec = self._session.codec
-        most = STREAM_WINDOW if codec.data_frame == STREAM_FRAME else BULK_WINDOW
-        upload = self._open[number] = _Incoming(number, file, Window(most, monotonic()))
+        window = Window(self._most_ahead, monotonic())
+        upload = self._open[number] = _Incoming(number, file, window)
         return upload
+
+    @property
+    def _most_ahead(self) -> int:
+        """Bytes that the client may be ahead with one upload.  Many at once have less each: if all
+        were far ahead nothing of the client would be read until the disk has taken them."""
+        if self._session.codec.data_frame == STREAM_FRAME:
+            return STREAM_WINDOW
+        return max(BULK_WINDOW // max(len(self._open), 1), STREAM_WINDOW)
 
     def _submit(self, upload: _Incoming, job: Job, size: int) -> None:
         session = self._session
@@ -255,6 +279,7 @@ class Uploads:
                 self._cancel(upload.receiver)
             else:
                 upload.receiver.consumed(size)
+                upload.window.most = self._most_ahead
                 upload.window.passed(size, monotonic())
                 upload.receiver.window = upload.window.size
                 self._grant(upload.receiver)
