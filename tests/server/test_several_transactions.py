@@ -265,7 +265,7 @@ def test_the_end_of_the_last_removes_what_nobody_attached(
     client.begin(2)
     uploads.upload(FIRST, b"nobody's")
     client.call(TpcAbort(1))
-    assert len(temporaries(files)) == 1
+    wait_until(lambda: len(temporaries(files)) == 1)  # made by another thread
     client.call(TpcAbort(2))
     wait_until(lambda: temporaries(files) == [])
     client.begin(3)
