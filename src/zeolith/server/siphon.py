@@ -28,7 +28,7 @@ PIECE: Final = 512 * 1024
 PATIENCE: Final = 0.002
 """Seconds to wait for more: the client may have to be told first that it may send."""
 
-SLICE: Final = 0.1
+SLICE: Final = 0.02
 """Seconds after which the thread is free for others."""
 
 _MSG_PEEK: Final = socket.MSG_PEEK
