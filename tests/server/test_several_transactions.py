@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,14 @@ from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.hello import TRANSACTIONS
-from zeolith.protocol.limits import FIRST_UPLOAD, MAX_TRANSACTIONS
+from zeolith.protocol.hello import TRANSACTIONS, Terms
+from zeolith.protocol.limits import (
+    BULK_WINDOW,
+    FIRST_UPLOAD,
+    MAX_TRANSACTIONS,
+    STREAM_FRAME,
+    STREAM_WINDOW,
+)
 from zeolith.protocol.messages import (
     Fault,
     Reply,
@@ -29,6 +36,7 @@ from zeolith.protocol.messages import (
 )
 from zeolith.protocol.streamrequests import AttachBlob, ForgetUpload, StreamData, StreamEnd
 from zeolith.server import blobs, flushing
+from zeolith.server.kicking import _end
 from zeolith.server.upload import Upload
 
 FIRST, SECOND = FIRST_UPLOAD, FIRST_UPLOAD + 1
@@ -405,3 +413,54 @@ def test_a_server_that_stops_answers_what_it_has_committed(
     answers = [found for found in client.inbox if getattr(found, "msgid", None) == second]
     assert not [found for found in answers if isinstance(found, Fault)]
     assert len(tid) == 8
+
+
+def test_who_is_kicked_keeps_only_what_is_being_written(
+    server: Any, client: RawClient, files: FileStorage, raw: Connect
+) -> None:
+    for txn in (1, 2):
+        client.begin(txn)
+        client.store(oid_of(txn), b"x", txn=txn)
+    client.vote(1)
+    client.ask(Vote(2))
+    client.ping()
+    service = server._services["1"]
+    with gate(files, "tpc_finish") as finishing:
+        first = client.ask(TpcFinish(1))
+        finishing.wait_reached()
+        server._inbox.post(partial(_end, session_of(server).connection, "kicked"))
+        finishing.open()
+        tid = client.answer(first)
+        client.wait_closed()
+    wait_until(lambda: service.stats.active_txns == 0)
+    assert files.load(oid_of(1))[:2] == (b"x", tid)
+    assert len(files) == 1
+    raw(server.address, coding=Coding.OWN).commit({oid_of(3): (Z64, b"free")})
+
+
+def test_r8_what_a_client_may_be_ahead_does_not_grow_with_its_uploads(
+    server: Any, raw: Connect
+) -> None:
+    client = raw(server.address, coding=Coding.OWN, terms=Terms(checksums=("sha256",)))
+    for count in range(1, MAX_TRANSACTIONS + 1):
+        client.send(StreamData(FIRST + count - 1, b"x"))
+        client.ping()
+        incoming = session_of(server).incoming
+        assert incoming._most_ahead == max(BULK_WINDOW // count, STREAM_WINDOW)
+        assert count * incoming._most_ahead <= max(BULK_WINDOW, count * STREAM_WINDOW)
+    assert server._options.upload_mark >= MAX_TRANSACTIONS * STREAM_WINDOW
+
+
+def test_a_long_upload_has_the_window_of_those_that_are_there(server: Any, raw: Connect) -> None:
+    """Which changes when others come."""
+    client = raw(server.address, coding=Coding.OWN, terms=Terms(checksums=("sha256",)))
+    streams = RawStreams(client)
+    client.send(StreamData(FIRST, bytes(STREAM_FRAME)))
+    client.ping()
+    (upload,) = session_of(server).incoming._open.values()
+    assert upload.window.most == BULK_WINDOW
+    for number in range(1, 4):
+        client.send(StreamData(FIRST + number, b"x"))
+    client.send(StreamData(FIRST, bytes(STREAM_FRAME)))
+    wait_until(lambda: upload.window.most == BULK_WINDOW // 4)
+    streams.settle()
