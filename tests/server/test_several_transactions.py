@@ -12,7 +12,7 @@ import pytest
 from tests.server.conftest import Connect, Serve
 from tests.support.raw import Z64, Closed, RawClient, RemoteFault, oid_of
 from tests.support.rawstreams import RawStreams
-from tests.support.storages import gate
+from tests.support.storages import gate, hook
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
@@ -266,15 +266,16 @@ def test_the_end_of_one_costs_the_others_no_upload(
 
 
 def test_the_end_of_the_last_removes_what_nobody_attached(
-    uploads: RawStreams, files: FileStorage
+    server: Any, uploads: RawStreams, files: FileStorage
 ) -> None:
     client = uploads.client
     client.begin(1)
     client.begin(2)
     uploads.upload(FIRST, b"nobody's")
     client.call(TpcAbort(1))
-    assert len(temporaries(files)) == 1
+    assert session_of(server).incoming.unattached == 1
     client.call(TpcAbort(2))
+    assert session_of(server).incoming.unattached == 0
     wait_until(lambda: temporaries(files) == [])
     client.begin(3)
     client.send(AttachBlob(FIRST, oid_of(1), Z64, b"record", 3, 8))
@@ -342,6 +343,27 @@ def test_the_end_of_the_connection_ends_all(
     other = raw(server.address, coding=Coding.OWN)
     other.commit({oid_of(1): (Z64, b"free")})
     assert len(files) == 1
+
+
+def test_nobody_votes_for_a_client_that_has_gone(
+    server: Any, client: RawClient, raw: Connect
+) -> None:
+    """One that waits for the others of its client does not come to the lock because they end."""
+    other = raw(server.address, coding=Coding.OWN)
+    other.begin()
+    other.vote()
+    for txn in (1, 2, 3):
+        client.begin(txn)
+        client.ask(Vote(txn))
+    client.ping()
+    service = server._services["1"]
+    voted: list[Any] = []
+    with hook(service.coordinator, "vote", before=lambda *args: voted.append(args)):
+        client.close()
+        wait_until(lambda: service.stats.active_txns == 1)
+        other.finish()
+        other.ping()
+    assert voted == []
 
 
 def test_r8_files_that_wait_to_be_flushed_are_counted_together(
