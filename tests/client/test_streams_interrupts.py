@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
+
 from zeolith.client import channel as channel_module
 from zeolith.client import slots as slots_module
 from zeolith.client import streams as streams_module
@@ -16,6 +18,7 @@ from zeolith.protocol.messages import Call, Notice, Ping, Register, Request
 from zeolith.protocol.peers import Event, Hello
 from zeolith.protocol.streamrequests import (
     OpenBlob,
+    OpenUpload,
     StreamCancel,
     StreamCredit,
     StreamData,
@@ -58,7 +61,10 @@ class StreamingWire(PromptWire):
         request = call.request
         if isinstance(request, Register):
             self.peer.registered()
-        self.arriving.append(codec.reply(call.msgid, None))
+        offset = {"offset": 4 * STREAM_FRAME} if isinstance(request, OpenUpload) else None
+        self.arriving.append(codec.reply(call.msgid, offset))
+        if offset is not None:
+            self._take(request)
         if isinstance(request, OpenBlob):
             self.open[request.stream] = 6 * STREAM_FRAME
             self._send(request.stream, 4 * STREAM_FRAME)
@@ -78,6 +84,9 @@ class StreamingWire(PromptWire):
             self._send(number, request.size)
         elif isinstance(request, StreamCancel) and self.open.pop(number, 0):
             self._say(StreamEnd(number))
+        elif isinstance(request, OpenUpload):
+            assert number == FIRST_UPLOAD + len(self.ended)
+            assert number not in self.uploads, "opened behind its data"
         elif isinstance(request, StreamData):
             assert number == FIRST_UPLOAD + len(self.ended)
             self.uploads[number] = self.uploads.get(number, 0) + len(request.data)
@@ -135,6 +144,36 @@ def test_an_interrupt_at_any_step_of_an_upload() -> None:
         except ClientStorageError:
             assert channel.is_broken
         else:
+            if not channel.is_broken and wire.uploads.get(number) == size:
+                survivors += 1
+    assert step > 100
+    assert survivors > 10
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_interrupt_at_any_step_of_an_upload_that_goes_on(is_new: bool) -> None:
+    step = survivors = 0
+    size = (10 if is_new else 6) * STREAM_FRAME
+
+    def send(channel: Channel) -> tuple[int, int]:
+        def parts_from(offset: int) -> list[bytes]:
+            assert offset == 10 * STREAM_FRAME - size
+            return [FRAME] * (size // STREAM_FRAME)
+
+        return channel.streams.go_on(bytes(16), is_new, parts_from, lambda number: None)
+
+    while True:
+        step += 1
+        channel, wire = prompt_channel()
+        if not interrupted_at(step, partial(send, channel), MODULES):
+            break
+        try:
+            number, whole = send(channel)
+            channel.flush()
+        except ClientStorageError:
+            assert channel.is_broken
+        else:
+            assert whole == 10 * STREAM_FRAME
             if not channel.is_broken and wire.uploads.get(number) == size:
                 survivors += 1
     assert step > 100

@@ -120,6 +120,17 @@ def test_a_capability_that_says_nothing_of_use(parts: dict[str, Any]) -> None:
         blob_terms({BLOBS: parts})
 
 
+def test_what_a_server_says_of_itself() -> None:
+    said = Terms(checksums=("sha256",), life="5", keeps=60).capabilities
+    assert blob_terms(said) == BlobTerms(("sha256",), BULK_FRAME, "5", 60)
+
+
+@pytest.mark.parametrize("more", [{"life": 5}, {"keeps": "60"}, {"keeps": -1}, {"keeps": 1.5}])
+def test_what_a_server_says_wrongly(more: dict[str, Any]) -> None:
+    with pytest.raises(IllegalMessage, match="a server"):
+        blob_terms({BLOBS: {"checksums": (), "frame": STREAM_FRAME, **more}})
+
+
 def test_an_end_and_an_attachment_with_and_without() -> None:
     ours, theirs = meet(Terms(checksums=ALGORITHMS), Terms(checksums=ALGORITHMS))
     assert ours.codec is not None

@@ -8,6 +8,8 @@ the page not to be enough for something here has found a fault of the page.
 from __future__ import annotations
 
 import ast
+import hashlib
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -35,7 +37,7 @@ DATA, END, FAULT, CREDIT, CANCEL = 0x40, 0x41, 0x42, 0x43, 0x44
 REGISTER, GET_INFO, LAST_TRANSACTION, PING = 1, 2, 3, 4
 GET_INVALIDATIONS, NEW_OIDS, TPC_ABORT = 6, 11, 36
 VERIFY_MANY, CHANGES_SINCE, OUTCOME, SYNC_TO = 21, 22, 23, 24
-OPEN_BLOB, ATTACH_BLOB = 53, 54
+OPEN_BLOB, ATTACH_BLOB, OPEN_UPLOAD = 53, 54, 56
 FIRST_UPLOAD = 1 << 31
 SERVER_NOTICES = {64: "info"}
 
@@ -47,7 +49,12 @@ class Failed(Exception):
 class Client:
     """One connection, with one call at a time."""
 
-    def __init__(self, address: tuple[str, int], storage: str = "1") -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        storage: str = "1",
+        capabilities: dict[str, Any] | None = None,
+    ) -> None:
         self.socket = socket.create_connection(address, 30)
         self.received = b""
         self.invalidated: list[tuple[bytes, list[bytes]]] = []
@@ -57,22 +64,23 @@ class Client:
         self.downloaded = b""
         self.ended: set[int] = set()
         try:
-            self.begin_talking(storage)
+            self.begin_talking(storage, capabilities or {})
         except BaseException:
             self.close()
             raise
 
-    def begin_talking(self, storage: str) -> None:
+    def begin_talking(self, storage: str, capabilities: dict[str, Any]) -> None:
         self.greeting = self.next_frame()
         coding, marker, versions = self.greeting.split(b" ")[:3]
         assert coding in (b"M5", b"Z5")
         assert marker == b"zeolith"
         assert b"%d" % VERSION in versions.split(b",")
-        self.write(
-            b"zhello"
-            + struct.pack(">H", VERSION)
-            + msgpack.packb({"limits": {"message": 1 << 20}, "program": "a stranger"})
-        )
+        said = {
+            "limits": {"message": 1 << 20},
+            "program": "a stranger",
+            "capabilities": capabilities,
+        }
+        self.write(b"zhello" + struct.pack(">H", VERSION) + msgpack.packb(said))
         # Not waiting for the server's hello, which comes before any other frame of it.
         tag = self.send_call(REGISTER, storage, False)
         hello = self.next_frame()
@@ -407,6 +415,36 @@ def test_a_blob_both_ways(clients: tuple[Client, Client]) -> None:
     assert other.download(oid, tid, 700_000) == content[700_000:]
     with pytest.raises(Failed, match="POSKeyError"):
         other.download(oid, tid[:-1] + bytes([tid[-1] ^ 1]))
+
+
+def test_an_upload_that_is_cut_off(address: tuple[str, int]) -> None:
+    blobs = {"blobs": {"checksums": ["sha256"], "frame": 32_768}}
+    content, identity = bytes(range(256)) * 4_000, os.urandom(16)
+    first = Client(address, capabilities=blobs)
+    assert first.hello["capabilities"]["blobs"]["keeps"] >= 1
+    head = struct.pack(">BB", NOTICE, OPEN_UPLOAD)
+    first.write(head + msgpack.packb([FIRST_UPLOAD, identity]))
+    for at in range(0, 262_144, 32_768):
+        first.write(struct.pack(">BI", DATA, FIRST_UPLOAD) + content[at : at + 32_768])
+    first.upload_credit = 0
+    while not first.upload_credit:
+        payload = first.next_frame()
+        first.take_notice(payload[0], payload[1:])
+    first.close()
+    client = Client(address, capabilities=blobs)
+    try:
+        offset = client.call(OPEN_UPLOAD, FIRST_UPLOAD, identity)["offset"]
+        assert 0 < offset <= 262_144
+        client.upload(FIRST_UPLOAD, content[offset:])
+        (oid,) = client.call(NEW_OIDS, 1)[:1]
+        client.begin(1)
+        arguments = [FIRST_UPLOAD, oid, None, b"a record", 1, len(content)]
+        arguments.append(hashlib.sha256(content).digest())
+        client.write(struct.pack(">BB", NOTICE, ATTACH_BLOB) + msgpack.packb(arguments))
+        assert client.step(VOTE, 1) == []
+        assert client.download(oid, client.step(FINISH, 1)) == content
+    finally:
+        client.close()
 
 
 def test_what_became_of_a_transaction(clients: tuple[Client, Client]) -> None:

@@ -18,6 +18,7 @@ from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
 from tests.support.storages import gate, hook
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
+from ZODB.MappingStorage import MappingStorage
 
 from zeolith.admin.asking import Target
 from zeolith.admin.kick import kick_clients
@@ -25,7 +26,7 @@ from zeolith.admin.status import fetch_status
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import NO_TERMS, Terms
 from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME, STREAM_WINDOW
-from zeolith.protocol.messages import TpcAbort
+from zeolith.protocol.messages import TpcAbort, Vote
 from zeolith.protocol.streamrequests import (
     AttachBlob,
     OpenUpload,
@@ -33,7 +34,7 @@ from zeolith.protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
-from zeolith.server import parking, session
+from zeolith.server import flushing, parking, session, upload
 from zeolith.server.upload import Upload
 
 FIRST, SECOND, THIRD = FIRST_UPLOAD, FIRST_UPLOAD + 1, FIRST_UPLOAD + 2
@@ -180,6 +181,23 @@ def test_a_whole_one_is_not_sent_again(site: Site, how_far: str) -> None:
     assert site.read(oid_of(1), tid) == DATA
 
 
+def test_that_of_a_vote_that_waits_for_the_lock(site: Site) -> None:
+    other, client = site.client(), site.client()
+    other.begin()
+    other.store(oid_of(7), b"data")
+    other.vote()
+    client.begin()
+    client.send(OpenUpload(FIRST, ONE), *pieces(FIRST, DATA), StreamEnd(FIRST), attachment(FIRST))
+    client.ask(Vote(1))
+    wait_until(lambda: site.server._services["1"].coordinator.waiting == 1)
+    cut(site, client)
+    wait_until(lambda: len(site.parking) == 1)
+    other.finish()
+    again = site.client()
+    assert again.call(OpenUpload(FIRST, ONE)) == {"offset": len(DATA)}
+    assert site.read(oid_of(1), commit(again, FIRST, b"")) == DATA
+
+
 def test_a_whole_one_may_go_on(site: Site) -> None:
     """Its client decides what the whole is."""
     client = site.client()
@@ -191,6 +209,25 @@ def test_a_whole_one_may_go_on(site: Site) -> None:
     again = site.client()
     assert again.call(OpenUpload(FIRST, ONE)) == {"offset": HALF}
     assert site.read(oid_of(1), commit(again, FIRST, DATA[HALF:])) == DATA
+
+
+def test_r4_what_was_flushed_and_goes_on_is_flushed_again(site: Site) -> None:
+    sizes: list[int] = []
+    with hook(upload, "flush", before=lambda file: sizes.append(os.fstat(file).st_size)):
+        client = site.client()
+        client.begin()
+        client.send(OpenUpload(FIRST, ONE), *pieces(FIRST, DATA[:HALF]), StreamEnd(FIRST))
+        client.send(attachment(FIRST, DATA[:HALF]))
+        for number in range(SECOND, FIRST + flushing.BATCH):
+            client.send(StreamData(number, b"x"), StreamEnd(number))
+            client.send(attachment(number, b"x", oid_of(number)))
+        cut(site, client)
+        assert HALF in sizes
+        site.wait_parked(1)
+        client = site.client()
+        client.call(OpenUpload(FIRST, ONE))
+        commit(client, FIRST, DATA[HALF:])
+        assert len(DATA) in sizes
 
 
 def test_several_at_once_over_several_connections(site: Site) -> None:
@@ -333,7 +370,14 @@ def test_nothing_of_a_transaction_that_ended(site: Site) -> None:
     client.begin()
     client.send(OpenUpload(FIRST, ONE), *pieces(FIRST, DATA), StreamEnd(FIRST), attachment(FIRST))
     client.send(OpenUpload(SECOND, TWO), *pieces(SECOND, DATA), StreamEnd(SECOND))
+    settle(site, client)
     client.call(TpcAbort(1))
+    # It is not that one's any more.
+    other = site.client()
+    assert other.call(OpenUpload(FIRST, ONE)) == {"offset": 0}
+    assert client.call(OpenUpload(THIRD, TWO)) == {"offset": 0}
+    other.send(StreamFault(FIRST, "x", ()))
+    cut(site, other)
     cut(site, client)
     site.wait_parked(0)
 
@@ -353,6 +397,7 @@ def test_nothing_that_its_client_has_given_up(site: Site) -> None:
     client = site.client()
     client.send(OpenUpload(FIRST, ONE), StreamData(FIRST, DATA[:1000]))
     client.send(StreamFault(FIRST, "builtins.OSError", ()))
+    assert client.call(OpenUpload(SECOND, ONE)) == {"offset": 0}
     cut(site, client)
     site.wait_parked(0)
 
@@ -402,7 +447,11 @@ def test_nothing_at_the_end_of_the_server(
     assert [each for each in caplog.records if each.levelname == "ERROR"] == []
 
 
-def test_nothing_of_a_storage_that_failed(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_of_a_storage_that_failed(
+    files: FileStorage, serve: Serve, raw: Connect, loop: str
+) -> None:
+    # With another one, so that the server goes on.
+    site = Site(serve({"1": files, "2": MappingStorage()}, loop=loop), raw, files)
     leave_half(site)
     site.wait_parked(1)
     client = site.client()
@@ -597,17 +646,20 @@ def _opening(identity: bytes) -> OpenUpload:
     ],
 )
 def test_what_is_not_legal_ends_the_connection_and_leaves_nothing(
-    site: Site, terms: Terms, requests: list[Any]
+    site: Site, terms: Terms, requests: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     client = site.client(terms)
     client.send(*requests)
     with pytest.raises(Closed):
         client.ping()
     site.wait_parked(0)
+    assert "unexpected error" not in caplog.text
 
 
 @pytest.mark.parametrize("then", [StreamData(FIRST, b"x"), StreamEnd(FIRST)])
-def test_who_does_not_wait_for_the_answer_is_closed_and_harms_nobody(site: Site, then: Any) -> None:
+def test_who_does_not_wait_for_the_answer_is_closed_and_harms_nobody(
+    site: Site, then: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     first, second = site.client(), site.client()
     with gate(Upload, "write") as writing:
         first.send(OpenUpload(FIRST, ONE), StreamData(FIRST, DATA[:1000]))
@@ -617,6 +669,7 @@ def test_who_does_not_wait_for_the_answer_is_closed_and_harms_nobody(site: Site,
         with pytest.raises(Closed):
             second.ping()
         writing.open()
+    assert "the answer to its opening is not awaited" in caplog.text
     site.wait_parked(1)
     assert site.client().call(OpenUpload(FIRST, ONE)) == {"offset": 1000}
 
@@ -670,30 +723,30 @@ class Lot(parking.Parking):
 
     def leave(self, session: Any, identity: bytes, size: int = 3) -> Upload:
         """Have an upload of *session* cut off."""
-        upload = Upload("sha256")
-        self.enlist(session, identity, upload)
-        upload.start(str(self.directory))
-        upload.write(bytes(size))
-        self.park([upload])
-        return upload
+        file = Upload("sha256")
+        self.enlist(session, identity, file)
+        file.start(str(self.directory))
+        file.write(bytes(size))
+        self.park([file])
+        return file
 
     def find(self, session: Any, identity: bytes) -> Upload | None:
         found: list[Upload | None] = []
         self.take(session, identity, found.append)
-        (upload,) = found
-        return upload
+        (file,) = found
+        return file
 
 
 def test_r9_another_user_knows_nothing_of_it(tmp_path: Path) -> None:
     lot = Lot(tmp_path)
-    upload = lot.leave(Alone("alice", "10.0.0.1"), ONE)
+    file = lot.leave(Alone("alice", "10.0.0.1"), ONE)
     for stranger in (Alone("bob", "10.0.0.1"), Alone(None, "10.0.0.1")):
         assert not lot.knows(stranger, ONE)  # type: ignore[arg-type]
         assert lot.find(stranger, ONE) is None
     # Wherever she is.
-    assert lot.find(Alone("alice", "10.0.0.2"), ONE) is upload
+    assert lot.find(Alone("alice", "10.0.0.2"), ONE) is file
     assert (len(lot), lot.timers) == (0, [])
-    upload.discard()
+    file.discard()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,6 +29,9 @@ not held up by one that is gone."""
 _OVERHEAD: Final = 200
 """Bytes of an entry besides its record."""
 
+_UPLOAD_OVERHEAD: Final = 400
+"""Bytes of what is known of an upload, and of the path of its file."""
+
 
 class Resumable:
     """The upload of one blob, over as many connections as it takes.  Not thread-safe.
@@ -105,6 +108,8 @@ class Journal:
             return
         records = (len(field) for field in entry if field.__class__ is bytes)
         self._size += _OVERHEAD + sum(records)
+        if isinstance(entry, SentBlob):
+            self._size += _UPLOAD_OVERHEAD
         if self._size > JOURNAL_MARK:
             self.end()
         else:

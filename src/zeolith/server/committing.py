@@ -179,7 +179,6 @@ def _ask_for_lock(session: Session, msgid: m.MsgId, transaction: Transaction) ->
     elif flush_rest(session, transaction, again):
         pass  # to come back here
     elif session.may_vote(transaction, again):
-        session.let_go(transaction)
         session.service.coordinator.vote(
             session, transaction, partial(_voted, session, msgid, transaction)
         )

@@ -99,6 +99,11 @@ class CommitCoordinator(ABC):
         """How many votes wait for their turn."""
 
     @abstractmethod
+    def is_untouched(self, transaction: Transaction) -> bool:
+        """Whether the storage has not been asked about *transaction* yet: it has not voted, or its
+        vote waits for its turn.  Its files are in nobody else's hands then."""
+
+    @abstractmethod
     def turns(self, most: int) -> list[Turn]:
         """Return up to *most* of the transactions between vote and end; those that wait are last,
         in the order of their turns."""

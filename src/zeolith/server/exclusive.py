@@ -116,6 +116,9 @@ class ExclusiveCoordinator(CommitCoordinator):
     def waiting(self) -> int:
         return self._queue.waiting
 
+    def is_untouched(self, transaction: Transaction) -> bool:
+        return self._queue.phase(transaction) in (None, Phase.WAITING)
+
     def turns(self, most: int) -> list[Turn]:
         # Entries are in order of arrival, which is the order in which they get the lock.
         turns = []

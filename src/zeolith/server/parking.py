@@ -116,8 +116,8 @@ class Parking:
         upload.ticket = self._tickets[key] = Ticket(key, session, upload)
 
     def forget(self, upload: Upload) -> None:
-        """*upload* is about to be removed, or the storage is about to get it: its identity, if it
-        has one, means nothing any more."""
+        """*upload* is about to be removed, or the storage has it: if it has an identity, that means
+        nothing any more."""
         ticket, upload.ticket = upload.ticket, None
         if ticket is not None and self._tickets.get(ticket.key) is ticket:
             self._release(ticket)

@@ -447,7 +447,8 @@ class Session:
         if self._incoming is not None:
             parking.park(self._incoming.release_kept())
         for transaction in self.transactions.values():
-            parking.park(transaction.release_kept())
+            if self.service.coordinator.is_untouched(transaction):
+                parking.park(transaction.release_kept())
 
     @property
     def is_finishing(self) -> bool:
@@ -525,20 +526,14 @@ class Session:
             self._voters.pop(0)()
 
     def keep(self, transaction: Transaction, upload: Upload) -> None:
-        """*upload* has become a part of *transaction*; until the vote its client may lose the
-        connection, and go on with it on another one."""
+        """*upload* has become a part of *transaction*; until the storage is asked about that, its
+        client may lose the connection, and go on with it on another one."""
         if upload.ticket is not None:
             transaction.kept.append(upload)
             kept = [found.kept for found in self.transactions.values() if found.kept]
             if sum(map(len, kept)) > MAX_PARKED_EACH:
                 # No more would be parked, and each takes memory (R8).
                 self.service.parking.forget(kept[0].pop(0))
-
-    def let_go(self, transaction: Transaction) -> None:
-        """The uploads of *transaction* are the storage's business now, or are not needed."""
-        kept, transaction.kept = transaction.kept, []
-        for upload in kept:
-            self.service.parking.forget(upload)
 
     def abort(self, transaction: Transaction, done: Callable[[], None]) -> None:
         """Give up *transaction* unless it is finishing; then call *done*."""
@@ -559,7 +554,9 @@ class Session:
     def end(self, transaction: Transaction) -> None:
         """*transaction* is over, one way or the other, and the storage is done with it."""
         transaction.stage = Stage.OVER
-        self.let_go(transaction)
+        for upload in transaction.kept:
+            self.service.parking.forget(upload)
+        transaction.kept = []
         self.service.outcomes.ended(transaction)
         if self.service.cold is not None:
             self.service.cold.ended(transaction)
