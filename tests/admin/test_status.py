@@ -440,6 +440,22 @@ def test_nothing_in_a_table_reaches_the_terminal_raw() -> None:
 
 
 @pytest.mark.parametrize(
+    ("transactions", "text"),
+    [({}, "voting for 2.0 s"), ({"transactions": 1}, "voting for 2.0 s"),
+     ({"transactions": 3}, "voting for 2.0 s, 3 in all")],
+)  # fmt: skip
+def test_the_transactions_of_a_client(transactions: dict[str, int], text: str) -> None:
+    connection = {
+        "number": 1, "label": "one", "address": "x", "user": "", "storage": "1",
+        "read_only": False, "age": 5.0, "idle": 0.0,
+        "transaction": {"stage": "voting", "age": 2.0}, "unsent": 7, **transactions,
+    }  # fmt: skip
+    _, row = render_connections([connection])
+    cells = [cell.strip() for cell in re.split(r" {2,}", row)]
+    assert cells[-4] == text
+
+
+@pytest.mark.parametrize(
     ("cache", "hits", "used"),
     [
         (None, "-", "-"),

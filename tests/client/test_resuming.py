@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from ZODB.Connection import TransactionMetaData
@@ -27,7 +29,7 @@ from zeolith.server.parking import Parking
 from zeolith.server.uploads import Uploads
 
 from ..support.processes import running_server
-from ..support.proxy import Action, Passing, Proxy
+from ..support.proxy import Action, Passing, Proxy, pass_all
 from ..support.raw import oid_of
 from ..support.storages import hook
 from ..support.waiting import Background, wait_until
@@ -183,6 +185,59 @@ def test_cut_behind_the_last_byte(
     tid = commit(storage, tmp_path, DATA)
     assert SIZE <= cuts.sent <= SIZE + SLACK
     assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == DATA
+
+
+class AtMessage:
+    """Cuts two connections at the *nth* of their messages that have to do with a commit.
+
+    :ivar cuts: how many were cut.
+    """
+
+    NAMES: Final = frozenset(
+        {"tpc_begin", "open_upload", "stream_data", "stream_credit", "stream_end", "attach_blob"}
+        | {"vote", ".reply"}
+    )
+
+    def __init__(self, proxy: Proxy, nth: int, action: Action) -> None:
+        self.cuts = 0
+        self._proxy, self._nth, self._action = proxy, nth, action
+        self._seen: Counter[int] = Counter()
+        self._mutex = threading.Lock()
+        proxy.rule = self.judge
+
+    def judge(self, passing: Passing) -> Action:
+        with self._mutex:
+            link = len(self._proxy.links)
+            if passing.name not in self.NAMES or self.cuts == 2:
+                return Action.PASS
+            self._seen[link] += 1
+            if self._seen[link] != self._nth:
+                return Action.PASS
+            self.cuts += 1
+            return self._action
+
+
+@pytest.mark.parametrize("action", [Action.CUT, Action.CUT_WITHIN, Action.LEAVE])
+def test_two_breaks_at_any_messages(
+    proxy: Proxy, storage: ClientStorage, tmp_path: Path, files: FileStorage, action: Action
+) -> None:
+    """From the beginning of a transaction to the answer to its vote."""
+    data = DATA[: 3 * MIB]
+    path = tmp_path / "new"
+    for nth in count(1):
+        path.write_bytes(data)
+        meta = begin(storage)
+        at = AtMessage(proxy, nth, action)
+        storage.storeBlob(oid_of(nth), None, b"record", str(path), "", meta)
+        storage.tpc_vote(meta)
+        proxy.rule = pass_all
+        tid = storage.tpc_finish(meta)
+        assert Path(files.loadBlob(oid_of(nth), tid)).read_bytes() == data
+        if not at.cuts:
+            break
+    assert nth > 8
+    wait_until(lambda: temporaries(files) == [])
+    assert leftovers(tmp_path / "client") == []
 
 
 def test_an_old_connection_that_hangs(

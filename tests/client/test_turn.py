@@ -167,3 +167,26 @@ def test_an_interrupted_begin_lets_others_commit() -> None:
         assert begun, step
         assert all(kinds[number - 1] is TpcAbort for number in begun[1:]), (step, kinds)
     assert step > 5
+
+
+def test_another_server_that_takes_fewer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the turn and the connection for it."""
+    monkeypatch.setattr(turn_module, "RECHECK", 0.001)
+    nothing: Any = None
+    line: Any = Line()
+    line.transactions = 2
+    committer = Committer(line, nothing, nothing, nothing, nothing)
+    first, second = TransactionMetaData(), TransactionMetaData()
+    committer.begin(first, None, " ")
+
+    def channel() -> Any:
+        line.transactions = 1
+        return line
+
+    line.channel = channel
+    beginning = Background(lambda: committer.begin(second, None, " "))
+    wait_until(lambda: committer._turns._waiting)
+    assert [type(request) for request in line.posted] == [TpcBegin]
+    committer._turns.give_up(committer._turns.holders[0])
+    beginning.result()
+    assert committer.txn is second

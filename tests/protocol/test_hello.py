@@ -23,6 +23,7 @@ from zeolith.protocol.hello import (
     Database,
     Introduction,
     Terms,
+    most_transactions,
     parse_admission,
     parse_answer,
     parse_introduction,
@@ -30,7 +31,7 @@ from zeolith.protocol.hello import (
     serialize_introduction,
     serialize_refusal,
 )
-from zeolith.protocol.limits import DEFAULT_LIMITS
+from zeolith.protocol.limits import DEFAULT_LIMITS, MAX_TRANSACTIONS
 from zeolith.protocol.messages import Call, Ping, Register
 from zeolith.protocol.peers import (
     ClientPeer,
@@ -77,6 +78,25 @@ def test_terms_are_what_the_hello_says() -> None:
     assert isinstance(welcomed, Welcomed)
     found = welcomed.introduction
     assert (found.silence, found.capabilities) == (60, {"zstd": {}})
+
+
+def test_how_many_transactions_a_server_takes_at_once() -> None:
+    for said, found in ((1, 1), (5, 5), (MAX_TRANSACTIONS + 1, MAX_TRANSACTIONS)):
+        server = ServerPeer(Coding.PICKLE, terms=Terms(transactions=said))
+        client = ClientPeer()
+        client.receive(server.greeting())
+        server.receive(client.hello(Coding.OWN))
+        client.receive(server.welcome())
+        assert client.codec is not None
+        assert client.codec.transactions == found
+    assert most_transactions({}) == 1
+    assert most_transactions({"transactions": {"most": 7, "later": None}}) == 7
+
+
+@pytest.mark.parametrize("parts", [{}, {"most": 0}, {"most": "5"}, {"most": True}])
+def test_a_number_of_transactions_that_is_none(parts: dict[str, Any]) -> None:
+    with pytest.raises(IllegalMessage, match="most transactions at once"):
+        most_transactions({"transactions": parts})
 
 
 def test_what_is_not_known_is_passed_over() -> None:

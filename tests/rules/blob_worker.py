@@ -24,7 +24,7 @@ from transaction.interfaces import TransientError
 from ZODB.blob import Blob
 from ZODB.POSException import POSKeyError, StorageError
 
-SIZES = (0, 1, 1000, 32 * 1024, 59_000, 59_001, 200_000, 600_000)
+SIZES = (0, 1, 1000, 32 * 1024, 59_000, 59_001, 200_000, 600_000, 1_500_000)
 
 
 def open_storage(kind: str, address: tuple[str, int], directory: Path) -> Any:

@@ -27,7 +27,7 @@ from zeolith import ClientStorage
 
 WATCHED: Final = frozenset(
     {
-        "stream_data", "stream_end", "stream_credit", "open_blob", "attach_blob",
+        "stream_data", "stream_end", "stream_credit", "open_blob", "open_upload", "attach_blob",
         "storeBlobStart", "storeBlobChunk", "storeBlobEnd", "sendBlob",
         "receiveBlobStart", "receiveBlobChunk", "receiveBlobStop", "vote", "tpc_finish",
     }

@@ -129,6 +129,7 @@ def test_a_connection(serve: Any, raw: Any, mapping: MappingStorage, loop: str) 
     assert writer["address"] == f"127.0.0.1:{first.socket.getsockname()[1]}"
     assert (writer["read_only"], writer["user"], writer["unsent"]) == (False, "", 0)
     assert writer["transaction"]["stage"] == "collecting"
+    assert writer["transactions"] == 1
     assert 0 <= writer["transaction"]["age"] <= writer["age"]
     assert 0 <= writer["idle"] <= writer["age"]
     assert (reader["number"], reader["label"], reader["transaction"]) == (2, "", None)

@@ -24,6 +24,7 @@ from ZODB.MappingStorage import MappingStorage
 from zeolith.admin.asking import Target
 from zeolith.admin.kick import kick_clients
 from zeolith.admin.status import fetch_status
+from zeolith.admin.statustext import render_status
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import NO_TERMS, Terms
 from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME, STREAM_WINDOW
@@ -145,6 +146,8 @@ def test_a_part_is_gone_on_with(site: Site, caplog: pytest.LogCaptureFixture) ->
     found = site.blobs()
     assert (found["parked"], found["parked_bytes"], found["resumed"]) == (0, 0, 1)
     assert found["received_bytes"] == len(DATA)
+    text = render_status(fetch_status(Target(site.server.address)), connections=False)
+    assert "1 received (100.0 kB), 0 sent (0 B), 1 resumed" in text
     site.wait_empty()
     # Whoever reads the log cannot go on with it.
     assert ONE.hex() not in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,19 @@ import pytest
 from tests.server.conftest import Connect, Serve
 from tests.support.raw import Z64, Closed, RawClient, RemoteFault, oid_of
 from tests.support.rawstreams import RawStreams
-from tests.support.storages import gate
+from tests.support.storages import gate, hook
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.hello import TRANSACTIONS
-from zeolith.protocol.limits import FIRST_UPLOAD, MAX_TRANSACTIONS
+from zeolith.protocol.hello import TRANSACTIONS, Terms
+from zeolith.protocol.limits import (
+    BULK_WINDOW,
+    FIRST_UPLOAD,
+    MAX_TRANSACTIONS,
+    STREAM_FRAME,
+    STREAM_WINDOW,
+)
 from zeolith.protocol.messages import (
     Fault,
     Reply,
@@ -29,6 +36,7 @@ from zeolith.protocol.messages import (
 )
 from zeolith.protocol.streamrequests import AttachBlob, ForgetUpload, StreamData, StreamEnd
 from zeolith.server import blobs, flushing
+from zeolith.server.kicking import _end
 from zeolith.server.upload import Upload
 
 FIRST, SECOND = FIRST_UPLOAD, FIRST_UPLOAD + 1
@@ -258,15 +266,16 @@ def test_the_end_of_one_costs_the_others_no_upload(
 
 
 def test_the_end_of_the_last_removes_what_nobody_attached(
-    uploads: RawStreams, files: FileStorage
+    server: Any, uploads: RawStreams, files: FileStorage
 ) -> None:
     client = uploads.client
     client.begin(1)
     client.begin(2)
     uploads.upload(FIRST, b"nobody's")
     client.call(TpcAbort(1))
-    wait_until(lambda: len(temporaries(files)) == 1)  # made by another thread
+    assert session_of(server).incoming.unattached == 1
     client.call(TpcAbort(2))
+    assert session_of(server).incoming.unattached == 0
     wait_until(lambda: temporaries(files) == [])
     client.begin(3)
     client.send(AttachBlob(FIRST, oid_of(1), Z64, b"record", 3, 8))
@@ -334,6 +343,27 @@ def test_the_end_of_the_connection_ends_all(
     other = raw(server.address, coding=Coding.OWN)
     other.commit({oid_of(1): (Z64, b"free")})
     assert len(files) == 1
+
+
+def test_nobody_votes_for_a_client_that_has_gone(
+    server: Any, client: RawClient, raw: Connect
+) -> None:
+    """One that waits for the others of its client does not come to the lock because they end."""
+    other = raw(server.address, coding=Coding.OWN)
+    other.begin()
+    other.vote()
+    for txn in (1, 2, 3):
+        client.begin(txn)
+        client.ask(Vote(txn))
+    client.ping()
+    service = server._services["1"]
+    voted: list[Any] = []
+    with hook(service.coordinator, "vote", before=lambda *args: voted.append(args)):
+        client.close()
+        wait_until(lambda: service.stats.active_txns == 1)
+        other.finish()
+        other.ping()
+    assert voted == []
 
 
 def test_r8_files_that_are_open_until_they_are_flushed_are_counted_together(
@@ -406,3 +436,54 @@ def test_a_server_that_stops_answers_what_it_has_committed(
     answers = [found for found in client.inbox if getattr(found, "msgid", None) == second]
     assert not [found for found in answers if isinstance(found, Fault)]
     assert len(tid) == 8
+
+
+def test_who_is_kicked_keeps_only_what_is_being_written(
+    server: Any, client: RawClient, files: FileStorage, raw: Connect
+) -> None:
+    for txn in (1, 2):
+        client.begin(txn)
+        client.store(oid_of(txn), b"x", txn=txn)
+    client.vote(1)
+    client.ask(Vote(2))
+    client.ping()
+    service = server._services["1"]
+    with gate(files, "tpc_finish") as finishing:
+        first = client.ask(TpcFinish(1))
+        finishing.wait_reached()
+        server._inbox.post(partial(_end, session_of(server).connection, "kicked"))
+        finishing.open()
+        tid = client.answer(first)
+        client.wait_closed()
+    wait_until(lambda: service.stats.active_txns == 0)
+    assert files.load(oid_of(1))[:2] == (b"x", tid)
+    assert len(files) == 1
+    raw(server.address, coding=Coding.OWN).commit({oid_of(3): (Z64, b"free")})
+
+
+def test_r8_what_a_client_may_be_ahead_does_not_grow_with_its_uploads(
+    server: Any, raw: Connect
+) -> None:
+    client = raw(server.address, coding=Coding.OWN, terms=Terms(checksums=("sha256",)))
+    for count in range(1, MAX_TRANSACTIONS + 1):
+        client.send(StreamData(FIRST + count - 1, b"x"))
+        client.ping()
+        incoming = session_of(server).incoming
+        assert incoming._most_ahead == max(BULK_WINDOW // count, STREAM_WINDOW)
+        assert count * incoming._most_ahead <= max(BULK_WINDOW, count * STREAM_WINDOW)
+    assert server._options.upload_mark >= MAX_TRANSACTIONS * STREAM_WINDOW
+
+
+def test_a_long_upload_has_the_window_of_those_that_are_there(server: Any, raw: Connect) -> None:
+    """Which changes when others come."""
+    client = raw(server.address, coding=Coding.OWN, terms=Terms(checksums=("sha256",)))
+    streams = RawStreams(client)
+    client.send(StreamData(FIRST, bytes(STREAM_FRAME)))
+    client.ping()
+    (upload,) = session_of(server).incoming._open.values()
+    assert upload.window.most == BULK_WINDOW
+    for number in range(1, 4):
+        client.send(StreamData(FIRST + number, b"x"))
+    client.send(StreamData(FIRST, bytes(STREAM_FRAME)))
+    wait_until(lambda: upload.window.most == BULK_WINDOW // 4)
+    streams.settle()

@@ -67,12 +67,17 @@ def _row(connection: dict[str, Any]) -> tuple[str, ...]:
         mode,
         duration(connection["age"]),
         duration(connection["idle"]),
-        "-"
-        if transaction is None
-        else f"{printable(transaction['stage'])} for {duration(transaction['age'])}",
+        "-" if transaction is None else _transaction(transaction, connection),
         *_cache(connection.get("cache")),
         size(connection["unsent"]),
     )
+
+
+def _transaction(first: dict[str, Any], connection: dict[str, Any]) -> str:
+    text = f"{printable(first['stage'])} for {duration(first['age'])}"
+    # A server of an earlier version has one of each client.
+    count = connection.get("transactions", 1)
+    return text if count == 1 else f"{text}, {count} in all"
 
 
 def _cache(cache: dict[str, int] | None) -> tuple[str, str]:

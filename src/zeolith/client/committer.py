@@ -99,6 +99,8 @@ class Committer:
         self._iterators = iterators
         self._resolve_conflict = resolve
         self._turns: Turns[Transaction] = Turns(lambda: link.transactions)
+        # By the identity of ZODB's object for it.
+        self._begun: dict[int, Transaction] = {}
         self._numbers = count(1)
         # With the number of a transaction it makes an id that nobody else's has, more quickly than
         # a random one for each.  A child made by fork has a committer of its own.
@@ -111,12 +113,6 @@ class Committer:
         transactions = self._turns.holders
         return transactions[-1].txn if transactions else None
 
-    def _find(self, txn: Any) -> Transaction | None:
-        for transaction in self._turns.holders:
-            if transaction.txn is txn:
-                return transaction
-        return None
-
     def begin(self, txn: Any, tid: bytes | None, status: str) -> None:
         """Begin *txn*, as soon as the server takes another one beside those in progress.
 
@@ -125,12 +121,13 @@ class Committer:
         """
         if self._link.is_read_only:
             raise ReadOnlyError
-        if self._find(txn) is not None:
+        if id(txn) in self._begun:
             raise StorageTransactionError("Duplicate tpc_begin calls for same transaction")
         transaction = Transaction(txn, next(self._numbers))
         channel = None
         try:
             transaction.channel = channel = self._take_turn(transaction)
+            self._begun[id(txn)] = transaction
             # A ZEO server takes the value only; the bytes arrive as they are.
             extension = txn.extension
             if channel.speaks_own:
@@ -147,14 +144,19 @@ class Committer:
                     with suppress(ClientStorageError):
                         channel.post(TpcAbort(transaction.number))
             finally:
-                self._turns.give_up(transaction)
+                self._forget(transaction)
             raise
+
+    def _forget(self, transaction: Transaction) -> None:
+        self._turns.give_up(transaction)
+        # After that: if an interrupt comes in between, to abort the transaction is still possible.
+        self._begun.pop(id(transaction.txn), None)
 
     def _take_turn(self, transaction: Transaction) -> Channel:
         while True:
             number = self._turns.take(transaction)
             channel = self._link.channel()
-            if number < channel.transactions:
+            if not number or number < channel.transactions:
                 return channel
             # Another server meanwhile, which takes fewer.
             self._turns.give_up(transaction)
@@ -162,7 +164,7 @@ class Committer:
     def _present(self, txn: Any, step: str) -> Transaction:
         if self._link.is_read_only:
             raise ReadOnlyError
-        transaction = self._find(txn)
+        transaction = self._begun.get(id(txn))
         if transaction is None:
             raise StorageTransactionError(f"{step}: not a transaction being committed", txn)
         return transaction
@@ -452,7 +454,7 @@ class Committer:
 
     def abort(self, txn: Any) -> None:
         """Abort *txn* if it is being committed; never waits for a server that has gone."""
-        transaction = self._find(txn)
+        transaction = self._begun.get(id(txn))
         if transaction is None:
             return
         try:
@@ -473,7 +475,7 @@ class Committer:
             logger.debug("iterators ended with the connection")
         finally:
             # Whatever went wrong here, others must be able to commit.
-            self._turns.give_up(transaction)
+            self._forget(transaction)
 
 
 def _extension_bytes(txn: Any) -> bytes:

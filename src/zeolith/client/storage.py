@@ -563,11 +563,14 @@ class ClientStorage(ConflictResolvingStorage):
         return self._oids.take()
 
     def tpc_transaction(self) -> Any:
-        """Return the transaction being committed, or None."""
+        """Return the transaction being committed, or None; of several the one begun last."""
         return self._committer.txn
 
     def tpc_begin(self, txn: Any, tid: bytes | None = None, status: str = " ") -> None:
-        """Begin to commit *txn*; waits until another one of this storage has ended.
+        """Begin to commit *txn*.
+
+        Threads may commit at the same time, each its own transaction.  A Zeolith server takes 32 of
+        one storage at once, a ZEO server one: this waits until there is room for another one.
 
         :param tid: the id it shall have; for copies of other databases.
         :raises ReadOnlyError: this storage is read-only.

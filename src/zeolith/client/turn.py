@@ -44,6 +44,9 @@ class Turns(Generic[T]):
 
         If this raises, :meth:`give_up` has to be called all the same.
         """
+        # One at a time, as threads mostly come, need not know how many there are.
+        if self._taken.setdefault(0, who) is who:
+            return 0
         number = self._try(who)
         if number is not None:
             return number
@@ -67,9 +70,12 @@ class Turns(Generic[T]):
 
     def give_up(self, who: T) -> None:
         """Take the turn from *who*, who may not have one; wake one who waits."""
-        for number, holder in list(self._taken.items()):
-            if holder is who:
-                del self._taken[number]
+        taken = self._taken
+        if taken.get(0) is who:
+            del taken[0]
+        else:
+            for number in [number for number, holder in list(taken.items()) if holder is who]:
+                del taken[number]
         if self._waiting:
             # RuntimeError: others come and go, or he is awake; they look by themselves.
             with suppress(RuntimeError, StopIteration):

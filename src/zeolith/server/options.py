@@ -148,7 +148,8 @@ class ServerOptions:
     nothing more is read from it."""
 
     commit_memory: int = 4 * MIB
-    """Bytes of one transaction kept in memory; the rest waits in a temporary file."""
+    """Bytes of one transaction kept in memory; the rest waits in a temporary file.  Of several that
+    a client has in progress at once all but one have as much together."""
 
     max_transaction_size: int = 16 * GIB
     """Bytes of object records (blobs not counted) that one transaction may have."""

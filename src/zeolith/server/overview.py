@@ -137,6 +137,7 @@ def describe_connection(connection: Connection, now: float, loop_now: float) -> 
         "transaction": None
         if transaction is None
         else {"stage": transaction.stage.value, "age": _since(loop_now, transaction.began)},
+        "transactions": 0 if session is None else len(session.transactions),
         "cache": None
         if session is None or session.cache_report is None
         else session.cache_report._asdict(),
