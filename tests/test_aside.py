@@ -7,8 +7,8 @@ import threading
 from functools import partial
 
 import pytest
-from tests.support.interrupts import interrupted_at
 
+from tests.support.interrupts import interrupted_at
 from zeolith import aside
 from zeolith.aside import Aside, is_worthwhile
 
