@@ -30,11 +30,13 @@ MAY_IMPORT = {
     "protocol": _BASE,
     "credentials": frozenset[str](),
     "writeback": frozenset[str](),
+    "aside": frozenset[str](),
     "cache": _BASE | {"protocol"},
-    "client": _BASE | {"credentials", "protocol", "cache", "writeback", "_callable", "__init__"},
+    "client": _BASE
+    | {"credentials", "protocol", "cache", "writeback", "aside", "_callable", "__init__"},
     "tier": _BASE,
     "server": _BASE
-    | {"credentials", "rights", "protocol", "tier", "writeback", "_callable", "__init__"},
+    | {"credentials", "rights", "protocol", "tier", "writeback", "aside", "_callable", "__init__"},
     "config": _BASE | {"credentials", "rights", "protocol", "client", "server", "tier"},
     "admin": _BASE
     | {"credentials", "rights", "protocol", "cache", "client", "config", "tier", "__init__"},

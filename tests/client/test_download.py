@@ -24,6 +24,39 @@ from zeolith.client.download import Download
 from zeolith.errors import ClientStorageError
 
 
+class Late:
+    """Does what an :class:`.Aside` does as late as it may."""
+
+    def __init__(self) -> None:
+        self._job: Any = None
+
+    def do(self, job: Any) -> None:
+        self.wait()
+        self._job = job
+
+    def wait(self) -> None:
+        job, self._job = self._job, None
+        if job is not None:
+            job()
+
+    close = wait
+
+
+def test_what_a_thread_of_its_own_sums_up_is_all_in_the_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "Aside", Late)
+    monkeypatch.setattr(download, "is_worthwhile", lambda algorithm, size: True)
+    made = Download(str(tmp_path / "file"))
+    made.resume("sha256")
+    made.expect(300)
+    for part in (b"a" * 100, b"b" * 100, b"c" * 100):
+        made.write(part)
+    assert made.digest == hashlib.sha256(b"a" * 100 + b"b" * 100 + b"c" * 100).digest()
+    made.end()
+    assert made.is_complete
+
+
 def test_two_interleaved_downloads(blob_cache: BlobDirectory) -> None:
     """C: chunks of two blobs in turn on one connection (ZEO#150)."""
     waiting = threading.Barrier(3)

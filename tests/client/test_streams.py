@@ -186,6 +186,19 @@ def test_the_end_of_the_connection_is_the_end_of_its_streams(line: Line) -> None
         line.channel.streams.fetch(open_request, Sink())
 
 
+def test_parts_of_long_messages_are_put_where_the_last_ones_are_not(line: Line) -> None:
+    """Those may still be summed up."""
+    streams = line.channel.streams
+    fetching = Background(lambda: streams.fetch(open_request, Sink()))
+    request = answer(line, {"size": 7})
+    first, second = (streams.buffer(request.stream) for _ in range(2))
+    first[:5], second[:5] = b"first", b"other"
+    assert bytes(first[:5]) == b"first"
+    assert streams.buffer(request.stream).obj is first.obj
+    say(line, StreamData(request.stream, b"abcdefg"), StreamEnd(request.stream))
+    fetching.result()
+
+
 def test_windows_get_smaller_when_there_are_many(line: Line) -> None:
     fetching = []
     given = []

@@ -161,6 +161,28 @@ def test_messages_stay_whole_where_the_socket_takes_parts(
     assert any(0 < sent < wanted for sent, wanted in taken), "nothing was taken in parts"
 
 
+def test_each_part_is_followed_by_whatever_else_the_loop_has(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that takes all at once must not keep it from others."""
+    send, steps = FileSender.send, []
+    loop = site.server._lobby.loop
+
+    def note(self: FileSender, head: bytes, descriptor: int, offset: int, size: int) -> int:
+        steps.append("send")
+        loop.call_soon(steps.append, "other")
+        return send(self, head, descriptor, offset, size)
+
+    monkeypatch.setattr(FileSender, "send", note)
+    site.open(0, credit=BULK_WINDOW)
+    site.client.send(StreamCredit(0, BULK_WINDOW), StreamCredit(0, BULK_WINDOW))
+    data, _, _ = read_all(site.client, 0, len(DATA))
+    assert data == DATA
+    pairs = list(pairwise(steps))
+    assert ("send", "other") in pairs
+    assert ("send", "send") not in pairs
+
+
 def test_r1_invalidations_leave_before_a_part_of_a_file(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

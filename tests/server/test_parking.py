@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import ssl
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from ZODB.MappingStorage import MappingStorage
 from zeolith.admin.asking import Target
 from zeolith.admin.kick import kick_clients
 from zeolith.admin.status import fetch_status
+from zeolith.admin.statustext import render_status
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import NO_TERMS, Terms
 from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME, STREAM_WINDOW
@@ -34,7 +36,7 @@ from zeolith.protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
-from zeolith.server import flushing, parking, session, upload
+from zeolith.server import parking, session, upload
 from zeolith.server.upload import Upload
 
 FIRST, SECOND, THIRD = FIRST_UPLOAD, FIRST_UPLOAD + 1, FIRST_UPLOAD + 2
@@ -144,6 +146,8 @@ def test_a_part_is_gone_on_with(site: Site, caplog: pytest.LogCaptureFixture) ->
     found = site.blobs()
     assert (found["parked"], found["parked_bytes"], found["resumed"]) == (0, 0, 1)
     assert found["received_bytes"] == len(DATA)
+    text = render_status(fetch_status(Target(site.server.address)), connections=False)
+    assert "1 received (100.0 kB), 0 sent (0 B), 1 resumed" in text
     site.wait_empty()
     # Whoever reads the log cannot go on with it.
     assert ONE.hex() not in caplog.text
@@ -213,21 +217,31 @@ def test_a_whole_one_may_go_on(site: Site) -> None:
 
 def test_r4_what_was_flushed_and_goes_on_is_flushed_again(site: Site) -> None:
     sizes: list[int] = []
-    with hook(upload, "flush", before=lambda file: sizes.append(os.fstat(file).st_size)):
+    reached, go_on = threading.Event(), threading.Event()
+
+    def note(file: int) -> None:
+        sizes.append(os.fstat(file).st_size)
+        if len(sizes) == 2:
+            reached.set()
+            go_on.wait(30)
+
+    with hook(upload, "flush", before=note):
         client = site.client()
         client.begin()
         client.send(OpenUpload(FIRST, ONE), *pieces(FIRST, DATA[:HALF]), StreamEnd(FIRST))
         client.send(attachment(FIRST, DATA[:HALF]))
-        for number in range(SECOND, FIRST + flushing.BATCH):
-            client.send(StreamData(number, b"x"), StreamEnd(number))
-            client.send(attachment(number, b"x", oid_of(number)))
-        cut(site, client)
-        assert HALF in sizes
+        client.send(StreamData(SECOND, b"x"), StreamEnd(SECOND))
+        client.send(attachment(SECOND, b"x", oid_of(2)))
+        client.ask(Vote(1))
+        assert reached.wait(30)
+        client.close()
+        wait_until(lambda: not site.server._lobby.connections)
+        go_on.set()
         site.wait_parked(1)
         client = site.client()
         client.call(OpenUpload(FIRST, ONE))
         commit(client, FIRST, DATA[HALF:])
-        assert len(DATA) in sizes
+    assert sizes == [HALF, 1, len(DATA)]
 
 
 def test_several_at_once_over_several_connections(site: Site) -> None:

@@ -366,7 +366,7 @@ def test_nobody_votes_for_a_client_that_has_gone(
     assert voted == []
 
 
-def test_r8_files_that_wait_to_be_flushed_are_counted_together(
+def test_r8_files_that_are_open_until_they_are_flushed_are_counted_together(
     server: Any, uploads: RawStreams, files: FileStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flushing, "BATCH", 4)
@@ -379,7 +379,8 @@ def test_r8_files_that_wait_to_be_flushed_are_counted_together(
         uploads.upload(FIRST + number, b"blob")
         uploads.attach(FIRST + number, oid_of(number + 1), 4, txn=txn)
         client.ping()
-        waiting = sum(len(found.unflushed) for found in session.transactions.values())
+        transactions = session.transactions.values()
+        waiting = sum(len(found.unflushed) - found.laid_by for found in transactions)
         assert waiting == (number + 1) % 4
     for txn in (1, 2):
         client.vote(txn)

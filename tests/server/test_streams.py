@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,7 +121,7 @@ def test_several_streams_take_turns() -> None:
         answer=lambda msgid, value, error: None,
         is_writable=False,
         publisher=SimpleNamespace(is_held=False),
-        connection=SimpleNamespace(limit_output=lambda mark: None, unsent=0),
+        connection=SimpleNamespace(limit_output=lambda mark: None, unsent=0, gathering=nullcontext),
         service=SimpleNamespace(
             pools=SimpleNamespace(quick=pool),
             when_settled=lambda callback: callback(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
 from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import Terms
 from zeolith.protocol.limits import (
     FIRST_UPLOAD,
     MAX_STREAM_CREDIT,
@@ -34,6 +36,7 @@ from zeolith.protocol.streamrequests import (
     StreamFault,
 )
 from zeolith.server import streams
+from zeolith.server.sources import AT_ONCE, BlobSource
 
 
 def test_r8_blobs_on_their_way_are_limited(site: Site) -> None:
@@ -172,3 +175,38 @@ def test_a_client_that_goes_leaves_no_file_open(site: Site) -> None:
     session = site.session
     site.client.close()
     wait_until(lambda: session.is_lost and len(session.streams) == 0)
+
+
+@pytest.mark.parametrize("credit", [0, 1000, AT_ONCE])
+@pytest.mark.parametrize("room", [streams.READ_AHEAD, 0])
+def test_r8_a_short_blob_is_read_when_it_is_opened_if_that_may_be(
+    tmp_path: Path,
+    files: FileStorage,
+    serve: Serve,
+    raw: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    credit: int,
+    room: int,
+) -> None:
+    monkeypatch.setattr(streams, "READ_AHEAD", room)
+    read, reads = BlobSource.read, []
+
+    def note(source: BlobSource, size: int) -> bytes:
+        reads.append(size)
+        return read(source, size)
+
+    monkeypatch.setattr(BlobSource, "read", note)
+    data = os.urandom(AT_ONCE)
+    tid = store_blob(files, tmp_path, 1, data)
+    server = serve(files)
+    terms = Terms(checksums=("sha256",))
+    client = raw(server.address, coding=Coding.OWN, terms=terms)
+    site = Site(server, client, oid_of(1), tid, data)
+    site.open(0, credit=credit)
+    if credit < AT_ONCE:
+        client.send(StreamCredit(0, AT_ONCE - credit))
+    end = site.streams.read_to_end(0, gives_credit=False)
+    assert site.streams.data[0] == data
+    assert end == StreamEnd(0, hashlib.sha256(data).digest())
+    assert reads == [AT_ONCE], "once, if it is not sent past the server's memory"
+    assert site.session._streams._read_ahead == 0

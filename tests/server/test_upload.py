@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.storages import gate
@@ -49,6 +51,42 @@ def test_r4_its_number_is_not_another_file_s_while_it_is_used(tmp_path: Path, st
             assert os.fstat(file.fileno()).st_size == 0
     assert opened(tmp_path) == []
     assert os.listdir(tmp_path) == ["other"]
+
+
+class Late:
+    """Does what an :class:`.Aside` does as late as it may."""
+
+    def __init__(self) -> None:
+        self._job: Any = None
+
+    def do(self, job: Any) -> None:
+        self.close()
+        self._job = job
+
+    def close(self) -> None:
+        job, self._job = self._job, None
+        if job is not None:
+            job()
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_what_a_thread_of_its_own_sums_up_is_all_in_the_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
+) -> None:
+    module = sys.modules["zeolith.server.upload"]
+    monkeypatch.setattr(module, "Aside", Late)
+    monkeypatch.setattr(module, "is_worthwhile", lambda algorithm, size: True)
+    upload = Upload("sha256")
+    upload.start(str(tmp_path))
+    for part in (b"a" * 100, b"b" * 100):
+        upload.write(part)
+    if is_cut_off:
+        upload.rest()
+        upload.reopen()
+    upload.write(b"c" * 100)
+    path = upload.finish(bytes(8), hashlib.sha256(b"a" * 100 + b"b" * 100 + b"c" * 100).digest())
+    upload.flush()
+    assert Path(path).read_bytes() == b"a" * 100 + b"b" * 100 + b"c" * 100
 
 
 def test_one_that_was_given_up_is_not_started(tmp_path: Path) -> None:

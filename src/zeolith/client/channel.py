@@ -44,7 +44,7 @@ from ..protocol.hello import NO_TERMS, Database, Terms
 from ..protocol.loadrequests import LoadedMany, Record
 from ..protocol.messages import Call, Fault, MsgId, Notice, Reply, Request
 from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
-from ..protocol.streamlayouts import STREAM_HEAD, data_head
+from ..protocol.streamlayouts import DATA_HEAD_SIZE, STREAM_HEAD, data_head
 from ..protocol.streamrequests import STREAM_MESSAGES
 from .arguments import check_tid, check_wanted
 from .login import NO_LOGIN, Conversation, refuse_login
@@ -63,11 +63,6 @@ PROGRAM = f"zeolith {__version__}"
 SEND_MARK = 64 * 1024
 """Notices are collected up to this many bytes before they are sent: a commit of small objects costs
 one system call per some two hundred of them, and the server starts on them early."""
-
-
-FILL_SIZE = 512 * 1024
-"""Bytes of a blob taken from the kernel, summed up and written at once: fewer system calls, and the
-processor's cache still holds them for the next step."""
 
 
 class NotSent(ClientDisconnected):
@@ -97,7 +92,7 @@ class Channel:
         self.wire = wire
         # Without TLS, long data need not be copied together, or into pieces.
         self._plain = wire if isinstance(wire, PlainWire) else None
-        self._buffer: bytearray | None = None
+        self._ended_body = False  # by what was read last
         self.server_name = server_name
         self.server_program = ""
         """What the server calls itself; empty until it has said so."""
@@ -636,7 +631,7 @@ class Channel:
         slot = None
         try:
             try:
-                data = self._receive() if self._peer.body_left else self.wire.receive()
+                data = self._receive()
             except TimeoutError:
                 if self._goes_on_waiting():
                     return
@@ -685,18 +680,20 @@ class Channel:
                     slot.settle(cause)
 
     def _receive(self) -> bytes | memoryview:
-        """Read as :attr:`wire` does, in the middle of a long message of a stream."""
-        if self._plain is None:
+        """Read as :attr:`wire` does; what long messages of streams have, where it is to be used."""
+        wire, left = self._plain, self._peer.body_left
+        if wire is None:
             return self.wire.receive()
-        buffer = self._buffer
-        if buffer is None:
-            buffer = self._buffer = bytearray(FILL_SIZE)
-        view = memoryview(buffer)[: self._peer.body_left]
-        return view[: self._plain.fill(view)]
-
-    def forget_buffer(self) -> None:
-        """No stream is on its way: give back what long messages need.  Any thread."""
-        self._buffer = None
+        if left:
+            view = self.streams.buffer(self._peer.body_number)[:left]
+            view = view[: wire.fill(view)]
+            self._ended_body = len(view) == left
+            return view
+        if self._ended_body:
+            # Likely to be followed by another one, which should not come through other memory.
+            self._ended_body = False
+            return wire.receive(DATA_HEAD_SIZE)
+        return wire.receive()
 
     def wait_patiently(self, timeout: float) -> None:
         """Give the server up if it says nothing for *timeout* seconds while it is waited for, and

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from io import FileIO
 
+from ..aside import Aside, is_worthwhile
 from ..protocol.checksums import Hasher, make_hasher
 from ..writeback import PIECE, begin_writeback
 from .bloblayout import remove
@@ -28,6 +30,7 @@ class Download:
 
     __slots__ = (
         "_algorithm",
+        "_aside",
         "_begun",
         "_hasher",
         "error",
@@ -49,6 +52,7 @@ class Download:
         self.is_resumable = False
         self._algorithm: str | None = None
         self._hasher: Hasher | None = None
+        self._aside: Aside | None = None
         self._begun = 0  # bytes that the system was told to bring to disk
 
     def start(self) -> None:
@@ -68,25 +72,40 @@ class Download:
             self.start()
         return self.received
 
+    def expect(self, size: int) -> None:
+        """The whole stream has *size* bytes."""
+        self.size = size
+        if self._aside is None and is_worthwhile(self._algorithm, size - self.received):
+            self._aside = Aside()
+
     def write(self, chunk: bytes | memoryview) -> None:
-        """Add the next part, unless the stream has failed."""
+        """Add the next part, unless the stream has failed.  It has to stay as it is until the next
+        call of any method returns."""
         file = self.file
-        if file is not None:
-            if self._hasher is not None:
-                self._hasher.update(chunk)
-            self._attempt(lambda: _write_all(file, chunk))
-            self.received += len(chunk)
-            if self.received - self._begun >= PIECE and self.file is not None:
-                begin_writeback(file.fileno(), self._begun, self.received - self._begun)
-                self._begun = self.received
+        if file is None:
+            return
+        if self._hasher is None:
+            pass
+        elif self._aside is None:
+            self._hasher.update(chunk)
+        else:
+            self._aside.do(partial(self._hasher.update, chunk))
+        self._attempt(lambda: _write_all(file, chunk))
+        self.received += len(chunk)
+        if self.received - self._begun >= PIECE and self.file is not None:
+            begin_writeback(file.fileno(), self._begun, self.received - self._begun)
+            self._begun = self.received
 
     @property
     def digest(self) -> bytes | None:
         """The checksum of what has been received; None if it is not wanted."""
+        if self._aside is not None:
+            self._aside.wait()
         return None if self._hasher is None else self._hasher.digest()
 
     def end(self) -> None:
         """The stream is complete, unless it has failed."""
+        self._close_aside()
         if self.file is not None:
             self._attempt(self.file.close)
             self.file = None
@@ -94,6 +113,7 @@ class Download:
 
     def drop(self) -> None:
         """Forget what has been received."""
+        self._close_aside()
         self.is_complete = False
         self.received = self._begun = 0
         self._hasher = None if self._algorithm is None else make_hasher(self._algorithm)
@@ -108,6 +128,11 @@ class Download:
             remove(self.path)
         except OSError as error:
             self.error = self.error or error
+
+    def _close_aside(self) -> None:
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            aside.close()
 
     def _open(self) -> None:
         # A partial file of a process that died may be there; the bucket's lock is ours.

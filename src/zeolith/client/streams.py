@@ -43,6 +43,9 @@ MAX_DOWNLOADS: Final = 32
 """Blobs that are fetched at once; more wait.  Half of what a server admits: it may still be busy
 with one of which we have heard the end, or which we have cancelled."""
 
+FILL_SIZE: Final = 512 * 1024
+"""Bytes of a blob taken from the kernel, summed up and written at once: fewer system calls, and the
+processor's cache still holds them for the next step.  A stream has two such buffers at most."""
 
 SEND_TIME: Final = 0.004
 """Seconds that it should take to send one message of an upload."""
@@ -110,6 +113,7 @@ class Incoming:
         is_long = channel.stream_frame > STREAM_FRAME
         self._window = Window(BULK_WINDOW if is_long else window, time.monotonic())
         self._granted = 0  # the offset at which that was looked at last
+        self._buffers: tuple[memoryview | None, memoryview | None] = None, None
 
     @property
     def window(self) -> int:
@@ -170,6 +174,15 @@ class Incoming:
 
     # -- by the connection's reader ----------------------------------------------------------------
 
+    def buffer(self) -> memoryview:
+        """Return where the next part of a long message may be put.  It is another one than the last
+        time: that may be in use until the next part has been taken."""
+        used, free = self._buffers
+        if free is None:
+            free = memoryview(bytearray(FILL_SIZE))
+        self._buffers = free, used
+        return free
+
     def received(self, data: bytes | memoryview) -> None:
         with self._lock:
             self._receiver.received(len(data))
@@ -224,7 +237,9 @@ class Outgoing:
 
 
 class _Pace:
-    """How long the messages of an upload are: other threads' calls wait for one to be sent.
+    """How long the messages of uploads are: other threads' calls wait for one to be sent.
+
+    Any thread; who comes between another one's look and step has it one step longer or shorter.
 
     :param most: bytes that one may have.
     :ivar frame: bytes that the next one may have.
@@ -256,6 +271,7 @@ class Streams:
         self._incoming: dict[int, Incoming] = {}
         self._outgoing: dict[int, Outgoing] = {}
         self._uploads = 0  # so far
+        self._latest_pace: _Pace | None = None  # what the line took is what it takes
         # Held from the choice of a number until its first message is on its way.
         self._beginning = threading.Lock()
         self._downloads = threading.Semaphore(MAX_DOWNLOADS)
@@ -316,8 +332,6 @@ class Streams:
                     self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)
             finally:
                 stream.cancel()  # unless it has ended
-                if not self._incoming:
-                    self._channel.forget_buffer()
             if stream.error is not None:
                 raise stream.error
             return stream.checksum
@@ -333,7 +347,7 @@ class Streams:
         :param announce: called with the number before anything is sent.
         :raises ClientDisconnected: the connection has ended.
         """
-        stream, pace, begun = None, _Pace(self._channel.stream_frame), 0
+        stream, pace, begun = None, self._pace(), 0
         rest = iter(parts)
         try:
             first = next(rest, b"")
@@ -376,7 +390,7 @@ class Streams:
                     slot = channel.start(request, None)
             if slot is not None:
                 offset = _offset_in(channel.result(slot))
-            self._send_all(stream, parts_from(offset), _Pace(channel.stream_frame))
+            self._send_all(stream, parts_from(offset), self._pace())
         except BaseException as error:
             if slot is not None and slot.error is not None:
                 # The server has not opened it.
@@ -437,6 +451,13 @@ class Streams:
             chunk = chunk[size:]
         return True
 
+    def _pace(self) -> _Pace:
+        pace = self._latest_pace
+        if pace is None:
+            # Not before the server has said what it takes.
+            pace = self._latest_pace = _Pace(self._channel.stream_frame)
+        return pace
+
     def _send_some(self, stream: Outgoing, chunk: memoryview, pace: _Pace) -> int:
         """Send as much of *chunk* as one message may have; return how much that is."""
         channel, number = self._channel, stream.sender.number
@@ -453,6 +474,12 @@ class Streams:
         return size
 
     # -- by the connection's reader ----------------------------------------------------------------
+
+    def buffer(self, number: int) -> memoryview:
+        """Return where the next part of a long message of that stream may be put."""
+        stream = self._incoming.get(number)
+        # Of a stream that nobody knows it is an error, which is found when it is handled.
+        return memoryview(bytearray(FILL_SIZE)) if stream is None else stream.buffer()
 
     def handle(self, request: Any) -> None:
         """Take in what the server says of a stream; only whoever holds the reading role.

@@ -9,6 +9,7 @@ from functools import partial
 from io import FileIO
 from typing import Any, Final
 
+from ..aside import Aside, is_worthwhile
 from ..errors import BlobDamaged, ClientStorageError
 from ..protocol.checksums import Hasher, make_hasher
 from ..protocol.messages import SendBlob, StoreBlobChunk, StoreBlobEnd, StoreBlobStart
@@ -97,7 +98,8 @@ class _BlobSink:
             raise ClientStorageError(
                 f"the server says that a blob has {size} bytes, and said {self._size} before"
             )
-        self._size = self.download.size = size
+        self._size = size
+        self.download.expect(size)
 
     def take(self, data: bytes | memoryview) -> int:
         self.download.write(data)
@@ -162,7 +164,7 @@ def _send_on_stream(
         if upload is not None and algorithm is not None and channel.keeps_uploads and is_long:
             return _go_on(channel, file, upload, algorithm, announce)
         hasher = None if algorithm is None else make_hasher(algorithm)
-        number, size = channel.streams.upload(_pieces(file, hasher), announce)
+        number, size = channel.streams.upload(_pieces(file, hasher, algorithm), announce)
     return number, size, None if hasher is None else hasher.digest()
 
 
@@ -178,7 +180,7 @@ def _go_on(
         if whole is not None and whole[:2] == (algorithm, offset):
             return iter(())
         _sum_up(file, hasher, offset)
-        return _pieces(file, hasher)
+        return _pieces(file, hasher, algorithm)
 
     number, size = channel.streams.go_on(upload.identity, is_new, parts_from, announce)
     if whole is None or whole[:2] != (algorithm, size):
@@ -197,15 +199,27 @@ def _sum_up(file: FileIO, hasher: Hasher, size: int) -> None:
         size -= len(piece)
 
 
-def _pieces(file: FileIO, hasher: Hasher | None) -> Iterator[memoryview]:
-    """Return what *file* has, in parts that are good until the next one is asked for.
+def _pieces(file: FileIO, hasher: Hasher | None, algorithm: str | None) -> Iterator[memoryview]:
+    """Return what *file* has from where it stands, in parts that are good until the next one is
+    asked for.
 
     What is summed up is what is sent, byte for byte, whatever becomes of the file meanwhile: so it
     goes through this process's memory, where it has to go to be summed up.
+
+    :param hasher: sums up all parts, until there are no more; by *algorithm*.
     """
-    buffer = memoryview(bytearray(PIECE_SIZE))
-    while size := file.readinto(buffer):
-        piece = buffer[:size]
-        if hasher is not None:
-            hasher.update(piece)
-        yield piece
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    aside = Aside() if is_worthwhile(algorithm, left) else None
+    free = memoryview(bytearray(min(PIECE_SIZE, max(left, 1))))
+    used = free if aside is None else memoryview(bytearray(PIECE_SIZE))
+    try:
+        while size := file.readinto(free):
+            piece = free[:size]
+            if hasher is not None:
+                job = partial(hasher.update, piece)
+                job() if aside is None else aside.do(job)
+            yield piece
+            free, used = used, free
+    finally:
+        if aside is not None:
+            aside.close()

@@ -87,8 +87,8 @@ class PlainWire:
         peer = sock.getpeername()
         self.peer_name: Address = peer if isinstance(peer, str) else (peer[0], peer[1])
 
-    def receive(self) -> bytes:
-        return self._recv(RECEIVE_SIZE)
+    def receive(self, size: int = RECEIVE_SIZE) -> bytes:
+        return self._recv(size)
 
     def fill(self, view: memoryview) -> int:
         """Wait for bytes and put them into *view*; return how many, 0 at the end of the stream."""

@@ -22,14 +22,15 @@ class Bodies:
 
     :ivar limit: bytes of data that one message may have; 0: long ones are not legal.
     :ivar left: bytes of the present message that have not come.
+    :ivar number: of the stream whose message that is, or was last.
     """
 
-    __slots__ = ("_number", "left", "limit")
+    __slots__ = ("left", "limit", "number")
 
     def __init__(self) -> None:
         self.limit = 0
         self.left = 0
-        self._number = 0
+        self.number = 0
 
     def begins(self, data: bytes | memoryview) -> bool:
         """Note the head of a long message if *data* begins with one; return whether it does.
@@ -44,7 +45,7 @@ class Bodies:
             return False  # one that is decoded as all messages are
         if size > self.limit:
             raise StreamViolation(number, f"{size} bytes of data in one message")
-        self._number, self.left = number, size
+        self.number, self.left = number, size
         return True
 
     def cut(self, data: memoryview) -> tuple[Message, memoryview]:
@@ -52,7 +53,7 @@ class Bodies:
         behind it."""
         size = min(self.left, len(data))
         self.left -= size
-        return Notice(StreamData(self._number, data[:size])), data[size:]
+        return Notice(StreamData(self.number, data[:size])), data[size:]
 
     def whole(self, payload: bytes) -> Message | None:
         """Return the message if *payload* is a long one; it has come at once.

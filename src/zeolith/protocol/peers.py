@@ -214,6 +214,21 @@ class _Peer:
         return self._bodies.left
 
     @property
+    def body_number(self) -> int:
+        """Of the stream whose long message came last."""
+        return self._bodies.number
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes of data that a long message of a stream may have."""
+        return self._bodies.limit
+
+    def took_body(self, left: int) -> None:
+        """Somebody else has received from the long message that is to come; *left* bytes of that
+        one, or of one behind it, are to come now."""
+        self._bodies.left = left
+
+    @property
     def max_size(self) -> int:
         """Bytes of the longest payload that is accepted at present."""
         return self._frames.max_size

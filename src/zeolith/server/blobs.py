@@ -12,6 +12,7 @@ from ..errors import IllegalMessage
 from ..protocol import messages as m
 from ..protocol.streamrequests import AttachBlob
 from . import flushing
+from .access import StorageAccess
 from .committing import check_writable, collecting_transaction
 from .peerlog import peer_logger
 from .session import NOTICE, Session
@@ -73,7 +74,7 @@ def add_upload(
     checksum = request.checksum if isinstance(request, AttachBlob) else None
     transaction.wait()
     session.uploads.submit(
-        partial(upload.finish, request.oid, checksum),
+        partial(_finish, session.service.access, upload, request.oid, checksum),
         partial(_uploaded, session, transaction, upload, request),
         len(request.data),
     )
@@ -81,6 +82,13 @@ def add_upload(
     flushing.add(session, transaction, upload)
     session.check_uploads()
     session.reply(msgid, None)
+
+
+def _finish(access: StorageAccess, upload: Upload, oid: bytes, checksum: bytes | None) -> str:
+    """Runs on a worker thread."""
+    path = upload.finish(oid, checksum)
+    access.prepare_blob(oid)
+    return path
 
 
 def _check(session: Session, msgid: m.MsgId, transaction: Transaction, oid: bytes) -> None:

@@ -1,8 +1,7 @@
 """The files of a transaction's blobs on their way to the disk, many at a time (R4).
 
-A disk has much to do for each flush, and does several at once nearly as quickly as one.  So
-complete files wait, with what they hold already on its way, until some are together or the vote
-needs them.
+A file system has much to do for a flush, and very little for those that follow at once.  So
+complete files wait, with what they hold already on its way, until the vote needs them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from .upload import Upload
 
 BATCH: Final = 32
-"""Complete files of one client that wait at most: each is open (R8)."""
+"""Complete files of one client that are open at most (R8)."""
 
 _THREADS: Final = 4
 """How many are flushed at once; more bring nothing to the disks that we have seen."""
@@ -34,10 +33,22 @@ def add(session: Session, transaction: Transaction, upload: Upload) -> None:
     """*upload*, a file of *transaction*, is about to be complete: flush it before the vote."""
     transaction.unflushed.append(upload)
     transactions = session.transactions.values()
-    if sum(len(found.unflushed) for found in transactions) >= BATCH:
-        for found in transactions:
-            if found.unflushed:
-                _flush(session, found)
+    if sum(len(found.unflushed) - found.laid_by for found in transactions) < BATCH:
+        return
+    latest = [upload for found in transactions for upload in found.unflushed[found.laid_by :]]
+    for found in transactions:
+        found.laid_by = len(found.unflushed)
+    assert session.uploads is not None
+    session.uploads.submit(partial(_lay_by, latest), _ignore, len(latest))
+
+
+def _lay_by(uploads: list[Upload]) -> None:
+    for upload in uploads:
+        _try(upload, upload.lay_by)
+
+
+def _ignore(result: None, error: Exception | None) -> None:
+    """What goes wrong is noted with the upload."""
 
 
 def flush_rest(session: Session, transaction: Transaction, then: Callable[[], None]) -> bool:
@@ -53,7 +64,7 @@ def flush_rest(session: Session, transaction: Transaction, then: Callable[[], No
 
 
 def _flush(session: Session, transaction: Transaction) -> None:
-    uploads, transaction.unflushed = transaction.unflushed, []
+    uploads, transaction.unflushed, transaction.laid_by = transaction.unflushed, [], 0
     transaction.flushing += uploads
     assert session.uploads is not None
     transaction.wait()
@@ -63,10 +74,13 @@ def _flush(session: Session, transaction: Transaction) -> None:
 
 
 def _flush_one(upload: Upload) -> None:
-    if upload.error is not None:
-        return
+    if upload.error is None:
+        _try(upload, upload.flush)
+
+
+def _try(upload: Upload, step: Callable[[], None]) -> None:
     try:
-        upload.flush()
+        step()
     except OSError as error:
         upload.error = upload.error or error
 

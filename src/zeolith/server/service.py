@@ -54,9 +54,11 @@ class Pools:
     :ivar loads: loads from slow storages.
     :ivar quick: short storage calls and blob files.
     :ivar slow: calls that may read a whole storage.
+    :ivar inbox: the way back from them.
     """
 
     def __init__(self, options: ServerOptions, inbox: Inbox) -> None:
+        self.inbox = inbox
         self.loads = WorkerPool("zeolith-load", options.load_workers, inbox)
         self.quick = WorkerPool("zeolith-worker", options.workers, inbox)
         self.slow = WorkerPool("zeolith-slow", options.slow_workers, inbox)

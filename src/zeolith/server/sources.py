@@ -34,6 +34,11 @@ FIRST_SIZE: Final = 256 * 1024
 """The same before the first: whoever asks for a blob waits for that."""
 
 
+AT_ONCE: Final = 64 * 1024
+"""Bytes of a short blob, which is read when it is opened and leaves with the answer: to send it
+past the server's memory would take more calls of the system than it saves."""
+
+
 class Source(Protocol):
     """Bytes for one stream."""
 
@@ -63,10 +68,11 @@ class BlobSource:
     :ivar size: bytes of the whole file.
     :ivar position: bytes that have been read, or sent from the file directly.
     :ivar warm: bytes up to which the file is in memory, as far as it was looked at.
+    :ivar first: all of a short one, if :meth:`begin` has read it.
     :ivar checksum: of the whole file; None if it is not known, or not wanted.
     """
 
-    __slots__ = ("_algorithm", "_file", "checksum", "position", "size", "warm")
+    __slots__ = ("_algorithm", "_file", "checksum", "first", "position", "size", "warm")
 
     def __init__(self, path: str, offset: int, algorithm: str | None = None) -> None:
         self._file = FileIO(path)
@@ -78,6 +84,7 @@ class BlobSource:
             self._file.close()
             raise
         self.position = self.warm = offset
+        self.first = b""
         self._algorithm = algorithm
         self.checksum = None if algorithm is None else recall(self._file.fileno(), algorithm)
 
@@ -111,6 +118,21 @@ class BlobSource:
         end = min(self.position + size, self.size)
         warm(self.descriptor, self.position, end)
         self.warm = end
+
+    def begin(self) -> None:
+        """Read a short blob, or have the beginning of a longer one in memory.
+
+        :raises OSError: the disk failed.
+        """
+        if 0 < self.size <= AT_ONCE and not self.position:
+            self.first = self.read(self.size)
+        else:
+            self.prepare(FIRST_SIZE)
+
+    def take_first(self) -> bytes:
+        """Return ``first`` and forget it."""
+        first, self.first = self.first, b""
+        return first
 
     @property
     def is_summed(self) -> bool:

@@ -22,7 +22,7 @@ from ..protocol.streamrequests import (
 )
 from .blobs import add_upload
 from .session import NOTICE, Session
-from .sources import FIRST_SIZE, BlobSource, IterationSource, Source
+from .sources import BlobSource, IterationSource, Source
 from .uploads import size_error
 
 
@@ -33,7 +33,7 @@ def open_blob(session: Session, msgid: MsgId, request: OpenBlob) -> None:
     def make() -> tuple[Source, Any]:
         source = BlobSource(access.load_blob(oid, serial), offset, session.codec.checksum)
         try:
-            source.prepare(FIRST_SIZE)
+            source.begin()
         except BaseException:
             source.close()
             raise

@@ -156,16 +156,31 @@ class Streams:
             stream.source, answer = made or (None, None)
             if stream.source is None or self._is_closed:
                 self._forget(stream)
-            self._session.answer(msgid, answer, error)
+            elif isinstance(stream.source, BlobSource):
+                self._take_first(stream, stream.source)
+            with self._session.connection.gathering():
+                self._session.answer(msgid, answer, error)
+                # The answer may wait for the end of a commit, and another stream's turn before it.
+                self._session.service.when_settled(partial(self._begin, stream))
             self._session.ended()
-            # The answer may wait for the end of a commit, and another stream's turn before it.
-            self._session.service.when_settled(partial(self._begin, stream))
 
         cold = self._session.service.cold
         if cold is None or is_iteration:
             self._workers.submit(make, opened)
         else:
             cold.with_blob(self._workers.submit, make, opened)
+
+    def _take_first(self, stream: _Outgoing, source: BlobSource) -> None:
+        """Have what was read of a short blob wait to be sent, if there are room and credit."""
+        first = source.take_first()
+        if not first:
+            return
+        if len(first) > min(READ_AHEAD - self._read_ahead, stream.sender.credit):
+            source.position = 0
+            return
+        stream.waiting = first
+        stream.reserved = len(first)
+        self._read_ahead += stream.reserved
 
     def _begin(self, stream: _Outgoing) -> None:
         if not self._is_closed and stream.source is not None:
@@ -230,10 +245,14 @@ class Streams:
             return False
         if session.connection.unsent >= OUTPUT_MARK:
             # Written in this step of the loop, and the transport has not yet looked at it.
-            self._is_waiting = True
-            session.lobby.loop.call_soon(self._go_on)
+            self._yield()
             return False
         return True
+
+    def _yield(self) -> None:
+        """Let the loop see to others, and then go on."""
+        self._is_waiting = True
+        self._session.lobby.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         self._is_waiting = False
@@ -297,8 +316,7 @@ class Streams:
             # What was written in this step of the loop has not left yet.
             stream.was_put_off = True
             self._queue_up(stream)
-            self._is_waiting = True
-            self._session.lobby.loop.call_soon(self._go_on)
+            self._yield()
             return True
         stream.was_put_off = False
         # As long as the system takes all at once, it may be more; else what it does not take is
@@ -308,6 +326,8 @@ class Streams:
         sender.sent(size)
         source.position = start + size
         self._queue_up(stream)
+        # As long as the client takes all at once nothing else would end this step of the loop.
+        self._yield()
         return True
 
     def _work(self, stream: _Outgoing, job: Job) -> None:

@@ -8,8 +8,8 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ from .peerlog import PeerName, peer_logger
 from .publisher import Publisher
 from .reading import load_before
 from .session import NOTICE, Session
+from .siphon import LEAST, Siphon, make_source
 from .tally import Limit
 from .users import User
 
@@ -95,6 +96,7 @@ class Connection(asyncio.Protocol):
         "_held",
         "_incoming",
         "_is_closing",
+        "_is_gathering",
         "_is_hushed",
         "_is_pumping",
         "_lobby",
@@ -103,6 +105,7 @@ class Connection(asyncio.Protocol):
         "_out_size",
         "_peer",
         "_session",
+        "_siphon",
         "_spoke",
         "_stalls",
         "_timer",
@@ -131,6 +134,7 @@ class Connection(asyncio.Protocol):
         self.liveness: Liveness | None = None
         self._transport: asyncio.Transport
         self._files: FileSender | None = None
+        self._siphon: Siphon | None = None
         self._session: Session | None = None
         self._gate: Publisher | _OpenGate = _OPEN_GATE
         self._timer: asyncio.TimerHandle | None = None
@@ -143,7 +147,7 @@ class Connection(asyncio.Protocol):
         self._incoming = 0
         self._held = 0
         self._uploading = 0
-        self._is_pumping = False
+        self._is_pumping = self._is_gathering = False
         self._is_closing = False
         self._is_hushed = False  # reading is paused
         self.is_paused = False
@@ -216,6 +220,8 @@ class Connection(asyncio.Protocol):
                     self._held = max(self._held, sum(map(_weight, self._backlog)))
         if peer.pending + self._held + self._uploading != self._incoming:
             self._recount()
+        if peer.body_left >= LEAST and len(data) >= LEAST:
+            self._siphon_off()
 
     def pause_writing(self) -> None:
         self.is_paused = True
@@ -229,6 +235,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         is_cut = not self._is_closing and not self._lobby.is_closing
+        if self._siphon is not None:
+            self._siphon.is_stopped = True
         self._is_closing = True
         self._count_incoming(0)
         self._backlog.clear()
@@ -402,6 +410,38 @@ class Connection(asyncio.Protocol):
             self._is_hushed = False
             self._transport.resume_reading()
 
+    def _siphon_off(self) -> None:
+        """Have a thread read what comes fast and is long."""
+        session, peer = self._session, self._peer
+        if session is None or self._stalls or self._backlog or self._is_closing:
+            return
+        try:
+            source = make_source(self._transport)
+        except OSError as error:
+            logger.warning("(%s) its upload goes through the loop: %s", self.name, error)
+            return
+        if source is None:
+            return
+        self._siphon = session.incoming.siphon(
+            peer.body_number, peer.body_left, peer.body_limit, source, self._siphoned
+        )
+        if self._siphon is None:
+            source.close()
+            return
+        self.stall("siphon")
+        self._hush()
+
+    def _siphoned(self) -> None:
+        siphon, self._siphon = self._siphon, None
+        assert siphon is not None
+        self._peer.took_body(siphon.left)
+        self.unstall("siphon")
+
+    def heard(self) -> None:
+        """The peer has sent something that was not read here."""
+        self._was_heard = True
+        self.active = monotonic()
+
     def _wait_for_finish(self) -> None:
         assert self._session is not None
         self.stall("finish")
@@ -456,13 +496,24 @@ class Connection(asyncio.Protocol):
         self._spoke = True
         if self._compress is not None:
             frame = self._compress(frame)
-        if self._is_pumping:
+        if self._is_pumping or self._is_gathering:
             self._out.append(frame)
             self._out_size += len(frame)
             if self._out_size > _FLUSH_SIZE:
                 self.flush()
         elif not self._is_closing:
             self._transport.write(frame)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Have what is written in a ``with`` statement leave together."""
+        self._is_gathering = True
+        try:
+            yield
+        finally:
+            self._is_gathering = False
+            if not self._is_pumping:
+                self.flush()
 
     def flush(self) -> None:
         """Have leave at once what was written while requests are handled."""
@@ -616,6 +667,8 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; what the peer has not taken is lost."""
         self._is_closing = True
+        if self._siphon is not None:
+            self._siphon.is_stopped = True
         sock = self._transport.get_extra_info("socket")
         if sock is not None and sock.family in _INET:
             # A reset, so that the system forgets what the peer does not read, too.  Unless the

@@ -7,12 +7,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ZODB.POSException import StorageError, TransactionTooLargeError
 
+from ..aside import Aside, is_worthwhile
 from ..errors import BlobDamaged
-from ..protocol.checksums import make_hasher
+from ..protocol.checksums import Hasher, make_hasher
 from ..writeback import PIECE, begin_writeback
 from .blobsums import remember
 from .blobsync import Flushed, flush
@@ -35,10 +37,10 @@ def blob_too_large(limit: int) -> Exception:
 class Upload:
     """A temporary file that takes up one blob.
 
-    :meth:`start`, :meth:`write`, :meth:`finish` and :meth:`flush` run on worker threads, one after
-    the other in that order, :meth:`rest` and :meth:`reopen` between two of them.  :meth:`discard`
-    may be called by any thread at any time: the transaction may be over while a thread still
-    writes.  What is left belongs to the loop.
+    :meth:`start`, :meth:`write`, :meth:`finish`, :meth:`lay_by` and :meth:`flush` run on worker
+    threads, one after the other in that order, :meth:`rest` and :meth:`reopen` between two of them.
+    :meth:`discard` may be called by any thread at any time: the transaction may be over while a
+    thread still writes.  What is left belongs to the loop.
 
     :param algorithm: by which its client says a checksum; None if it says none.
 
@@ -52,6 +54,7 @@ class Upload:
     """
 
     __slots__ = (
+        "_aside",
         "_begun",
         "_file",
         "_hasher",
@@ -74,6 +77,7 @@ class Upload:
         self._file: int | None = None
         self.algorithm = algorithm
         self._hasher = None if algorithm is None else make_hasher(algorithm)
+        self._aside: Aside | None = None
         self.written = 0
         self._begun = 0  # bytes that the system was told to bring to disk
         self.error: Exception | None = None
@@ -106,7 +110,7 @@ class Upload:
                 self._file, self.path = tempfile.mkstemp(prefix=UPLOAD_PREFIX, dir=directory)
 
     def write(self, chunk: bytes | memoryview) -> None:
-        """Append *chunk*.
+        """Append *chunk*, which has to stay as it is until the next call of any method returns.
 
         :raises OSError: the disk is full, or the like.
         """
@@ -114,7 +118,7 @@ class Upload:
             if file is None:
                 return  # it could not be started, and that was reported
             if self._hasher is not None:
-                self._hasher.update(chunk)
+                self._sum_up(self._hasher, chunk)
             rest = memoryview(chunk)
             while rest:
                 rest = rest[os.write(file, rest) :]
@@ -122,6 +126,20 @@ class Upload:
             if self.written - self._begun >= PIECE:
                 begin_writeback(file, self._begun, self.written - self._begun)
                 self._begun = self.written
+
+    def _sum_up(self, hasher: Hasher, chunk: bytes | memoryview) -> None:
+        if self._aside is None and is_worthwhile(self.algorithm, self.written):
+            self._aside = Aside()
+        if self._aside is None:
+            hasher.update(chunk)
+        else:
+            self._aside.do(partial(hasher.update, chunk))
+
+    def _end_summing(self) -> None:
+        """Whatever has been written is in the checksum."""
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            aside.close()
 
     def finish(self, oid: bytes, checksum: bytes | None) -> str:
         """All of it has arrived: check it, begin to bring it to disk, and return its path.
@@ -134,7 +152,9 @@ class Upload:
         with self._hold() as file:
             if file is None:
                 return self.path
-            if self._hasher is not None and self.algorithm is not None and checksum is not None:
+            if self.algorithm is not None and checksum is not None:
+                assert self._hasher is not None, "it is kept for as long as it may be asked for"
+                self._end_summing()
                 digest = self._hasher.digest()
                 if digest != checksum:
                     raise BlobDamaged(oid, "what the server has received is not what was sent")
@@ -142,15 +162,29 @@ class Upload:
             begin_writeback(file, self._begun, self.written - self._begun)
         return self.path
 
+    def lay_by(self) -> None:
+        """Keep neither the file open nor what the checksum was made with until :meth:`flush`.
+
+        :raises OSError: the disk is full, or the like.
+        """
+        with self._hold():
+            self._close()
+            if self.ticket is None:  # else the upload may be gone on with
+                self._hasher = None
+
     def flush(self) -> None:
-        """Bring the file to disk (R4) and close it; do nothing if it is closed.
+        """Bring the complete file to disk (R4) and close it; do nothing if that has been done, or
+        there is none.
 
         :raises OSError: the disk is full, or the like.
         """
         with self._hold() as file:
-            if file is not None:
-                self.flushed = flush(file)
-                self._close()
+            if self.flushed is not None or self._is_discarded or not self.path:
+                return
+            if file is None:
+                file = self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self.flushed = flush(file)
+            self._close()
 
     # -- between two connections -------------------------------------------------------------------
 
@@ -161,6 +195,7 @@ class Upload:
         :raises OSError: the disk is full, or the like.
         """
         with self._hold():
+            self._end_summing()
             self._close()
 
     def go_on(self) -> None:
@@ -205,6 +240,7 @@ class Upload:
     def _clean_up(self) -> None:
         if self._lock.acquire(blocking=False):
             try:
+                self._end_summing()
                 self._close()
                 if self.path:
                     remove_file(self.path)

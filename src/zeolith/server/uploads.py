@@ -7,6 +7,8 @@ identity may have begun on another connection: see :mod:`.parking`.
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -26,6 +28,7 @@ from ..protocol.streamrequests import StreamCancel, StreamCredit
 from ..protocol.streams import Receiver, following
 from ..protocol.windows import Window
 from .peerlog import peer_logger
+from .siphon import PIECE, Siphon
 from .upload import Upload
 from .workers import Job
 
@@ -143,6 +146,51 @@ class Uploads:
             self._cancel(receiver)
             return
         self._submit(upload, partial(upload.file.write, data), size)
+
+    def siphon(
+        self, number: int, left: int, longest: int, source: socket.socket, ended: Callable[[], None]
+    ) -> Siphon | None:
+        """Have a thread take what comes of an upload from *source*; return None, and do nothing, if
+        it is not one whose bytes are wanted.
+
+        :param left: bytes that are to come of its present message.
+        :param longest: bytes of data that a message may have.
+        :param ended: called when nobody takes anything any more.
+        """
+        upload = self._open.get(number)
+        if upload is None or not upload.receiver.is_open or upload.file.error is not None:
+            return None
+        session, receiver = self._session, upload.receiver
+        most = session.lobby.options.max_blob_size - upload.file.size
+        if left > min(receiver.credit, most):
+            return None  # more than is legal, or than is taken: the loop says so
+        counted = 0
+
+        def count() -> None:
+            nonlocal counted
+            size, counted = siphon.taken - counted, siphon.taken
+            if not size or session.is_lost:
+                return
+            session.connection.heard()
+            receiver.received(size)
+            upload.file.takes(size, session.lobby.options.max_blob_size, session.lobby.tally)
+            self._took(upload, size)
+            siphon.limit = counted + receiver.credit
+            siphon.is_stopped = not receiver.is_open
+
+        def done(result: None, error: Exception | None) -> None:
+            source.close()  # a job that was forgotten has not done so
+            upload.file.error = upload.file.error or error
+            count()
+            session.check_uploads()
+            ended()
+
+        assert session.uploads is not None
+        post = session.service.pools.inbox.post
+        write, tell = upload.file.write, partial(post, count)
+        siphon = Siphon(source, number, left, receiver.credit, most, longest, write, tell)
+        session.uploads.submit(siphon.run, done, 2 * PIECE)
+        return siphon
 
     def ended(self, number: int) -> None:
         """All of an upload has come.
@@ -272,21 +320,25 @@ class Uploads:
             if error is not None and upload.file.error is None:
                 upload.file.error = error
             session.check_uploads()
-            if session.is_lost or not upload.receiver.is_open:
-                return
-            if upload.file.error is not None:
-                # The vote will say it; there is no use in sending more.
-                self._cancel(upload.receiver)
-            else:
-                upload.receiver.consumed(size)
-                upload.window.most = self._most_ahead
-                upload.window.passed(size, monotonic())
-                upload.receiver.window = upload.window.size
-                self._grant(upload.receiver)
+            self._took(upload, size)
 
         assert session.uploads is not None
         session.uploads.submit(job, done, size)
         session.check_uploads()
+
+    def _took(self, upload: _Incoming, size: int) -> None:
+        """A thread is done with *size* bytes."""
+        if self._session.is_lost or not upload.receiver.is_open:
+            return
+        if upload.file.error is not None:
+            # The vote will say it; there is no use in sending more.
+            self._cancel(upload.receiver)
+        else:
+            upload.receiver.consumed(size)
+            upload.window.most = self._most_ahead
+            upload.window.passed(size, monotonic())
+            upload.receiver.window = upload.window.size
+            self._grant(upload.receiver)
 
     def _cancel(self, receiver: Receiver) -> None:
         receiver.cancel()

@@ -1,0 +1,373 @@
+"""Long messages of uploads that a thread takes from the socket itself."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.server.conftest import Connect, Serve
+from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
+from tests.support.rawstreams import RawStreams
+from tests.support.storages import gate
+from tests.support.waiting import wait_until
+from ZODB.FileStorage import FileStorage
+
+from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import Terms
+from zeolith.protocol.limits import BULK_FRAME, FIRST_UPLOAD, STREAM_WINDOW
+from zeolith.protocol.messages import Ping, Reply, TpcAbort
+from zeolith.protocol.streamlayouts import data_head
+from zeolith.protocol.streamrequests import AttachBlob, StreamData, StreamEnd
+from zeolith.server import siphon
+from zeolith.server.siphon import LEAST, PIECE, Siphon
+from zeolith.server.upload import Upload
+
+NUMBER = FIRST_UPLOAD
+FAR = 1 << 40
+
+
+class Pair:
+    """Both ends of a connection, and what a thread takes from one of them.
+
+    :ivar ours: the end that is read.
+    :ivar theirs: the other one.
+    :ivar got: what was taken.
+    """
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.got = bytearray()
+        self.told: list[int] = []
+
+    def run(self, left: int, **changed: Any) -> Siphon:
+        """Take what there is, in the middle of a message of which *left* bytes are to come."""
+        source = self.ours.dup()
+        source.setblocking(False)
+        given: dict[str, Any] = {
+            "limit": FAR,
+            "most": FAR,
+            "longest": BULK_FRAME,
+            "write": self.got.extend,
+            "tell": lambda: self.told.append(made.taken),
+        }
+        made: Siphon = Siphon(source, NUMBER, left, **(given | changed))
+        try:
+            made.run()
+        finally:
+            assert source.fileno() == -1
+        return made
+
+    def rest(self) -> bytes:
+        """Return what was left for the loop."""
+        self.theirs.close()
+        self.ours.setblocking(True)
+        return b"".join(iter(lambda: self.ours.recv(1 << 16), b""))
+
+
+@pytest.fixture
+def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+    monkeypatch.setattr(siphon, "SLICE", 3600.0)
+    pair = Pair()
+    yield pair
+    pair.ours.close()
+    pair.theirs.close()
+
+
+def message(size: int, number: int = NUMBER) -> bytes:
+    return data_head(number, size) + os.urandom(size)
+
+
+def test_it_takes_the_message_and_those_behind_it(pair: Pair) -> None:
+    body, more = os.urandom(1000), message(LEAST)
+    pair.theirs.sendall(body + more)
+    made = pair.run(1000)
+    assert pair.got == body + more[9:]
+    assert (made.taken, made.left) == (1000 + LEAST, 0)
+    assert pair.told[-1] == made.taken
+    assert pair.rest() == b""
+
+
+def test_in_the_middle_of_a_message(pair: Pair) -> None:
+    pair.theirs.sendall(bytes(700))
+    assert pair.run(1000).left == 300
+    assert len(pair.got) == 700
+
+
+@pytest.mark.parametrize(
+    ("behind", "changed"),
+    [
+        (b"\x00\x00\x00\x01\x02a call", {}),
+        (message(LEAST, NUMBER + 1), {}),
+        (message(LEAST - 1), {}),
+        (message(LEAST), {"limit": 1000 + LEAST - 1}),
+        (message(LEAST), {"most": 1000 + LEAST - 1}),
+        (message(LEAST), {"longest": LEAST - 1}),
+        (message(LEAST)[:5], {}),
+    ],
+    ids=["call", "other stream", "short", "credit", "too long a blob", "too long", "half a head"],
+)
+def test_what_is_not_for_it_is_left_to_the_loop(
+    pair: Pair, behind: bytes, changed: dict[str, Any]
+) -> None:
+    pair.theirs.sendall(bytes(1000) + behind)
+    made = pair.run(1000, **changed)
+    assert (made.taken, made.left) == (1000, 0)
+    assert pair.rest() == behind
+
+
+def test_the_end_of_the_connection_is_left_to_the_loop(pair: Pair) -> None:
+    pair.theirs.sendall(bytes(500))
+    pair.theirs.close()
+    assert pair.run(1000).left == 500
+    assert pair.rest() == b""
+
+
+def test_what_cannot_be_written_was_taken(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the loop would take what comes next for the rest of the message."""
+
+    def write(data: memoryview) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pair.theirs.sendall(bytes(1000) + b"next")
+    made: list[Siphon] = []
+    original = Siphon.run
+
+    def run(self: Siphon) -> None:
+        made.append(self)
+        original(self)
+
+    monkeypatch.setattr(Siphon, "run", run)
+    with pytest.raises(OSError, match="No space"):
+        pair.run(1000, write=write)
+    assert (made[0].taken, made[0].left) == (1000, 0)
+    assert pair.rest() == b"next"
+
+
+def test_it_stops_when_it_is_told_to(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.theirs.setblocking(False)
+    made: list[Siphon] = []
+    original = Siphon.run
+    data = memoryview(bytes(16) + message(PIECE) * 2)
+    sent = pair.theirs.send(data)
+
+    def write(piece: memoryview) -> None:
+        nonlocal sent
+        made[0].is_stopped = True
+        sent += pair.theirs.send(data[sent:])
+
+    def run(self: Siphon) -> None:
+        made.append(self)
+        original(self)
+
+    monkeypatch.setattr(Siphon, "run", run)
+    pair.run(16, write=write)
+    assert made[0].taken < sent - len(message(0)) * 2
+
+
+def test_a_piece_stays_as_it_is_until_the_next_was_written(pair: Pair) -> None:
+    """A thread of its own may be summing it up."""
+    seen: list[tuple[memoryview, bytes]] = []
+
+    def write(piece: memoryview) -> None:
+        if seen:
+            last, copy = seen[-1]
+            assert bytes(last) == copy
+        seen.append((piece, bytes(piece)))
+        if len(seen) < 5:
+            pair.theirs.sendall(os.urandom(100))
+
+    pair.theirs.sendall(os.urandom(100))
+    assert pair.run(500, write=write).taken == 500
+    assert len(seen) == 5
+
+
+# -- at a server ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(files: FileStorage, serve: Serve, raw: Connect, loop: str) -> RawClient:
+    server = serve(files, loop=loop, max_blob_size=8 << 20)
+    return raw(server.address, coding=Coding.OWN, terms=Terms(checksums=("sha256",)))
+
+
+@pytest.fixture
+def uploads(client: RawClient) -> RawStreams:
+    return RawStreams(client)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How much each thread has taken; none gives up before something comes that is not for it."""
+    monkeypatch.setattr(siphon, "PATIENCE", 30.0)
+    monkeypatch.setattr(siphon, "SLICE", 3600.0)
+    found: list[int] = []
+    original: Callable[[Siphon], None] = Siphon.run
+
+    def run(made: Siphon) -> None:
+        try:
+            original(made)
+        finally:
+            found.append(made.taken)
+
+    monkeypatch.setattr(Siphon, "run", run)
+    return found
+
+
+def temporaries(files: FileStorage) -> list[str]:
+    return [name for name in os.listdir(files.temporaryDirectory()) if "upload" in name]
+
+
+def send(uploads: RawStreams, data: bytes, frame: int) -> None:
+    """Send *data* in messages of *frame* bytes, as the server gives credit, until it wants none."""
+    client, at, credit = uploads.client, 0, STREAM_WINDOW
+    while at < len(data):
+        credit += uploads.credit.pop(NUMBER, 0)
+        if NUMBER in uploads.cancelled:
+            return
+        size = min(len(data) - at, frame, credit)
+        if size < min(frame, len(data) - at):
+            uploads.next()
+            continue
+        client.socket.sendall(data_head(NUMBER, size) + data[at : at + size])
+        at += size
+        credit -= size
+
+
+def overrun(uploads: RawStreams) -> None:
+    """Send as if there were credit for everything."""
+    for _ in range(64):
+        uploads.client.socket.sendall(message(BULK_FRAME))
+    uploads.settle()
+
+
+def finish(uploads: RawStreams, oid: bytes, data: bytes) -> bytes:
+    checksum = hashlib.sha256(data).digest()
+    uploads.client.send(
+        StreamEnd(NUMBER), AttachBlob(NUMBER, oid, bytes(8), b"record", 1, len(data), checksum)
+    )
+    uploads.client.vote()
+    return uploads.client.finish()
+
+
+def test_a_long_blob_comes_that_way(
+    uploads: RawStreams, files: FileStorage, taken: list[int]
+) -> None:
+    data = os.urandom(6 << 20)
+    uploads.client.begin()
+    send(uploads, data, STREAM_WINDOW)
+    tid = finish(uploads, oid_of(1), data)
+    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
+    assert max(taken) > 2 * STREAM_WINDOW, "it is told of more credit"
+    assert temporaries(files) == []
+
+
+def test_calls_between_its_messages_are_answered_in_order(
+    uploads: RawStreams, files: FileStorage, taken: list[int]
+) -> None:
+    data = os.urandom(4 << 20)
+    client = uploads.client
+    client.begin()
+    codec = client.peer.codec
+    assert codec is not None
+    asked = [10_000 + number for number in range(64)]
+    numbers = iter(asked)
+    at, credit = 0, STREAM_WINDOW
+    while at < len(data):
+        credit += uploads.credit.pop(NUMBER, 0)
+        if credit < LEAST:
+            uploads.next()
+            continue
+        size = min(len(data) - at, credit, STREAM_WINDOW)
+        call = codec.call(next(numbers), Ping())
+        client.socket.sendall(data_head(NUMBER, size) + data[at : at + size] + call)
+        at += size
+        credit -= size
+    tid = finish(uploads, oid_of(1), data)
+    replies = [found.msgid for found in client.inbox if isinstance(found, Reply)]
+    answered = [msgid for msgid in replies if msgid in asked]
+    assert answered == asked[: len(answered)]
+    assert len(answered) >= len(data) // STREAM_WINDOW
+    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
+    assert taken
+
+
+def test_more_than_there_is_credit_for_ends_the_connection(
+    uploads: RawStreams, files: FileStorage, taken: list[int]
+) -> None:
+    uploads.client.begin()
+    send(uploads, bytes(1 << 20), STREAM_WINDOW)
+    with pytest.raises((Closed, OSError)):
+        overrun(uploads)
+    wait_until(lambda: temporaries(files) == [])
+    assert taken
+
+
+def test_a_blob_that_is_too_long_is_cancelled(
+    uploads: RawStreams, files: FileStorage, taken: list[int]
+) -> None:
+    data = bytes(9 << 20)
+    uploads.client.begin()
+    send(uploads, data, STREAM_WINDOW)
+    uploads.settle()
+    assert NUMBER in uploads.cancelled
+    with pytest.raises(RemoteFault, match="max-blob-size"):
+        finish(uploads, oid_of(1), data)
+    assert taken
+    wait_until(lambda: temporaries(files) == [])
+
+
+def test_a_disk_that_is_full_fails_the_vote(
+    uploads: RawStreams, files: FileStorage, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytes(4 << 20)
+    original = Upload.write
+    failed: list[bool] = []
+
+    def write(upload: Upload, chunk: Any) -> None:
+        if upload.written > 1 << 20 and not failed:
+            failed.append(True)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(upload, chunk)
+
+    monkeypatch.setattr(Upload, "write", write)
+    uploads.client.begin()
+    send(uploads, data, STREAM_WINDOW)
+    with pytest.raises(RemoteFault, match="No space"):
+        finish(uploads, oid_of(1), data)
+    wait_until(lambda: temporaries(files) == [])
+    assert taken
+    uploads.client.call(TpcAbort(1))
+
+
+def test_a_client_that_goes_away_leaves_nothing(
+    uploads: RawStreams, files: FileStorage, taken: list[int]
+) -> None:
+    uploads.client.begin()
+    with gate(Siphon, "run") as busy:
+        uploads.client.send(StreamData(NUMBER, bytes(100)))
+        uploads.client.socket.sendall(message(STREAM_WINDOW - 100))
+        busy.wait_reached()
+        uploads.client.close()
+        busy.open()
+    wait_until(lambda: temporaries(files) == [])
+
+
+def test_while_a_thread_reads_the_loop_does_not(
+    uploads: RawStreams, files: FileStorage, serve: Serve
+) -> None:
+    """What is read by both would come in any order."""
+    uploads.client.begin()
+    data = os.urandom(STREAM_WINDOW)
+    with gate(Siphon, "run") as busy:
+        uploads.client.socket.sendall(data_head(NUMBER, len(data)) + data[: 3 * LEAST])
+        busy.wait_reached()
+        uploads.client.socket.sendall(data[3 * LEAST :])
+        busy.open()
+    tid = finish(uploads, oid_of(1), data)
+    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
