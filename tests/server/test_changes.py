@@ -25,8 +25,8 @@ from ZODB.serialize import referencesf
 from zeolith.client.changes import ChangePages
 from zeolith.protocol.additions import ChangesSince
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.messages import Call, Notice, Reply
-from zeolith.server import changes, past
+from zeolith.protocol.messages import Call, Notice, Reply, UndoLog
+from zeolith.server import Server, ServerOptions, changes, past, start_in_thread
 from zeolith.server.changes import PAGE_TRANSACTIONS, Question, make_page
 from zeolith.server.history import History, LoggedTransaction
 
@@ -520,3 +520,28 @@ def test_one_client_does_not_take_all_threads(
         stop.open()
         answers = [greedy.answer(msgid) for msgid in asked]
     assert [len(answer["changes"]) for answer in answers] == [5] * 10
+
+
+def test_what_is_held_for_a_client_is_let_go_of_when_the_server_stops(
+    tmp_path: Path, raw: Connect
+) -> None:
+    """Also if a thread has to end something else before."""
+    storage = Plain(file_storage(tmp_path))
+    fill(storage, 30)
+    server = Server({"1": storage}, ServerOptions(address=("127.0.0.1", 0), slow_workers=1))
+    stop = start_in_thread(server)
+    assert server.address is not None
+    client, other = (raw(server.address, coding=Coding.OWN) for _ in range(2))
+    client.call(ChangesSince(Z64, 10))
+    waiting: list[bool] = []
+    pools = server._pools
+    parking = server._services["1"].parking
+    with gate(storage._storage, "undoLog") as busy:
+        other.ask(UndoLog(0, 20))
+        busy.wait_reached()
+        with (
+            hook(parking, "close", before=busy.open),
+            hook(pools, "close", before=lambda: waiting.append(pools.slow.has_waiting)),
+        ):
+            stop()
+    assert waiting == [False]

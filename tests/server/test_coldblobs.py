@@ -33,7 +33,15 @@ from zeolith.admin.statustext import render_status
 from zeolith.errors import ConfigurationError
 from zeolith.protocol import messages as m
 from zeolith.protocol.greeting import Coding
-from zeolith.protocol.streamrequests import OpenBlob
+from zeolith.protocol.hello import Terms
+from zeolith.protocol.limits import FIRST_UPLOAD
+from zeolith.protocol.streamrequests import (
+    AttachBlob,
+    OpenBlob,
+    OpenUpload,
+    StreamData,
+    StreamEnd,
+)
 from zeolith.server.access import StorageAccess
 from zeolith.server.monitor import make_report
 from zeolith.tier.pause import Pause
@@ -257,6 +265,35 @@ def test_a_client_that_goes_while_its_blob_is_uploaded(site: Site, gate: Gate) -
     gate.open()
     wait_until(lambda: "delete" in site.store.calls, "the object goes")
     assert site.contents == []
+
+
+def test_a_client_that_goes_on_with_what_it_has_sent(site: Site, gate: Gate, raw: Connect) -> None:
+    """The object of the first transaction goes, the file stays; the second one has its own."""
+    terms, identity = Terms(checksums=("sha256",)), bytes(range(16))
+    attachment = AttachBlob(
+        FIRST_UPLOAD, oid_of(1), bytes(8), b"record", 1, 7, hashlib.sha256(b"content").digest()
+    )
+    client = raw(site.server.address, coding=Coding.OWN, terms=terms)
+    gate.close("put")
+    client.begin()
+    client.send(OpenUpload(FIRST_UPLOAD, identity), StreamData(FIRST_UPLOAD, b"content"))
+    client.send(StreamEnd(FIRST_UPLOAD), attachment)
+    client.ask(m.Vote(1))
+    wait_until(lambda: gate.waiting, "the upload is under way")
+    client.close()
+    wait_until(lambda: not site.server._lobby.connections)
+    client = raw(site.server.address, coding=Coding.OWN, terms=terms)
+    assert client.call(OpenUpload(FIRST_UPLOAD, identity)) == {"offset": 7}
+    client.begin()
+    client.send(StreamEnd(FIRST_UPLOAD), attachment)
+    gate.open()
+    client.vote()
+    tid = client.finish()
+    wait_until(lambda: "delete" in site.store.calls, "the first object goes")
+    wait_until(lambda: site.contents == [b"content"])
+    wait_for(stub_of(site.path(1, tid)))
+    site.cool(1, tid)
+    assert load(site.client(), 1, tid) == b"content"
 
 
 def test_what_may_be_committed_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,7 @@ def _serve(
     if profile is not None:
         profile.check()
     from ..server.openfiles import make_room
+    from ..server.turns import ask_for_short_turns
 
     server = config.make_server(notifier.starting)
     make_room(server.max_connections)
@@ -133,6 +134,8 @@ def _serve(
         server.stop()
 
     if signals is not None:
+        # The process is ours, and this thread runs the loop for as long as it lives.
+        ask_for_short_turns()
         refresh = None if config.tls is None else config.tls.refresh
         signals.direct_to(stop, config.eventlog, refresh)
 

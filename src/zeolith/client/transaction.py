@@ -1,4 +1,4 @@
-"""What a client keeps of the transaction it is committing, and how the cache learns of it."""
+"""What a client keeps of a transaction that it is committing, and how the cache learns of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ are loaded when they are next needed, and memory stays bounded (rule R8)."""
 
 
 class Transaction:
-    """The transaction in progress of one client storage.
+    """A transaction in progress.
 
     Not thread-safe: used by the committing thread, and by whichever thread reads the answer to
     ``tpc_finish`` while the committing one waits.

@@ -65,8 +65,9 @@ class Pools:
 
     @property
     def is_idle(self) -> bool:
-        """Whether short calls and blob files are done with."""
-        return self.quick.is_idle
+        """Whether short calls and blob files are done with, and nothing else waits to begin: it may
+        be to let go of what was held for a client."""
+        return self.quick.is_idle and not self.slow.has_waiting
 
     def close(self) -> None:
         """Start nothing more."""

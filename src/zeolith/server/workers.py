@@ -64,6 +64,11 @@ class WorkerPool:
         self._jobs.put((job, done))
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether a job waits for a thread, as far as the calling thread knows."""
+        return self._queued > 0
+
+    @property
     def is_idle(self) -> bool:
         """Whether no job waits or runs, as far as the calling thread knows."""
         # In this order: a thread that takes a job ceases to be idle before the job ceases to wait.
