@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from tests.support.interrupts import interrupted_at
 from zeolith import aside
 from zeolith.aside import Aside, is_worthwhile
 
@@ -65,6 +66,46 @@ def test_its_thread_ends(thread: Aside) -> None:
     thread.close()
     thread.close()
     assert not [each for each in threading.enumerate() if each.name == "zeolith-aside"]
+
+
+def test_an_interrupt_at_any_step_does_not_keep_it_from_ending() -> None:
+    """A time limit, or Ctrl-C; who waited for it would wait for ever, and others for him."""
+    step, was_interrupted = 0, True
+    while was_interrupted:
+        step += 1
+        thread = Aside()
+
+        def use(thread: Aside = thread) -> None:
+            thread.do(lambda: None)
+            thread.do(lambda: None)
+            thread.wait()
+
+        was_interrupted = interrupted_at(step, use, (aside,))
+        done: list[int] = []
+
+        def end(thread: Aside = thread, done: list[int] = done) -> None:
+            thread.do(partial(done.append, 1))
+            thread.wait()
+            thread.close()
+
+        ending = threading.Thread(target=end, daemon=True)
+        ending.start()
+        ending.join(10)
+        assert not ending.is_alive(), step
+        assert done == [1]
+    assert step > 5, "each step was tried"
+
+
+def test_there_are_not_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client may have many uploads that do not end (R8)."""
+    monkeypatch.setattr(aside, "_HAS_ROOM", True)
+    monkeypatch.setattr(aside, "_MOST", 2)
+    assert is_worthwhile("sha256", 1 << 30)
+    threads = [Aside(), Aside()]
+    assert not is_worthwhile("sha256", 1 << 30)
+    threads.pop().close()
+    assert is_worthwhile("sha256", 1 << 30)
+    threads.pop().close()
 
 
 def test_what_it_is_used_for(monkeypatch: pytest.MonkeyPatch) -> None:

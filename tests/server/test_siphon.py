@@ -24,7 +24,7 @@ from zeolith.protocol.limits import BULK_FRAME, FIRST_UPLOAD, STREAM_WINDOW
 from zeolith.protocol.messages import Ping, Reply, TpcAbort
 from zeolith.protocol.streamlayouts import data_head
 from zeolith.protocol.streamrequests import AttachBlob, StreamData, StreamEnd
-from zeolith.server import siphon
+from zeolith.server import siphon, transport
 from zeolith.server.siphon import LEAST, PIECE, Siphon
 from zeolith.server.upload import Upload
 
@@ -158,7 +158,7 @@ def test_it_stops_when_it_is_told_to(pair: Pair, monkeypatch: pytest.MonkeyPatch
 
     def write(piece: memoryview) -> None:
         nonlocal sent
-        made[0].is_stopped = True
+        made[0].stop()
         sent += pair.theirs.send(data[sent:])
 
     def run(self: Siphon) -> None:
@@ -371,3 +371,61 @@ def test_while_a_thread_reads_the_loop_does_not(
         busy.open()
     tid = finish(uploads, oid_of(1), data)
     assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
+
+
+@pytest.fixture
+def withdrawn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each attempt to withdraw a siphon was in time."""
+    found: list[bool] = []
+    original = Siphon.withdraw
+
+    def withdraw(made: Siphon) -> bool:
+        found.append(original(made))
+        return found[-1]
+
+    monkeypatch.setattr(Siphon, "withdraw", withdraw)
+    return found
+
+
+def test_while_no_thread_has_begun_calls_are_answered(
+    uploads: RawStreams, files: FileStorage, withdrawn: list[bool]
+) -> None:
+    """What a client brings to disk may take long, and other threads of it load meanwhile."""
+    client = uploads.client
+    client.begin()
+    data = os.urandom(STREAM_WINDOW)
+    with gate(Upload, "write") as busy:
+        client.socket.sendall(data_head(NUMBER, len(data)) + data[: 2 * LEAST])
+        busy.wait_reached()
+        client.socket.sendall(data[2 * LEAST : -1])
+        wait_until(lambda: True in withdrawn)
+        client.socket.sendall(data[-1:])
+        client.ping()
+        busy.open()
+    tid = finish(uploads, oid_of(1), data)
+    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
+
+
+def test_a_connection_that_is_dropped_ends_while_all_threads_are_busy(
+    files: FileStorage,
+    serve: Serve,
+    raw: Connect,
+    loop: str,
+    withdrawn: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The descriptor that waits for a thread would keep it alive."""
+    monkeypatch.setattr(transport, "BEGIN_TIME", 3600.0)
+    server = serve(files, loop=loop, workers=1)
+    client = raw(server.address, coding=Coding.OWN, terms=Terms(checksums=("sha256",)))
+    client.begin()
+    with gate(Upload, "write") as busy:
+        client.socket.sendall(data_head(NUMBER, STREAM_WINDOW) + bytes(2 * LEAST))
+        busy.wait_reached()
+        (connection,) = server._lobby.connections
+        wait_until(lambda: connection._siphon is not None)
+        connection._lobby.loop.call_soon_threadsafe(connection.abort)
+        client.wait_closed()
+        assert True in withdrawn
+        busy.open()
+    wait_until(lambda: temporaries(files) == [])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
@@ -30,6 +31,10 @@ PATIENCE: Final = 0.002
 
 SLICE: Final = 0.02
 """Seconds after which the thread is free for others."""
+
+BEGIN_TIME: Final = 0.01
+"""Seconds after which the loop goes on reading if no thread has begun: all may be busy for long, or
+the client's uploads wait for the disk, and other calls of the client must not wait with them."""
 
 _MSG_PEEK: Final = socket.MSG_PEEK
 
@@ -56,7 +61,8 @@ class Siphon:
     :meth:`run` belongs to a worker thread; the rest to the loop, which does not read from the
     socket meanwhile.
 
-    :param source: the socket, which does not block; it is closed at the end.
+    :param source: the socket, which does not block; it is closed at the end, or when it is clear
+        that there is no beginning.
     :param number: of the stream.
     :param left: bytes that are to come of its present message.
     :param limit: how many bytes of the stream may come from now on, as far as the client knows.
@@ -68,10 +74,11 @@ class Siphon:
     :ivar left: as above, at the end.
     :ivar limit: may be raised meanwhile.
     :ivar taken: bytes of the stream that were taken so far.
-    :ivar is_stopped: to be set when nothing is wanted any more.
     """
 
     __slots__ = (
+        "_claim",
+        "_is_stopped",
         "_longest",
         "_most",
         "_number",
@@ -79,7 +86,6 @@ class Siphon:
         "_tell",
         "_told",
         "_write",
-        "is_stopped",
         "left",
         "limit",
         "taken",
@@ -106,32 +112,49 @@ class Siphon:
         self._tell = tell
         self._told = 0
         self.taken = 0
-        self.is_stopped = False
+        self._is_stopped = False
+        # Whoever takes it first has the source to close: it is never given back.
+        self._claim = threading.Lock()
+
+    def withdraw(self) -> bool:
+        """Take nothing at all, unless a thread has begun; return whether that is so."""
+        if not self._claim.acquire(blocking=False):
+            return False
+        self._source.close()
+        return True
+
+    def stop(self) -> None:
+        """Take no more than the thread is about to.  May be called again."""
+        self._is_stopped = True
+        self.withdraw()
 
     def run(self) -> None:
-        """Take what comes.
+        """Take what comes, unless that was withdrawn.
 
         :raises OSError: it could not be written.
         """
+        if not self._claim.acquire(blocking=False):
+            return
+        with self._source:
+            self._take()
+
+    def _take(self) -> None:
         free, used = memoryview(bytearray(PIECE)), memoryview(bytearray(PIECE))
         poll = select.poll()
         poll.register(self._source, select.POLLIN)
         deadline = monotonic() + SLICE
         goes_on = True
-        try:
-            while goes_on and not self.is_stopped and monotonic() < deadline:
-                size, goes_on = self._fill(free)
-                if size:
-                    self.taken += size
-                    self._write(free[:size])
-                    free, used = used, free
-                if self.taken - self._told >= (PIECE if size else 1):
-                    self._told = self.taken
-                    self._tell()
-                if goes_on and not size:
-                    goes_on = bool(poll.poll(PATIENCE * 1000))
-        finally:
-            self._source.close()
+        while goes_on and not self._is_stopped and monotonic() < deadline:
+            size, goes_on = self._fill(free)
+            if size:
+                self.taken += size
+                self._write(free[:size])
+                free, used = used, free
+            if self.taken - self._told >= (PIECE if size else 1):
+                self._told = self.taken
+                self._tell()
+            if goes_on and not size:
+                goes_on = bool(poll.poll(PATIENCE * 1000))
 
     def _fill(self, buffer: memoryview) -> tuple[int, bool]:
         """Take what is there; return how much that is, and whether more may be taken."""

@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ from .peerlog import PeerName, peer_logger
 from .publisher import Publisher
 from .reading import load_before
 from .session import NOTICE, Session
-from .siphon import LEAST, Siphon, make_source
+from .siphon import BEGIN_TIME, LEAST, Siphon, make_source
 from .tally import Limit
 from .users import User
 
@@ -236,7 +237,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         is_cut = not self._is_closing and not self._lobby.is_closing
         if self._siphon is not None:
-            self._siphon.is_stopped = True
+            self._siphon.stop()
         self._is_closing = True
         self._count_incoming(0)
         self._backlog.clear()
@@ -416,26 +417,30 @@ class Connection(asyncio.Protocol):
         if session is None or self._stalls or self._backlog or self._is_closing:
             return
         try:
-            source = make_source(self._transport)
+            siphon = self._siphon = session.incoming.siphon(
+                peer.body_number,
+                peer.body_left,
+                peer.body_limit,
+                partial(make_source, self._transport),
+                self._siphoned,
+            )
         except OSError as error:
             logger.warning("(%s) its upload goes through the loop: %s", self.name, error)
             return
-        if source is None:
-            return
-        self._siphon = session.incoming.siphon(
-            peer.body_number, peer.body_left, peer.body_limit, source, self._siphoned
-        )
-        if self._siphon is None:
-            source.close()
-            return
-        self.stall("siphon")
-        self._hush()
+        if siphon is not None:
+            self.stall("siphon")
+            self._hush()
+            self._lobby.loop.call_later(BEGIN_TIME, self._read_on, siphon)
+
+    def _read_on(self, siphon: Siphon) -> None:
+        if siphon.withdraw():
+            self._siphoned()
 
     def _siphoned(self) -> None:
         siphon, self._siphon = self._siphon, None
-        assert siphon is not None
-        self._peer.took_body(siphon.left)
-        self.unstall("siphon")
+        if siphon is not None:  # else we have gone on reading before
+            self._peer.took_body(siphon.left)
+            self.unstall("siphon")
 
     def heard(self) -> None:
         """The peer has sent something that was not read here."""
@@ -668,7 +673,7 @@ class Connection(asyncio.Protocol):
         """Close at once; what the peer has not taken is lost."""
         self._is_closing = True
         if self._siphon is not None:
-            self._siphon.is_stopped = True
+            self._siphon.stop()
         sock = self._transport.get_extra_info("socket")
         if sock is not None and sock.family in _INET:
             # A reset, so that the system forgets what the peer does not read, too.  Unless the

@@ -64,7 +64,7 @@ class Uploads:
     :param session: the client.
     """
 
-    __slots__ = ("_awaited", "_next", "_open", "_session")
+    __slots__ = ("_awaited", "_is_siphoning", "_next", "_open", "_session")
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -72,6 +72,7 @@ class Uploads:
         # Numbers whose opening is not answered yet; whether the client has given them up.
         self._awaited: dict[int, bool] = {}
         self._next = FIRST_UPLOAD
+        self._is_siphoning = False  # a thread reads from the socket, or is to look whether to
 
     def __len__(self) -> int:
         return len(self._open) + len(self._awaited)
@@ -148,22 +149,37 @@ class Uploads:
         self._submit(upload, partial(upload.file.write, data), size)
 
     def siphon(
-        self, number: int, left: int, longest: int, source: socket.socket, ended: Callable[[], None]
+        self,
+        number: int,
+        left: int,
+        longest: int,
+        make_source: Callable[[], socket.socket | None],
+        ended: Callable[[], None],
     ) -> Siphon | None:
-        """Have a thread take what comes of an upload from *source*; return None, and do nothing, if
-        it is not one whose bytes are wanted.
+        """Have a thread take what comes of an upload; return None, and do nothing, if it is not one
+        whose bytes are wanted, or a thread is still to see that it was to do so before.
 
         :param left: bytes that are to come of its present message.
         :param longest: bytes of data that a message may have.
+        :param make_source: returns what to take it from; None if that cannot be done.
         :param ended: called when nobody takes anything any more.
+        :raises OSError: by *make_source*.
         """
         upload = self._open.get(number)
-        if upload is None or not upload.receiver.is_open or upload.file.error is not None:
+        if (
+            self._is_siphoning
+            or upload is None
+            or not upload.receiver.is_open
+            or upload.file.error is not None
+        ):
             return None
         session, receiver = self._session, upload.receiver
         most = session.lobby.options.max_blob_size - upload.file.size
         if left > min(receiver.credit, most):
             return None  # more than is legal, or than is taken: the loop says so
+        source = make_source()
+        if source is None:
+            return None
         counted = 0
 
         def count() -> None:
@@ -176,10 +192,12 @@ class Uploads:
             upload.file.takes(size, session.lobby.options.max_blob_size, session.lobby.tally)
             self._took(upload, size)
             siphon.limit = counted + receiver.credit
-            siphon.is_stopped = not receiver.is_open
+            if not receiver.is_open:
+                siphon.stop()
 
         def done(result: None, error: Exception | None) -> None:
-            source.close()  # a job that was forgotten has not done so
+            self._is_siphoning = False
+            siphon.stop()  # if the job was forgotten
             upload.file.error = upload.file.error or error
             count()
             session.check_uploads()
@@ -189,6 +207,7 @@ class Uploads:
         post = session.service.pools.inbox.post
         write, tell = upload.file.write, partial(post, count)
         siphon = Siphon(source, number, left, receiver.credit, most, longest, write, tell)
+        self._is_siphoning = True
         session.uploads.submit(siphon.run, done, 2 * PIECE)
         return siphon
 
