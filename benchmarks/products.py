@@ -66,10 +66,12 @@ def open_storage(
     :param data: the database file, for the client that needs no server.
     :param cache_size: in bytes.
     :param certificates: directory of :func:`make_certificates`; None: no TLS.
-    :param blob_dir: folder for a blob cache of its own; None: no blobs.
+    :param blob_dir: folder for a blob cache of its own; None: no blobs.  The client that needs no
+        server has its blobs beside the file.
     """
     if client == "file":
-        return import_module("ZODB.FileStorage").FileStorage(str(data))
+        blobs = None if blob_dir is None else str(data.with_name("blobs"))
+        return import_module("ZODB.FileStorage").FileStorage(str(data), blob_dir=blobs)
     if client == "bare":
         return import_module("benchmarks.bare").BareClient(address)
     module = import_module("ZEO.ClientStorage" if client == "zeo" else "zeolith")

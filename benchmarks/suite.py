@@ -318,6 +318,7 @@ BENCHMARKS: Final = (
         1_000,
         (Metric("one transaction of 1,000 blobs of 50 KB, per blob", "µs", _MICRO, 3.0),),
         ALL_CORES,
+        floor=FILE,
         is_fresh=True,
         has_blobs=True,
     ),

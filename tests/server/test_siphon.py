@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from tests.server.conftest import Connect, Serve
-from tests.support.raw import Closed, RawClient, RemoteFault, oid_of
+from tests.support.raw import Closed, RemoteFault, oid_of
 from tests.support.rawstreams import RawStreams
-from tests.support.storages import gate
+from tests.support.storages import Gate, gate
 from tests.support.waiting import wait_until
 from ZODB.FileStorage import FileStorage
 
@@ -23,7 +23,7 @@ from zeolith.protocol.hello import Terms
 from zeolith.protocol.limits import BULK_FRAME, FIRST_UPLOAD, STREAM_WINDOW
 from zeolith.protocol.messages import Ping, Reply, TpcAbort
 from zeolith.protocol.streamlayouts import data_head
-from zeolith.protocol.streamrequests import AttachBlob, StreamData, StreamEnd
+from zeolith.protocol.streamrequests import AttachBlob, OpenUpload, StreamData, StreamEnd
 from zeolith.server import siphon, transport
 from zeolith.server.siphon import LEAST, PIECE, Siphon
 from zeolith.server.upload import Upload
@@ -190,15 +190,17 @@ def test_a_piece_stays_as_it_is_until_the_next_was_written(pair: Pair) -> None:
 # -- at a server ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def client(files: FileStorage, serve: Serve, raw: Connect, loop: str) -> RawClient:
-    server = serve(files, loop=loop, max_blob_size=8 << 20)
-    return raw(server.address, coding=Coding.OWN, terms=Terms(checksums=("sha256",)))
+TERMS = Terms(checksums=("sha256",))
 
 
 @pytest.fixture
-def uploads(client: RawClient) -> RawStreams:
-    return RawStreams(client)
+def server(files: FileStorage, serve: Serve, loop: str) -> Any:
+    return serve(files, loop=loop, max_blob_size=8 << 20)
+
+
+@pytest.fixture
+def uploads(server: Any, raw: Connect) -> RawStreams:
+    return RawStreams(raw(server.address, coding=Coding.OWN, terms=TERMS))
 
 
 @pytest.fixture
@@ -206,6 +208,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How much each thread has taken; none gives up before something comes that is not for it."""
     monkeypatch.setattr(siphon, "PATIENCE", 30.0)
     monkeypatch.setattr(siphon, "SLICE", 3600.0)
+    monkeypatch.setattr(transport, "BEGIN_TIME", 3600.0)
     found: list[int] = []
     original: Callable[[Siphon], None] = Siphon.run
 
@@ -223,9 +226,31 @@ def temporaries(files: FileStorage) -> list[str]:
     return [name for name in os.listdir(files.temporaryDirectory()) if "upload" in name]
 
 
-def send(uploads: RawStreams, data: bytes, frame: int) -> None:
-    """Send *data* in messages of *frame* bytes, as the server gives credit, until it wants none."""
-    client, at, credit = uploads.client, 0, STREAM_WINDOW
+ENOUGH = LEAST + 1000
+"""Bytes for which a thread is asked to take the rest; so few fit into the socket of who does not
+read."""
+
+
+def begin_at_once(server: Any, uploads: RawStreams, data: bytes, size: int) -> None:
+    """Send the beginning of *data*, in a message of *size* bytes.
+
+    It comes at once, as from a client that is quicker than the loop: only then a thread takes over.
+    """
+    with Gate() as busy:
+        server._lobby.loop.call_soon_threadsafe(busy)
+        busy.wait_reached()
+        uploads.client.socket.sendall(data_head(NUMBER, size) + data[:ENOUGH])
+
+
+def send(server: Any, uploads: RawStreams, data: bytes) -> None:
+    """Send *data* in long messages, as the server gives credit, until it wants none.
+
+    A thread, which waits for more, takes over at once.
+    """
+    client, at, credit, frame = uploads.client, STREAM_WINDOW, 0, STREAM_WINDOW
+    begin_at_once(server, uploads, data, frame)
+    wait_until(lambda: any(connection._siphon for connection in server._lobby.connections))
+    client.socket.sendall(data[ENOUGH:frame])
     while at < len(data):
         credit += uploads.credit.pop(NUMBER, 0)
         if NUMBER in uploads.cancelled:
@@ -256,14 +281,14 @@ def finish(uploads: RawStreams, oid: bytes, data: bytes) -> bytes:
 
 
 def test_a_long_blob_comes_that_way(
-    uploads: RawStreams, files: FileStorage, taken: list[int]
+    server: Any, uploads: RawStreams, files: FileStorage, taken: list[int]
 ) -> None:
     data = os.urandom(6 << 20)
     uploads.client.begin()
-    send(uploads, data, STREAM_WINDOW)
+    send(server, uploads, data)
     tid = finish(uploads, oid_of(1), data)
     assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
-    assert max(taken) > 2 * STREAM_WINDOW, "it is told of more credit"
+    assert taken[0] > STREAM_WINDOW, "it is told of more credit"
     assert temporaries(files) == []
 
 
@@ -298,10 +323,10 @@ def test_calls_between_its_messages_are_answered_in_order(
 
 
 def test_more_than_there_is_credit_for_ends_the_connection(
-    uploads: RawStreams, files: FileStorage, taken: list[int]
+    server: Any, uploads: RawStreams, files: FileStorage, taken: list[int]
 ) -> None:
     uploads.client.begin()
-    send(uploads, bytes(1 << 20), STREAM_WINDOW)
+    send(server, uploads, bytes(1 << 20))
     with pytest.raises((Closed, OSError)):
         overrun(uploads)
     wait_until(lambda: temporaries(files) == [])
@@ -309,11 +334,11 @@ def test_more_than_there_is_credit_for_ends_the_connection(
 
 
 def test_a_blob_that_is_too_long_is_cancelled(
-    uploads: RawStreams, files: FileStorage, taken: list[int]
+    server: Any, uploads: RawStreams, files: FileStorage, taken: list[int]
 ) -> None:
     data = bytes(9 << 20)
     uploads.client.begin()
-    send(uploads, data, STREAM_WINDOW)
+    send(server, uploads, data)
     uploads.settle()
     assert NUMBER in uploads.cancelled
     with pytest.raises(RemoteFault, match="max-blob-size"):
@@ -323,7 +348,11 @@ def test_a_blob_that_is_too_long_is_cancelled(
 
 
 def test_a_disk_that_is_full_fails_the_vote(
-    uploads: RawStreams, files: FileStorage, taken: list[int], monkeypatch: pytest.MonkeyPatch
+    server: Any,
+    uploads: RawStreams,
+    files: FileStorage,
+    taken: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = bytes(4 << 20)
     original = Upload.write
@@ -337,7 +366,7 @@ def test_a_disk_that_is_full_fails_the_vote(
 
     monkeypatch.setattr(Upload, "write", write)
     uploads.client.begin()
-    send(uploads, data, STREAM_WINDOW)
+    send(server, uploads, data)
     with pytest.raises(RemoteFault, match="No space"):
         finish(uploads, oid_of(1), data)
     wait_until(lambda: temporaries(files) == [])
@@ -388,16 +417,16 @@ def withdrawn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def test_while_no_thread_has_begun_calls_are_answered(
-    uploads: RawStreams, files: FileStorage, withdrawn: list[bool]
+    server: Any, uploads: RawStreams, files: FileStorage, withdrawn: list[bool]
 ) -> None:
     """What a client brings to disk may take long, and other threads of it load meanwhile."""
     client = uploads.client
     client.begin()
     data = os.urandom(STREAM_WINDOW)
     with gate(Upload, "write") as busy:
-        client.socket.sendall(data_head(NUMBER, len(data)) + data[: 2 * LEAST])
+        begin_at_once(server, uploads, data, len(data))
         busy.wait_reached()
-        client.socket.sendall(data[2 * LEAST : -1])
+        client.socket.sendall(data[ENOUGH:-1])
         wait_until(lambda: True in withdrawn)
         client.socket.sendall(data[-1:])
         client.ping()
@@ -407,20 +436,18 @@ def test_while_no_thread_has_begun_calls_are_answered(
 
 
 def test_a_connection_that_is_dropped_ends_while_all_threads_are_busy(
+    server: Any,
+    uploads: RawStreams,
     files: FileStorage,
-    serve: Serve,
-    raw: Connect,
-    loop: str,
     withdrawn: list[bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The descriptor that waits for a thread would keep it alive."""
     monkeypatch.setattr(transport, "BEGIN_TIME", 3600.0)
-    server = serve(files, loop=loop, workers=1)
-    client = raw(server.address, coding=Coding.OWN, terms=Terms(checksums=("sha256",)))
+    client = uploads.client
     client.begin()
     with gate(Upload, "write") as busy:
-        client.socket.sendall(data_head(NUMBER, STREAM_WINDOW) + bytes(2 * LEAST))
+        begin_at_once(server, uploads, bytes(STREAM_WINDOW), STREAM_WINDOW)
         busy.wait_reached()
         (connection,) = server._lobby.connections
         wait_until(lambda: connection._siphon is not None)
@@ -429,3 +456,43 @@ def test_a_connection_that_is_dropped_ends_while_all_threads_are_busy(
         assert True in withdrawn
         busy.open()
     wait_until(lambda: temporaries(files) == [])
+
+
+def test_an_upload_goes_on_elsewhere_behind_what_a_thread_was_taking(
+    server: Any,
+    uploads: RawStreams,
+    files: FileStorage,
+    raw: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its client is not waited for; what the thread has taken by then is not written twice."""
+    monkeypatch.setattr(transport, "BEGIN_TIME", 3600.0)
+    other = raw(server.address, coding=Coding.OWN, terms=TERMS)
+    identity, data = bytes(16), os.urandom(STREAM_WINDOW)
+    with gate(Siphon, "_fill") as busy:
+        uploads.client.send(OpenUpload(NUMBER, identity))
+        begin_at_once(server, uploads, data, len(data))
+        busy.wait_reached()
+        uploads.client.socket.sendall(data[ENOUGH:-1])
+        msgid = other.ask(OpenUpload(NUMBER, identity))
+        wait_until(lambda: len(server._lobby.connections) == 1)
+        busy.open()
+        offset = other.answer(msgid)["offset"]
+    assert ENOUGH <= offset < len(data)
+    other.begin()
+    other.socket.sendall(data_head(NUMBER, len(data) - offset) + data[offset:])
+    tid = finish(RawStreams(other), oid_of(1), data)
+    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
+
+
+def test_over_a_unix_socket(
+    files: FileStorage, serve: Serve, raw: Connect, loop: str, taken: list[int], tmp_path: Path
+) -> None:
+    server = serve(files, address=str(tmp_path / "zeo.sock"), loop=loop)
+    uploads = RawStreams(raw(server.address, coding=Coding.OWN, terms=TERMS))
+    data = os.urandom(4 << 20)
+    uploads.client.begin()
+    send(server, uploads, data)
+    tid = finish(uploads, oid_of(1), data)
+    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
+    assert taken[0] >= STREAM_WINDOW - ENOUGH

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from io import FileIO
 from typing import Any, Final
@@ -164,7 +165,8 @@ def _send_on_stream(
         if upload is not None and algorithm is not None and channel.keeps_uploads and is_long:
             return _go_on(channel, file, upload, algorithm, announce)
         hasher = None if algorithm is None else make_hasher(algorithm)
-        number, size = channel.streams.upload(_pieces(file, hasher, algorithm), announce)
+        with closing(_pieces(file, hasher, algorithm)) as pieces:
+            number, size = channel.streams.upload(pieces, announce)
     return number, size, None if hasher is None else hasher.digest()
 
 
@@ -180,9 +182,10 @@ def _go_on(
         if whole is not None and whole[:2] == (algorithm, offset):
             return iter(())
         _sum_up(file, hasher, offset)
-        return _pieces(file, hasher, algorithm)
+        return cleanup.enter_context(closing(_pieces(file, hasher, algorithm)))
 
-    number, size = channel.streams.go_on(upload.identity, is_new, parts_from, announce)
+    with ExitStack() as cleanup:
+        number, size = channel.streams.go_on(upload.identity, is_new, parts_from, announce)
     if whole is None or whole[:2] != (algorithm, size):
         upload.whole = whole = algorithm, size, hasher.digest()
     return number, size, whole[2]
@@ -199,9 +202,11 @@ def _sum_up(file: FileIO, hasher: Hasher, size: int) -> None:
         size -= len(piece)
 
 
-def _pieces(file: FileIO, hasher: Hasher | None, algorithm: str | None) -> Iterator[memoryview]:
+def _pieces(
+    file: FileIO, hasher: Hasher | None, algorithm: str | None
+) -> Generator[memoryview, None, None]:
     """Return what *file* has from where it stands, in parts that are good until the next one is
-    asked for.
+    asked for.  To be closed: it may have a thread.
 
     What is summed up is what is sent, byte for byte, whatever becomes of the file meanwhile: so it
     goes through this process's memory, where it has to go to be summed up.

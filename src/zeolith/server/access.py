@@ -366,16 +366,6 @@ class StorageAccess:
         self.check_blobs()
         return str(self.storage.temporaryDirectory())
 
-    def prepare_blob(self, oid: bytes) -> None:
-        """Make the directory that a blob of *oid* will have, so that nobody waits for that while
-        the commit lock is held.
-
-        :raises OSError: it cannot be made.
-        """
-        for layer in layers_of(self.storage):
-            if keeps_blobs(layer):
-                os.makedirs(layer.fshelper.getPathForOID(oid), exist_ok=True)
-
     def load_blob(self, oid: bytes, serial: bytes) -> str:
         """Return the path of a blob's file.
 

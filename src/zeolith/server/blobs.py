@@ -87,7 +87,8 @@ def add_upload(
 def _finish(access: StorageAccess, upload: Upload, oid: bytes, checksum: bytes | None) -> str:
     """Runs on a worker thread."""
     path = upload.finish(oid, checksum)
-    access.prepare_blob(oid)
+    # Now, so that nobody waits for that while the commit lock is held.
+    access.make_blob_directories((oid,))
     return path
 
 

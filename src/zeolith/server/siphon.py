@@ -65,14 +65,15 @@ class Siphon:
         that there is no beginning.
     :param number: of the stream.
     :param left: bytes that are to come of its present message.
-    :param limit: how many bytes of the stream may come from now on, as far as the client knows.
+    :param limit: how many bytes of the stream may come from now on.
     :param most: how many are wanted of a blob that is not too long.
     :param longest: bytes of data that a message may have.
     :param write: takes what has come, in a buffer that is good until its next call returns.
     :param tell: called by the thread when it has taken more: not every time.
 
     :ivar left: as above, at the end.
-    :ivar limit: may be raised meanwhile.
+    :ivar limit: may be raised meanwhile, before the client is told.
+    :ivar number: as given.
     :ivar taken: bytes of the stream that were taken so far.
     """
 
@@ -81,13 +82,13 @@ class Siphon:
         "_is_stopped",
         "_longest",
         "_most",
-        "_number",
         "_source",
         "_tell",
         "_told",
         "_write",
         "left",
         "limit",
+        "number",
         "taken",
     )
 
@@ -103,7 +104,7 @@ class Siphon:
         tell: Callable[[], None],
     ) -> None:
         self._source = source
-        self._number = number
+        self.number = number
         self.left = left
         self.limit = limit
         self._most = most
@@ -184,7 +185,7 @@ class Siphon:
         if len(head) < DATA_HEAD_SIZE:
             return False
         found = parse_data_head(head)
-        if found is None or found[0] != self._number:
+        if found is None or found[0] != self.number:
             return False
         size = found[1]
         if not LEAST <= size <= self._longest or taken + size > min(self.limit, self._most):

@@ -64,7 +64,7 @@ class Uploads:
     :param session: the client.
     """
 
-    __slots__ = ("_awaited", "_is_siphoning", "_next", "_open", "_session")
+    __slots__ = ("_awaited", "_next", "_open", "_session", "_siphon")
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -72,7 +72,8 @@ class Uploads:
         # Numbers whose opening is not answered yet; whether the client has given them up.
         self._awaited: dict[int, bool] = {}
         self._next = FIRST_UPLOAD
-        self._is_siphoning = False  # a thread reads from the socket, or is to look whether to
+        # What a thread takes from the socket, or is to look whether to.
+        self._siphon: Siphon | None = None
 
     def __len__(self) -> int:
         return len(self._open) + len(self._awaited)
@@ -167,7 +168,7 @@ class Uploads:
         """
         upload = self._open.get(number)
         if (
-            self._is_siphoning
+            self._siphon is not None
             or upload is None
             or not upload.receiver.is_open
             or upload.file.error is not None
@@ -191,12 +192,11 @@ class Uploads:
             receiver.received(size)
             upload.file.takes(size, session.lobby.options.max_blob_size, session.lobby.tally)
             self._took(upload, size)
-            siphon.limit = counted + receiver.credit
             if not receiver.is_open:
                 siphon.stop()
 
         def done(result: None, error: Exception | None) -> None:
-            self._is_siphoning = False
+            self._siphon = None
             siphon.stop()  # if the job was forgotten
             upload.file.error = upload.file.error or error
             count()
@@ -207,7 +207,7 @@ class Uploads:
         post = session.service.pools.inbox.post
         write, tell = upload.file.write, partial(post, count)
         siphon = Siphon(source, number, left, receiver.credit, most, longest, write, tell)
-        self._is_siphoning = True
+        self._siphon = siphon
         session.uploads.submit(siphon.run, done, 2 * PIECE)
         return siphon
 
@@ -367,6 +367,8 @@ class Uploads:
         size = receiver.due
         if size:
             receiver.grant(size)
+            if self._siphon is not None and self._siphon.number == receiver.number:
+                self._siphon.limit += size  # before the client knows
             self._session.send(self._session.codec.notice(StreamCredit(receiver.number, size)))
 
     def _discard(self, upload: _Incoming) -> None:
