@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import transaction
 import ZODB
+from BTrees.Length import Length
 from persistent.mapping import PersistentMapping
 from ZODB.blob import Blob
 from ZODB.Connection import TransactionMetaData
 from ZODB.FileStorage import FileStorage
 from ZODB.POSException import ConflictError, StorageTransactionError
 
+from zeolith.client import channel as channel_module
 from zeolith.client import committer as committer_module
 from zeolith.client import streams as streams_module
 from zeolith.client import transfers as transfers_module
@@ -298,6 +300,65 @@ def test_threads_that_change_one_object(server: Any, client: Open) -> None:
         thread.result()
     assert read(db, "count") == 100
     db.close()
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_threads_that_change_one_object_resolve_each_conflict_once(
+    files: FileStorage, client: Open, stack: ExitStack, here: bool
+) -> None:
+    """However many they are, and wherever it is done: nobody meets the same one again and again."""
+    many = 2 * committer_module.MAX_VOTES
+    server = stack.enter_context(running_server(files, client_conflict_resolution=here))
+    db = ZODB.DB(client(server.address), pool_size=many)
+    stack.callback(db.close)
+    with db.transaction() as connection:
+        connection.root()["count"] = Length()
+    have_read = threading.Barrier(many)
+
+    def count() -> None:
+        with db.transaction() as connection:
+            connection.root()["count"].change(1)
+            have_read.wait()
+
+    threads = [Background(count) for _ in range(many)]
+    for thread in threads:
+        thread.result()
+    with db.transaction() as connection:
+        assert connection.root()["count"].value == many
+    if here:
+        assert server._services["1"].stats.conflicts < many
+
+
+@pytest.mark.parametrize("last", [ClientStorage.tpc_finish, ClientStorage.tpc_abort])
+def test_r7_an_interrupt_at_any_step_of_the_end_leaves_no_lock(
+    server: Any, client: Open, last: Callable[[ClientStorage, Any], object]
+) -> None:
+    """Whatever had been sent: others do not wait for the time limit of the commit lock."""
+    storage = client(server.address)
+    publisher = server._services["1"].publisher
+    step = survived = 0
+    is_reached = True
+    while is_reached:
+        step += 1
+        other, meta = begin(storage), begin(storage)
+        storage.store(oid_of(step), None, b"x", "", meta)
+        storage.tpc_vote(meta)
+        channel = storage._link.channel()
+        is_reached = interrupted_at(
+            step, partial(last, storage, meta), [committer_module, channel_module]
+        )
+        storage.tpc_abort(meta)  # as ZODB's connections do
+        storage.ping()
+        if channel.is_broken:
+            wait_until(lambda: len(publisher.subscribers) == 1)
+        else:
+            survived += 1
+        (session,) = publisher.subscribers
+        transactions = session.transactions
+        # What is being committed ends by itself.
+        wait_until(lambda found=transactions: len(found) < 2, f"step {step}")  # type: ignore[misc]
+        storage.tpc_abort(other)
+    assert step >= survived > 10
 
 
 def test_r7_threads_that_commit_to_two_databases_do_not_wait_in_a_circle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import partial
 from typing import Any
@@ -48,6 +49,24 @@ def test_some_at_once() -> None:
     with promptly(turn_module.RECHECK / 2):
         assert fourth.result() == 1
     assert turns.holders == ["first", "third", "fourth"], "in the order in which they got it"
+
+
+def test_two_that_end_at_once_wake_two() -> None:
+    turns: Turns[str] = Turns(lambda: 2)
+    for who in ("first", "second"):
+        turns.take(who)
+    waiting = [Background(partial(turns.take, who)) for who in ("third", "fourth")]
+    wait_until(lambda: len(turns._waiting) == 2)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # nobody runs in between
+    try:
+        turns.give_up("first")
+        turns.give_up("second")
+    finally:
+        sys.setswitchinterval(interval)
+    with promptly(turn_module.RECHECK / 2):
+        for thread in waiting:
+            thread.result()
 
 
 def test_fewer_than_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,11 +120,25 @@ def test_they_have_one_place_in_the_queue_for_the_lock(
     assert tids == sorted(tids)
 
 
+def test_an_abort_that_comes_too_late_means_nothing(client: RawClient, files: FileStorage) -> None:
+    """Of a client that was interrupted, and cannot tell what it has said; others go on."""
+    for txn in (1, 2):
+        client.begin(txn)
+        client.store(oid_of(txn), b"x", txn=txn)
+    client.vote(1)
+    finish = client.next_id()
+    client.send((finish, TpcFinish(1)), TpcAbort(1))
+    tid = client.answer(finish)
+    assert files.load(oid_of(1))[:2] == (b"x", tid)
+    client.vote(2)
+    assert client.finish(2) > tid
+
+
 @pytest.mark.parametrize("ends", ["conflict", "abort"])
 def test_the_next_one_votes_however_the_first_ends(
     files: FileStorage, serve: Serve, raw: Connect, ends: str
 ) -> None:
-    """A conflict that the client is to resolve lets others have the lock meanwhile, too."""
+    """One that has a conflict for the client to resolve keeps its place until it votes again."""
     server = serve(files, client_conflict_resolution=True)
     client, other = (raw(server.address, coding=Coding.OWN) for _ in range(2))
     other.commit({oid_of(1): (Z64, b"theirs")})
@@ -144,6 +158,11 @@ def test_the_next_one_votes_however_the_first_ends(
     if ends == "conflict":
         (found,) = client.answer(first)
         assert found["oid"] == oid_of(1)
+        client.store(oid_of(1), b"resolved", found["serials"][0], txn=1)
+        client.ping()
+        assert not [found for found in client.inbox if getattr(found, "msgid", None) == second]
+        client.vote(1)
+        client.finish(1)
     assert not client.answer(second)
     client.finish(2)
     assert not client.answer(third)

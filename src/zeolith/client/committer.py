@@ -435,6 +435,10 @@ class Committer:
                 )
                 tid = lost.learn(self._link.options.wait_timeout)
             self._keep_blobs(transaction, tid)
+        except BaseException:
+            if not is_answered and channel.transactions > 1:
+                self._give_up(transaction)
+            raise
         finally:
             self._end(transaction)
         return tid
@@ -462,8 +466,19 @@ class Committer:
         except ClientDisconnected as error:
             # The server aborts what was not finished when a connection ends.
             logger.debug("aborted without a server: %s", error)
+        except BaseException:
+            self._give_up(transaction)
+            raise
         finally:
             self._end(transaction)
+
+    def _give_up(self, transaction: Transaction) -> None:
+        """Have the server abort *transaction* unless it has ended: an interrupt may have come
+        before its last step was sent, and it would keep the commit lock while others go on."""
+        # Without a connection there is none.
+        with suppress(ClientStorageError):
+            transaction.channel.post(TpcAbort(transaction.number))
+            transaction.channel.flush()
 
     def _end(self, transaction: Transaction) -> None:
         try:

@@ -74,9 +74,13 @@ class Turns(Generic[T]):
         if taken.get(0) is who:
             del taken[0]
         else:
-            for number in [number for number, holder in list(taken.items()) if holder is who]:
-                del taken[number]
-        if self._waiting:
-            # RuntimeError: others come and go, or he is awake; they look by themselves.
-            with suppress(RuntimeError, StopIteration):
-                next(iter(self._waiting)).release()
+            # A list of numbers: nothing is made in between for which the collector would run, and
+            # a finalizer let another thread change the dictionary.
+            for number in list(taken):
+                if taken.get(number) is who:
+                    del taken[number]
+        for lock in list(self._waiting):
+            # RuntimeError: he has been woken for another turn, so this one is for the next.
+            with suppress(RuntimeError):
+                lock.release()
+                return

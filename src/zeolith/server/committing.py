@@ -207,7 +207,6 @@ def _voted(
             transaction.stage = Stage.COLLECTING
             transaction.rounds += 1
         session.reply(msgid, result.conflicts)
-        session.vote_ended(transaction)
         return
     stats.conflicts_resolved += len(result.resolved)
     if transaction.stage is not Stage.OVER:
@@ -273,6 +272,9 @@ def tpc_abort(session: Session, msgid: m.MsgId, request: m.TpcAbort) -> None:
         # After a failed vote there is nothing left to abort, and clients do it all the same.
         session.reply(msgid, None)
     elif transaction.stage is Stage.FINISHING:
+        if msgid is NOTICE:
+            # Its sender was interrupted, and cannot tell whether it had said that it commits.
+            return
         raise StorageTransactionError("too late to abort: the transaction is being committed")
     elif msgid is NOTICE:
         # Its sender waits for nothing: what comes next may be the next transaction.

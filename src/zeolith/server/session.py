@@ -510,15 +510,17 @@ class Session:
 
         A client has one place in the queue for the lock, however many threads it commits with, and
         it is the lock that all others wait for, not what a transaction has to bring to disk first.
+        One that has conflicts for the client to resolve keeps its place until it votes again: of
+        many that change one object, each would else meet a new conflict for every one before it.
         """
-        if self._voter is None:
+        if self._voter in (None, transaction):
             self._voter = transaction
             return True
         self._voters.append(again)
         return False
 
     def vote_ended(self, transaction: Transaction) -> None:
-        """*transaction* is over, or its vote had no success: another one may ask for the lock."""
+        """*transaction* is over: another one may ask for the lock."""
         if self._voter is not transaction:
             return
         self._voter = None
