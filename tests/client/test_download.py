@@ -203,3 +203,27 @@ def test_a_download_with_another_checksum_begins_anew(tmp_path: Path) -> None:
     assert download.resume("sha256") == 0
     assert download.digest == hashlib.sha256().digest()
     download.drop()
+
+
+def test_what_was_interrupted_in_between_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes may be a thread that loads something else, and be interrupted for that."""
+    original = download._write_all
+
+    def write(file: Any, data: Any) -> None:
+        original(file, data)
+        raise KeyboardInterrupt
+
+    made = Download(str(tmp_path / "blob.dl"))
+    assert made.resume() == 0
+    made.write(b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_write_all", write)
+        with pytest.raises(KeyboardInterrupt):
+            made.write(b"second")
+    assert made.resume() == 0, "else it would be there twice"
+    made.write(b"all")
+    assert made.resume() == 3
+    made.end()
+    assert (tmp_path / "blob.dl").read_bytes() == b"all"

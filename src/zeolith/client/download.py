@@ -67,7 +67,8 @@ class Download:
         :param algorithm: by which the checksum of all of it is wanted; if it is not that of what
             has been received before, that is of no use.
         """
-        if self.file is None or algorithm != self._algorithm:
+        # The last may differ where the thread that wrote it, another one's, was interrupted.
+        if self.file is None or algorithm != self._algorithm or self.file.tell() != self.received:
             self._algorithm = algorithm
             self.start()
         return self.received

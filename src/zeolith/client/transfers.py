@@ -214,9 +214,10 @@ def _pieces(
     :param hasher: sums up all parts, until there are no more; by *algorithm*.
     """
     left = os.fstat(file.fileno()).st_size - file.tell()
-    aside = Aside() if is_worthwhile(algorithm, left) else None
+    goes_aside = is_worthwhile(algorithm, left)
     free = memoryview(bytearray(min(PIECE_SIZE, max(left, 1))))
-    used = free if aside is None else memoryview(bytearray(PIECE_SIZE))
+    used = memoryview(bytearray(PIECE_SIZE)) if goes_aside else free
+    aside = Aside() if goes_aside else None
     try:
         while size := file.readinto(free):
             piece = free[:size]
