@@ -329,8 +329,8 @@ class Maker:
     def abort(self, transaction: Transaction, done: Callable[[], None]) -> None:
         self.heard.append("abort")
 
-    def drop(self, reason: str) -> None:
-        self.heard.append("drop")
+    def leave(self, reason: str) -> None:
+        self.heard.append("leave")
 
 
 def make(uid: bytes | None = UID) -> Transaction:
@@ -412,7 +412,7 @@ def test_where_others_write_too_only_what_was_seen_is_certain() -> None:
     maker = Maker()
     outcomes.begin(maker, transaction)
     outcomes.ask(Maker(), UID, Z64, heard.append)
-    assert maker.heard == ["abort", "drop"]
+    assert maker.heard == ["abort", "leave"]
     assert heard == []
     outcomes.ended(transaction)
     assert heard.pop() == NOT_COMMITTED

@@ -28,7 +28,8 @@ from zeolith.admin.statustext import render_status
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import NO_TERMS, Terms
 from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME, STREAM_WINDOW
-from zeolith.protocol.messages import TpcAbort, Vote
+from zeolith.protocol.messages import TpcAbort, TpcBegin, Vote
+from zeolith.protocol.outcome import Outcome
 from zeolith.protocol.streamrequests import (
     AttachBlob,
     OpenUpload,
@@ -303,6 +304,18 @@ def test_who_asks_has_left_the_other_connection(site: Site) -> None:
     assert second.call(OpenUpload(FIRST, ONE)) == {"offset": HALF}
     first.wait_closed()
     assert site.read(oid_of(1), commit(second, FIRST, DATA[HALF:])) == DATA
+
+
+def test_who_asks_for_another_transaction_has_left_it_too(site: Site) -> None:
+    """Whose end it has not seen, while others of its transactions upload."""
+    first, second = site.client(), site.client()
+    uid = bytes(range(16))
+    first.send(TpcBegin(2, b"", b"", b"", None, " ", uid))
+    first.send(OpenUpload(FIRST, ONE), *pieces(FIRST, DATA[:HALF]))
+    settle(site, first)
+    assert second.call(Outcome(uid, bytes(8)))["state"] == "not committed"
+    first.wait_closed()
+    assert second.call(OpenUpload(FIRST, ONE)) == {"offset": HALF}
 
 
 def test_what_is_being_written_is_waited_for(site: Site) -> None:

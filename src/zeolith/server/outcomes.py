@@ -25,8 +25,8 @@ class Maker(Protocol):
     def abort(self, transaction: Transaction, done: Callable[[], None]) -> None:
         """Give up *transaction* unless it is finishing."""
 
-    def drop(self, reason: str) -> None:
-        """Close the connection at once."""
+    def leave(self, reason: str) -> None:
+        """Close the connection at once: its client is not there any more."""
 
 
 class _Live(NamedTuple):
@@ -111,7 +111,7 @@ class Outcomes:
         if transaction.stage is not Stage.FINISHING:
             maker.abort(transaction, _do_nothing)
             if maker is not asker:
-                maker.drop("its client asks on another connection what became of its transaction")
+                maker.leave("its client asks on another connection what became of its transaction")
 
     def _find(self, uid: bytes, since: bytes) -> Verdict:
         tid, is_certain = self.log.find(uid), self._others.get(uid)
