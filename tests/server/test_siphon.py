@@ -563,3 +563,28 @@ def test_uploads_among_each_other_and_among_calls(
     (connection,) = server._lobby.connections
     wait_until(lambda: not (connection._stalls or connection._is_hushed))
     wait_until(lambda: server._lobby.incoming == connection.session.uploads.cost == 0)
+
+
+def test_without_descriptors_it_goes_through_the_loop(
+    server: Any,
+    uploads: RawStreams,
+    files: FileStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Which is not told for each part: what needs descriptors says so."""
+    refused: list[object] = []
+
+    def refuse(made: object) -> None:
+        refused.append(made)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(transport, "make_source", refuse)
+    data = os.urandom(STREAM_WINDOW)
+    uploads.client.begin()
+    begin_at_once(server, uploads, data, len(data))
+    wait_until(lambda: refused)
+    uploads.client.socket.sendall(data[ENOUGH:])
+    tid = finish(uploads, oid_of(1), data)
+    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
