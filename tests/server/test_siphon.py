@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import random
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -496,3 +497,94 @@ def test_over_a_unix_socket(
     tid = finish(uploads, oid_of(1), data)
     assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
     assert taken[0] >= STREAM_WINDOW - ENOUGH
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_uploads_among_each_other_and_among_calls(
+    server: Any,
+    uploads: RawStreams,
+    files: FileStorage,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever reads, the loop, a thread, or the one after the other gave up: all comes in order,
+    and nothing waits or is counted at the end."""
+    chosen = random.Random(seed)
+    for module, name, values in (
+        (siphon, "PIECE", (3000, 70_000, PIECE)),
+        (siphon, "SLICE", (0.0005, 0.02)),
+        (siphon, "PATIENCE", (0.0001, 0.01)),
+        (transport, "BEGIN_TIME", (0.0, 0.01)),
+    ):
+        monkeypatch.setattr(module, name, chosen.choice(values))
+    for module in (siphon, transport):
+        monkeypatch.setattr(module, "LEAST", chosen.choice((1000, 20_000)))
+    client = uploads.client
+    codec = client.peer.codec
+    assert codec is not None
+    blobs = [os.urandom(chosen.choice((300_000, 2_000_000))) for _ in range(3)]
+    numbers = range(NUMBER, NUMBER + len(blobs))
+    at, credit = dict.fromkeys(numbers, 0), dict.fromkeys(numbers, STREAM_WINDOW)
+    client.begin()
+    ready = bytearray()
+    for number in numbers:  # opened in this order
+        ready += data_head(number, 100) + blobs[number - NUMBER][:100]
+        at[number], credit[number] = 100, STREAM_WINDOW - 100
+    while open_ones := [number for number in numbers if at[number] < len(blobs[number - NUMBER])]:
+        for number in numbers:
+            credit[number] += uploads.credit.pop(number, 0)
+        able = [number for number in open_ones if credit[number]]
+        if not able:
+            client.socket.sendall(ready)
+            ready.clear()
+            uploads.next()
+            continue
+        number = chosen.choice(able)
+        left = blobs[number - NUMBER][at[number] :]
+        size = min(len(left), credit[number], chosen.choice((100, 66_000, 200_000, BULK_FRAME)))
+        ready += data_head(number, size) + left[:size]
+        at[number] += size
+        credit[number] -= size
+        if chosen.random() < 0.1:
+            ready += codec.call(client.next_id(), Ping())
+        part = chosen.randint(0, len(ready))
+        client.socket.sendall(ready[:part])
+        del ready[:part]
+    client.socket.sendall(ready)
+    for number, blob in zip(numbers, blobs):
+        oid, digest = oid_of(number - NUMBER), hashlib.sha256(blob).digest()
+        client.send(
+            StreamEnd(number), AttachBlob(number, oid, bytes(8), b"record", 1, len(blob), digest)
+        )
+    client.vote()
+    tid = client.finish()
+    for place, blob in enumerate(blobs):
+        assert Path(files.loadBlob(oid_of(place), tid)).read_bytes() == blob
+    (connection,) = server._lobby.connections
+    wait_until(lambda: not (connection._stalls or connection._is_hushed))
+    wait_until(lambda: server._lobby.incoming == connection.session.uploads.cost == 0)
+
+
+def test_without_descriptors_it_goes_through_the_loop(
+    server: Any,
+    uploads: RawStreams,
+    files: FileStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Which is not told for each part: what needs descriptors says so."""
+    refused: list[object] = []
+
+    def refuse(made: object) -> None:
+        refused.append(made)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(transport, "make_source", refuse)
+    data = os.urandom(STREAM_WINDOW)
+    uploads.client.begin()
+    begin_at_once(server, uploads, data, len(data))
+    wait_until(lambda: refused)
+    uploads.client.socket.sendall(data[ENOUGH:])
+    tid = finish(uploads, oid_of(1), data)
+    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == data
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

@@ -425,7 +425,8 @@ class Connection(asyncio.Protocol):
                 self._siphoned,
             )
         except OSError as error:
-            logger.warning("(%s) its upload goes through the loop: %s", self.name, error)
+            # No descriptor is left.  It goes through the loop, and is tried again for each part.
+            logger.debug("(%s) no thread can read its upload: %s", self.name, error)
             return
         if siphon is not None:
             self.stall("siphon")
