@@ -396,6 +396,25 @@ def test_r7_an_interrupt_at_any_step_of_the_end_leaves_no_lock(
     assert step >= survived > 10
 
 
+def test_r7_a_conflict_that_cannot_be_resolved_here_holds_up_nobody(
+    files: FileStorage, client: Open, stack: ExitStack
+) -> None:
+    """Also before its transaction is aborted."""
+    server = stack.enter_context(running_server(files, client_conflict_resolution=True))
+    storage = client(server.address)
+    one, two, three = (begin(storage) for _ in range(3))
+    for meta in (one, two):
+        storage.store(oid_of(1), None, b"x", "", meta)
+    storage.store(oid_of(2), None, b"x", "", three)
+    finish(storage, one)
+    with pytest.raises(ConflictError):
+        storage.tpc_vote(two)
+    third = Background(partial(finish, storage, three))
+    third.result()
+    storage.tpc_abort(two)
+    assert storage.lastTransaction() == files.lastTransaction()
+
+
 def test_r7_threads_that_commit_to_two_databases_do_not_wait_in_a_circle(
     tmp_path: Path, client: Open, stack: ExitStack
 ) -> None:

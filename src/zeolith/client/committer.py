@@ -262,6 +262,7 @@ class Committer:
         """
         transaction = self._present(txn, "tpc_vote")
         request = Vote(transaction.number)
+        conflicts: list[dict[str, Any]] = []
         try:
             for _ in range(MAX_VOTES):
                 answers = (
@@ -282,6 +283,10 @@ class Committer:
                 # If what we hold caused it, holding on to it would cause it for ever.
                 self._cache.invalidate(oid, None)
             raise
+        finally:
+            if conflicts and transaction.channel.transactions > 1:
+                # The server keeps our place in its queue until it hears what becomes of them.
+                self._give_up(transaction)
 
     def _post(self, transaction: Transaction, oid: bytes, request: Request) -> None:
         """Post a step of *transaction*, which has a record of *oid* or none.
