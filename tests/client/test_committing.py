@@ -219,6 +219,7 @@ def test_records_beyond_the_mark_are_not_kept_in_memory_rule_r8(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transaction, "KEEP_MARK", 10)
+    monkeypatch.setattr(transaction, "KEEP_SHARE", 5)
     storage, server = attach()
     meta = TransactionMetaData()
     storage.tpc_begin(meta)

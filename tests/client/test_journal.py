@@ -170,6 +170,7 @@ def test_more_than_is_kept_is_not_said_again(
 ) -> None:
     """R8."""
     monkeypatch.setattr(journal, "JOURNAL_MARK", 10_000)
+    monkeypatch.setattr(journal, "JOURNAL_SHARE", 100)
     cut_once(proxy, StreamData)
     meta = begin(storage)
     storage.store(oid_of(1), None, bytes(10_001), "", meta)
@@ -263,7 +264,7 @@ def test_a_server_that_has_given_the_ids_to_others_gets_nothing_of_it(
 
 
 def test_what_it_keeps() -> None:
-    kept = Journal(None, " ")
+    kept = Journal(None, " ", lambda: kept.size)
     first = Store(oid_of(1), None, b"data", 1)
     blob = SentBlob(oid_of(2), None, b"data", "path")
     kept.note(first)
@@ -414,7 +415,7 @@ def test_a_part_of_it_cannot_be_voted_on(
 def test_a_record_that_was_resolved_before_is_forgotten() -> None:
     """R6: said again, the transaction may meet another conflict, or none."""
     cache = RingCache(10_000)
-    transaction = Transaction(None, 1)
+    transaction = Transaction(None, 1, lambda: 0)
     transaction.stored(oid_of(1), b"sent")
     transaction.resolved_here(oid_of(1), b"resolved")
     transaction.unresolved()

@@ -23,7 +23,9 @@ from ZODB.POSException import ConflictError, StorageTransactionError
 
 from zeolith.client import channel as channel_module
 from zeolith.client import committer as committer_module
+from zeolith.client import journal as journal_module
 from zeolith.client import streams as streams_module
+from zeolith.client import transaction as transaction_module
 from zeolith.client import transfers as transfers_module
 from zeolith.client.storage import ClientStorage
 from zeolith.client.transfers import RESUMABLE_SIZE
@@ -300,6 +302,39 @@ def test_threads_that_change_one_object(server: Any, client: Open) -> None:
         thread.result()
     assert read(db, "count") == 100
     db.close()
+
+
+def test_r8_what_the_client_keeps_is_bounded_for_all_together(
+    storage: ClientStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its share; what goes beyond that is there once."""
+    for module, name in ((transaction_module, "KEEP"), (journal_module, "JOURNAL")):
+        monkeypatch.setattr(module, f"{name}_MARK", 10_000)
+        monkeypatch.setattr(module, f"{name}_SHARE", 2_000)
+    metas = [begin(storage) for _ in range(4)]
+    found = list(storage._committer._begun.values())
+    journals = [each.journal for each in found if each.journal is not None]
+    for number, meta in enumerate(metas):
+        for part in range(8):
+            storage.store(oid_of(10 * number + part), None, bytes(1000), "", meta)
+    assert 10_000 - 1000 <= sum(each.kept for each in found) <= 10_000 + 4 * 2_000
+    assert all(each.kept >= 2_000 for each in found)
+    assert sum(journal.size for journal in journals) <= 10_000 + 4 * 2_000
+    assert [journal.is_complete for journal in journals] == [True, False, False, False]
+    for meta in metas:
+        finish(storage, meta)
+    # What was not kept is loaded.
+    for number in range(len(metas)):
+        assert storage.load(oid_of(10 * number + 7))[0] == bytes(1000)
+    # With the others gone there is room again.
+    meta = begin(storage)
+    for part in range(8):
+        storage.store(oid_of(50 + part), None, bytes(1000), "", meta)
+    (alone,) = storage._committer._begun.values()
+    assert alone.kept == 8000
+    assert alone.journal is not None
+    assert alone.journal.is_complete
+    storage.tpc_abort(meta)
 
 
 @pytest.mark.parametrize("here", [False, True])

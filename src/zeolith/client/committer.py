@@ -123,7 +123,7 @@ class Committer:
             raise ReadOnlyError
         if id(txn) in self._begun:
             raise StorageTransactionError("Duplicate tpc_begin calls for same transaction")
-        transaction = Transaction(txn, next(self._numbers))
+        transaction = Transaction(txn, next(self._numbers), self._kept)
         channel = None
         try:
             transaction.channel = channel = self._take_turn(transaction)
@@ -134,7 +134,7 @@ class Committer:
                 extension = _extension_bytes(txn)
                 transaction.uid = self._uid_prefix + transaction.number.to_bytes(8, "big")
                 if self._blobs is not None and not self._blobs.shared:
-                    transaction.journal = Journal(tid, status)
+                    transaction.journal = Journal(tid, status, self._journaled)
             number, uid = transaction.number, transaction.uid
             channel.post(TpcBegin(number, txn.user, txn.description, extension, tid, status, uid))
         except BaseException:
@@ -146,6 +146,13 @@ class Committer:
             finally:
                 self._forget(transaction)
             raise
+
+    def _kept(self) -> int:
+        return sum(each.kept for each in list(self._begun.values()))
+
+    def _journaled(self) -> int:
+        journals = (each.journal for each in list(self._begun.values()))
+        return sum(journal.size for journal in journals if journal is not None)
 
     def _forget(self, transaction: Transaction) -> None:
         self._turns.give_up(transaction)

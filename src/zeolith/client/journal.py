@@ -9,14 +9,19 @@ if that was not started anew meanwhile, and the vote decides as it would have do
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
-from ..protocol.limits import IDENTITY_SIZE
+from ..protocol.limits import IDENTITY_SIZE, MAX_TRANSACTIONS
 from ..protocol.messages import Request
 
 JOURNAL_MARK: Final = 16 * 1024 * 1024
-"""Bytes of records that are kept to be said again; a transaction with more of them is over when its
-connection breaks, and memory stays bounded (R8).  Blobs are in files and do not count."""
+"""Bytes of records that are kept to be said again, by all transactions of a client together; one
+that has more of them is over when its connection breaks, and memory stays bounded (R8).  Blobs are
+in files and do not count."""
+
+JOURNAL_SHARE: Final = JOURNAL_MARK // MAX_TRANSACTIONS
+"""Bytes that each may keep whatever the others have."""
 
 MAX_RESUMPTIONS: Final = 4
 """Connections that one transaction may lose without the server's having more of its blobs than
@@ -80,37 +85,41 @@ class Journal:
     """What was said after ``tpc_begin``, in order.  Not thread-safe: the committing thread has it.
 
     :param tid, status: of the beginning.
+    :param together: returns the sizes of all journals of the client, this one's included.
     :ivar entries: what was said.
     :ivar is_complete: whether that is all.
     :ivar resumptions: how often it has been said again since the server had more of its blobs.
+    :ivar size: bytes that it takes.
     """
 
     __slots__ = (
-        "_size",
+        "_together",
         "entries",
         "is_complete",
         "resumptions",
+        "size",
         "status",
         "tid",
     )
 
-    def __init__(self, tid: bytes | None, status: str) -> None:
+    def __init__(self, tid: bytes | None, status: str, together: Callable[[], int]) -> None:
+        self._together = together
         self.tid = tid
         self.status = status
         self.entries: list[Entry] = []
         self.is_complete = True
         self.resumptions = 0
-        self._size = 0
+        self.size = 0
 
     def note(self, entry: Entry) -> None:
         """*entry* has been said."""
         if not self.is_complete:
             return
         records = (len(field) for field in entry if field.__class__ is bytes)
-        self._size += _OVERHEAD + sum(records)
+        self.size += _OVERHEAD + sum(records)
         if isinstance(entry, SentBlob):
-            self._size += _UPLOAD_OVERHEAD
-        if self._size > JOURNAL_MARK:
+            self.size += _UPLOAD_OVERHEAD
+        if self.size > JOURNAL_SHARE and self._together() > JOURNAL_MARK:
             self.end()
         else:
             self.entries.append(entry)
@@ -119,3 +128,4 @@ class Journal:
         """What was said is not all, or not of use any more: it will not be said again."""
         self.is_complete = False
         self.entries = []
+        self.size = 0

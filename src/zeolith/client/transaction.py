@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from ..cache.interface import ClientCache
+from ..protocol.limits import MAX_TRANSACTIONS
 from .channel import Channel
 from .journal import Journal
 
-KEEP_MARK = 16 * 1024 * 1024
-"""Bytes of records kept for the cache.  Beyond it only the names of changed objects are kept: they
-are loaded when they are next needed, and memory stays bounded (rule R8)."""
+KEEP_MARK: Final = 16 * 1024 * 1024
+"""Bytes of records kept for the cache by all transactions of a client together.  Beyond it only the
+names of changed objects are kept: they are loaded when they are next needed, and memory stays
+bounded (rule R8)."""
+
+KEEP_SHARE: Final = KEEP_MARK // MAX_TRANSACTIONS
+"""Bytes that each may keep whatever the others have."""
 
 
 class Transaction:
@@ -21,22 +27,25 @@ class Transaction:
 
     :param txn: ZODB's object for it.
     :param number: its id on its connection.
+    :param together: returns how many bytes all transactions of the client keep, this one included.
+    :ivar kept: bytes of records that it keeps for the cache.
     :ivar uid: 16 bytes by which a server can be asked what became of it; None if it cannot.
     """
 
     __slots__ = (
-        "_kept",
         "_records",
+        "_together",
         "blobs",
         "channel",
         "journal",
+        "kept",
         "number",
         "resolved",
         "txn",
         "uid",
     )
 
-    def __init__(self, txn: Any, number: int) -> None:
+    def __init__(self, txn: Any, number: int, together: Callable[[], int]) -> None:
         self.txn = txn
         self.number = number
         self.uid: bytes | None = None
@@ -50,13 +59,15 @@ class Transaction:
         self.blobs: list[tuple[bytes, str]] = []
         """Objects with blobs, and the uploaded files."""
         self._records: dict[bytes, bytes | None] = {}
-        self._kept = 0
+        self._together = together
+        self.kept = 0
 
     def stored(self, oid: bytes, data: bytes | None) -> None:
         """*oid* is stored with *data*; None if what it becomes is not known, or nothing."""
         if data is not None:
-            self._kept += len(data)
-            if self._kept > KEEP_MARK:
+            self.kept += len(data)
+            if self.kept > KEEP_SHARE and self._together() > KEEP_MARK:
+                self.kept -= len(data)
                 data = None
         self._records[oid] = data
 
