@@ -37,7 +37,7 @@ from zeolith.protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
-from zeolith.server import parking, session, upload
+from zeolith.server import flushing, parking, session, upload
 from zeolith.server.upload import Upload
 
 FIRST, SECOND, THIRD = FIRST_UPLOAD, FIRST_UPLOAD + 1, FIRST_UPLOAD + 2
@@ -174,7 +174,7 @@ def test_a_whole_one_is_not_sent_again(site: Site, how_far: str) -> None:
     count = 1
     if how_far == "flushed":
         # Beside so many others that files are brought to disk, and closed.
-        count = 40
+        count = flushing.BATCH + 8
         for number in range(SECOND, FIRST + count):
             client.send(OpenUpload(number, number.to_bytes(16, "big")), StreamData(number, b"x"))
             client.send(StreamEnd(number), attachment(number, b"x", oid_of(number)))

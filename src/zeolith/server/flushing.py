@@ -1,7 +1,9 @@
 """The files of a transaction's blobs on their way to the disk, many at a time (R4).
 
 A file system has much to do for a flush, and very little for those that follow at once.  So
-complete files wait, with what they hold already on its way, until the vote needs them.
+complete files wait, with what they hold already on its way, until many are together or the vote
+needs them.  They stay open: what the disk says of a file that was closed may be forgotten before
+it is flushed.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from .transactions import Transaction
     from .upload import Upload
 
-BATCH: Final = 32
-"""Complete files of one client that are open at most (R8)."""
+BATCH: Final = 64
+"""Complete files of one client that wait at most: each is open (R8)."""
 
 _THREADS: Final = 4
 """How many are flushed at once; more bring nothing to the disks that we have seen."""
@@ -33,22 +35,10 @@ def add(session: Session, transaction: Transaction, upload: Upload) -> None:
     """*upload*, a file of *transaction*, is about to be complete: flush it before the vote."""
     transaction.unflushed.append(upload)
     transactions = session.transactions.values()
-    if sum(len(found.unflushed) - found.laid_by for found in transactions) < BATCH:
-        return
-    latest = [upload for found in transactions for upload in found.unflushed[found.laid_by :]]
-    for found in transactions:
-        found.laid_by = len(found.unflushed)
-    assert session.uploads is not None
-    session.uploads.submit(partial(_lay_by, latest), _ignore, len(latest))
-
-
-def _lay_by(uploads: list[Upload]) -> None:
-    for upload in uploads:
-        _try(upload, upload.lay_by)
-
-
-def _ignore(result: None, error: Exception | None) -> None:
-    """What goes wrong is noted with the upload."""
+    if sum(len(found.unflushed) for found in transactions) >= BATCH:
+        for found in transactions:
+            if found.unflushed:
+                _flush(session, found)
 
 
 def flush_rest(session: Session, transaction: Transaction, then: Callable[[], None]) -> bool:
@@ -64,7 +54,7 @@ def flush_rest(session: Session, transaction: Transaction, then: Callable[[], No
 
 
 def _flush(session: Session, transaction: Transaction) -> None:
-    uploads, transaction.unflushed, transaction.laid_by = transaction.unflushed, [], 0
+    uploads, transaction.unflushed = transaction.unflushed, []
     transaction.flushing += uploads
     assert session.uploads is not None
     transaction.wait()
@@ -74,13 +64,10 @@ def _flush(session: Session, transaction: Transaction) -> None:
 
 
 def _flush_one(upload: Upload) -> None:
-    if upload.error is None:
-        _try(upload, upload.flush)
-
-
-def _try(upload: Upload, step: Callable[[], None]) -> None:
+    if upload.error is not None:
+        return
     try:
-        step()
+        upload.flush()
     except OSError as error:
         upload.error = upload.error or error
 

@@ -82,9 +82,8 @@ class Transaction:
     :ivar log: the operations.
     :ivar blobs: uploaded blobs.
     :ivar blob_records: bytes that they take in memory.
-    :ivar unflushed, flushing: files of them that wait to be brought to disk, and those that are on
-        their way to it.
-    :ivar laid_by: how many of the former are not open; they are the first.
+    :ivar unflushed, flushing: files of them that are open: those that wait to be brought to disk,
+        and those that are on their way to it.
     :ivar flushed: files of them as they were brought to disk.
     :ivar kept: those of them that their client could go on with on another connection.
     :ivar objects: by object id: what an object store has of them, and how many blobs had arrived
@@ -111,7 +110,6 @@ class Transaction:
         "flushed",
         "flushing",
         "kept",
-        "laid_by",
         "log",
         "meta",
         "objects",
@@ -134,7 +132,6 @@ class Transaction:
         self.log = CommitLog(commit_memory)
         self.blobs: list[UploadedBlob] = []
         self.unflushed: list[Upload] = []
-        self.laid_by = 0
         self.flushing: list[Upload] = []
         self.flushed: set[Flushed] = set()
         self.kept: list[Upload] = []

@@ -37,8 +37,8 @@ def blob_too_large(limit: int) -> Exception:
 class Upload:
     """A temporary file that takes up one blob.
 
-    :meth:`start`, :meth:`write`, :meth:`finish`, :meth:`lay_by` and :meth:`flush` run on worker
-    threads, one after the other in that order, :meth:`rest` and :meth:`reopen` between two of them.
+    :meth:`start`, :meth:`write`, :meth:`finish` and :meth:`flush` run on worker threads, one
+    after the other in that order, :meth:`rest` and :meth:`reopen` between two of them.
     :meth:`discard` may be called by any thread at any time: the transaction may be over while a
     thread still writes.  What is left belongs to the loop.
 
@@ -162,29 +162,15 @@ class Upload:
             begin_writeback(file, self._begun, self.written - self._begun)
         return self.path
 
-    def lay_by(self) -> None:
-        """Keep neither the file open nor what the checksum was made with until :meth:`flush`.
-
-        :raises OSError: the disk is full, or the like.
-        """
-        with self._hold():
-            self._close()
-            if self.ticket is None:  # else the upload may be gone on with
-                self._hasher = None
-
     def flush(self) -> None:
-        """Bring the complete file to disk (R4) and close it; do nothing if that has been done, or
-        there is none.
+        """Bring the file to disk (R4) and close it; do nothing if it is closed.
 
         :raises OSError: the disk is full, or the like.
         """
         with self._hold() as file:
-            if self.flushed is not None or self._is_discarded or not self.path:
-                return
-            if file is None:
-                file = self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            self.flushed = flush(file)
-            self._close()
+            if file is not None:
+                self.flushed = flush(file)
+                self._close()
 
     # -- between two connections -------------------------------------------------------------------
 
