@@ -134,6 +134,18 @@ def test_an_abort_that_comes_too_late_means_nothing(client: RawClient, files: Fi
     assert client.finish(2) > tid
 
 
+def test_what_follows_an_abort_that_comes_too_late_waits_for_the_end(client: RawClient) -> None:
+    """For its client it is over, so another one may begin in its place."""
+    for txn in range(MAX_TRANSACTIONS):
+        client.begin(txn)
+    client.store(oid_of(1), b"x", txn=1)
+    client.vote(1)
+    finish = client.next_id()
+    client.send((finish, TpcFinish(1)), TpcAbort(1), begin(MAX_TRANSACTIONS))
+    assert client.answer(finish)
+    client.vote(MAX_TRANSACTIONS)
+
+
 @pytest.mark.parametrize("ends", ["conflict", "abort"])
 def test_the_next_one_votes_however_the_first_ends(
     files: FileStorage, serve: Serve, raw: Connect, ends: str

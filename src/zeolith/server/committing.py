@@ -274,6 +274,8 @@ def tpc_abort(session: Session, msgid: m.MsgId, request: m.TpcAbort) -> None:
     elif transaction.stage is Stage.FINISHING:
         if msgid is NOTICE:
             # Its sender was interrupted, and cannot tell whether it had said that it commits.
+            session.stall("abort")
+            session.service.when_settled(partial(session.unstall, "abort"))
             return
         raise StorageTransactionError("too late to abort: the transaction is being committed")
     elif msgid is NOTICE:
