@@ -29,14 +29,12 @@ MAY_IMPORT = {
     "rights": frozenset({"errors"}),
     "protocol": _BASE,
     "credentials": frozenset[str](),
-    "writeback": frozenset[str](),
     "aside": frozenset[str](),
     "cache": _BASE | {"protocol"},
-    "client": _BASE
-    | {"credentials", "protocol", "cache", "writeback", "aside", "_callable", "__init__"},
+    "client": _BASE | {"credentials", "protocol", "cache", "aside", "_callable", "__init__"},
     "tier": _BASE,
     "server": _BASE
-    | {"credentials", "rights", "protocol", "tier", "writeback", "aside", "_callable", "__init__"},
+    | {"credentials", "rights", "protocol", "tier", "aside", "_callable", "__init__"},
     "config": _BASE | {"credentials", "rights", "protocol", "client", "server", "tier"},
     "admin": _BASE
     | {"credentials", "rights", "protocol", "cache", "client", "config", "tier", "__init__"},

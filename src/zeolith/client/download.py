@@ -8,7 +8,6 @@ from io import FileIO
 
 from ..aside import Aside, is_worthwhile
 from ..protocol.checksums import Hasher, make_hasher
-from ..writeback import PIECE, begin_writeback
 from .bloblayout import remove
 
 
@@ -31,7 +30,6 @@ class Download:
     __slots__ = (
         "_algorithm",
         "_aside",
-        "_begun",
         "_hasher",
         "error",
         "file",
@@ -53,7 +51,6 @@ class Download:
         self._algorithm: str | None = None
         self._hasher: Hasher | None = None
         self._aside: Aside | None = None
-        self._begun = 0  # bytes that the system was told to bring to disk
 
     def start(self) -> None:
         """Begin anew, whatever has been received before."""
@@ -93,9 +90,6 @@ class Download:
             self._aside.do(partial(self._hasher.update, chunk))
         self._attempt(lambda: _write_all(file, chunk))
         self.received += len(chunk)
-        if self.received - self._begun >= PIECE and self.file is not None:
-            begin_writeback(file.fileno(), self._begun, self.received - self._begun)
-            self._begun = self.received
 
     @property
     def digest(self) -> bytes | None:
@@ -116,7 +110,7 @@ class Download:
         """Forget what has been received."""
         self._close_aside()
         self.is_complete = False
-        self.received = self._begun = 0
+        self.received = 0
         self._hasher = None if self._algorithm is None else make_hasher(self._algorithm)
         file, self.file = self.file, None
         try:

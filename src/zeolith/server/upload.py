@@ -15,12 +15,12 @@ from ZODB.POSException import StorageError, TransactionTooLargeError
 from ..aside import Aside, is_worthwhile
 from ..errors import BlobDamaged
 from ..protocol.checksums import Hasher, make_hasher
-from ..writeback import PIECE, begin_writeback
 from .blobsums import remember
 from .blobsync import Flushed, flush
 from .tally import Limit, Tally
 from .transactions import remove_file
 from .voted import UPLOAD_PREFIX
+from .writeback import PIECE, begin_writeback
 
 if TYPE_CHECKING:
     from .parking import Ticket
