@@ -30,9 +30,14 @@ class Sink:
         self.data = b""
         self.answer: Any = None
         self.is_wanted = True
+        self.was_asked = False
         self._consumes = consumes
 
+    def asked(self) -> None:
+        self.was_asked = True
+
     def opened(self, answer: Any) -> None:
+        assert self.was_asked
         self.answer = answer
 
     def take(self, data: bytes | memoryview) -> int:

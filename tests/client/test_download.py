@@ -24,6 +24,48 @@ from zeolith.client.download import Download
 from zeolith.errors import ClientStorageError
 
 
+def test_the_file_is_made_when_the_server_has_been_asked(tmp_path: Path) -> None:
+    made = Download(str(tmp_path / "file"))
+    made.resume()
+    assert os.listdir(tmp_path) == []
+    made.open()
+    made.open()
+    assert os.listdir(tmp_path) == ["file"]
+    made.write(b"data")
+    made.end()
+    assert (made.is_complete, read(made.path)) == (True, b"data")
+
+
+def test_or_when_its_data_come_first(tmp_path: Path) -> None:
+    made = Download(str(tmp_path / "file"))
+    made.resume()
+    made.write(b"da")
+    made.open()
+    made.write(b"ta")
+    made.end()
+    assert (made.is_complete, read(made.path)) == (True, b"data")
+
+
+def test_nothing_is_opened_after_the_end(tmp_path: Path) -> None:
+    made = Download(str(tmp_path / "file"))
+    made.resume()
+    made.drop()
+    made.open()
+    made.write(b"late")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_made_is_noted_once(tmp_path: Path) -> None:
+    made = Download(str(tmp_path / "missing" / "file"))
+    made.resume()
+    made.open()
+    error = made.error
+    assert isinstance(error, FileNotFoundError)
+    made.write(b"data")
+    made.end()
+    assert (made.error, made.is_complete) == (error, False)
+
+
 class Late:
     """Does what an :class:`.Aside` does as late as it may."""
 
@@ -198,6 +240,7 @@ def test_a_download_with_another_checksum_begins_anew(tmp_path: Path) -> None:
     download.write(b"first")
     assert download.resume("sha256") == 5
     assert download.resume(None) == 0
+    download.open()
     assert (download.digest, os.path.getsize(download.path)) == (None, 0)
     download.write(b"first")
     assert download.resume("sha256") == 0

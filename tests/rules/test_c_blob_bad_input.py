@@ -407,7 +407,7 @@ def test_c_no_directory_for_the_object(victim: Victim) -> None:
     attacker = victim.attacker()
     attacker.begin(b"data")
     attacker.end(oid_of(2), 4)
-    assert "File exists" in fault_of_vote(attacker.client)
+    assert "Not a directory" in fault_of_vote(attacker.client)
     path.unlink()
 
 

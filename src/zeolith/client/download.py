@@ -31,6 +31,7 @@ class Download:
         "_algorithm",
         "_aside",
         "_hasher",
+        "_is_due",
         "error",
         "file",
         "is_complete",
@@ -51,15 +52,29 @@ class Download:
         self._algorithm: str | None = None
         self._hasher: Hasher | None = None
         self._aside: Aside | None = None
+        self._is_due = False  # the file is to be opened
 
     def start(self) -> None:
         """Begin anew, whatever has been received before."""
+        self._begin()
+        self.open()
+
+    def _begin(self) -> None:
         self.error = None
         self.drop()
-        self._attempt(self._open)
+        self._is_due = True
+
+    def open(self) -> None:
+        """Open the file, if that is due."""
+        if self._is_due:
+            self._is_due = False
+            self._attempt(self._open)
 
     def resume(self, algorithm: str | None = None) -> int:
         """Begin, or go on after what has been received before; return how many bytes that is.
+
+        To make a file takes as long as a server's answer: it is opened by :meth:`open`, when the
+        server has been asked, or by the first :meth:`write`.
 
         :param algorithm: by which the checksum of all of it is wanted; if it is not that of what
             has been received before, that is of no use.
@@ -67,7 +82,7 @@ class Download:
         # The last may differ where the thread that wrote it, another one's, was interrupted.
         if self.file is None or algorithm != self._algorithm or self.file.tell() != self.received:
             self._algorithm = algorithm
-            self.start()
+            self._begin()
         return self.received
 
     def expect(self, size: int) -> None:
@@ -79,6 +94,7 @@ class Download:
     def write(self, chunk: bytes | memoryview) -> None:
         """Add the next part, unless the stream has failed.  It has to stay as it is until the next
         call of any method returns."""
+        self.open()
         file = self.file
         if file is None:
             return
@@ -109,7 +125,7 @@ class Download:
     def drop(self) -> None:
         """Forget what has been received."""
         self._close_aside()
-        self.is_complete = False
+        self.is_complete = self._is_due = False
         self.received = 0
         self._hasher = None if self._algorithm is None else make_hasher(self._algorithm)
         file, self.file = self.file, None

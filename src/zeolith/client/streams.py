@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from ..errors import ClientStorageError, StreamViolation
@@ -71,6 +72,10 @@ class Sink(Protocol):
     @property
     def is_wanted(self) -> bool:
         """Whether more is of use; looked at while data come."""
+
+    def asked(self) -> None:
+        """The server has been asked: what takes as long as its answer may be done now.  It must not
+        raise; no data are taken meanwhile."""
 
     def opened(self, answer: Any) -> None:
         """The server has answered so; it may be sending already.  What this raises is passed on."""
@@ -154,6 +159,11 @@ class Incoming:
             self._receiver.grant(size)
         self._channel.post(StreamCredit(self.number, size))
         self._channel.flush()
+
+    def between(self, action: Callable[[], None]) -> None:
+        """Call *action* while no data are taken."""
+        with self._lock:
+            action()
 
     def abandon(self) -> None:
         """Take no more data.  Takes no lock: finalizers call this, in any thread at any moment."""
@@ -292,10 +302,16 @@ class Streams:
         window = max(STREAM_FRAME, min(STREAM_WINDOW, TOTAL_WINDOW // (len(self._incoming) + 1)))
         return Incoming(self._channel, number, window, take, is_eager)
 
-    def start(self, stream: Incoming, make_request: Callable[[int, int], Request]) -> Any:
+    def start(
+        self,
+        stream: Incoming,
+        make_request: Callable[[int, int], Request],
+        asked: Callable[[], None] | None = None,
+    ) -> Any:
         """Open *stream*; return the answer to the call that does it.
 
         :param make_request: gets the stream's number and first credit.
+        :param asked: called when the server has been asked, before its answer is waited for.
         :raises ClientDisconnected: the connection ended before the answer came.
         :raises Exception: what the server says instead of opening it.
         """
@@ -303,6 +319,8 @@ class Streams:
         slot = None
         try:
             slot = self._channel.start(make_request(stream.number, stream.window), None)
+            if asked is not None:
+                asked()
             return self._channel.result(slot)
         except Exception:
             # An exception of a signal handler, such as a time limit, does not mean that.
@@ -326,7 +344,8 @@ class Streams:
         with self._downloads:
             stream = self.prepare(sink.take)
             try:
-                sink.opened(self.start(stream, make_request))
+                asked = partial(stream.between, sink.asked)
+                sink.opened(self.start(stream, make_request, asked))
                 while sink.is_wanted and not stream.has_ended:
                     stream.grant(BULK_WINDOW // max(len(self._incoming), 1))
                     self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)

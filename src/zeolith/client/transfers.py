@@ -91,6 +91,9 @@ class _BlobSink:
             self._size is not None and self.download.received > self._size
         )
 
+    def asked(self) -> None:
+        self.download.open()
+
     def opened(self, answer: Any) -> None:
         size = answer.get("size") if type(answer) is dict else None
         if type(size) is not int:
