@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ZODB.POSException import POSKeyError
 
+from tests.support.asides import Late
 from tests.support.blobdirectories import (
     SERIAL,
     leftovers,
@@ -64,24 +65,6 @@ def test_a_file_that_cannot_be_made_is_noted_once(tmp_path: Path) -> None:
     made.write(b"data")
     made.end()
     assert (made.error, made.is_complete) == (error, False)
-
-
-class Late:
-    """Does what an :class:`.Aside` does as late as it may."""
-
-    def __init__(self) -> None:
-        self._job: Any = None
-
-    def do(self, job: Any) -> None:
-        self.wait()
-        self._job = job
-
-    def wait(self) -> None:
-        job, self._job = self._job, None
-        if job is not None:
-            job()
-
-    close = wait
 
 
 def test_what_a_thread_of_its_own_sums_up_is_all_in_the_checksum(

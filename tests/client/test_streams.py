@@ -186,6 +186,14 @@ def test_the_end_of_the_connection_is_the_end_of_its_streams(line: Line) -> None
         line.channel.streams.fetch(open_request, Sink())
 
 
+def test_no_data_are_taken_while_a_sink_prepares(line: Line) -> None:
+    """Its file must not be made by two threads."""
+    stream = line.channel.streams.prepare(lambda data: len(data))
+    held: list[bool] = []
+    stream.between(lambda: held.append(stream._lock.locked()))
+    assert held == [True]
+
+
 def test_parts_of_long_messages_are_put_where_the_last_ones_are_not(line: Line) -> None:
     """Those may still be summed up."""
     streams = line.channel.streams

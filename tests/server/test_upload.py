@@ -7,9 +7,9 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.support.asides import Late
 from tests.support.storages import gate
 
 from zeolith.server.upload import Upload
@@ -51,22 +51,6 @@ def test_r4_its_number_is_not_another_file_s_while_it_is_used(tmp_path: Path, st
             assert os.fstat(file.fileno()).st_size == 0
     assert opened(tmp_path) == []
     assert os.listdir(tmp_path) == ["other"]
-
-
-class Late:
-    """Does what an :class:`.Aside` does as late as it may."""
-
-    def __init__(self) -> None:
-        self._job: Any = None
-
-    def do(self, job: Any) -> None:
-        self.close()
-        self._job = job
-
-    def close(self) -> None:
-        job, self._job = self._job, None
-        if job is not None:
-            job()
 
 
 @pytest.mark.parametrize("is_cut_off", [False, True])
