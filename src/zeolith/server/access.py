@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -26,6 +25,7 @@ from .blobgarbage import remove_garbage
 from .blobsync import sync_path
 from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
+from .newfile import make_directory
 from .packblobs import remove_blobs
 from .publisher import Publisher
 from .resolvers import InProcess, Resolver
@@ -406,9 +406,7 @@ class StorageAccess:
         for layer in layers_of(self.storage):
             if keeps_blobs(layer):
                 for oid in oids:
-                    path = layer.fshelper.getPathForOID(oid)
-                    if not os.path.exists(path):
-                        os.makedirs(path, exist_ok=True)
+                    make_directory(layer.fshelper.getPathForOID(oid))
 
     def dirty_blobs(self) -> list[tuple[str, str]]:
         """Return (file, blob directory) of the blobs that the running transaction has written.

@@ -21,13 +21,14 @@ class Flushed(NamedTuple):
     modified: int
 
 
-def flush(descriptor: int) -> Flushed:
+def flush(descriptor: int, status: os.stat_result | None = None) -> Flushed:
     """Bring an open file to disk.
 
+    :param status: of the file, if it is known; who has changed the file since has another one.
     :raises OSError: the disk is full, or has failed.
     """
     os.fsync(descriptor)
-    return _state(os.fstat(descriptor))
+    return _state(os.fstat(descriptor) if status is None else status)
 
 
 def _state(status: os.stat_result) -> Flushed:
@@ -55,7 +56,7 @@ def sync_blobs(files: Iterable[tuple[str, str]], flushed: Set[Flushed] = frozens
                 break
             directory = os.path.dirname(directory)
     do_all(sync_path, paths)
-    do_all(sync_path, list(directories))
+    do_all(sync_path, list(directories), are_short=True)
 
 
 def sync_path(path: str) -> None:
