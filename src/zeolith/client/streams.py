@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from ..errors import ClientStorageError, StreamViolation
@@ -32,6 +31,7 @@ from ..protocol.streamrequests import (
 )
 from ..protocol.streams import Receiver, Sender
 from ..protocol.windows import Window
+from .blobahead import Ahead
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -63,6 +63,10 @@ Announce: TypeAlias = Callable[[int], object]
 
 
 def _ignore(number: int) -> None:
+    pass
+
+
+def _nothing() -> None:
     pass
 
 
@@ -285,6 +289,8 @@ class Streams:
         # Held from the choice of a number until its first message is on its way.
         self._beginning = threading.Lock()
         self._downloads = threading.Semaphore(MAX_DOWNLOADS)
+        self.ahead = Ahead(channel, self)
+        """Blobs that are likely to be wanted next."""
 
     # -- from the server ---------------------------------------------------------------------------
 
@@ -296,11 +302,30 @@ class Streams:
 
         :param take, is_eager: see :class:`Incoming`.
         """
+        window = max(STREAM_FRAME, min(STREAM_WINDOW, TOTAL_WINDOW // (len(self._incoming) + 1)))
+        return Incoming(self._channel, self._free_number(), window, take, is_eager)
+
+    def _free_number(self) -> int:
         number = next(self._numbers) % FIRST_UPLOAD
         while number in self._incoming:
             number = next(self._numbers) % FIRST_UPLOAD
-        window = max(STREAM_FRAME, min(STREAM_WINDOW, TOTAL_WINDOW // (len(self._incoming) + 1)))
-        return Incoming(self._channel, number, window, take, is_eager)
+        return number
+
+    def begin(self, take: Take, window: int) -> Incoming:
+        """Return a stream that is asked for now, by other means than :meth:`start`.
+
+        :param take: see :class:`Incoming`.
+        :param window: bytes that the server may be ahead; the first credit.
+        """
+        stream = Incoming(self._channel, self._free_number(), window, take, False)
+        self._incoming[stream.number] = stream
+        return stream
+
+    def refused(self, number: int) -> None:
+        """A stream that was asked for will not come."""
+        stream = self._incoming.pop(number, None)
+        if stream is not None:
+            stream.end(None)
 
     def start(
         self,
@@ -330,7 +355,12 @@ class Streams:
                 stream.end(None)
             raise
 
-    def fetch(self, make_request: Callable[[int, int], Request], sink: Sink) -> bytes | None:
+    def fetch(
+        self,
+        make_request: Callable[[int, int], Request],
+        sink: Sink,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> bytes | None:
         """Open a stream and return when all of it has come, or when *sink* wants no more.
 
         :returns: the checksum that the server said with the end; None if it said none.
@@ -338,13 +368,18 @@ class Streams:
         At most :data:`MAX_DOWNLOADS` threads do so at once, others wait.
 
         :param make_request: as for :meth:`start`.
+        :param meanwhile: called when the server has been asked, before its answer is waited for.
         :raises ClientDisconnected: the connection ended before the stream did.
         :raises Exception: what the server says.
         """
         with self._downloads:
             stream = self.prepare(sink.take)
+
+            def asked() -> None:
+                stream.between(sink.asked)
+                meanwhile()
+
             try:
-                asked = partial(stream.between, sink.asked)
                 sink.opened(self.start(stream, make_request, asked))
                 while sink.is_wanted and not stream.has_ended:
                     stream.grant(BULK_WINDOW // max(len(self._incoming), 1))
