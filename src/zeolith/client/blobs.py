@@ -98,6 +98,10 @@ class BlobDirectory:
         # The same name, for a third of the time.
         return self._base + blob_path(oid, serial)
 
+    def has(self, oid: bytes, serial: bytes) -> bool:
+        """Whether the file of that blob is there."""
+        return os.access(self.filename(oid, serial), os.F_OK)
+
     # -- reading -------------------------------------------------------------------------------
 
     def load(self, oid: bytes, serial: bytes, fetch: Fetch) -> str:

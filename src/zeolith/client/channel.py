@@ -29,7 +29,7 @@ import itertools
 import logging
 import threading
 from _thread import LockType, allocate_lock
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -350,6 +350,24 @@ class Channel:
         self._slots[number] = slot
         self._send(frame, slot, number)
         return slot
+
+    def start_all(self, calls: Iterable[tuple[Request, Slot]]) -> None:
+        """Send several short requests in one write; each is answered in its slot.
+
+        :raises ClientDisconnected: the connection has ended.
+        """
+        self._refuse_nested()
+        frames = []
+        try:
+            for request, slot in calls:
+                number = next(self._numbers)
+                frames.append(self._codec.call(number, request))
+                self._slots[number] = slot
+            self._send(b"".join(frames), None, None)
+        except BaseException as error:
+            # Interrupted in between: what was not sent is never answered.
+            self._break(error)
+            raise
 
     def wait_answer(self, slot: Slot, timeout: float) -> None:
         """Wait until *slot* is answered, at most *timeout* seconds.

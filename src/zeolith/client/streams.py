@@ -32,6 +32,7 @@ from ..protocol.streamrequests import (
 from ..protocol.streams import Receiver, Sender
 from ..protocol.wholes import Whole
 from ..protocol.windows import Window
+from .blobahead import Ahead
 from .turn import Turns
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ Announce: TypeAlias = Callable[[int], object]
 
 
 def _ignore(number: int) -> None:
+    pass
+
+
+def _nothing() -> None:
     pass
 
 
@@ -301,6 +306,8 @@ class Streams:
         # Held from the choice of a number until its first message is on its way.
         self._beginning = threading.Lock()
         self._downloads: Turns[Sink] = Turns(lambda: MAX_DOWNLOADS)
+        self.ahead = Ahead(channel, self)
+        """Blobs that are likely to be wanted next."""
 
     # -- from the server ---------------------------------------------------------------------------
 
@@ -312,11 +319,30 @@ class Streams:
 
         :param take, is_eager: see :class:`Incoming`.
         """
+        window = max(STREAM_FRAME, min(STREAM_WINDOW, TOTAL_WINDOW // (len(self._incoming) + 1)))
+        return Incoming(self._channel, self._free_number(), window, take, is_eager)
+
+    def _free_number(self) -> int:
         number = next(self._numbers) % FIRST_UPLOAD
         while number in self._incoming:
             number = next(self._numbers) % FIRST_UPLOAD
-        window = max(STREAM_FRAME, min(STREAM_WINDOW, TOTAL_WINDOW // (len(self._incoming) + 1)))
-        return Incoming(self._channel, number, window, take, is_eager)
+        return number
+
+    def begin(self, take: Take, window: int) -> Incoming:
+        """Return a stream that is asked for now, by other means than :meth:`start`.
+
+        :param take: see :class:`Incoming`.
+        :param window: bytes that the server may be ahead; the first credit.
+        """
+        stream = Incoming(self._channel, self._free_number(), window, take, False)
+        self._incoming[stream.number] = stream
+        return stream
+
+    def refused(self, number: int) -> None:
+        """A stream that was asked for will not come."""
+        stream = self._incoming.pop(number, None)
+        if stream is not None:
+            stream.end(None)
 
     def start(
         self,
@@ -327,8 +353,7 @@ class Streams:
         """Open *stream*; return the answer to the call that does it.
 
         :param make_request: gets the stream's number and first credit.
-        :param asked: called when the server has been asked, before its answer is waited for; no
-            data are taken meanwhile.
+        :param asked: called when the server has been asked, before its answer is waited for.
         :raises ClientDisconnected: the connection ended before the answer came.
         :raises Exception: what the server says instead of opening it.
         """
@@ -337,7 +362,7 @@ class Streams:
         try:
             slot = self._channel.start(make_request(stream.number, stream.window), None)
             if asked is not None:
-                stream.between(asked)
+                asked()
             return self._channel.result(slot)
         except Exception:
             # An exception of a signal handler, such as a time limit, does not mean that.
@@ -347,7 +372,12 @@ class Streams:
                 stream.end(None)
             raise
 
-    def fetch(self, make_request: Callable[[int, int], Request], sink: Sink) -> bytes | None:
+    def fetch(
+        self,
+        make_request: Callable[[int, int], Request],
+        sink: Sink,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> bytes | None:
         """Open a stream and return when all of it has come, or when *sink* wants no more.
 
         :returns: the checksum that the server said with the end; None if it said none.
@@ -355,14 +385,20 @@ class Streams:
         At most :data:`MAX_DOWNLOADS` threads do so at once, others wait.
 
         :param make_request: as for :meth:`start`.
+        :param meanwhile: called when the server has been asked, before its answer is waited for.
         :raises ClientDisconnected: the connection ended before the stream did.
         :raises Exception: what the server says.
         """
         try:
             self._downloads.take(sink)
             stream = self.prepare(sink.take)
+
+            def asked() -> None:
+                stream.between(sink.asked)
+                meanwhile()
+
             try:
-                sink.opened(self.start(stream, make_request, sink.asked))
+                sink.opened(self.start(stream, make_request, asked))
                 while not stream.has_ended and sink.is_wanted:
                     stream.grant(BULK_WINDOW // max(len(self._incoming), 1))
                     self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)
