@@ -670,22 +670,26 @@ class Channel:
                 if slot.locks:
                     slot.wake()
                 return
+            if self.streams.is_receiving:
+                # The same for blobs.
+                whole = self._peer.receive_whole(data)
+                if whole is not None:
+                    slot = self._slots.pop(whole.msgid, None)
+                    if slot is None:
+                        raise ProtocolViolation(f"an answer to no call: {whole.msgid!r}")
+                    self.streams.handle_whole(whole)
+                    slot.answer(whole.answer)
+                    return
             for event in self._peer.receive(data):
                 if isinstance(event, Reply):
                     msgid, value = event
                     slot = self._slots.pop(msgid, None)
                     if slot is None:
                         raise ProtocolViolation(f"an answer to no call: {msgid!r}")
-                    if msgid.__class__ is tuple:
-                        if value is not None:
-                            record, start, end = to_revision(value)
-                            self.receiver.loaded(msgid[0], start, end, record)
-                    elif slot.on_reply is not None:
-                        slot.on_reply(value)
-                    slot.value = value
-                    slot.done = True
-                    if slot.locks:
-                        slot.wake()
+                    if msgid.__class__ is tuple and value is not None:
+                        record, start, end = to_revision(value)
+                        self.receiver.loaded(msgid[0], start, end, record)
+                    slot.answer(value)
                 else:
                     self._handle(event)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this connection
@@ -703,7 +707,7 @@ class Channel:
         if wire is None:
             return self.wire.receive()
         if left:
-            view = self.streams.buffer(self._peer.body_number)[:left]
+            view = self.streams.buffer(self._peer.body_number, left)
             view = view[: wire.fill(view)]
             self._ended_body = len(view) == left
             return view

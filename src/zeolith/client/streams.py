@@ -30,8 +30,10 @@ from ..protocol.streamrequests import (
     StreamFault,
 )
 from ..protocol.streams import Receiver, Sender
+from ..protocol.wholes import Whole
 from ..protocol.windows import Window
 from .blobahead import Ahead
+from .turn import Turns
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -119,8 +121,8 @@ class Incoming:
         self._lock = threading.Lock()
         self._receiver = Receiver(number, window, window)
         # Between peers with long messages it grows with what the line takes.
-        is_long = channel.stream_frame > STREAM_FRAME
-        self._window = Window(BULK_WINDOW if is_long else window, time.monotonic())
+        self._began = time.monotonic()
+        self._window: Window | None = None
         self._granted = 0  # the offset at which that was looked at last
         self._buffers: tuple[memoryview | None, memoryview | None] = None, None
 
@@ -152,7 +154,9 @@ class Incoming:
         """
         with self._lock:
             receiver = self._receiver
-            if receiver.offset > self._granted and self._window.most > STREAM_WINDOW:
+            if receiver.offset > self._granted and self._channel.stream_frame > STREAM_FRAME:
+                if self._window is None:
+                    self._window = Window(BULK_WINDOW, self._began)
                 self._window.most = max(most, STREAM_WINDOW + 1)
                 self._window.passed(receiver.offset - self._granted, time.monotonic())
                 self._granted = receiver.offset
@@ -188,14 +192,16 @@ class Incoming:
 
     # -- by the connection's reader ----------------------------------------------------------------
 
-    def buffer(self) -> memoryview:
-        """Return where the next part of a long message may be put.  It is another one than the last
-        time: that may be in use until the next part has been taken."""
+    def buffer(self, left: int) -> memoryview:
+        """Return where the next part of a long message may be put, of which *left* bytes are to
+        come.  It is another one than the last time: that may be in use until the next part has been
+        taken."""
+        size = min(left, FILL_SIZE)
         used, free = self._buffers
-        if free is None:
-            free = memoryview(bytearray(FILL_SIZE))
+        if free is None or len(free) < size:
+            free = memoryview(bytearray(size))
         self._buffers = free, used
-        return free
+        return free[:left]
 
     def received(self, data: bytes | memoryview) -> None:
         with self._lock:
@@ -206,6 +212,17 @@ class Incoming:
             is_news = self._is_eager or self._receiver.due > 0
         if is_news:
             self._channel.wake(self)
+
+    def received_whole(self, data: memoryview, checksum: bytes) -> None:
+        """All has come at once."""
+        with self._lock:
+            self._receiver.received(len(data))
+            take = self._take
+            if take is not None:
+                take(data)
+            self.checksum = checksum
+            self._receiver.end()
+        self._channel.wake(self)
 
     def end(self, error: Exception | None, checksum: bytes | None = None) -> None:
         with self._lock:
@@ -288,7 +305,7 @@ class Streams:
         self._latest_pace: _Pace | None = None  # what the line took is what it takes
         # Held from the choice of a number until its first message is on its way.
         self._beginning = threading.Lock()
-        self._downloads = threading.Semaphore(MAX_DOWNLOADS)
+        self._downloads: Turns[Sink] = Turns(lambda: MAX_DOWNLOADS)
         self.ahead = Ahead(channel, self)
         """Blobs that are likely to be wanted next."""
 
@@ -372,7 +389,8 @@ class Streams:
         :raises ClientDisconnected: the connection ended before the stream did.
         :raises Exception: what the server says.
         """
-        with self._downloads:
+        try:
+            self._downloads.take(sink)
             stream = self.prepare(sink.take)
 
             def asked() -> None:
@@ -381,14 +399,16 @@ class Streams:
 
             try:
                 sink.opened(self.start(stream, make_request, asked))
-                while sink.is_wanted and not stream.has_ended:
+                while not stream.has_ended and sink.is_wanted:
                     stream.grant(BULK_WINDOW // max(len(self._incoming), 1))
                     self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)
             finally:
                 stream.cancel()  # unless it has ended
-            if stream.error is not None:
-                raise stream.error
-            return stream.checksum
+        finally:
+            self._downloads.give_up(sink)
+        if stream.error is not None:
+            raise stream.error
+        return stream.checksum
 
     # -- to the server -----------------------------------------------------------------------------
 
@@ -529,11 +549,28 @@ class Streams:
 
     # -- by the connection's reader ----------------------------------------------------------------
 
-    def buffer(self, number: int) -> memoryview:
-        """Return where the next part of a long message of that stream may be put."""
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a stream from the server is open."""
+        return bool(self._incoming)
+
+    def handle_whole(self, whole: Whole) -> None:
+        """As :meth:`handle` with all of a short blob.
+
+        :raises StreamViolation: that is not legal.
+        """
+        stream = self._find(whole.number)
+        del self._incoming[whole.number]
+        stream.received_whole(whole.data, whole.checksum)
+
+    def buffer(self, number: int, left: int) -> memoryview:
+        """Return where the next part of a long message of that stream may be put, of which *left*
+        bytes are to come."""
         stream = self._incoming.get(number)
         # Of a stream that nobody knows it is an error, which is found when it is handled.
-        return memoryview(bytearray(FILL_SIZE)) if stream is None else stream.buffer()
+        return (
+            memoryview(bytearray(min(left, FILL_SIZE))) if stream is None else stream.buffer(left)
+        )
 
     def handle(self, request: Any) -> None:
         """Take in what the server says of a stream; only whoever holds the reading role.

@@ -69,6 +69,7 @@ from .messages import (
     Reply,
 )
 from .streamlayouts import DATA_HEAD_SIZE, STREAM_HEAD
+from .wholes import Whole, parse_whole
 
 
 class Phase(Enum):
@@ -655,3 +656,18 @@ class ClientPeer(_Peer):
         ):
             return None
         return self._parse_loaded(bytes(data))
+
+    def receive_whole(self, data: bytes | memoryview) -> Whole | None:
+        """Return what has come if *data* is exactly one short blob; it is received then.
+
+        Otherwise return None, and nothing is received: *data* is for :meth:`receive`.
+        """
+        limit = self._bodies.limit
+        if (
+            not limit  # they are agreed upon together with checksums
+            or self._frames.pending
+            or self._bodies.left
+            or self.phase is not Phase.OPEN
+        ):
+            return None
+        return parse_whole(bytes(data), limit)
