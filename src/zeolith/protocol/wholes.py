@@ -24,6 +24,10 @@ _unpack_reply = _REPLY.unpack_from
 _unpack_data = _DATA.unpack_from
 _unpack_end = _END.unpack_from
 
+_FRONT: Final = Struct(">IBQ6sBIIBI")
+_pack_front = _FRONT.pack
+_pack_end = _END.pack
+
 _LENGTH: Final = 4
 _BODY: Final = _REPLY.size
 _END_SIZE: Final = _END.size
@@ -35,6 +39,13 @@ _SIZE_IS: Final = msgpacks.dumps({"size": 0})[:-1]
 _AT: Final = _BODY + len(_SIZE_IS)
 _NUMBERS: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4}
 """First byte of a number → bytes that follow; a smaller byte is the number itself."""
+
+_WIDE: Final = 0xCE
+_REPLY_LENGTH: Final = _REPLY.size - _LENGTH + len(_SIZE_IS) + 1 + _NUMBERS[_WIDE]
+assert _FRONT.size == _LENGTH + _REPLY_LENGTH + _DATA.size
+
+OVERHEAD: Final = max(_REPLY_LENGTH, STREAM_HEAD, _END_LENGTH)
+"""Bytes that a peer must take in one message beside the data, to get a short blob."""
 
 _LEAST: Final = _AT + 1 + _DATA.size + _END.size
 _SMALL: Final = 0x80
@@ -60,6 +71,21 @@ class Whole(NamedTuple):
     def answer(self) -> dict[str, int]:
         """The answer to the call."""
         return {"size": self.size}
+
+
+def serialize_whole(msgid: int, number: int, data: memoryview, checksum: bytes) -> bytes:
+    """Return the three messages that send a short blob.
+
+    :param msgid: of the call.
+    :param number: of the stream.
+    :param data: all of the blob, at least one byte.
+    :param checksum: of it.
+    """
+    size = len(data)
+    front = _pack_front(
+        _REPLY_LENGTH, REPLY, msgid, _SIZE_IS, _WIDE, size, STREAM_HEAD + size, STREAM_DATA, number
+    )
+    return b"".join((front, data, _pack_end(_END_LENGTH, STREAM_END, number, checksum)))
 
 
 def parse_whole(received: bytes, limit: int) -> Whole | None:

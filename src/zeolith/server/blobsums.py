@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from binascii import unhexlify
 from typing import Final
 
 from ..protocol.checksums import DIGEST_SIZE, make_hasher
@@ -53,11 +54,11 @@ def recall_as(descriptor: int, algorithm: str, status: os.stat_result) -> bytes 
         value = os.getxattr(descriptor, ATTRIBUTE)
     except OSError:
         return None  # there is none, or there cannot be
-    head = f"1 {algorithm} {status.st_size} {status.st_mtime_ns} ".encode("ascii")
+    head = b"1 %b %d %d " % (algorithm.encode("ascii"), status.st_size, status.st_mtime_ns)
     if not value.startswith(head):
         return None
     try:
-        digest = bytes.fromhex(value[len(head) :].decode("ascii"))
+        digest = unhexlify(value[len(head) :])
     except ValueError:
         return None
     return digest if len(digest) == DIGEST_SIZE else None
