@@ -39,13 +39,20 @@ def remember(descriptor: int, algorithm: str, digest: bytes) -> None:
 
 def recall(descriptor: int, algorithm: str) -> bytes | None:
     """Return the checksum of an open file if it is known and the file has not changed since."""
+    return recall_as(descriptor, algorithm, os.fstat(descriptor))
+
+
+def recall_as(descriptor: int, algorithm: str, status: os.stat_result) -> bytes | None:
+    """Return the checksum of an open file if it is known and is that of the file as it was.
+
+    :param status: of the file, when it was as it is meant.
+    """
     if not _has_attributes:
         return None
     try:
         value = os.getxattr(descriptor, ATTRIBUTE)
     except OSError:
         return None  # there is none, or there cannot be
-    status = os.fstat(descriptor)
     head = f"1 {algorithm} {status.st_size} {status.st_mtime_ns} ".encode("ascii")
     if not value.startswith(head):
         return None
