@@ -11,8 +11,8 @@ from typing import Final, TypeGuard
 from .wire import PlainWire
 
 INLET_SIZE: Final = 256 * 1024
-"""Bytes read at once: some small blobs, and several times the longest that is kept.  It is memory of
-a connection that has fetched blobs; more of it would leave the processor's cache."""
+"""Bytes read at once: some small blobs, and several times the longest one that is kept.  Only a
+connection that has fetched blobs has this memory; more of it would leave the processor's cache."""
 
 
 class Inlet:
