@@ -47,13 +47,14 @@ from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from ..protocol.streamlayouts import DATA_HEAD_SIZE, STREAM_HEAD, data_head
 from ..protocol.streamrequests import STREAM_MESSAGES
 from .arguments import check_tid, check_wanted
+from .inlet import Inlet
 from .login import NO_LOGIN, Conversation, refuse_login
 from .patience import Patience
 from .principal import Principal
 from .receiver import Receiver, to_revision
 from .slots import Slot, release
 from .streams import Streams
-from .wire import PlainWire, Wire
+from .wire import RECEIVE_SIZE, PlainWire, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Channel:
         # Without TLS, long data need not be copied together, or into pieces.
         self._plain = wire if isinstance(wire, PlainWire) else None
         self._ended_body = False  # by what was read last
+        self._inlet = Inlet()
         self.server_name = server_name
         self.server_program = ""
         """What the server calls itself; empty until it has said so."""
@@ -670,16 +672,22 @@ class Channel:
                 if slot.locks:
                     slot.wake()
                 return
-            if self.streams.is_receiving:
-                # The same for blobs.
-                whole = self._peer.receive_whole(data)
-                if whole is not None:
+            if self.streams.is_receiving or self._inlet.kept:
+                # The same for small blobs.
+                wholes, taken, is_begun = self._peer.receive_wholes(data)
+                for whole in wholes:
                     slot = self._slots.pop(whole.msgid, None)
                     if slot is None:
                         raise ProtocolViolation(f"an answer to no call: {whole.msgid!r}")
                     self.streams.handle_whole(whole)
                     slot.answer(whole.answer)
-                    return
+                if self._inlet.holds(data):
+                    if is_begun:
+                        self._inlet.keep(data, taken)
+                        return
+                    data = bytes(data[taken:])
+                elif taken:
+                    data = data[taken:]
             for event in self._peer.receive(data):
                 if isinstance(event, Reply):
                     msgid, value = event
@@ -709,12 +717,15 @@ class Channel:
         if left:
             view = self.streams.buffer(self._peer.body_number, left)
             view = view[: wire.fill(view)]
-            self._ended_body = len(view) == left
+            # The parts of short ones come through one memory.
+            self._ended_body = RECEIVE_SIZE < len(view) == left
             return view
         if self._ended_body:
             # Likely to be followed by another one, which should not come through other memory.
             self._ended_body = False
             return wire.receive(DATA_HEAD_SIZE)
+        if self.streams.is_receiving or self._inlet.kept:
+            return self._inlet.receive(wire)
         return wire.receive()
 
     def wait_patiently(self, timeout: float) -> None:

@@ -213,7 +213,7 @@ class Incoming:
         if is_news:
             self._channel.wake(self)
 
-    def received_whole(self, data: memoryview, checksum: bytes) -> None:
+    def received_whole(self, data: bytes, checksum: bytes) -> None:
         """All has come at once."""
         with self._lock:
             self._receiver.received(len(data))

@@ -1,13 +1,23 @@
-"""The call that opens a blob, read in one step: a client may ask for many short ones in a row."""
+"""Short blobs on the way from the server: the call that opens one, read in one step, and all that
+answers it, written in one.
+
+A client may ask for many in a row.  What is a little different is left to :mod:`.own`; what the
+client gets it may take as a :class:`~.wholes.Whole`.
+"""
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 import msgpack
 
+from . import msgpacks
+from .checksums import DIGEST_SIZE
+from .layouts import REPLY
 from .limits import FIRST_UPLOAD, MAX_STREAM_CREDIT
 from .messages import make_tuple
+from .streamlayouts import STREAM_DATA, STREAM_END, STREAM_HEAD
 from .streamrequests import OpenBlob
 
 _LONGEST: Final = 48
@@ -20,8 +30,8 @@ _MOST: Final = 1 << 63
 
 
 def parse_opening(body: bytes) -> OpenBlob | None:
-    """Return the request if *body* has its arguments, as they should be; else None: what is wrong
-    with it says the decoder of all requests.
+    """Return the request that has *body* for its arguments; None if they are not as they should be:
+    the decoder of all requests says what is wrong with them.
     """
     if len(body) > _LONGEST or body[:1] != _FIRST:
         return None
@@ -44,3 +54,34 @@ def parse_opening(body: bytes) -> OpenBlob | None:
     ):
         return make_tuple(OpenBlob, args)
     return None
+
+
+_SIZE_IS: Final = msgpacks.dumps({"size": 1 << 31})[:-4]
+"""How the answer begins; what follows is a number of four bytes."""
+
+_FRONT: Final = Struct(f">IBQ{len(_SIZE_IS)}sIIBI")
+_BACK: Final = Struct(f">IBI{DIGEST_SIZE}s")
+_pack_front = _FRONT.pack
+_pack_back = _BACK.pack
+
+_REPLY_LENGTH: Final = 1 + 8 + len(_SIZE_IS) + 4
+_END_LENGTH: Final = STREAM_HEAD + DIGEST_SIZE
+
+OVERHEAD: Final = max(_REPLY_LENGTH, STREAM_HEAD, _END_LENGTH)
+"""Bytes beside the data that a message to a client may have here."""
+
+
+def serialize_whole(msgid: int, number: int, data: memoryview, checksum: bytes) -> bytes:
+    """Return the three messages that answer the call and send all of the blob: the answer, the
+    data, and the end.
+
+    :param msgid: of the call.
+    :param number: of the stream.
+    :param data: all of the blob, at least one byte.
+    :param checksum: of it.
+    """
+    size = len(data)
+    front = _pack_front(
+        _REPLY_LENGTH, REPLY, msgid, _SIZE_IS, size, STREAM_HEAD + size, STREAM_DATA, number
+    )
+    return b"".join((front, data, _pack_back(_END_LENGTH, STREAM_END, number, checksum)))

@@ -69,7 +69,7 @@ from .messages import (
     Reply,
 )
 from .streamlayouts import DATA_HEAD_SIZE, STREAM_HEAD
-from .wholes import Whole, parse_whole
+from .wholes import Whole, cut_wholes
 
 
 class Phase(Enum):
@@ -657,10 +657,12 @@ class ClientPeer(_Peer):
             return None
         return self._parse_loaded(bytes(data))
 
-    def receive_whole(self, data: bytes | memoryview) -> Whole | None:
-        """Return what has come if *data* is exactly one short blob; it is received then.
+    def receive_wholes(self, data: bytes | memoryview) -> tuple[list[Whole], int, bool]:
+        """Return the short blobs with which *data* begin, how many bytes they take, and whether
+        what is behind them is the beginning of another one, which may be kept until more of it has
+        come.
 
-        Otherwise return None, and nothing is received: *data* is for :meth:`receive`.
+        They are received then; what is behind them is not, but for :meth:`receive`.
         """
         limit = self._bodies.limit
         if (
@@ -669,5 +671,5 @@ class ClientPeer(_Peer):
             or self._bodies.left
             or self.phase is not Phase.OPEN
         ):
-            return None
-        return parse_whole(bytes(data), limit)
+            return [], 0, False
+        return cut_wholes(data, limit)

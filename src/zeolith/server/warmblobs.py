@@ -24,8 +24,8 @@ from ZODB.FileStorage import FileStorage
 
 from ..protocol.limits import MAX_STREAMS
 from ..protocol.messages import MsgId
+from ..protocol.openings import OVERHEAD, serialize_whole
 from ..protocol.streamrequests import OpenBlob
-from ..protocol.wholes import OVERHEAD, serialize_whole
 from .blobsums import recall_as
 from .sources import AT_ONCE
 from .streams import OUTPUT_MARK
