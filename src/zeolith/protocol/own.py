@@ -337,7 +337,7 @@ class OwnCodec(Codec):
 
     def _read_call(self, payload: bytes) -> Message:
         msgid, number = _CALL.unpack_from(payload)
-        if number == _OPEN_BLOB:
+        if number == _OPEN_BLOB and "open_blob" in self._incoming:
             opening = parse_opening(payload[10:])
             if opening is not None:
                 return make_tuple(Call, (msgid, opening))
