@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from .affinity import busy_seconds, usable_cores
+from .leftovers import empty_files
 from .processes import BenchmarkFailed, Server, Worker
 from .products import Contender, make_certificates
 from .sample import write_items, write_oids, write_small_objects, write_twice
@@ -55,7 +56,8 @@ class Results:
 class Runner:
     """Runs benchmarks on databases it writes under *folder*.
 
-    :param folder: must exist; on the disk whose fsync is to be measured.
+    :param folder: must exist; on the disk whose fsync is to be measured.  Whoever made it removes
+        it, with the empty files that all turns leave there.
     :param patience: how long, in seconds, to wait for the machine to become quiet before a turn;
         a disturbed turn is repeated as long as this lasts, too.
     :param say: told of progress.
@@ -113,7 +115,7 @@ class Runner:
         self._numbered += 1
         own = self._folder / f"{self._numbered}-{product}" / data.name
         own.parent.mkdir()
-        stack.callback(shutil.rmtree, own.parent)
+        stack.callback(empty_files, own.parent)
         for path in (data, data.with_name(data.name + ".index")):
             if path.exists():
                 shutil.copy(path, own.with_name(path.name))
@@ -154,7 +156,9 @@ class Runner:
             self._wait_quiet(cores, deadline)
             attempts += 1
             try:
-                with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+                with ExitStack() as done:
+                    folder = tempfile.mkdtemp(dir=self._folder)
+                    done.callback(empty_files, Path(folder))
                     jobs = [
                         Job(
                             benchmark.workload,

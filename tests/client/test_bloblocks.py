@@ -16,7 +16,8 @@ import pytest
 import zc.lockfile
 
 from zeolith.client import bloblocks
-from zeolith.client.bloblocks import Buckets, FileLock, is_shared, share, try_lock
+from zeolith.client.blobbuckets import Buckets
+from zeolith.client.bloblocks import FileLock, is_shared, share, try_lock
 from zeolith.errors import ClientStorageError
 
 

@@ -254,7 +254,7 @@ def test_open_when_the_file_is_evicted_just_before(
     monkeypatch.setattr(blobs, "open_held", evict_first)
     with blob_cache.open(oid_of(1), SERIAL, None, sender(blob_cache, b"data")) as file:
         assert file.read() == b"data"
-    assert len(attempts) == 3  # gone; under the lock still gone; after the fetch
+    assert len(attempts) == 2  # gone; after the fetch
 
 
 # -- uploads -----------------------------------------------------------------------------------

@@ -199,10 +199,12 @@ def test_parts_of_long_messages_are_put_where_the_last_ones_are_not(line: Line) 
     streams = line.channel.streams
     fetching = Background(lambda: streams.fetch(open_request, Sink()))
     request = answer(line, {"size": 7})
-    first, second = (streams.buffer(request.stream) for _ in range(2))
+    first, second = (streams.buffer(request.stream, 10) for _ in range(2))
     first[:5], second[:5] = b"first", b"other"
     assert bytes(first[:5]) == b"first"
-    assert streams.buffer(request.stream).obj is first.obj
+    assert streams.buffer(request.stream, 3).obj is first.obj
+    # No longer than what is to come.
+    assert len(streams.buffer(request.stream, 20)) == 20
     say(line, StreamData(request.stream, b"abcdefg"), StreamEnd(request.stream))
     fetching.result()
 
@@ -217,7 +219,7 @@ def test_windows_get_smaller_when_there_are_many(line: Line) -> None:
     assert given == sorted(given, reverse=True)
     assert given[-1] == max(STREAM_FRAME, TOTAL_WINDOW // MAX_DOWNLOADS)
     # One more has to wait.
-    assert not line.channel.streams._downloads.acquire(blocking=False)
+    assert len(line.channel.streams._downloads.holders) == MAX_DOWNLOADS
     fetching.append(Background(lambda: line.channel.streams.fetch(open_request, Sink())))
     assert line.wire.sent.empty()
     say(line, StreamEnd(0))

@@ -70,7 +70,7 @@ def seal(path: str) -> None:
     """
     note_length(path)  # while it can still be written to
     try:
-        os.chmod(path, _protected_mode(path))
+        os.chmod(path, protected_mode(os.path.dirname(path)))
     except PermissionError:
         # Another user's file, renamed by us: protection is a courtesy, not a need.
         pass
@@ -88,6 +88,9 @@ def install(source: str, target: str) -> int:
     return status.st_size
 
 
-def _protected_mode(path: str) -> int:
-    """Return the mode of a blob's file: not writable, and readable to whom its directory is."""
-    return stat.S_IRUSR | os.stat(os.path.dirname(path)).st_mode & 0o444
+def protected_mode(directory: str) -> int:
+    """Return the mode of a blob's file: not writable, and readable to whom its directory is.
+
+    :raises OSError: the directory is not there.
+    """
+    return stat.S_IRUSR | os.stat(directory).st_mode & 0o444

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from .bloblocks import share
+from .blobpartials import PartialFile
 from .blobuse import note_use
 
 MOST_LEASES: Final = 32
@@ -69,10 +70,24 @@ class Leases:
             os.close(descriptor)
             raise
         note_use(descriptor, status)
+        self._hold(path, descriptor, status)
+        return path
+
+    def keep(self, file: PartialFile) -> str:
+        """As :meth:`take` with a file that was just made, whose descriptor belongs to this then.
+
+        The bucket is held since before it had its name: nobody can be evicting it.
+
+        :raises OSError: the file system has no locks.
+        """
+        status = file.share()
+        self._hold(file.path, file.detach(), status)
+        return file.path
+
+    def _hold(self, path: str, descriptor: int, status: os.stat_result) -> None:
         lease = _Lease(descriptor, status.st_ino, status.st_size, time.monotonic() + LEASE)
         for old in self._add(path, lease):
             os.close(old)
-        return path
 
     def _renew(self, path: str) -> None:
         deadline = time.monotonic() + LEASE

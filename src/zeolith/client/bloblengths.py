@@ -18,20 +18,25 @@ ATTRIBUTE: Final = "user.zeolith.length"
 """The extended attribute: a decimal number of bytes."""
 
 
-def note_length(path: str) -> None:
-    """Note the present length of the file *path*, or bring it to disk if that cannot be noted.
+def note_length(file: str | int, size: int | None = None) -> None:
+    """Note the length of a file, or bring it to disk if that cannot be noted.
 
+    :param file: its path, or its descriptor.
+    :param size: its length; None: to be looked up.
     :raises OSError: the disk failed.
     """
     if hasattr(os, "setxattr"):
         try:
-            os.setxattr(path, ATTRIBUTE, b"%d" % os.stat(path).st_size)
+            os.setxattr(file, ATTRIBUTE, b"%d" % (os.stat(file).st_size if size is None else size))
             return
         except FileNotFoundError:
             raise
         except OSError:
             pass  # a file system without them, or another user's file
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if isinstance(file, int):
+        os.fsync(file)
+        return
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

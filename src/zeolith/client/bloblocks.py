@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from ..errors import ClientStorageError
-from .blobfiles import usable
-from .bloblayout import LOCK_NAME, PARTIAL_SUFFIX
+from .bloblayout import PARTIAL_SUFFIX
 from .bloblengths import check_length
 
 LOCK_TIMEOUT: Final = 600.0
@@ -114,47 +110,15 @@ def is_shared(descriptor: int) -> bool:
     return False
 
 
-class Buckets:
-    """The buckets that this process works in.  Any thread may use it."""
+def wait_for(path: str) -> FileLock:
+    """Take the lock file of a bucket, which is made if necessary.
 
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        # Threads of this process meet here before they contend for the lock file, so that they
-        # wait without polling: bucket -> its lock and how many use it.
-        self._locks: dict[str, tuple[threading.Lock, int]] = {}
-
-    @contextmanager
-    def hold(self, directory: str) -> Iterator[None]:
-        """Hold a bucket against other threads and processes.
-
-        :raises ClientStorageError: another process keeps it for :data:`LOCK_TIMEOUT` seconds, or
-            the lock file cannot be made or locked.
-        :raises FileNotFoundError: there is no such directory.
-        """
-        path = os.path.join(directory, LOCK_NAME)
-        with self._mutex:
-            lock, users = self._locks.get(directory, (None, 0))
-            if lock is None:
-                lock = threading.Lock()
-            self._locks[directory] = lock, users + 1
-        try:
-            with lock:
-                with usable(path):
-                    held = _wait_for(path)
-                try:
-                    yield
-                finally:
-                    held.close()
-        finally:
-            with self._mutex:
-                lock, users = self._locks[directory]
-                if users == 1:
-                    del self._locks[directory]
-                else:
-                    self._locks[directory] = lock, users - 1
-
-
-def _wait_for(path: str) -> FileLock:
+    :raises ClientStorageError: another process keeps it for :data:`LOCK_TIMEOUT` seconds.
+    :raises OSError: as :func:`try_lock`.
+    """
+    held = try_lock(path)
+    if held is not None:
+        return held
     deadline = time.monotonic() + LOCK_TIMEOUT
     pause = 0.001
     while (held := try_lock(path)) is None:

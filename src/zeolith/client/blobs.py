@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final, TypeAlias, TypeVar
 
 from ..errors import ClientStorageError
-from .blobfiles import install, seal, take_in, unusable, usable
+from .blobbuckets import Buckets
+from .blobfiles import install, take_in, unusable, usable
 from .blobkeeper import SizeKeeper
 from .bloblayout import MARKER_NAME, PARTIAL_SUFFIX, blob_path, make_helper, remove
 from .blobleases import Leases
-from .bloblocks import Buckets
 from .blobopening import find_file, missing, open_file, open_held
-from .blobsizes import clear_bucket
+from .blobpartials import PartialFile
 from .download import Download
 
 CHUNK_SIZE: Final = 59000
@@ -69,8 +70,6 @@ class BlobDirectory:
         self._mutex = threading.Lock()
         self._downloads: dict[Key, Download] = {}
         self._buckets = Buckets()
-        # Those in which this process has looked for what others left.
-        self._cleared: set[str] = set()
 
     def forked(self) -> None:
         """In the child of a fork: forget the parent's downloads, threads and locks.
@@ -78,8 +77,7 @@ class BlobDirectory:
         Touches no file: what is on its way is the parent's business.
         """
         for download in self._downloads.values():
-            if download.file is not None:
-                download.file.close()
+            download.abandon()
         self._leases.forked()
         self._keeper.forked()
         self._reset()
@@ -100,6 +98,10 @@ class BlobDirectory:
         # The same name, for a third of the time.
         return self._base + blob_path(oid, serial)
 
+    def has(self, oid: bytes, serial: bytes) -> bool:
+        """Whether the file of that blob is there."""
+        return os.access(self.filename(oid, serial), os.F_OK)
+
     # -- reading -------------------------------------------------------------------------------
 
     def load(self, oid: bytes, serial: bytes, fetch: Fetch) -> str:
@@ -113,7 +115,9 @@ class BlobDirectory:
         :raises POSKeyError: there is no such blob.
         :raises ClientStorageError: it could not be written or read.
         """
-        return self._use(oid, serial, fetch, find_file if self.shared else self._leases.take)
+        if self.shared:
+            return self._use(oid, serial, fetch, find_file)
+        return self._use(oid, serial, fetch, self._leases.take, self._leases.keep)
 
     def open(self, oid: bytes, serial: bytes, blob: Any, fetch: Fetch) -> Any:
         """Return a blob, open for reading.
@@ -127,8 +131,18 @@ class BlobDirectory:
             return self._use(oid, serial, fetch, lambda path: open_file(path, blob))
         return self._use(oid, serial, fetch, lambda path: open_held(path, blob))
 
-    def _use(self, oid: bytes, serial: bytes, fetch: Fetch, use: Callable[[str], _T]) -> _T:
-        """Return ``use(path)``; it raises FileNotFoundError if the file is not there."""
+    def _use(
+        self,
+        oid: bytes,
+        serial: bytes,
+        fetch: Fetch,
+        use: Callable[[str], _T],
+        keep: Callable[[PartialFile], _T] | None = None,
+    ) -> _T:
+        """Return ``use(path)``; it raises FileNotFoundError if the file is not there.
+
+        :param keep: what to do in place of that with a file that was just made and is open.
+        """
         path = self.filename(oid, serial)
         try:
             # Most calls end here, so nothing is set up in advance.
@@ -138,37 +152,32 @@ class BlobDirectory:
                 raise missing(oid, serial, f"in {self.path}, which is shared") from None
         except OSError as error:
             raise unusable(path, error) from error
-        bucket = os.path.dirname(path)
-        with usable(bucket):
-            os.makedirs(bucket, exist_ok=True)
-        size = 0
+        bucket = path.rpartition(os.sep)[0]
         # Nobody evicts while we hold the bucket: what is there now can be used.
-        with self._buckets.hold(bucket):
-            self._clear(bucket)
-            try:
-                with usable(path):
+        with self._buckets.hold(bucket) as mode:
+            # Cheaper than an exception, as mostly nobody has come before us.
+            if os.access(path, os.F_OK):
+                with suppress(FileNotFoundError), usable(path):
                     return use(path)
-            except FileNotFoundError:
-                size = self._download((oid, serial), path, fetch)
+            file = self._download((oid, serial), path, fetch, mode)
+            if file is None:
+                raise missing(oid, serial, "at the server")
             try:
-                with usable(path):
-                    found = use(path)
+                size = file.size
+                found = use(path) if keep is None else keep(file)
             except FileNotFoundError:
                 raise missing(oid, serial, "at the server") from None
+            except OSError as error:
+                raise unusable(path, error) from error
+            finally:
+                file.close()
         # Not before it is in use: it would be the first that goes from a cache that is too small,
         # and what it takes the place of could not.
         self._keeper.added(size)
         return found
 
-    def _clear(self, bucket: str) -> None:
-        # The first time only: what is left later was left by processes that still run.
-        if bucket not in self._cleared:
-            with usable(bucket):
-                clear_bucket(bucket)
-            self._cleared.add(bucket)
-
-    def _download(self, key: Key, path: str, fetch: Fetch) -> int:
-        """Have a blob fetched into its place, if it exists; return its size."""
+    def _download(self, key: Key, path: str, fetch: Fetch, mode: int) -> PartialFile | None:
+        """Have a blob fetched into its place; return its file, or None if it does not exist."""
         download = Download(path + PARTIAL_SUFFIX)
         with self._mutex:
             self._downloads[key] = download
@@ -178,14 +187,13 @@ class BlobDirectory:
                 # From here on a late or repeated stream finds nobody who wants it.
                 del self._downloads[key]
             if download.error is not None:
-                raise ClientStorageError(
-                    f"cannot keep a blob in {path}: {download.error}"
-                ) from download.error
+                raise _unkept(path, download.error) from download.error
             if not download.is_complete:
-                return 0
-            with usable(path):
-                seal(download.path)
-                return install(download.path, path)
+                return None
+            try:
+                return download.install(path, mode)
+            except OSError as error:
+                raise _unkept(path, error) from error
         finally:
             with self._mutex:
                 self._downloads.pop(key, None)
@@ -289,3 +297,7 @@ class BlobDirectory:
         self._keeper.close()
         self._leases.close()
         self.downloads_broken()
+
+
+def _unkept(path: str, error: OSError) -> ClientStorageError:
+    return ClientStorageError(f"cannot keep a blob in {path}: {error}")

@@ -29,7 +29,7 @@ import itertools
 import logging
 import threading
 from _thread import LockType, allocate_lock
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -47,13 +47,14 @@ from ..protocol.peers import ClientPeer, Greeted, Violated, Welcomed
 from ..protocol.streamlayouts import DATA_HEAD_SIZE, STREAM_HEAD, data_head
 from ..protocol.streamrequests import STREAM_MESSAGES
 from .arguments import check_tid, check_wanted
+from .inlet import Inlet
 from .login import NO_LOGIN, Conversation, refuse_login
 from .patience import Patience
 from .principal import Principal
 from .receiver import Receiver, to_revision
 from .slots import Slot, release
 from .streams import Streams
-from .wire import PlainWire, Wire
+from .wire import RECEIVE_SIZE, PlainWire, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Channel:
         # Without TLS, long data need not be copied together, or into pieces.
         self._plain = wire if isinstance(wire, PlainWire) else None
         self._ended_body = False  # by what was read last
+        self._inlet = Inlet()
         self.server_name = server_name
         self.server_program = ""
         """What the server calls itself; empty until it has said so."""
@@ -350,6 +352,24 @@ class Channel:
         self._slots[number] = slot
         self._send(frame, slot, number)
         return slot
+
+    def start_all(self, calls: Iterable[tuple[Request, Slot]]) -> None:
+        """Send several short requests in one write; each is answered in its slot.
+
+        :raises ClientDisconnected: the connection has ended.
+        """
+        self._refuse_nested()
+        frames = []
+        try:
+            for request, slot in calls:
+                number = next(self._numbers)
+                frames.append(self._codec.call(number, request))
+                self._slots[number] = slot
+            self._send(b"".join(frames), None, None)
+        except BaseException as error:
+            # Interrupted in between: what was not sent is never answered.
+            self._break(error)
+            raise
 
     def wait_answer(self, slot: Slot, timeout: float) -> None:
         """Wait until *slot* is answered, at most *timeout* seconds.
@@ -652,22 +672,32 @@ class Channel:
                 if slot.locks:
                     slot.wake()
                 return
+            if self.streams.is_receiving or self._inlet.kept:
+                # The same for small blobs.
+                wholes, taken, is_begun = self._peer.receive_wholes(data)
+                for whole in wholes:
+                    slot = self._slots.pop(whole.msgid, None)
+                    if slot is None:
+                        raise ProtocolViolation(f"an answer to no call: {whole.msgid!r}")
+                    self.streams.handle_whole(whole)
+                    slot.answer(whole.answer)
+                if self._inlet.holds(data):
+                    if is_begun:
+                        self._inlet.keep(data, taken)
+                        return
+                    data = bytes(data[taken:])
+                elif taken:
+                    data = data[taken:]
             for event in self._peer.receive(data):
                 if isinstance(event, Reply):
                     msgid, value = event
                     slot = self._slots.pop(msgid, None)
                     if slot is None:
                         raise ProtocolViolation(f"an answer to no call: {msgid!r}")
-                    if msgid.__class__ is tuple:
-                        if value is not None:
-                            record, start, end = to_revision(value)
-                            self.receiver.loaded(msgid[0], start, end, record)
-                    elif slot.on_reply is not None:
-                        slot.on_reply(value)
-                    slot.value = value
-                    slot.done = True
-                    if slot.locks:
-                        slot.wake()
+                    if msgid.__class__ is tuple and value is not None:
+                        record, start, end = to_revision(value)
+                        self.receiver.loaded(msgid[0], start, end, record)
+                    slot.answer(value)
                 else:
                     self._handle(event)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this connection
@@ -685,14 +715,17 @@ class Channel:
         if wire is None:
             return self.wire.receive()
         if left:
-            view = self.streams.buffer(self._peer.body_number)[:left]
+            view = self.streams.buffer(self._peer.body_number, left)
             view = view[: wire.fill(view)]
-            self._ended_body = len(view) == left
+            # The parts of short ones come through one memory.
+            self._ended_body = RECEIVE_SIZE < len(view) == left
             return view
         if self._ended_body:
             # Likely to be followed by another one, which should not come through other memory.
             self._ended_body = False
             return wire.receive(DATA_HEAD_SIZE)
+        if self.streams.is_receiving or self._inlet.kept:
+            return self._inlet.receive(wire)
         return wire.receive()
 
     def wait_patiently(self, timeout: float) -> None:

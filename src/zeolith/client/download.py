@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from io import FileIO
 
 from ..aside import Aside, is_worthwhile
 from ..protocol.checksums import Hasher, make_hasher
 from .bloblayout import remove
+from .blobpartials import PartialFile
 
 
 class Download:
@@ -19,8 +18,8 @@ class Download:
 
     :param path: the partial file; nobody else may use it meanwhile.
 
-    :ivar file: open while its stream runs.
-    :ivar is_complete: the whole stream has been written to the partial file.
+    :ivar file: there while its stream runs.
+    :ivar done: there when the whole stream has been written to it.
     :ivar error: why it could not be written.
     :ivar received: bytes of the stream so far.
     :ivar size: bytes of the whole stream; None while that is not known.
@@ -32,9 +31,9 @@ class Download:
         "_aside",
         "_hasher",
         "_is_due",
+        "done",
         "error",
         "file",
-        "is_complete",
         "is_resumable",
         "path",
         "received",
@@ -43,8 +42,8 @@ class Download:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.file: FileIO | None = None
-        self.is_complete = False
+        self.file: PartialFile | None = None
+        self.done: PartialFile | None = None
         self.error: OSError | None = None
         self.received = 0
         self.size: int | None = None
@@ -68,7 +67,10 @@ class Download:
         """Open the file, if that is due."""
         if self._is_due:
             self._is_due = False
-            self._attempt(self._open)
+            try:
+                self.file = PartialFile(self.path)
+            except OSError as error:
+                self._fail(error)
 
     def resume(self, algorithm: str | None = None) -> int:
         """Begin, or go on after what has been received before; return how many bytes that is.
@@ -80,7 +82,7 @@ class Download:
             has been received before, that is of no use.
         """
         # The last may differ where the thread that wrote it, another one's, was interrupted.
-        if self.file is None or algorithm != self._algorithm or self.file.tell() != self.received:
+        if self.file is None or algorithm != self._algorithm or self.file.size != self.received:
             self._algorithm = algorithm
             self._begin()
         return self.received
@@ -94,7 +96,8 @@ class Download:
     def write(self, chunk: bytes | memoryview) -> None:
         """Add the next part, unless the stream has failed.  It has to stay as it is until the next
         call of any method returns."""
-        self.open()
+        if self._is_due:
+            self.open()
         file = self.file
         if file is None:
             return
@@ -104,7 +107,10 @@ class Download:
             self._hasher.update(chunk)
         else:
             self._aside.do(partial(self._hasher.update, chunk))
-        self._attempt(lambda: _write_all(file, chunk))
+        try:
+            _write_all(file, chunk)
+        except OSError as error:
+            self._fail(error)
         self.received += len(chunk)
 
     @property
@@ -117,49 +123,58 @@ class Download:
     def end(self) -> None:
         """The stream is complete, unless it has failed."""
         self._close_aside()
-        if self.file is not None:
-            self._attempt(self.file.close)
-            self.file = None
-            self.is_complete = self.error is None
+        self.done, self.file = self.file, None
+
+    @property
+    def is_complete(self) -> bool:
+        """The whole stream has been written to the file, which may be installed."""
+        return self.done is not None
+
+    def install(self, path: str, mode: int) -> PartialFile:
+        """Put the file, which is complete, into its place, and return it; the caller closes it.
+
+        :param mode: its permissions.
+        :raises OSError: it could not be done.
+        """
+        file = self.done
+        assert file is not None
+        file.seal(self.received, mode)
+        file.rename(path)
+        self.done = None
+        return file
 
     def drop(self) -> None:
         """Forget what has been received."""
         self._close_aside()
-        self.is_complete = self._is_due = False
+        self._is_due = False
         self.received = 0
         self._hasher = None if self._algorithm is None else make_hasher(self._algorithm)
-        file, self.file = self.file, None
-        try:
-            if file is not None:
-                file.close()
-        except OSError as error:
-            # Network file systems report a full disk here.  The file goes anyway.
-            self.error = self.error or error
-        try:
-            remove(self.path)
-        except OSError as error:
-            self.error = self.error or error
+        file, self.file, self.done = self.file or self.done, None, None
+        if file is not None:
+            file.close()
+            try:
+                remove(file.path)
+            except OSError as error:
+                self.error = self.error or error
+
+    def abandon(self) -> None:
+        """Forget it in a child of a fork: the file is the parent's business."""
+        file, self.file, self.done = self.file or self.done, None, None
+        if file is not None:
+            file.close()
 
     def _close_aside(self) -> None:
         aside, self._aside = self._aside, None
         if aside is not None:
             aside.close()
 
-    def _open(self) -> None:
-        # A partial file of a process that died may be there; the bucket's lock is ours.
-        # Unbuffered: chunks are large, and nothing is left to write if the process forks.
-        self.file = FileIO(self.path, "wb")
-
-    def _attempt(self, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except OSError as error:
-            self.error = error
-            self.drop()
+    def _fail(self, error: OSError) -> None:
+        self.error = error
+        self.drop()
 
 
-def _write_all(file: FileIO, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
+def _write_all(file: PartialFile, data: bytes | memoryview) -> None:
+    written = file.write(data)
+    while written < len(data):
         # A disk that is nearly full takes a part, and refuses the rest the next time.
-        view = view[file.write(view) :]
+        written += file.write(memoryview(data)[written:])

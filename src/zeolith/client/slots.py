@@ -31,6 +31,15 @@ class Slot:
         self.on_reply: Callable[[Any], None] | None = None
         self.locks: list[LockType] = []
 
+    def answer(self, value: Any) -> None:
+        """Answer with *value*; wake whoever waits."""
+        if self.on_reply is not None:
+            self.on_reply(value)
+        self.value = value
+        self.done = True
+        if self.locks:
+            self.wake()
+
     def settle(self, error: Exception | None) -> None:
         """Answer with *error*, or with nothing but that there is an answer; wake whoever waits."""
         self.value = None

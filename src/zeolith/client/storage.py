@@ -740,6 +740,7 @@ class ClientStorage(ConflictResolvingStorage):
         """Another minute of a connection has passed: tell the server how the cache does."""
         if channel.speaks_own:
             channel.add(make_report(self.cache_stats()))
+            channel.streams.ahead.tend()
         if self._blobs is not None:
             self._blobs.tend()
 

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from ..errors import ClientStorageError, StreamViolation
@@ -31,7 +30,10 @@ from ..protocol.streamrequests import (
     StreamFault,
 )
 from ..protocol.streams import Receiver, Sender
+from ..protocol.wholes import Whole
 from ..protocol.windows import Window
+from .blobahead import Ahead
+from .turn import Turns
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -63,6 +65,10 @@ Announce: TypeAlias = Callable[[int], object]
 
 
 def _ignore(number: int) -> None:
+    pass
+
+
+def _nothing() -> None:
     pass
 
 
@@ -115,8 +121,8 @@ class Incoming:
         self._lock = threading.Lock()
         self._receiver = Receiver(number, window, window)
         # Between peers with long messages it grows with what the line takes.
-        is_long = channel.stream_frame > STREAM_FRAME
-        self._window = Window(BULK_WINDOW if is_long else window, time.monotonic())
+        self._began = time.monotonic()
+        self._window: Window | None = None
         self._granted = 0  # the offset at which that was looked at last
         self._buffers: tuple[memoryview | None, memoryview | None] = None, None
 
@@ -148,7 +154,9 @@ class Incoming:
         """
         with self._lock:
             receiver = self._receiver
-            if receiver.offset > self._granted and self._window.most > STREAM_WINDOW:
+            if receiver.offset > self._granted and self._channel.stream_frame > STREAM_FRAME:
+                if self._window is None:
+                    self._window = Window(BULK_WINDOW, self._began)
                 self._window.most = max(most, STREAM_WINDOW + 1)
                 self._window.passed(receiver.offset - self._granted, time.monotonic())
                 self._granted = receiver.offset
@@ -184,14 +192,16 @@ class Incoming:
 
     # -- by the connection's reader ----------------------------------------------------------------
 
-    def buffer(self) -> memoryview:
-        """Return where the next part of a long message may be put.  It is another one than the last
-        time: that may be in use until the next part has been taken."""
+    def buffer(self, left: int) -> memoryview:
+        """Return where the next part of a long message may be put, of which *left* bytes are to
+        come.  It is another one than the last time: that may be in use until the next part has been
+        taken."""
+        size = min(left, FILL_SIZE)
         used, free = self._buffers
-        if free is None:
-            free = memoryview(bytearray(FILL_SIZE))
+        if free is None or len(free) < size:
+            free = memoryview(bytearray(size))
         self._buffers = free, used
-        return free
+        return free[:left]
 
     def received(self, data: bytes | memoryview) -> None:
         with self._lock:
@@ -202,6 +212,17 @@ class Incoming:
             is_news = self._is_eager or self._receiver.due > 0
         if is_news:
             self._channel.wake(self)
+
+    def received_whole(self, data: bytes, checksum: bytes) -> None:
+        """All has come at once."""
+        with self._lock:
+            self._receiver.received(len(data))
+            take = self._take
+            if take is not None:
+                take(data)
+            self.checksum = checksum
+            self._receiver.end()
+        self._channel.wake(self)
 
     def end(self, error: Exception | None, checksum: bytes | None = None) -> None:
         with self._lock:
@@ -284,7 +305,9 @@ class Streams:
         self._latest_pace: _Pace | None = None  # what the line took is what it takes
         # Held from the choice of a number until its first message is on its way.
         self._beginning = threading.Lock()
-        self._downloads = threading.Semaphore(MAX_DOWNLOADS)
+        self._downloads: Turns[Sink] = Turns(lambda: MAX_DOWNLOADS)
+        self.ahead = Ahead(channel, self)
+        """Blobs that are likely to be wanted next."""
 
     # -- from the server ---------------------------------------------------------------------------
 
@@ -296,11 +319,30 @@ class Streams:
 
         :param take, is_eager: see :class:`Incoming`.
         """
+        window = max(STREAM_FRAME, min(STREAM_WINDOW, TOTAL_WINDOW // (len(self._incoming) + 1)))
+        return Incoming(self._channel, self._free_number(), window, take, is_eager)
+
+    def _free_number(self) -> int:
         number = next(self._numbers) % FIRST_UPLOAD
         while number in self._incoming:
             number = next(self._numbers) % FIRST_UPLOAD
-        window = max(STREAM_FRAME, min(STREAM_WINDOW, TOTAL_WINDOW // (len(self._incoming) + 1)))
-        return Incoming(self._channel, number, window, take, is_eager)
+        return number
+
+    def begin(self, take: Take, window: int) -> Incoming:
+        """Return a stream that is asked for now, by other means than :meth:`start`.
+
+        :param take: see :class:`Incoming`.
+        :param window: bytes that the server may be ahead; the first credit.
+        """
+        stream = Incoming(self._channel, self._free_number(), window, take, False)
+        self._incoming[stream.number] = stream
+        return stream
+
+    def refused(self, number: int) -> None:
+        """A stream that was asked for will not come."""
+        stream = self._incoming.pop(number, None)
+        if stream is not None:
+            stream.end(None)
 
     def start(
         self,
@@ -330,7 +372,12 @@ class Streams:
                 stream.end(None)
             raise
 
-    def fetch(self, make_request: Callable[[int, int], Request], sink: Sink) -> bytes | None:
+    def fetch(
+        self,
+        make_request: Callable[[int, int], Request],
+        sink: Sink,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> bytes | None:
         """Open a stream and return when all of it has come, or when *sink* wants no more.
 
         :returns: the checksum that the server said with the end; None if it said none.
@@ -338,22 +385,30 @@ class Streams:
         At most :data:`MAX_DOWNLOADS` threads do so at once, others wait.
 
         :param make_request: as for :meth:`start`.
+        :param meanwhile: called when the server has been asked, before its answer is waited for.
         :raises ClientDisconnected: the connection ended before the stream did.
         :raises Exception: what the server says.
         """
-        with self._downloads:
+        try:
+            self._downloads.take(sink)
             stream = self.prepare(sink.take)
+
+            def asked() -> None:
+                stream.between(sink.asked)
+                meanwhile()
+
             try:
-                asked = partial(stream.between, sink.asked)
                 sink.opened(self.start(stream, make_request, asked))
-                while sink.is_wanted and not stream.has_ended:
+                while not stream.has_ended and sink.is_wanted:
                     stream.grant(BULK_WINDOW // max(len(self._incoming), 1))
                     self._channel.wait_until(stream, lambda: stream.has_ended or stream.due > 0)
             finally:
                 stream.cancel()  # unless it has ended
-            if stream.error is not None:
-                raise stream.error
-            return stream.checksum
+        finally:
+            self._downloads.give_up(sink)
+        if stream.error is not None:
+            raise stream.error
+        return stream.checksum
 
     # -- to the server -----------------------------------------------------------------------------
 
@@ -494,11 +549,28 @@ class Streams:
 
     # -- by the connection's reader ----------------------------------------------------------------
 
-    def buffer(self, number: int) -> memoryview:
-        """Return where the next part of a long message of that stream may be put."""
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a stream from the server is open."""
+        return bool(self._incoming)
+
+    def handle_whole(self, whole: Whole) -> None:
+        """As :meth:`handle` with all of a short blob.
+
+        :raises StreamViolation: that is not legal.
+        """
+        stream = self._find(whole.number)
+        del self._incoming[whole.number]
+        stream.received_whole(whole.data, whole.checksum)
+
+    def buffer(self, number: int, left: int) -> memoryview:
+        """Return where the next part of a long message of that stream may be put, of which *left*
+        bytes are to come."""
         stream = self._incoming.get(number)
         # Of a stream that nobody knows it is an error, which is found when it is handled.
-        return memoryview(bytearray(FILL_SIZE)) if stream is None else stream.buffer()
+        return (
+            memoryview(bytearray(min(left, FILL_SIZE))) if stream is None else stream.buffer(left)
+        )
 
     def handle(self, request: Any) -> None:
         """Take in what the server says of a stream; only whoever holds the reading role.

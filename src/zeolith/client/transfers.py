@@ -46,7 +46,7 @@ def fetch_blob(link: Link, blobs: BlobDirectory, oid: bytes, serial: bytes) -> N
     for is_last in (False, True):
         sink = _BlobSink(download, oid)
         try:
-            link.repeat(partial(_fetch_on, sink, oid, serial), lambda: download.received)
+            link.repeat(partial(_fetch_on, sink, blobs, oid, serial), lambda: download.received)
         except BlobDamaged as error:
             # On the way, or at the server: if it comes like that again it has no good one.
             download.drop()
@@ -57,7 +57,9 @@ def fetch_blob(link: Link, blobs: BlobDirectory, oid: bytes, serial: bytes) -> N
             return
 
 
-def _fetch_on(sink: _BlobSink, oid: bytes, serial: bytes, channel: Channel) -> None:
+def _fetch_on(
+    sink: _BlobSink, blobs: BlobDirectory, oid: bytes, serial: bytes, channel: Channel
+) -> None:
     download = sink.download
     if not channel.speaks_own:
         download.is_resumable = False
@@ -65,12 +67,24 @@ def _fetch_on(sink: _BlobSink, oid: bytes, serial: bytes, channel: Channel) -> N
         channel.call(SendBlob(oid, serial))
         return
     download.is_resumable = True
+    ahead = channel.streams.ahead
     offset = download.resume(channel.checksum)
-    if download.error is None:
+    if download.error is not None:
+        return
+    found = ahead.take(oid, serial) if not offset else None
+    if found is None:
         checksum = channel.streams.fetch(
-            lambda number, credit: OpenBlob(number, oid, serial, offset, credit), sink
+            lambda number, credit: OpenBlob(number, oid, serial, offset, credit),
+            sink,
+            partial(ahead.follow, oid, serial, blobs.has),
         )
-        sink.ended(checksum)
+    else:
+        checksum = found.checksum
+        ahead.follow(oid, serial, blobs.has)
+        sink.opened(found.answer)
+        for data in found.data:
+            sink.take(data)
+    sink.ended(checksum)
 
 
 class _BlobSink:

@@ -69,6 +69,7 @@ from .messages import (
     Reply,
 )
 from .streamlayouts import DATA_HEAD_SIZE, STREAM_HEAD
+from .wholes import Whole, cut_wholes
 
 
 class Phase(Enum):
@@ -655,3 +656,20 @@ class ClientPeer(_Peer):
         ):
             return None
         return self._parse_loaded(bytes(data))
+
+    def receive_wholes(self, data: bytes | memoryview) -> tuple[list[Whole], int, bool]:
+        """Return the short blobs with which *data* begin, how many bytes they take, and whether
+        what is behind them is the beginning of another one, which may be kept until more of it has
+        come.
+
+        They are received then; what is behind them is not, but for :meth:`receive`.
+        """
+        limit = self._bodies.limit
+        if (
+            not limit  # they are agreed upon together with checksums
+            or self._frames.pending
+            or self._bodies.left
+            or self.phase is not Phase.OPEN
+        ):
+            return [], 0, False
+        return cut_wholes(data, limit)

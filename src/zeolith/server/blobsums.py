@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from binascii import unhexlify
 from typing import Final
 
 from ..protocol.checksums import DIGEST_SIZE, make_hasher
@@ -41,18 +42,25 @@ def remember(descriptor: int, algorithm: str, digest: bytes, status: os.stat_res
 
 def recall(descriptor: int, algorithm: str) -> bytes | None:
     """Return the checksum of an open file if it is known and the file has not changed since."""
+    return recall_as(descriptor, algorithm, os.fstat(descriptor))
+
+
+def recall_as(descriptor: int, algorithm: str, status: os.stat_result) -> bytes | None:
+    """Return the checksum of an open file if it is known and is that of the file as it was.
+
+    :param status: of the file, when it was as it is meant.
+    """
     if not _has_attributes:
         return None
     try:
         value = os.getxattr(descriptor, ATTRIBUTE)
     except OSError:
         return None  # there is none, or there cannot be
-    status = os.fstat(descriptor)
-    head = f"1 {algorithm} {status.st_size} {status.st_mtime_ns} ".encode("ascii")
+    head = b"1 %b %d %d " % (algorithm.encode("ascii"), status.st_size, status.st_mtime_ns)
     if not value.startswith(head):
         return None
     try:
-        digest = bytes.fromhex(value[len(head) :].decode("ascii"))
+        digest = unhexlify(value[len(head) :])
     except ValueError:
         return None
     return digest if len(digest) == DIGEST_SIZE else None

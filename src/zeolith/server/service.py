@@ -34,6 +34,7 @@ from .publisher import Publisher
 from .refilling import last_entries, newest_tid
 from .resolvers import make_resolver
 from .statistics import Statistics
+from .warmblobs import find_warm_blobs
 from .workers import Done, WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class StorageService:
     :param failed: called when the storage has failed; :meth:`withdraw` is to follow.
     :ivar packing: packs the storage.
     :ivar cold: its object store for blobs; None: all are kept here.
+    :ivar warm: sends its short blobs without a worker; None: it is not known where they are.
     :ivar lead: which client leads.
     :ivar verifying: clients that wait to be told what they missed.
     :ivar readings: what is being read from the storage for them, by what they ask: the transaction
@@ -118,6 +120,7 @@ class StorageService:
         self.start_tid: bytes = NO_TID
         self._identity: DatabaseIdentity | None = None
         self.access = StorageAccess(name, storage, options.loads)
+        self.warm = find_warm_blobs(storage)
         self.resolver = make_resolver(name, options)
         self.log = InvalidationLog(options.invalidation_queue_size, options.invalidation_memory)
         self.publisher = Publisher(name, self.log, self._wake)

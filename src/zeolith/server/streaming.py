@@ -27,7 +27,9 @@ from .uploads import size_error
 
 
 def open_blob(session: Session, msgid: MsgId, request: OpenBlob) -> None:
-    access = session.service.access
+    access, warm = session.service.access, session.service.warm
+    if warm is not None and warm.send(session, msgid, request):
+        return
     number, oid, serial, offset, credit = request
 
     def make() -> tuple[Source, Any]:

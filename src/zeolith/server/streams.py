@@ -124,6 +124,10 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
+    def has(self, number: int) -> bool:
+        """Whether there is a stream of that number."""
+        return number in self._open
+
     @property
     def blobs(self) -> int:
         """How many of them are blobs."""
