@@ -203,10 +203,10 @@ def test_a_relative_path_is_looked_up_once(
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
         (tmp_path / "source").write_bytes(b"data")
-        path = directory.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
-        assert path.startswith(str(tmp_path / "here"))
+        taken = directory.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
+        assert taken.path.startswith(str(tmp_path / "here"))
         assert directory.temp_dir == str(tmp_path / "here" / "tmp")
-        directory.discard(path)
+        directory.discard(taken.path)
         if not shared:
             shrink(directory.path, 0)
         assert os.listdir(tmp_path / "elsewhere") == []
@@ -222,8 +222,8 @@ def test_a_cache_that_was_emptied_by_hand_goes_on(
     assert os.path.isdir(blob_cache.temp_dir)
     (tmp_path / "source").write_bytes(b"data")
     shutil.rmtree(blob_cache.path)
-    path = blob_cache.prepare_upload(oid_of(2), str(tmp_path / "source"), None)
-    blob_cache.committed(oid_of(2), SERIAL, path)
+    taken = blob_cache.prepare_upload(oid_of(2), str(tmp_path / "source"), None)
+    blob_cache.committed(oid_of(2), SERIAL, taken)
     with blob_cache.open(oid_of(2), SERIAL, None, no_fetch) as file:
         assert file.read() == b"data"
 
@@ -276,14 +276,15 @@ def test_an_upload_is_taken_sent_and_kept(
             original(src, dst)
 
         monkeypatch.setattr(os, "rename", fail)
-    path = blob_cache.prepare_upload(oid_of(1), str(source), bytes(8))
+    taken = blob_cache.prepare_upload(oid_of(1), str(source), bytes(8))
+    path = taken.path
     assert path.endswith(".tmp-")
     assert os.path.dirname(path) == blob_cache.fshelper.getPathForOID(oid_of(1))
     assert not source.exists()
     parts = list(blob_cache.chunks(path))
     assert [len(part) for part in parts] == [CHUNK_SIZE, CHUNK_SIZE, 5]
     assert b"".join(parts) == data
-    blob_cache.committed(oid_of(1), SERIAL, path)
+    blob_cache.committed(oid_of(1), SERIAL, taken)
     assert leftovers(blob_cache) == []
     kept = blob_cache.load(oid_of(1), SERIAL, no_fetch)
     assert read(kept) == data
@@ -315,9 +316,9 @@ def test_a_failed_copy_leaves_the_callers_file(
 
 def test_an_aborted_upload_is_discarded(blob_cache: BlobDirectory, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"data")
-    path = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), bytes(8))
-    blob_cache.discard(path)
-    blob_cache.discard(path)
+    taken = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), bytes(8))
+    blob_cache.discard(taken.path)
+    blob_cache.discard(taken.path)
     assert leftovers(blob_cache) == []
 
 
@@ -325,9 +326,9 @@ def test_a_commit_is_not_spoilt_by_a_file_that_went_away(
     blob_cache: BlobDirectory, tmp_path: Path
 ) -> None:
     (tmp_path / "source").write_bytes(b"data")
-    path = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), bytes(8))
-    os.remove(path)
-    blob_cache.committed(oid_of(1), SERIAL, path)
+    taken = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), bytes(8))
+    os.remove(taken.path)
+    blob_cache.committed(oid_of(1), SERIAL, taken)
     assert read(blob_cache.load(oid_of(1), SERIAL, sender(blob_cache, b"data"))) == b"data"
 
 
@@ -336,9 +337,9 @@ def test_a_commit_does_not_wait_for_a_long_download(
 ) -> None:
     """Of another blob in the same bucket, by whatever process; and it keeps its own."""
     (tmp_path / "source").write_bytes(b"data")
-    path = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
-    with closing(zc.lockfile.LockFile(os.path.join(os.path.dirname(path), ".lock"))):
-        blob_cache.committed(oid_of(1), SERIAL, path)
+    taken = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
+    with closing(zc.lockfile.LockFile(os.path.join(os.path.dirname(taken.path), ".lock"))):
+        blob_cache.committed(oid_of(1), SERIAL, taken)
     assert leftovers(blob_cache) == []
     assert read(blob_cache.load(oid_of(1), SERIAL, no_fetch)) == b"data"
 
@@ -348,8 +349,8 @@ def test_what_a_power_failure_has_cut_off_is_fetched_again(
     blob_cache: BlobDirectory, tmp_path: Path, is_open: bool
 ) -> None:
     (tmp_path / "source").write_bytes(b"all of it")
-    path = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
-    blob_cache.committed(oid_of(1), SERIAL, path)
+    taken = blob_cache.prepare_upload(oid_of(1), str(tmp_path / "source"), None)
+    blob_cache.committed(oid_of(1), SERIAL, taken)
     fetched = blob_cache.load(oid_of(2), SERIAL, sender(blob_cache, b"all of it"))
     blob_cache.close()
     # As after a restart of the machine: nobody remembers anything.
@@ -369,9 +370,10 @@ def test_a_shared_upload_is_the_servers_to_move(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"data")
     (tmp_path / "source").chmod(0o600)
     with closing(BlobDirectory(str(tmp_path / "b"), shared=True, cache_size=5)) as directory:
-        path = directory.prepare_upload(oid_of(1), str(tmp_path / "source"), bytes(8))
+        taken = directory.prepare_upload(oid_of(1), str(tmp_path / "source"), bytes(8))
+        path = taken.path
         assert stat.S_IMODE(os.stat(path).st_mode) == readable_as_folder(path)
-        directory.committed(oid_of(1), SERIAL, path)
+        directory.committed(oid_of(1), SERIAL, taken)
         assert os.path.exists(path)
         directory.discard(path)
         assert not os.path.exists(path)

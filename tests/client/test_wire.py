@@ -319,7 +319,7 @@ def test_a_closed_wire_is_readable_and_reading_tells_why() -> None:
         wire.abort()
 
 
-@pytest.mark.parametrize("taken", [0, 3, 9, 12, 109])
+@pytest.mark.parametrize("taken", [0, 3, 9, 12, 109, 111, 113])
 def test_what_the_system_does_not_take_at_once_is_sent_behind_it(taken: int) -> None:
     """The head of a message or what belongs to it, in the order of the bytes."""
     head, data = b"123456789", bytes(range(100))
@@ -341,5 +341,5 @@ def test_what_the_system_does_not_take_at_once_is_sent_behind_it(taken: int) -> 
             self.arrived += bytes(rest)
 
     sock: Any = Socket()
-    PlainWire(sock).send_parts(head, memoryview(data))
-    assert sock.arrived == head + data
+    PlainWire(sock).send_parts(head, memoryview(data), b"tail")
+    assert sock.arrived == head + data + b"tail"

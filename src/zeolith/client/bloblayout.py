@@ -40,6 +40,11 @@ def blob_path(oid: bytes, tid: bytes) -> str:
     return f"{bucket}{os.sep}{base}.{tid.hex()}{BLOB_SUFFIX}"
 
 
+def bucket_name(oid: bytes) -> str:
+    """Return the directory of the blobs of *oid* in a cache, relative to the cache."""
+    return str(int.from_bytes(oid, "big") % _BUCKETS)
+
+
 class CacheLayout:
     """ZEO's layout of a blob cache, as ``ZODB.blob.LAYOUTS`` wants it."""
 
@@ -47,7 +52,7 @@ class CacheLayout:
 
     def oid_to_path(self, oid: bytes) -> str:
         """Return the bucket of *oid*: a relative path."""
-        return str(int.from_bytes(oid, "big") % self.size)
+        return bucket_name(oid)
 
     def getBlobFilePath(self, oid: bytes, tid: bytes) -> str:  # noqa: N802 - ZODB's name
         """Return the relative path of a committed blob."""

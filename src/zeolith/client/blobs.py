@@ -16,9 +16,16 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from ..errors import ClientStorageError
 from .blobbuckets import Buckets
-from .blobfiles import install, take_in, unusable, usable
+from .blobfiles import Taken, take_in, unusable, usable
 from .blobkeeper import SizeKeeper
-from .bloblayout import MARKER_NAME, PARTIAL_SUFFIX, blob_path, make_helper, remove
+from .bloblayout import (
+    MARKER_NAME,
+    PARTIAL_SUFFIX,
+    blob_path,
+    bucket_name,
+    make_helper,
+    remove,
+)
 from .blobleases import Leases
 from .blobopening import find_file, missing, open_file, open_held
 from .blobpartials import PartialFile
@@ -101,6 +108,11 @@ class BlobDirectory:
     def has(self, oid: bytes, serial: bytes) -> bool:
         """Whether the file of that blob is there."""
         return os.access(self.filename(oid, serial), os.F_OK)
+
+    def _directory(self, oid: bytes) -> str:
+        if self.shared:
+            return str(self.fshelper.getPathForOID(oid))
+        return self._base + bucket_name(oid)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -240,16 +252,19 @@ class BlobDirectory:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def prepare_upload(self, oid: bytes, blobfilename: str, serial: bytes | None) -> str:
-        """Take the caller's file into this directory and return its new path.
+    def prepare_upload(
+        self, oid: bytes, blobfilename: str, serial: bytes | None, most: int = 0
+    ) -> Taken:
+        """Take the caller's file into this directory.
 
         Done at once, so that a full disk is known before the vote, and the caller is free to
         remove the directory its file was in.
 
+        :param most: bytes of a file whose contents are wanted.
         :raises ClientStorageError: it could not be moved or copied; the caller's file is still
             there.
         """
-        bucket = str(self.fshelper.getPathForOID(oid))
+        bucket = self._directory(oid)
         if self.shared and not os.path.exists(os.path.join(self.path, MARKER_NAME)):
             # Otherwise it would be made anew where nobody looks for it.
             raise ClientStorageError(
@@ -257,8 +272,11 @@ class BlobDirectory:
                 "system mounted?"
             )
         with usable(bucket):
-            os.makedirs(bucket, exist_ok=True)
-            return take_in(blobfilename, bucket, serial)
+            try:
+                return take_in(blobfilename, bucket, serial, most)
+            except FileNotFoundError:
+                os.makedirs(bucket, exist_ok=True)
+            return take_in(blobfilename, bucket, serial, most)
 
     def chunks(self, path: str, size: int = CHUNK_SIZE) -> Iterator[bytes]:
         """Return the contents of a file in parts of *size* bytes."""
@@ -267,22 +285,22 @@ class BlobDirectory:
                 self.bytes_read += len(chunk)
                 yield chunk
 
-    def committed(self, oid: bytes, tid: bytes, path: str) -> None:
+    def committed(self, oid: bytes, tid: bytes, taken: Taken) -> None:
         """Keep an uploaded file as the blob of *oid* that *tid* wrote.
 
         Never raises for what happens to the file: the transaction is committed, and a blob that
         could not be kept is fetched when it is wanted.
 
-        :param path: as returned by :meth:`prepare_upload`.
+        :param taken: as returned by :meth:`prepare_upload`.
         """
         if self.shared:
             return  # The server has moved it to its place.
         try:
             # Without the bucket: a whole file gets a name that only whole files of the same blob
             # can have, whoever is at it, too.
-            self._keeper.added(install(path, self.filename(oid, tid)))
+            self._keeper.added(taken.install(self.filename(oid, tid)))
         except OSError:
-            remove(path)
+            remove(taken.path)
 
     def discard(self, path: str) -> None:
         """Remove the file of an upload that was aborted; it need not exist."""

@@ -21,10 +21,18 @@ def note_use(file: int | str, status: os.stat_result) -> None:
     :param file: its path or descriptor.
     :param status: what is known of it.
     """
-    if 0 <= time.time() - status.st_atime < RESOLUTION:
+    renew_use(file, status.st_atime, status.st_mtime_ns)
+
+
+def renew_use(file: int | str, used: float, modified: int) -> None:
+    """As :func:`note_use`.
+
+    :param used, modified: when it was used and modified last, in seconds and in nanoseconds.
+    """
+    if 0 <= time.time() - used < RESOLUTION:
         return
     try:
-        os.utime(file, ns=(time.time_ns(), status.st_mtime_ns))
+        os.utime(file, ns=(time.time_ns(), modified))
     except OSError:
         # Removed while it was looked at; or another user's, which can be read but looks old.
         pass

@@ -413,15 +413,21 @@ class Channel:
         if slot is not None:
             slot.settle(None)
 
+    def encode(self, request: Request) -> bytes:
+        """Return *request*, which has no answer, as it is sent.
+
+        :raises MessageTooLarge: the server does not take that much at once.
+        """
+        frame = self._codec.notice(request)
+        return frame if self._compress is None else self._compress(frame)
+
     def post(self, request: Request) -> None:
         """Send *request*, which has no answer, soon: with the next call or when enough wait.
 
         :raises ClientDisconnected: the connection has ended.
         :raises MessageTooLarge: the server does not take that much at once.
         """
-        frame = self._codec.notice(request)
-        if self._compress is not None:
-            frame = self._compress(frame)
+        frame = self.encode(request)
         if self._is_sender():
             raise _nested()
         with self._sending:
@@ -436,10 +442,11 @@ class Channel:
             self._end(failure)
             raise self._disconnected()
 
-    def send_data(self, number: int, data: memoryview) -> None:
+    def send_data(self, number: int, data: bytes | memoryview, tail: bytes = b"") -> None:
         """Send *data* as one message of the stream to the server with that number, now.
 
         :param data: not more than :attr:`stream_frame`.
+        :param tail: what is sent behind it.
         :raises ClientDisconnected: the connection has ended.
         """
         if self._is_sender():
@@ -448,7 +455,7 @@ class Channel:
         with self._sending:
             if self._cause is not None:
                 raise self._disconnected()
-            failure = self._write(head, data)
+            failure = self._write(head, data, tail)
         if failure is not None:
             self._end(failure)
             raise self._disconnected()
@@ -530,8 +537,10 @@ class Channel:
         if slot is None:
             raise self._disconnected()
 
-    def _write(self, frame: bytes, data: memoryview | None = None) -> BaseException | None:
-        """Send what waits, *frame* and *data*; return what went wrong.  ``_sending`` is held."""
+    def _write(
+        self, frame: bytes, data: bytes | memoryview | None = None, tail: bytes = b""
+    ) -> BaseException | None:
+        """Send what waits and all of this; return what went wrong.  ``_sending`` is held."""
         try:
             if self._waiting:
                 frame = b"".join((*self._waiting, frame))
@@ -541,9 +550,9 @@ class Channel:
             if data is None:
                 self.wire.send(frame)
             elif self._plain is not None:
-                self._plain.send_parts(frame, data)
+                self._plain.send_parts(frame, data, tail)
             else:
-                self.wire.send(frame + data)
+                self.wire.send(b"".join((frame, data, tail)))
         except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: see _end
             return error
         return None

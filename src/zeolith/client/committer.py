@@ -57,7 +57,7 @@ from .journal import MAX_RESUMPTIONS, RESUMPTION_TIME, Journal, Resumable, SentB
 from .link import Link
 from .outcome import LostFinish, leaves_doubt
 from .transaction import Transaction
-from .transfers import send_blob
+from .transfers import RESUMABLE_SIZE, SHORT, send_blob
 from .turn import Turns
 
 logger = logging.getLogger(__name__)
@@ -198,9 +198,11 @@ class Committer:
         if blobs is None:
             raise Unsupported("no blob directory is configured: give blob_dir")
         oid, serial, data = check_oid(oid), check_tid_or_none(serial), check_record(data)
-        path = blobs.prepare_upload(oid, filename, serial)
+        is_sent = transaction.channel.speaks_own and not blobs.shared
+        taken = blobs.prepare_upload(oid, filename, serial, SHORT if is_sent else 0)
         # From here on the file is ours, whatever becomes of the transaction.
-        transaction.blobs.append((oid, path))
+        transaction.blobs.append((oid, taken))
+        contents, taken.data = taken.data, None
         if transaction.channel.speaks_own:
             # The record comes with the blob.
             transaction.stored(oid, data)
@@ -209,13 +211,15 @@ class Committer:
             self.store(oid, serial, data, txn)
         number = transaction.number
         if blobs.shared:
-            name = os.path.basename(path)
+            name = os.path.basename(taken.path)
             self._post(transaction, oid, StoreBlobShared(oid, serial, data, name, number))
             return
         journal = transaction.journal
-        upload = Resumable(journal) if journal is not None and journal.is_complete else None
-        blob = SentBlob(oid, serial, data, path, upload)
-        self._keep_on(transaction, partial(self._send_blob, transaction, blob))
+        upload = None
+        if journal is not None and journal.is_complete and taken.size > RESUMABLE_SIZE:
+            upload = Resumable(journal)
+        blob = SentBlob(oid, serial, data, taken.path, upload)
+        self._keep_on(transaction, partial(self._send_blob, transaction, blob, contents))
         if journal is not None:
             journal.note(blob)
 
@@ -298,13 +302,15 @@ class Committer:
         if transaction.journal is not None:
             transaction.journal.note(request)
 
-    def _send_blob(self, transaction: Transaction, blob: SentBlob) -> None:
+    def _send_blob(
+        self, transaction: Transaction, blob: SentBlob, contents: bytes | None = None
+    ) -> None:
         blobs = self._blobs
         assert blobs is not None  # or it would not have come so far
         oid, serial, data, path, upload = blob
         channel, number = transaction.channel, transaction.number
         try:
-            send_blob(channel, blobs, path, oid, serial, data, number, upload)
+            send_blob(channel, blobs, path, oid, serial, data, number, upload, contents)
         except MessageTooLarge as error:
             raise ObjectTooLarge(oid, error.size, error.limit) from None
 
@@ -459,14 +465,14 @@ class Committer:
         blobs = self._blobs
         if blobs is None:
             return
-        for oid, path in transaction.take_blobs():
+        for oid, taken in transaction.take_blobs():
             try:
-                blobs.committed(oid, tid, path)
+                blobs.committed(oid, tid, taken)
             except (OSError, ClientStorageError):
                 # The transaction is committed and the server has the blob; it will be fetched
                 # when it is needed.
                 logger.warning("blob of %s not kept in %s", oid.hex(), blobs.path, exc_info=True)
-                blobs.discard(path)
+                blobs.discard(taken.path)
 
     def abort(self, txn: Any) -> None:
         """Abort *txn* if it is being committed; never waits for a server that has gone."""
@@ -494,9 +500,9 @@ class Committer:
 
     def _end(self, transaction: Transaction) -> None:
         try:
-            for _, path in transaction.take_blobs():
+            for _, taken in transaction.take_blobs():
                 if self._blobs is not None:
-                    self._blobs.discard(path)
+                    self._blobs.discard(taken.path)
             self._iterators.give_back(transaction.channel)
         except ClientDisconnected:
             logger.debug("iterators ended with the connection")

@@ -437,6 +437,30 @@ class Streams:
             raise
         return self._end(stream), stream.sender.offset
 
+    def upload_whole(
+        self, data: bytes, attached: Callable[[int], Request], announce: Announce
+    ) -> bool:
+        """Send a short stream, its end, and what follows it, at once; return false, and do nothing,
+        if a message may not be so long now.
+
+        :param attached: returns what follows, if the stream has that number.
+        :param announce: as for :meth:`upload`; so is what may be raised.
+        """
+        channel, pace = self._channel, self._pace()
+        frame = min(pace.frame, channel.max_payload - STREAM_HEAD, STREAM_WINDOW)
+        if not 0 < len(data) <= frame or channel.stream_frame <= STREAM_FRAME:
+            return False
+        with self._beginning:
+            number = self._next_number
+            # First: there is no stream yet if that fails.
+            tail = channel.encode(StreamEnd(number)) + channel.encode(attached(number))
+            self._uploads += 1
+            announce(number)
+            began = time.monotonic()
+            channel.send_data(number, data, tail)
+        pace.took(len(data), time.monotonic() - began)
+        return True
+
     def go_on(
         self,
         identity: bytes,
@@ -484,9 +508,13 @@ class Streams:
             with suppress(ClientStorageError):
                 self._channel.post(ForgetUpload(number))
 
+    @property
+    def _next_number(self) -> int:
+        return FIRST_UPLOAD + self._uploads % FIRST_UPLOAD
+
     def _begin(self, announce: Announce) -> Outgoing:
         """Return the next stream to the server.  ``_beginning`` is held."""
-        number = FIRST_UPLOAD + self._uploads % FIRST_UPLOAD
+        number = self._next_number
         self._uploads += 1
         announce(number)
         stream = self._outgoing[number] = Outgoing(number)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ..cache.interface import ClientCache
 from ..protocol.limits import MAX_TRANSACTIONS
+from .blobfiles import Taken
 from .channel import Channel
 from .journal import Journal
 
@@ -56,7 +57,7 @@ class Transaction:
         """What has been said on it; None if it is never said again."""
         self.resolved: list[bytes] = []
         """Objects whose conflicts were resolved: their records are not what was stored."""
-        self.blobs: list[tuple[bytes, str]] = []
+        self.blobs: list[tuple[bytes, Taken]] = []
         """Objects with blobs, and the uploaded files."""
         self._records: dict[bytes, bytes | None] = {}
         self._together = together
@@ -87,7 +88,7 @@ class Transaction:
         self.resolved.append(oid)
         self._records[oid] = None
 
-    def take_blobs(self) -> list[tuple[bytes, str]]:
+    def take_blobs(self) -> list[tuple[bytes, Taken]]:
         """Return ``blobs`` and forget them: who takes them moves or removes the files."""
         blobs, self.blobs = self.blobs, []
         return blobs

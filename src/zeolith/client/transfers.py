@@ -28,6 +28,10 @@ PIECE_SIZE: Final = 512 * 1024
 """Bytes of a file that are read, summed up and sent at once; a small file needs no more memory."""
 
 
+SHORT: Final = 128 * 1024
+"""Bytes of a blob that is read when its file is taken in, and sent with all that is said of it at
+once, if the line takes so long a message in a moment."""
+
 RESUMABLE_SIZE: Final = 1024 * 1024
 """Bytes of a blob that is gone on with after a break.  A shorter one is sent again as quickly, and
 need not be known by an identity."""
@@ -146,18 +150,29 @@ def send_blob(
     data: bytes,
     txn: int,
     upload: Resumable | None,
+    contents: bytes | None,
 ) -> None:
     """Send the file *path* as the blob of *oid* in the transaction with the number *txn*.
 
     :param data: the record of *oid*.
     :param upload: what was sent of it before on other connections; None: nothing, and it will not
         be gone on with either.
+    :param contents: of the file, if they are known.
     :raises ClientDisconnected: the connection has ended.
     :raises MessageTooLarge: the server does not take such a record.
     """
     if channel.speaks_own:
         numbers: list[int] = []
         try:
+            if contents is not None:
+                checksum = _sum_of(contents, channel.checksum)
+                size = len(contents)
+
+                def attached(number: int) -> AttachBlob:
+                    return AttachBlob(number, oid, serial, data, txn, size, checksum)
+
+                if channel.streams.upload_whole(contents, attached, numbers.append):
+                    return
             number, size, checksum = _send_on_stream(channel, path, upload, numbers.append)
             channel.post(AttachBlob(number, oid, serial, data, txn, size, checksum))
         except BaseException:
@@ -185,6 +200,14 @@ def _send_on_stream(
         with closing(_pieces(file, hasher, algorithm)) as pieces:
             number, size = channel.streams.upload(pieces, announce)
     return number, size, None if hasher is None else hasher.digest()
+
+
+def _sum_of(contents: bytes, algorithm: str | None) -> bytes | None:
+    if algorithm is None:
+        return None
+    hasher = make_hasher(algorithm)
+    hasher.update(contents)
+    return hasher.digest()
 
 
 def _go_on(

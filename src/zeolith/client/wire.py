@@ -94,14 +94,13 @@ class PlainWire:
         """Wait for bytes and put them into *view*; return how many, 0 at the end of the stream."""
         return self._sock.recv_into(view)
 
-    def send_parts(self, head: bytes, data: memoryview) -> None:
-        """Send all of *head* and *data*, without making one of the two."""
-        sent = self._sock.sendmsg([head, data])
-        if sent < len(head):
-            self.send(head[sent:])
-            sent = len(head)
-        if sent < len(head) + len(data):
-            self.send(data[sent - len(head) :])
+    def send_parts(self, *parts: bytes | memoryview) -> None:
+        """Send all *parts*, without making one of them."""
+        sent = self._sock.sendmsg(parts)
+        for part in parts:
+            if sent < len(part):
+                self.send(memoryview(part)[sent:])
+            sent = max(sent - len(part), 0)
 
     def is_readable(self, timeout: float | None) -> bool:
         return _poll(self._sock.fileno(), select.POLLIN, timeout)
