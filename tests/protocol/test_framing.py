@@ -143,3 +143,32 @@ def test_a_frame_that_arrives_in_crumbs_takes_twice_its_length_at_most() -> None
         tracemalloc.stop()
     assert peak < 2 * size
     assert reader.feed(stream[-2:]) == [b"x" * size]
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (frame(b"12345") + b"rest", (b"12345", b"rest")),
+        (frame(b"12345"), (b"12345", b"")),
+        (frame(b""), (b"", b"")),
+        (frame(b"12345")[:-1], None),
+        (b"\0\0\0", None),
+        (b"", None),
+        (frame(b"123456"), None),
+    ],
+)
+def test_one_short_frame_is_cut_from_what_has_come(
+    data: bytes, found: tuple[bytes, bytes] | None
+) -> None:
+    reader = FrameReader(5)
+    cut = reader.cut(memoryview(data))
+    assert (None if cut is None else (cut[0], bytes(cut[1]))) == found
+    assert reader.pending == 0
+
+
+def test_a_long_frame_and_one_behind_a_part_are_not_cut() -> None:
+    reader = FrameReader(100_000)
+    assert reader.cut(memoryview(frame(bytes(5000)))) is None
+    assert reader.feed(b"\0\0\0\1") == []
+    assert reader.cut(memoryview(frame(b"x"))) is None
+    assert reader.feed(b"y") == [b"y"]

@@ -105,6 +105,17 @@ class FrameReader:
             self.pending = size - start
         return frames
 
+    def cut(self, data: memoryview) -> tuple[bytes, memoryview] | None:
+        """Return the payload that *data* begins with, and what is behind it; None, and nothing is
+        taken, if that is not one whole short frame, or something is pending."""
+        if self.pending or len(data) < HEADER_SIZE:
+            return None
+        length = _LENGTH.unpack_from(data)[0]
+        end = HEADER_SIZE + length
+        if length > _SMALL or length > self.max_size or end > len(data):
+            return None
+        return bytes(data[HEADER_SIZE:end]), data[end:]
+
     def peek(self, size: int) -> bytes:
         """Return the first *size* bytes, or fewer, of what is pending; the length comes first."""
         first = self._chunks[0]

@@ -282,6 +282,10 @@ class _Peer:
                 events.append(self._judge(message))
             elif not self._frames.pending and bodies.begins(data):
                 data = memoryview(data)[DATA_HEAD_SIZE:]
+            elif self._reader is not None and (found := self._frames.cut(memoryview(data))):
+                # What is said between two long messages: the second need not be copied with it.
+                events.append(self._decode(self._reader, found[0]))
+                data = found[1]
             else:
                 self._receive_frames(bytes(data), events)
                 data = bodies.open(self._frames)

@@ -1,0 +1,148 @@
+"""A short blob is sent at once, with all that is said of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ZODB.Connection import TransactionMetaData
+from ZODB.FileStorage import FileStorage
+
+from tests.support.processes import running_server
+from tests.support.raw import oid_of
+from zeolith.client.storage import ClientStorage
+from zeolith.client.streams import Streams
+from zeolith.client.transfers import SHORT
+from zeolith.client.wire import PlainWire
+from zeolith.errors import ObjectTooLarge
+from zeolith.protocol.limits import STREAM_FRAME, Limits
+
+from .conftest import Open
+
+
+@pytest.fixture
+def storage(server: Any, client: Open, tmp_path: Path) -> ClientStorage:
+    found = client(server.address, blob_dir=str(tmp_path / "cache"))
+    # As after some messages that the line took in a moment.
+    found._link.channel().streams._pace().frame = 2 * SHORT
+    return found
+
+
+def begin(storage: ClientStorage) -> TransactionMetaData:
+    meta = TransactionMetaData()
+    storage.tpc_begin(meta)
+    return meta
+
+
+def store(
+    storage: ClientStorage,
+    meta: TransactionMetaData,
+    path: Path,
+    number: int,
+    data: bytes,
+    record: bytes = b"record",
+) -> None:
+    path.write_bytes(data)
+    storage.storeBlob(oid_of(number), None, record, str(path), "", meta)
+
+
+def finish(storage: ClientStorage, meta: TransactionMetaData) -> bytes:
+    storage.tpc_vote(meta)
+    return storage.tpc_finish(meta)
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """How many bytes the parts of each write had that carries data."""
+    found: list[tuple[int, ...]] = []
+    original = PlainWire.send_parts
+
+    def send_parts(self: PlainWire, *parts: bytes | memoryview) -> None:
+        found.append(tuple(map(len, parts)))
+        original(self, *parts)
+
+    monkeypatch.setattr(PlainWire, "send_parts", send_parts)
+    return found
+
+
+def test_each_is_one_write(
+    storage: ClientStorage, files: FileStorage, tmp_path: Path, writes: list[tuple[int, ...]]
+) -> None:
+    sizes = [1, 1000, SHORT]
+    data = [os.urandom(size) for size in sizes]
+    meta = begin(storage)
+    for number, content in enumerate(data):
+        store(storage, meta, tmp_path / "new", number + 1, content)
+    assert [parts[1] for parts in writes] == sizes
+    assert all(parts[2] > len(b"record") for parts in writes)
+    serial = finish(storage, meta)
+    for number, content in enumerate(data):
+        assert Path(files.loadBlob(oid_of(number + 1), serial)).read_bytes() == content
+        assert Path(storage.loadBlob(oid_of(number + 1), serial)).read_bytes() == content
+
+
+@pytest.mark.parametrize("size", [0, SHORT + 1])
+def test_one_that_is_not_short_has_a_stream(
+    storage: ClientStorage, files: FileStorage, tmp_path: Path, size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    data, opened = os.urandom(size), []
+    original = Streams.upload
+
+    def upload(self: Streams, *arguments: Any) -> Any:
+        opened.append(size)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Streams, "upload", upload)
+    meta = begin(storage)
+    store(storage, meta, tmp_path / "new", 1, data)
+    store(storage, meta, tmp_path / "new", 2, b"short")
+    serial = finish(storage, meta)
+    assert opened == [size]
+    assert Path(files.loadBlob(oid_of(1), serial)).read_bytes() == data
+    assert Path(files.loadBlob(oid_of(2), serial)).read_bytes() == b"short"
+
+
+def test_a_slow_line_gets_no_longer_messages_than_before(
+    storage: ClientStorage, files: FileStorage, tmp_path: Path, writes: list[tuple[int, ...]]
+) -> None:
+    storage._link.channel().streams._pace().frame = STREAM_FRAME
+    data = os.urandom(STREAM_FRAME + 1)
+    meta = begin(storage)
+    store(storage, meta, tmp_path / "new", 1, data)
+    serial = finish(storage, meta)
+    assert writes[0][1] == STREAM_FRAME
+    assert Path(files.loadBlob(oid_of(1), serial)).read_bytes() == data
+
+
+def test_what_a_line_takes_long_for_is_not_sent_so_again(
+    storage: ClientStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(1000))
+    monkeypatch.setattr("zeolith.client.streams.time.monotonic", lambda: next(now))
+    meta = begin(storage)
+    pace = storage._link.channel().streams._pace()
+    store(storage, meta, tmp_path / "new", 1, b"short")
+    monkeypatch.undo()
+    assert pace.frame == SHORT
+    storage.tpc_abort(meta)
+
+
+def test_a_record_that_is_too_long_is_refused_before_anything_is_sent(
+    files: FileStorage, client: Open, tmp_path: Path, writes: list[tuple[int, ...]]
+) -> None:
+    with running_server(files, limits=Limits(max_message_size=100_000)) as server:
+        storage = client(server.address, blob_dir=str(tmp_path / "cache"))
+        storage._link.channel().streams._pace().frame = SHORT
+        meta = begin(storage)
+        with pytest.raises(ObjectTooLarge):
+            store(storage, meta, tmp_path / "new", 1, b"blob", bytes(100_000))
+        assert writes == []
+        storage.tpc_abort(meta)
+        meta = begin(storage)
+        store(storage, meta, tmp_path / "new", 1, b"blob")
+        serial = finish(storage, meta)
+        assert Path(files.loadBlob(oid_of(1), serial)).read_bytes() == b"blob"
+        storage.close()
