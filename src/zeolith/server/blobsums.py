@@ -25,11 +25,13 @@ _PIECE: Final = 1024 * 1024
 _has_attributes: Final = hasattr(os, "setxattr")
 
 
-def remember(descriptor: int, algorithm: str, digest: bytes) -> None:
-    """Keep the checksum of an open file, as it is now; nothing happens where that cannot be."""
+def remember(descriptor: int, algorithm: str, digest: bytes, status: os.stat_result) -> None:
+    """Keep the checksum of an open file; nothing happens where that cannot be.
+
+    :param status: of the file, as it was after its last byte was written.
+    """
     if not _has_attributes:
         return
-    status = os.fstat(descriptor)
     value = f"1 {algorithm} {status.st_size} {status.st_mtime_ns} {digest.hex()}"
     try:
         os.setxattr(descriptor, ATTRIBUTE, value.encode("ascii"))
@@ -77,5 +79,5 @@ def compute(descriptor: int, algorithm: str) -> bytes:
             hasher.update(view[:size])
             offset += size
     digest = hasher.digest()
-    remember(descriptor, algorithm, digest)
+    remember(descriptor, algorithm, digest, os.fstat(descriptor))
     return digest
