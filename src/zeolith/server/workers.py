@@ -121,7 +121,7 @@ class WorkerPool:
 _LaneItem: TypeAlias = tuple[Job | None, Done, int]
 
 BATCH_JOBS: Final = 32
-BATCH_COST: Final = 256 * 1024
+BATCH_COST: Final = 512 * 1024
 """How many jobs of a lane a thread does before it sees to others, and what they may cost together:
 for short jobs the way to the thread and back takes longer than they do.  What they bring is known
 only when the last of them has ended."""
