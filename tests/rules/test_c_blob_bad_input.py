@@ -448,9 +448,12 @@ def test_c_the_upload_of_another_connection(victim: Victim, coding: Coding) -> N
     victim.disk.committed(2, owner.client.finish(), b"the owner's")
 
 
-def test_c_uploads_that_no_transaction_takes(victim: Victim, coding: Coding) -> None:
+def test_c_uploads_that_no_transaction_takes(
+    victim: Victim, coding: Coding, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """R8: each takes a file at the server; there is a limit for each client, and all of them go
     with it."""
+    monkeypatch.setattr("zeolith.server.uploads.SHORT", 0)
     clients = [victim.attacker(has_transaction=False) for _ in range(4)]
     for attacker in clients:
         if coding is not Coding.OWN:
@@ -470,8 +473,9 @@ def test_c_uploads_that_no_transaction_takes(victim: Victim, coding: Coding) -> 
     wait_until(lambda: not victim.uploads())
 
 
-def test_c_an_upload_that_never_goes_on(victim: Victim) -> None:
+def test_c_an_upload_that_never_goes_on(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stops nobody, and goes with its client."""
+    monkeypatch.setattr("zeolith.server.uploads.SHORT", 0)
     attacker = victim.attacker()
     with gate(Upload, "write", when=lambda _upload, data: data == b"stuck") as writing:
         attacker.begin(b"stuck")

@@ -101,7 +101,7 @@ def send(uploader: Uploader, data: bytes) -> None:
 
 
 @coded
-@pytest.mark.parametrize("step", ["makedirs", "rename", "link"])
+@pytest.mark.parametrize("step", ["mkdir", "rename", "link"])
 def test_c_a_full_disk_when_a_blob_gets_its_name(
     tmp_path: Path,
     serve: Serve,
@@ -117,12 +117,12 @@ def test_c_a_full_disk_when_a_blob_gets_its_name(
     disk.committed(2, other.commit(oid_of(2), b"before"), b"before")
     client.client.begin()
     with monkeypatch.context() as patch:
-        if step == "makedirs":
+        if step == "mkdir":
             # Directories are made as soon as a blob has arrived.
             patch.setattr(os, step, no_room)
         client.store(oid_of(1), b"x" * 1000)
         client.client.ping()
-        if step != "makedirs":
+        if step != "mkdir":
             wait_until(lambda: debris(disk.directory) != [])
             patch.setattr(os, step, no_room)
         if step == "rename":

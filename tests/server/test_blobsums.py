@@ -65,7 +65,7 @@ def test_a_file_that_has_changed_has_none(descriptor: int, path: Path, change: s
 
 @pytest.mark.parametrize("value", [b"", b"\xff", b"2 sha256", None, b"short", b"odd"])
 def test_damage_is_none(descriptor: int, path: Path, value: bytes | None) -> None:
-    remember(descriptor, "sha256", DIGEST)
+    remember(descriptor, "sha256", DIGEST, os.fstat(descriptor))
     good = os.getxattr(path, ATTRIBUTE)
     changed = {None: good[:-1] + b"g", b"short": good[:-2], b"odd": good[:-1]}.get(value, value)
     assert changed is not None
@@ -84,5 +84,5 @@ def test_where_there_are_no_attributes_it_is_computed_each_time(
     assert compute(descriptor, "sha256") == DIGEST
     assert recall(descriptor, "sha256") is None
     monkeypatch.setattr(blobsums, "_has_attributes", False)
-    remember(descriptor, "sha256", DIGEST)
+    remember(descriptor, "sha256", DIGEST, os.fstat(descriptor))
     assert recall(descriptor, "sha256") is None

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.server.conftest import Connect, Serve
@@ -67,9 +68,9 @@ def flushes(files: FileStorage, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     original = blobsync.flush
 
-    def flush(descriptor: int) -> object:
+    def flush(descriptor: int, status: Any) -> object:
         found.append(len(open_uploads(files)))
-        return original(descriptor)
+        return original(descriptor, status)
 
     monkeypatch.setattr("zeolith.server.upload.flush", flush)
     return found
@@ -102,12 +103,12 @@ def test_r4_one_file_that_cannot_be_flushed_fails_the_vote(
     lock = threading.Lock()
     left = [BATCH + 2]
 
-    def flush(descriptor: int) -> object:
+    def flush(descriptor: int, status: Any) -> object:
         with lock:
             left[0] -= 1
             if left[0] == 0:
                 raise OSError(5, "Input/output error")
-        return original(descriptor)
+        return original(descriptor, status)
 
     monkeypatch.setattr("zeolith.server.upload.flush", flush)
     send_many(uploads)
@@ -160,6 +161,19 @@ def test_all_is_done_once(count: int) -> None:
 def test_several_at_once() -> None:
     meeting = threading.Barrier(flushing._THREADS)
     do_all(lambda item: meeting.wait(30), range(flushing._THREADS))
+
+
+def test_short_ones_are_done_by_one_thread_if_they_are_quick() -> None:
+    threads = set()
+    do_all(lambda item: threads.add(threading.get_ident()), range(50), are_short=True)
+    assert threads == {threading.get_ident()}
+
+
+def test_short_ones_get_other_threads_if_the_disk_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(1000))
+    monkeypatch.setattr(flushing, "monotonic", lambda: next(now))
+    meeting = threading.Barrier(flushing._THREADS)
+    do_all(lambda item: item and meeting.wait(30), range(1 + flushing._THREADS), are_short=True)
 
 
 def test_nothing_is_begun_after_an_error() -> None:

@@ -220,7 +220,7 @@ def test_r4_what_was_flushed_and_goes_on_is_flushed_again(site: Site) -> None:
     sizes: list[int] = []
     reached, go_on = threading.Event(), threading.Event()
 
-    def note(file: int) -> None:
+    def note(file: int, status: object) -> None:
         sizes.append(os.fstat(file).st_size)
         if len(sizes) == 2:
             reached.set()

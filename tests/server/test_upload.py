@@ -84,8 +84,7 @@ def test_one_that_was_given_up_is_not_started(tmp_path: Path) -> None:
 
 def test_one_that_is_given_up_while_it_starts(tmp_path: Path) -> None:
     upload = Upload()
-    module = sys.modules["zeolith.server.upload"].tempfile
-    with gate(module, "mkstemp") as busy:
+    with gate(sys.modules["zeolith.server.upload"], "make_file") as busy:
         thread = threading.Thread(target=lambda: upload.start(str(tmp_path)))
         thread.start()
         busy.wait_reached()

@@ -32,6 +32,7 @@ from zeolith.protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
+from zeolith.server.held import SHORT
 from zeolith.server.upload import Upload
 
 FIRST, SECOND, THIRD = FIRST_UPLOAD, FIRST_UPLOAD + 1, FIRST_UPLOAD + 2
@@ -45,6 +46,16 @@ def client(files: FileStorage, serve: Serve, raw: Connect, loop: str) -> RawClie
 @pytest.fixture
 def uploads(client: RawClient) -> RawStreams:
     return RawStreams(client)
+
+
+_LONG = b"long" * (SHORT // 4) + b"!"
+"""What does not wait in memory."""
+
+
+def data_of(number: int, data: bytes) -> list[StreamData]:
+    return [
+        StreamData(number, data[at : at + STREAM_FRAME]) for at in range(0, len(data), STREAM_FRAME)
+    ]
 
 
 def temporaries(files: FileStorage) -> list[str]:
@@ -138,12 +149,12 @@ def test_a_disk_that_refuses_cancels_the_upload_and_fails_the_vote(
     monkeypatch.setattr(Upload, "write", refuse)
     client = uploads.client
     client.begin()
-    client.send(StreamData(FIRST, b"x"))
+    uploads.client.send(*data_of(FIRST, _LONG))
     while FIRST not in uploads.cancelled:
         uploads.next()
     # What was on its way is ignored, and nothing more is said of it.
     client.send(StreamData(FIRST, b"y" * STREAM_FRAME), StreamEnd(FIRST))
-    uploads.attach(FIRST, oid_of(1), 1 + STREAM_FRAME)
+    uploads.attach(FIRST, oid_of(1), len(_LONG) + STREAM_FRAME)
     with pytest.raises(RemoteFault, match="No space left"):
         client.vote()
     uploads.settle()
@@ -194,8 +205,8 @@ def test_the_end_of_a_connection_removes_everything(
 ) -> None:
     client = uploads.client
     client.begin()
-    client.send(StreamData(FIRST, b"x"))
-    uploads.upload(SECOND, b"complete")
+    client.send(*data_of(FIRST, _LONG))
+    uploads.upload(SECOND, _LONG)
     uploads.upload(THIRD, b"attached")
     uploads.attach(THIRD, oid_of(1), 8)
     client.ping()
@@ -209,18 +220,18 @@ def test_the_end_of_a_transaction_removes_what_it_did_not_take(
 ) -> None:
     client = uploads.client
     client.begin()
-    uploads.upload(FIRST, b"complete")
-    client.send(StreamData(SECOND, b"on its way"))
+    uploads.upload(FIRST, _LONG)
+    client.send(*data_of(SECOND, _LONG))
     client.ping()
     client.call(TpcAbort(1))
     wait_until(lambda: len(temporaries(files)) == 1)
     # The other one goes on.
     client.begin()
     client.send(StreamEnd(SECOND))
-    uploads.attach(SECOND, oid_of(1), 10)
+    uploads.attach(SECOND, oid_of(1), len(_LONG))
     client.vote()
     tid = client.finish()
-    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == b"on its way"
+    assert Path(files.loadBlob(oid_of(1), tid)).read_bytes() == _LONG
 
 
 def test_a_full_table_of_uploads_is_free_again(uploads: RawStreams, files: FileStorage) -> None:

@@ -125,13 +125,13 @@ def short(files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, loop: 
     ("layout", "path_of"), [("bushy", bushy_path), ("lawn", lawn_path)], ids=["bushy", "lawn"]
 )
 def test_paths_are_those_of_zodb(
-    tmp_path: Path, layout: str, path_of: Callable[[bytes, bytes], str]
+    tmp_path: Path, layout: str, path_of: Callable[[bytes, bytes], bytes]
 ) -> None:
     helper = FilesystemHelper(str(tmp_path), layout)
     lot = random.Random(7)
     ids = [bytes(8), b"\xff" * 8, b"\0\x01" * 4, oid_of(10), *(lot.randbytes(8) for _ in range(50))]
     for oid, tid in zip(ids, reversed(ids), strict=True):
-        assert helper.base_dir + path_of(oid, tid) == helper.getBlobFilename(oid, tid)
+        assert helper.base_dir + os.fsdecode(path_of(oid, tid)) == helper.getBlobFilename(oid, tid)
 
 
 def test_only_storages_that_are_known_have_them(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_it_leaves_in_one_piece_with_the_answer(
     assert short.read() == (DATA, StreamEnd(0, sha(DATA)))
 
 
-@pytest.mark.parametrize(("size", "is_sent"), [(0, 1), (1, 1), (AT_ONCE, 1), (AT_ONCE + 1, 0)])
+@pytest.mark.parametrize(("size", "is_sent"), [(0, 0), (1, 1), (AT_ONCE, 1), (AT_ONCE + 1, 0)])
 def test_sizes(
     files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, size: int, is_sent: int
 ) -> None:
@@ -225,20 +225,23 @@ def test_over_tls(
     assert short.sent == 2 * AT_A_TIME * [True]
 
 
-@pytest.mark.parametrize(
-    "terms",
-    [Terms(checksums=(SHA,), compresses=True), Terms()],
-    ids=["compressed", "of before"],
-)
 @pytest.mark.parametrize("size", [STREAM_FRAME, STREAM_FRAME + 1])
-def test_a_peer_that_takes_short_messages_only(
-    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, terms: Terms, size: int
+def test_a_peer_that_takes_compressed_messages(
+    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect, size: int
 ) -> None:
-    data = bytes(size)
+    """Each of them is compressed, and none is so long that it takes long."""
+    data, terms = bytes(size), Terms(checksums=(SHA,), compresses=True)
     short = Short(files, tmp_path, serve, raw, data, terms=terms)
-    checksum = sha(data) if terms.checksums else None
-    assert short.read() == (data, StreamEnd(0, checksum))
+    assert short.read() == (data, StreamEnd(0, sha(data)))
     assert short.sent == [size <= STREAM_FRAME]
+
+
+def test_a_peer_that_verifies_nothing(
+    files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect
+) -> None:
+    short = Short(files, tmp_path, serve, raw, terms=Terms())
+    assert short.read() == (DATA, StreamEnd(0))
+    assert short.sent == [False]
 
 
 # -- not at once -------------------------------------------------------------------------------
@@ -346,7 +349,7 @@ def test_a_directory_and_a_pipe_are_no_blobs(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     keeper = os.open(tmp_path / "pipe", os.O_RDWR)
     for name in ("dir", "pipe"):
-        assert found.read(str(tmp_path / name), AT_ONCE, None) is None
+        assert found.read(bytes(tmp_path / name), AT_ONCE, SHA) is None
     os.close(keeper)
     assert found.is_able
 
@@ -392,21 +395,23 @@ def test_a_system_that_does_not_know_how(
 def test_nothing_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
 
-    def note(path: str) -> int:
+    def note(path: bytes) -> int:
         opened.append(os.open(path, os.O_RDONLY))
         return opened[-1]
 
     monkeypatch.setattr(warmblobs, "open_warm", note)
     (tmp_path / "file").write_bytes(DATA)
-    path = str(tmp_path / "file")
+    path = bytes(tmp_path / "file")
+    with open(path, "rb") as file:
+        compute(file.fileno(), SHA)
     found = make_warm(tmp_path)
-    got = found.read(path, AT_ONCE, None)
+    got = found.read(path, AT_ONCE, SHA)
     assert got is not None
-    assert bytes(got[0]) == DATA
-    assert found.read(path, 100, None) is None
-    assert found.read(path, AT_ONCE, SHA) is None
+    assert (bytes(got[0]), got[1]) == (DATA, sha(DATA))
+    assert found.read(path, 100, SHA) is None
+    assert found.read(path, AT_ONCE, "blake3") is None
     monkeypatch.setattr(warmblobs, "read_warm", refuse(errno.EAGAIN))
-    assert found.read(path, AT_ONCE, None) is None
+    assert found.read(path, AT_ONCE, SHA) is None
     assert len(opened) == 4
     for descriptor in set(opened):
         with pytest.raises(OSError, match="Bad file descriptor"):

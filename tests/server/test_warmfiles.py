@@ -17,13 +17,13 @@ DATA = os.urandom(10_000)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
+def path(tmp_path: Path) -> bytes:
     found = tmp_path / "file"
     found.write_bytes(DATA)
-    return str(found)
+    return bytes(found)
 
 
-def test_what_has_just_been_written_is_there(path: str) -> None:
+def test_what_has_just_been_written_is_there(path: bytes) -> None:
     room = memoryview(bytearray(len(DATA)))
     descriptor = -1
     try:
@@ -49,12 +49,12 @@ def test_what_has_just_been_written_is_there(path: str) -> None:
 def test_a_name_that_nobody_has_looked_up(tmp_path: Path) -> None:
     """It is not looked for on the disk; a system that has just made the directory may know."""
     with pytest.raises(OSError, match="file") as caught:
-        open_warm(str(tmp_path / "file"))
+        open_warm(bytes(tmp_path / "file"))
     assert caught.value.errno in (errno.EAGAIN, errno.ENOENT, *NEVER)
 
 
 @pytest.mark.parametrize("name", ["_syscall", "_number"])
-def test_another_system(path: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_another_system(path: bytes, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(warmfiles, name, None)
     with pytest.raises(OSError, match="file") as caught:
         open_warm(path)

@@ -77,6 +77,7 @@ from .messages import (
     parse_request,
 )
 from .messages import Request as AnyRequest
+from .openings import parse_opening
 from .outcome import Outcome
 from .streamlayouts import STREAM, STREAM_FAULT, STREAM_HEAD
 from .streamrequests import (
@@ -140,6 +141,8 @@ METHODS: Final[Mapping[int, type[Any]]] = {
 }
 """The requests that have no kind of their own, and two that have one only as notices, by number; a
 number is never used for another."""
+
+_OPEN_BLOB: Final = next(number for number, cls in METHODS.items() if cls is OpenBlob)
 
 _WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | None]]] = {
     **NOTICE_WRITERS,
@@ -334,6 +337,10 @@ class OwnCodec(Codec):
 
     def _read_call(self, payload: bytes) -> Message:
         msgid, number = _CALL.unpack_from(payload)
+        if number == _OPEN_BLOB and "open_blob" in self._incoming:
+            opening = parse_opening(payload[10:])
+            if opening is not None:
+                return make_tuple(Call, (msgid, opening))
         try:
             return Call(msgid, self._parse(number, False, payload[10:]))
         except IllegalMessage as error:

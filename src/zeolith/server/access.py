@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -23,9 +22,11 @@ from ..errors import ConfigurationError
 from ..tier.tier import BlobTier
 from ..types import NO_TID
 from .blobgarbage import remove_garbage
+from .blobplaces import BlobPlaces, makes_places, store_blob
 from .blobsync import sync_path
 from .conflicts import Conflict, conflict_error, handling
 from .filereader import FileReader, can_read_directly
+from .newfile import make_directory
 from .packblobs import remove_blobs
 from .publisher import Publisher
 from .resolvers import InProcess, Resolver
@@ -189,6 +190,8 @@ class StorageAccess:
             else getattr(storage, "prefetch", None)
         )
         self.has_record_iternext = hasattr(storage, "record_iternext")
+        # Others may get another layer at the first blob.
+        self._own_places = BlobPlaces(storage.fshelper) if makes_places(storage) else None
         self.voted = self._find_voted()
         self.tier = _find_tier(name, storage)
 
@@ -396,6 +399,16 @@ class StorageAccess:
             raise Unsupported(f"storage {self.name!r} has no blob directory")
         return find_shared_blob(helper, oid, filename)
 
+    def _blob_layers(self) -> list[tuple[Any, BlobPlaces]]:
+        """Return the storages that have a directory of blobs, and what it is like."""
+        if self._own_places is not None:
+            return [(self.storage, self._own_places)]
+        return [
+            (layer, BlobPlaces(layer.fshelper))
+            for layer in layers_of(self.storage)
+            if keeps_blobs(layer)
+        ]
+
     def make_blob_directories(self, oids: Iterable[bytes]) -> None:
         """Make the directories for the blobs of *oids*.
 
@@ -403,12 +416,26 @@ class StorageAccess:
 
         :raises OSError: why one cannot be made.
         """
-        for layer in layers_of(self.storage):
-            if keeps_blobs(layer):
-                for oid in oids:
-                    path = layer.fshelper.getPathForOID(oid)
-                    if not os.path.exists(path):
-                        os.makedirs(path, exist_ok=True)
+        for _, places in self._blob_layers():
+            for oid in oids:
+                make_directory(places.directory(oid))
+
+    def store_blob(
+        self, oid: bytes, serial: bytes | None, data: bytes, path: str, meta: Any
+    ) -> None:
+        """Have the storage take over the file *path* as a blob.
+
+        :raises Exception: whatever the storage raises.
+        """
+        try:
+            if self._own_places is not None:
+                store_blob(self.storage, self._own_places, oid, serial, data, path, meta)
+            else:
+                self.storage.storeBlob(oid, serial, data, path, "", meta)
+        except (AssertionError, FileNotFoundError):
+            # Where ZODB cannot make a directory it says only that it is not there.
+            self.make_blob_directories((oid,))
+            raise
 
     def dirty_blobs(self) -> list[tuple[str, str]]:
         """Return (file, blob directory) of the blobs that the running transaction has written.
@@ -417,9 +444,8 @@ class StorageAccess:
         themselves.
         """
         return [
-            (str(layer.fshelper.getBlobFilename(oid, serial)), str(layer.fshelper.base_dir))
-            for layer in layers_of(self.storage)
-            if isinstance(layer, ZODB.blob.BlobStorageMixin)
+            (places.file(oid, serial), places.top)
+            for layer, places in self._blob_layers()
             for oid, serial in list(layer.dirty_oids)
         ]
 

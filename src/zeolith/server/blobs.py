@@ -14,6 +14,7 @@ from ..protocol.streamrequests import AttachBlob
 from . import flushing
 from .access import StorageAccess
 from .committing import check_writable, collecting_transaction
+from .held import Held
 from .peerlog import peer_logger
 from .session import NOTICE, Session
 from .tally import Limit
@@ -73,20 +74,26 @@ def add_upload(
     session.stats.stores += 1
     checksum = request.checksum if isinstance(request, AttachBlob) else None
     transaction.wait()
-    session.uploads.submit(
-        partial(_finish, session.service.access, upload, request.oid, checksum),
-        partial(_uploaded, session, transaction, upload, request),
-        len(request.data),
-    )
+    finish = partial(_finish, session.service.access, upload, upload.held, request.oid, checksum)
+    size = len(request.data) + (0 if upload.held is None else upload.size)
+    upload.held = None
+    session.uploads.submit(finish, partial(_uploaded, session, transaction, upload, request), size)
     # Right behind it, not when it has ended: others may be on their way to the thread by then.
     flushing.add(session, transaction, upload)
     session.check_uploads()
     session.reply(msgid, None)
 
 
-def _finish(access: StorageAccess, upload: Upload, oid: bytes, checksum: bytes | None) -> str:
+def _finish(
+    access: StorageAccess, upload: Upload, held: Held | None, oid: bytes, checksum: bytes | None
+) -> str:
     """Runs on a worker thread."""
-    path = upload.finish(oid, checksum)
+    if held is None:
+        path = upload.finish(oid, checksum)
+    elif upload.error is None:
+        path = upload.place(access.temporary_directory(), held.parts, oid, checksum)
+    else:
+        return ""  # it is too long, or not as long as it should be
     # Now, so that nobody waits for that while the commit lock is held.
     access.make_blob_directories((oid,))
     return path
@@ -154,6 +161,7 @@ def _discard(session: Session, upload: Upload) -> None:
     session.service.parking.forget(upload)
     assert session.uploads is not None
     session.uploads.submit(upload.discard, partial(_discarded, session.name))
+    session.check_uploads()  # what was held of it is not any more
 
 
 def _add(session: Session, transaction: Transaction, blob: UploadedBlob) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from binascii import unhexlify
 from typing import Final
 
 from ..protocol.checksums import DIGEST_SIZE, make_hasher
@@ -24,11 +25,13 @@ _PIECE: Final = 1024 * 1024
 _has_attributes: Final = hasattr(os, "setxattr")
 
 
-def remember(descriptor: int, algorithm: str, digest: bytes) -> None:
-    """Keep the checksum of an open file, as it is now; nothing happens where that cannot be."""
+def remember(descriptor: int, algorithm: str, digest: bytes, status: os.stat_result) -> None:
+    """Keep the checksum of an open file; nothing happens where that cannot be.
+
+    :param status: of the file, as it was after its last byte was written.
+    """
     if not _has_attributes:
         return
-    status = os.fstat(descriptor)
     value = f"1 {algorithm} {status.st_size} {status.st_mtime_ns} {digest.hex()}"
     try:
         os.setxattr(descriptor, ATTRIBUTE, value.encode("ascii"))
@@ -53,11 +56,11 @@ def recall_as(descriptor: int, algorithm: str, status: os.stat_result) -> bytes 
         value = os.getxattr(descriptor, ATTRIBUTE)
     except OSError:
         return None  # there is none, or there cannot be
-    head = f"1 {algorithm} {status.st_size} {status.st_mtime_ns} ".encode("ascii")
+    head = b"1 %b %d %d " % (algorithm.encode("ascii"), status.st_size, status.st_mtime_ns)
     if not value.startswith(head):
         return None
     try:
-        digest = bytes.fromhex(value[len(head) :].decode("ascii"))
+        digest = unhexlify(value[len(head) :])
     except ValueError:
         return None
     return digest if len(digest) == DIGEST_SIZE else None
@@ -76,5 +79,5 @@ def compute(descriptor: int, algorithm: str) -> bytes:
             hasher.update(view[:size])
             offset += size
     digest = hasher.digest()
-    remember(descriptor, algorithm, digest)
+    remember(descriptor, algorithm, digest, os.fstat(descriptor))
     return digest

@@ -21,16 +21,15 @@ class Flushed(NamedTuple):
     modified: int
 
 
-def flush(descriptor: int) -> Flushed:
+def flush(descriptor: int, status: os.stat_result | None = None) -> Flushed:
     """Bring an open file to disk.
 
+    :param status: of the file, if it is known; who has changed the file since has another one.
     :raises OSError: the disk is full, or has failed.
     """
     os.fsync(descriptor)
-    return _state(os.fstat(descriptor))
-
-
-def _state(status: os.stat_result) -> Flushed:
+    if status is None:
+        status = os.fstat(descriptor)
     return Flushed(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -44,18 +43,21 @@ def sync_blobs(files: Iterable[tuple[str, str]], flushed: Set[Flushed] = frozens
     directories: dict[str, str] = {}
     paths = []
     for path, top in files:
-        if _state(os.stat(path)) not in flushed:
+        status = os.stat(path)
+        # As a plain tuple: there may be many thousands.
+        state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        if state not in flushed:
             paths.append(path)
         top = os.path.abspath(top)
-        directory = os.path.dirname(os.path.abspath(path))
+        directory = os.path.abspath(path).rpartition(os.sep)[0]
         # Any of them may have been made for this blob.
         while directories.get(directory) != top and directory.startswith(top):
             directories[directory] = top
             if directory == top:
                 break
-            directory = os.path.dirname(directory)
+            directory = directory.rpartition(os.sep)[0]
     do_all(sync_path, paths)
-    do_all(sync_path, list(directories))
+    do_all(sync_path, list(directories), are_short=True)
 
 
 def sync_path(path: str) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -27,6 +28,16 @@ _THREADS: Final = 4
 
 _LEAST: Final = 4
 """Fewer than that are flushed sooner than threads are started."""
+
+_ALONE: Final = 0.002
+"""Seconds in which one thread does what it can alone, if all of it is short: the first flush takes
+a while on any disk, and those behind it are quicker than other threads on a quick one."""
+
+_SLOW: Final = 0.0001
+"""Seconds that one takes for which, on the average, there is use for other threads."""
+
+_LONG: Final = 1024 * 1024
+"""Bytes of a file that is not short."""
 
 _T = TypeVar("_T")
 
@@ -58,8 +69,11 @@ def _flush(session: Session, transaction: Transaction) -> None:
     transaction.flushing += uploads
     assert session.uploads is not None
     transaction.wait()
+    are_short = all(upload.size < _LONG for upload in uploads)
     session.uploads.submit(
-        partial(do_all, _flush_one, uploads), partial(_flushed, transaction, uploads), len(uploads)
+        partial(do_all, _flush_one, uploads, are_short),
+        partial(_flushed, transaction, uploads),
+        len(uploads),
     )
 
 
@@ -88,15 +102,16 @@ def _flushed(
     transaction.go_on()
 
 
-def do_all(action: Callable[[_T], object], items: Sequence[_T]) -> None:
+def do_all(action: Callable[[_T], object], items: Sequence[_T], are_short: bool = False) -> None:
     """Call *action* with each of *items*, in some threads and in this one.  Blocks.
 
+    :param are_short: perhaps this one is done with them before others have begun.
     :raises Exception: the first that *action* raises; the rest is not begun then.
     """
     waiting = deque(items)
     errors: list[Exception] = []
 
-    def work() -> None:
+    def work(is_enough: Callable[[], bool]) -> None:
         while not errors:
             try:
                 item = waiting.popleft()
@@ -106,14 +121,31 @@ def do_all(action: Callable[[_T], object], items: Sequence[_T]) -> None:
                 action(item)
             except Exception as error:  # noqa: BLE001 - raised below
                 errors.append(error)
+            if is_enough():
+                return
 
     helpers = []
-    if len(items) >= _LEAST:
+    began = monotonic()
+
+    def needs_help() -> bool:
+        spent = monotonic() - began
+        return spent > max(_ALONE, _SLOW * (len(items) - len(waiting)))
+
+    if are_short:
+        work(needs_help)
+    if len(waiting) >= _LEAST:
         for _ in range(_THREADS - 1):
-            helpers.append(threading.Thread(target=work, name="zeolith-flush", daemon=True))
-            helpers[-1].start()
-    work()
+            helper = threading.Thread(
+                target=work, args=(_never,), name="zeolith-flush", daemon=True
+            )
+            helpers.append(helper)
+            helper.start()
+    work(_never)
     for helper in helpers:
         helper.join()
     if errors:
         raise errors[0]
+
+
+def _never() -> bool:
+    return False

@@ -118,7 +118,7 @@ class Replay:
             if path is None:
                 self._storage.store(oid, serial, data, "", self._meta)
             else:
-                self._storage.storeBlob(oid, serial, data, path, "", self._meta)
+                self._access.store_blob(oid, serial, data, path, self._meta)
         except ConflictError as error:
             if path is None and self._is_same_root(oid, serial, data):
                 # The client is told that its object is not what it sent: it takes the other's.
@@ -165,7 +165,6 @@ class Replay:
     def _store_blobs(self) -> None:
         oids = [blob.oid for blob in self._transaction.blobs]
         if oids:
-            self._access.make_blob_directories(oids)
             for voted in self._access.voted:
                 voted.note_stored(oids)
         for number, blob in enumerate(self._transaction.blobs):

@@ -306,7 +306,8 @@ class Session:
     def check_uploads(self) -> None:
         """Stop reading from the client while too much of it waits for the disk (R8)."""
         assert self.uploads is not None
-        self._connection.count_uploads(self.uploads.cost)
+        held = 0 if self._incoming is None else self._incoming.held
+        self._connection.count_uploads(self.uploads.cost + held)
         if self.uploads.cost > self.lobby.options.upload_mark:
             self.stall("upload")
         else:

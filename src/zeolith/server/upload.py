@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ from ..errors import BlobDamaged
 from ..protocol.checksums import Hasher, make_hasher
 from .blobsums import remember
 from .blobsync import Flushed, flush
+from .held import Held
+from .newfile import make_file
 from .tally import Limit, Tally
 from .transactions import remove_file
 from .voted import UPLOAD_PREFIX
@@ -39,6 +40,7 @@ class Upload:
 
     :meth:`start`, :meth:`write`, :meth:`finish` and :meth:`flush` run on worker threads, one
     after the other in that order, :meth:`rest` and :meth:`reopen` between two of them.
+    :meth:`place` does what the first three do.
     :meth:`discard` may be called by any thread at any time: the transaction may be over while a
     thread still writes.  What is left belongs to the loop.
 
@@ -46,6 +48,7 @@ class Upload:
 
     :ivar error: what went wrong on a worker, or the blob is too large; the vote will say it.
     :ivar flushed: the file as it was brought to disk, once that is so.
+    :ivar held: what has come, for as long as no job has begun to write it; None from then on.
     :ivar path: the file, once started.
     :ivar size: bytes that have arrived.
     :ivar ticket: by which it can be gone on with on another connection; None if it cannot.
@@ -60,9 +63,11 @@ class Upload:
         "_hasher",
         "_is_discarded",
         "_lock",
+        "_status",
         "algorithm",
         "error",
         "flushed",
+        "held",
         "path",
         "size",
         "ticket",
@@ -75,13 +80,15 @@ class Upload:
         self._lock = threading.Lock()
         self._is_discarded = False
         self._file: int | None = None
+        self._status: os.stat_result | None = None  # once it is complete
         self.algorithm = algorithm
-        self._hasher = None if algorithm is None else make_hasher(algorithm)
+        self._hasher: Hasher | None = None  # from the first byte on
         self._aside: Aside | None = None
         self.written = 0
         self._begun = 0  # bytes that the system was told to bring to disk
         self.error: Exception | None = None
         self.flushed: Flushed | None = None
+        self.held: Held | None = None
         self.path = ""
         self.size = 0
         self.ticket: Ticket | None = None
@@ -106,8 +113,11 @@ class Upload:
         :raises OSError: it cannot be made.
         """
         with self._hold():
-            if not self._is_discarded:
-                self._file, self.path = tempfile.mkstemp(prefix=UPLOAD_PREFIX, dir=directory)
+            self._start(directory)
+
+    def _start(self, directory: str) -> None:
+        if not self._is_discarded:
+            self._file, self.path = make_file(directory, UPLOAD_PREFIX)
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Append *chunk*, which has to stay as it is until the next call of any method returns.
@@ -115,25 +125,29 @@ class Upload:
         :raises OSError: the disk is full, or the like.
         """
         with self._hold() as file:
-            if file is None:
-                return  # it could not be started, and that was reported
-            if self._hasher is not None:
-                self._sum_up(self._hasher, chunk)
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            self.written += len(chunk)
-            if self.written - self._begun >= PIECE:
-                begin_writeback(file, self._begun, self.written - self._begun)
-                self._begun = self.written
+            if file is not None:  # else it could not be started, and that was reported
+                self._write(file, chunk)
 
-    def _sum_up(self, hasher: Hasher, chunk: bytes | memoryview) -> None:
-        if self._aside is None and is_worthwhile(self.algorithm, self.written):
+    def _write(self, file: int, chunk: bytes | memoryview) -> None:
+        if self.algorithm is not None:
+            self._sum_up(self.algorithm, chunk)
+        written = os.write(file, chunk)
+        while written < len(chunk):
+            written += os.write(file, memoryview(chunk)[written:])
+        self.written += written
+        if self.written - self._begun >= PIECE:
+            begin_writeback(file, self._begun, self.written - self._begun)
+            self._begun = self.written
+
+    def _sum_up(self, algorithm: str, chunk: bytes | memoryview) -> None:
+        if self._hasher is None:
+            self._hasher = make_hasher(algorithm)
+        if self._aside is None and is_worthwhile(algorithm, self.written):
             self._aside = Aside()
         if self._aside is None:
-            hasher.update(chunk)
+            self._hasher.update(chunk)
         else:
-            self._aside.do(partial(hasher.update, chunk))
+            self._aside.do(partial(self._hasher.update, chunk))
 
     def _end_summing(self) -> None:
         """Whatever has been written is in the checksum."""
@@ -150,16 +164,40 @@ class Upload:
         :raises OSError: the disk is full, or the like.
         """
         with self._hold() as file:
-            if file is None:
-                return self.path
-            if self.algorithm is not None and checksum is not None:
-                assert self._hasher is not None, "it is kept for as long as it may be asked for"
-                self._end_summing()
-                digest = self._hasher.digest()
-                if digest != checksum:
-                    raise BlobDamaged(oid, "what the server has received is not what was sent")
-                remember(file, self.algorithm, digest)
-            begin_writeback(file, self._begun, self.written - self._begun)
+            if file is not None:
+                self._finish(file, oid, checksum)
+        return self.path
+
+    def _finish(self, file: int, oid: bytes, checksum: bytes | None) -> None:
+        if self.algorithm is not None and checksum is not None:
+            self._end_summing()
+            digest = (self._hasher or make_hasher(self.algorithm)).digest()
+            if digest != checksum:
+                raise BlobDamaged(oid, "what the server has received is not what was sent")
+            self._status = os.fstat(file)
+            remember(file, self.algorithm, digest, self._status)
+        begin_writeback(file, self._begun, self.written - self._begun)
+
+    def place(
+        self,
+        directory: str,
+        parts: Iterable[bytes | memoryview],
+        oid: bytes,
+        checksum: bytes | None,
+    ) -> str:
+        """Make the file in *directory* and write all of the blob to it; return its path.
+
+        :param parts: of the blob.
+        :param oid, checksum: as for :meth:`finish`.
+        :raises BlobDamaged, OSError: as the other methods.
+        """
+        with self._hold():
+            self._start(directory)
+            file = self._file
+            if file is not None:
+                for part in parts:
+                    self._write(file, part)
+                self._finish(file, oid, checksum)
         return self.path
 
     def flush(self) -> None:
@@ -169,7 +207,7 @@ class Upload:
         """
         with self._hold() as file:
             if file is not None:
-                self.flushed = flush(file)
+                self.flushed = flush(file, self._status)
                 self._close()
 
     # -- between two connections -------------------------------------------------------------------
@@ -187,7 +225,7 @@ class Upload:
     def go_on(self) -> None:
         """What has been written is what has arrived; :meth:`reopen` follows."""
         self.size = self.written
-        self.flushed = None
+        self.flushed = self._status = None
 
     def reopen(self) -> None:
         """Open the file behind what has been written.

@@ -1,8 +1,9 @@
 """Blobs on their way from one client: streams into temporary files, several at once.
 
 The first message of a number opens its stream, within the limits; credit is given as the disk takes
-the data.  What has arrived waits for the request that ties it to a transaction.  One that has an
-identity may have begun on another connection: see :mod:`.parking`.
+the data.  What has arrived waits for the request that ties it to a transaction; of a short one, in
+memory (:mod:`.held`).  One that has an identity may have begun on another connection: see
+:mod:`.parking`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ..protocol.messages import MsgId
 from ..protocol.streamrequests import StreamCancel, StreamCredit
 from ..protocol.streams import Receiver, following
 from ..protocol.windows import Window
+from .held import HOLD_MARK, SHORT, Held
 from .peerlog import peer_logger
 from .siphon import PIECE, Siphon
 from .upload import Upload
@@ -46,15 +48,15 @@ class _Incoming:
 
     :param file: takes it up.
     :ivar is_complete: the client has sent all of it.
-    :ivar window: how far the client may be ahead.
+    :ivar window: how far the client may be ahead, once a job writes it.
     """
 
     __slots__ = ("file", "is_complete", "receiver", "window")
 
-    def __init__(self, number: int, file: Upload, window: Window) -> None:
+    def __init__(self, number: int, file: Upload) -> None:
         self.receiver = Receiver(number, INITIAL_CREDIT)
         self.file = file
-        self.window = window
+        self.window: Window
         self.is_complete = False
 
 
@@ -62,9 +64,10 @@ class Uploads:
     """All uploads of one client.  Belongs to the loop; files are written on worker threads.
 
     :param session: the client.
+    :ivar held: bytes of memory that uploads take of which no file is begun.
     """
 
-    __slots__ = ("_awaited", "_next", "_open", "_session", "_siphon")
+    __slots__ = ("_awaited", "_next", "_open", "_session", "_siphon", "held")
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -74,6 +77,7 @@ class Uploads:
         self._next = FIRST_UPLOAD
         # What a thread takes from the socket, or is to look whether to.
         self._siphon: Siphon | None = None
+        self.held = 0
 
     def __len__(self) -> int:
         return len(self._open) + len(self._awaited)
@@ -145,9 +149,12 @@ class Uploads:
             return  # We have cancelled it; this was on its way.
         lobby = self._session.lobby
         if not upload.file.takes(size, lobby.options.max_blob_size, lobby.tally):
+            self._let_go(upload.file)
             self._cancel(receiver)
-            return
-        self._submit(upload, partial(upload.file.write, data), size)
+        elif upload.file.held is None:
+            self._submit(upload, partial(upload.file.write, data), size)
+        else:
+            self._hold(upload, upload.file.held, data)
 
     def siphon(
         self,
@@ -172,6 +179,8 @@ class Uploads:
             or upload is None
             or not upload.receiver.is_open
             or upload.file.error is not None
+            # Sooner here than a thread has begun.
+            or (upload.file.held is not None and upload.file.size + left <= SHORT)
         ):
             return None
         session, receiver = self._session, upload.receiver
@@ -181,6 +190,7 @@ class Uploads:
         source = make_source()
         if source is None:
             return None
+        self._write_held(upload)
         counted = 0
 
         def count() -> None:
@@ -255,7 +265,8 @@ class Uploads:
     def take(self, number: int) -> tuple[Upload, int]:
         """Return the file of a complete upload, which the caller owns from now on, and its size.
 
-        The jobs that write it may still be on their way to a worker.
+        The jobs that write it may still be on their way to a worker, or it is held and there are
+        none.
 
         :raises IllegalMessage: there is no such upload, or it is not complete.
         """
@@ -263,6 +274,8 @@ class Uploads:
         if upload is None or not upload.is_complete:
             raise IllegalMessage(f"no complete upload has the number {number}")
         del self._open[number]
+        if upload.file.held is not None:
+            self.held -= upload.file.held.cost  # it waits for a thread from now on
         return upload.file, upload.file.size
 
     def forget_complete(self) -> None:
@@ -314,15 +327,60 @@ class Uploads:
         file = Upload(session.codec.checksum)
         if identity is not None:
             session.service.parking.enlist(session, identity, file)
-        upload = self._add(number, file)
-        access = session.service.access
-        self._submit(upload, lambda: file.start(access.temporary_directory()), 0)
+        if identity is not None or not session.service.access.has_blobs:
+            upload = self._add(number, file)
+            self._submit(upload, partial(self._start, file), 0)
+        else:
+            file.held = Held()
+            upload = self._open[number] = _Incoming(number, file)
         return upload
 
+    def _start(self, file: Upload) -> None:
+        """Runs on a worker thread."""
+        file.start(self._session.service.access.temporary_directory())
+
     def _add(self, number: int, file: Upload) -> _Incoming:
-        window = Window(self._most_ahead, monotonic())
-        upload = self._open[number] = _Incoming(number, file, window)
+        upload = self._open[number] = _Incoming(number, file)
+        upload.window = Window(self._most_ahead, monotonic())
         return upload
+
+    # -- in memory ---------------------------------------------------------------------------------
+
+    def _hold(self, upload: _Incoming, held: Held, data: bytes | memoryview) -> None:
+        """Have *data* wait for the end of a short upload."""
+        before = held.cost
+        held.add(data)
+        self.held += held.cost - before
+        if upload.file.size > SHORT or self.held > HOLD_MARK:
+            self._write_held(upload)
+        else:
+            self._session.check_uploads()
+
+    def _write_held(self, upload: _Incoming) -> None:
+        """Begin the file of *upload* with what is held of it, if it is."""
+        file = upload.file
+        held = self._let_go(file)
+        if held is None:
+            return
+
+        def write() -> None:
+            self._start(file)
+            for part in held.parts:
+                file.write(part)
+
+        upload.window = Window(self._most_ahead, monotonic())
+        self._submit(upload, write, file.size)
+
+    def _let_go(self, file: Upload) -> Held | None:
+        """Return what is held of *file*, which is not counted here any more; None if it is not
+        held."""
+        held, file.held = file.held, None
+        if held is not None:
+            self.held -= held.cost
+            self._session.check_uploads()
+        return held
+
+    # ----------------------------------------------------------------------------------------------
 
     @property
     def _most_ahead(self) -> int:
@@ -373,6 +431,8 @@ class Uploads:
 
     def _discard(self, upload: _Incoming) -> None:
         session = self._session
+        if self._let_go(upload.file) is not None:
+            return  # there is no file
         session.service.parking.forget(upload.file)
         assert session.uploads is not None
 

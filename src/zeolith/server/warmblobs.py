@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import os
 import stat
+from binascii import hexlify
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import ZODB.blob
 from ZODB.FileStorage import FileStorage
-from ZODB.utils import oid_repr
 
 from ..protocol.limits import MAX_STREAMS
 from ..protocol.messages import MsgId
-from ..protocol.streamlayouts import STREAM_HEAD, data_head
-from ..protocol.streamrequests import OpenBlob, StreamEnd
+from ..protocol.openings import OVERHEAD, serialize_whole
+from ..protocol.streamrequests import OpenBlob
 from .blobsums import recall_as
 from .sources import AT_ONCE
 from .streams import OUTPUT_MARK
@@ -38,21 +38,29 @@ AT_A_TIME: Final = 2
 """Blobs of one client in one step of the loop: some 60 µs, and what may wait in the transport; then
 it sees to others (R7)."""
 
-_BYTE_NAMES: Final = tuple(f"0x{byte:02x}{os.sep}" for byte in range(256))
+_BYTE_NAMES: Final = tuple(f"0x{byte:02x}{os.sep}".encode("ascii") for byte in range(256))
+
+_SEPARATOR: Final = os.sep.encode("ascii")
+_SUFFIX: Final = str(ZODB.blob.BLOB_SUFFIX).encode("ascii")
 
 
-def bushy_path(oid: bytes, tid: bytes) -> str:
+def _name(value: bytes) -> bytes:
+    """Return an id as ZODB has it in names: whole bytes, without zeros in front."""
+    digits = hexlify(value).lstrip(b"0") or b"00"
+    return b"0x0" + digits if len(digits) & 1 else b"0x" + digits
+
+
+def bushy_path(oid: bytes, tid: bytes) -> bytes:
     """Return the relative path of a blob in ZODB's layout *bushy*."""
-    directory = "".join([_BYTE_NAMES[byte] for byte in oid])
-    return f"{directory}{oid_repr(tid)}{ZODB.blob.BLOB_SUFFIX}"
+    return b"".join([_BYTE_NAMES[byte] for byte in oid]) + _name(tid) + _SUFFIX
 
 
-def lawn_path(oid: bytes, tid: bytes) -> str:
+def lawn_path(oid: bytes, tid: bytes) -> bytes:
     """Return the relative path of a blob in ZODB's layout *lawn*."""
-    return f"{oid_repr(oid)}{os.sep}{oid_repr(tid)}{ZODB.blob.BLOB_SUFFIX}"
+    return _name(oid) + _SEPARATOR + _name(tid) + _SUFFIX
 
 
-_PATHS: Final[dict[type[Any], Callable[[bytes, bytes], str]]] = {
+_PATHS: Final[dict[type[Any], Callable[[bytes, bytes], bytes]]] = {
     ZODB.blob.BushyLayout: bushy_path,
     ZODB.blob.LawnLayout: lawn_path,
 }
@@ -67,17 +75,17 @@ class WarmBlobs:
     :ivar is_able: whether the system has not said that it does not know how.
     """
 
-    def __init__(self, storage: Any, base: str, path_of: Callable[[bytes, bytes], str]) -> None:
+    def __init__(self, storage: Any, base: str, path_of: Callable[[bytes, bytes], bytes]) -> None:
         # Whoever has put another method in the place of the class's own wants to be asked.
         self._attributes = vars(storage)
-        self._base = os.path.join(base, "")
+        self._base = os.fsencode(os.path.join(base, ""))
         self._path_of = path_of
         self._room = memoryview(bytearray(AT_ONCE))
         self._sent = 0
         self.is_able = True
         # Here, where waiting is allowed, rather than for the first blob: there are file systems to
         # which opening a file means to ask another host.
-        self.read(os.path.join(self._base, ZODB.blob.LAYOUT_MARKER), AT_ONCE, None)
+        self.read(self._base + os.fsencode(ZODB.blob.LAYOUT_MARKER), AT_ONCE, "")
 
     def send(self, session: Session, msgid: MsgId, request: OpenBlob) -> bool:
         """Answer *request* and send all of the blob behind the answer, in one piece.
@@ -86,24 +94,24 @@ class WarmBlobs:
         """
         number, oid, serial, offset, credit = request
         connection, codec, streams = session.connection, session.codec, session.streams
+        algorithm = codec.checksum
         if (
             not self.is_able
             or offset
+            or algorithm is None
             or "loadBlob" in self._attributes
             or len(streams) >= MAX_STREAMS
             or streams.has(number)
             or connection.unsent >= OUTPUT_MARK  # it has to wait for its turn
         ):
             return False
-        most = min(credit, AT_ONCE, codec.data_frame, codec.max_payload - STREAM_HEAD)
-        found = self.read(self._base + self._path_of(oid, serial), most, codec.checksum)
+        most = min(credit, AT_ONCE, codec.data_frame, codec.max_payload - OVERHEAD)
+        found = self.read(self._base + self._path_of(oid, serial), most, algorithm)
         if found is None:
             return False
         data, checksum = found
         size = len(data)
-        answer = codec.reply(msgid, {"size": size})
-        head = data_head(number, size) if size else b""
-        session.send(b"".join((answer, head, data, codec.notice(StreamEnd(number, checksum)))))
+        session.send(serialize_whole(msgid, number, data, checksum))
         session.stats.blobs.has_sent(size, is_complete=True)
         self._sent += 1
         if not self._sent % AT_A_TIME:
@@ -112,28 +120,26 @@ class WarmBlobs:
             session.lobby.loop.call_soon(session.unstall, "blobs")
         return True
 
-    def read(
-        self, path: str, most: int, algorithm: str | None
-    ) -> tuple[memoryview, bytes | None] | None:
+    def read(self, path: bytes, most: int, algorithm: str) -> tuple[memoryview, bytes] | None:
         """Return all of a file and its checksum, or None if that cannot be had without waiting.
 
         :param most: bytes that it may have.
-        :param algorithm: of the checksum; None if none is wanted.
-        :returns: the data are good until the next call.
+        :param algorithm: of the checksum.
+        :returns: the data, at least one byte, are good until the next call.
         """
         descriptor = -1
         try:
             descriptor = open_warm(path)
             status = os.fstat(descriptor)
             size = status.st_size
-            if size > most or not stat.S_ISREG(status.st_mode):
+            if not 0 < size <= most or not stat.S_ISREG(status.st_mode):
                 return None
             data = self._room[:size]
-            if size and read_warm(descriptor, data) != size:
+            if read_warm(descriptor, data) != size:
                 return None
             # Last: of a file that is not in memory it might not be there either.
-            checksum = None if algorithm is None else recall_as(descriptor, algorithm, status)
-            return None if algorithm and checksum is None else (data, checksum)
+            checksum = recall_as(descriptor, algorithm, status)
+            return None if checksum is None else (data, checksum)
         except OSError as error:
             if error.errno in NEVER:
                 self.is_able = False

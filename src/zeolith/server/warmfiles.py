@@ -61,7 +61,7 @@ _number: Final = _NUMBERS.get(platform.machine())
 _how: Final = _HOW.pack(_FLAGS, 0, _RESOLVE_CACHED)
 
 
-def open_warm(path: str) -> int:
+def open_warm(path: bytes) -> int:
     """Open a file for reading; return its descriptor.
 
     :raises BlockingIOError: it would have to be waited for.
@@ -70,7 +70,7 @@ def open_warm(path: str) -> int:
     """
     if _syscall is None or _number is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), path)
-    descriptor: int = _syscall(_number, _AT_FDCWD, os.fsencode(path), _how, _HOW.size)
+    descriptor: int = _syscall(_number, _AT_FDCWD, path, _how, _HOW.size)
     if descriptor < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
