@@ -29,6 +29,7 @@ from zeolith.protocol.greeting import Coding
 from zeolith.protocol.hello import Terms
 from zeolith.protocol.limits import MAX_STREAMS, STREAM_FRAME
 from zeolith.protocol.messages import InvalidateTransaction, Notice, Ping, Reply
+from zeolith.protocol.openings import OVERHEAD
 from zeolith.protocol.streamrequests import OpenBlob, StreamData, StreamEnd
 from zeolith.server import warmblobs
 from zeolith.server.blobsums import ATTRIBUTE, compute
@@ -157,6 +158,15 @@ def test_only_storages_that_are_known_have_them(tmp_path: Path) -> None:
     assert known == {"file", "around"}
 
 
+def test_a_class_that_somebody_has_changed_is_not_known(
+    files: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_warm_blobs(files) is not None
+    monkeypatch.setattr(FileStorage, "loadBlob", lambda *_: "elsewhere", raising=False)
+    assert find_warm_blobs(files) is None
+    files.close()
+
+
 @pytest.mark.parametrize("layout", ["bushy", "lawn"])
 def test_both_layouts(tmp_path: Path, serve: Serve, raw: Connect, layout: str) -> None:
     blobs = tmp_path / "blobs"
@@ -239,9 +249,18 @@ def test_a_peer_that_takes_compressed_messages(
 def test_a_peer_that_verifies_nothing(
     files: FileStorage, tmp_path: Path, serve: Serve, raw: Connect
 ) -> None:
-    short = Short(files, tmp_path, serve, raw, terms=Terms())
-    assert short.read() == (DATA, StreamEnd(0))
+    data = os.urandom(STREAM_FRAME)
+    short = Short(files, tmp_path, serve, raw, data, terms=Terms())
+    assert short.read() == (data, StreamEnd(0))
     assert short.sent == [False]
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_peer_that_takes_no_longer_message(short: Short, lacking: int) -> None:
+    (connection,) = short.server._lobby.connections
+    connection.session.codec.max_payload = len(DATA) + OVERHEAD - lacking
+    assert short.read() == (DATA, StreamEnd(0, sha(DATA)))
+    assert short.sent == [not lacking]
 
 
 # -- not at once -------------------------------------------------------------------------------
