@@ -15,6 +15,7 @@ from tests.support.blobdirectories import SERIAL, sender
 from tests.support.raw import oid_of
 from zeolith.client.blobleases import LEASE, MOST_LEASES, Leases
 from zeolith.client.bloblocks import is_shared
+from zeolith.client.blobpartials import PartialFile
 from zeolith.client.blobs import BlobDirectory
 
 
@@ -75,6 +76,46 @@ def test_the_last_ones_are_held(leases: Leases, make: Callable[[int, int], list[
     for path in paths[MOST_LEASES:]:
         leases.take(path)
     assert held(paths) == [0, *range(3, MOST_LEASES + 2)]
+
+
+def keep(leases: Leases, path: str, size: int) -> None:
+    file = PartialFile(path + ".dl")
+    file.write(b"x" * size)
+    file.rename(path)
+    assert leases.keep(file, size) == path
+    file.close()
+
+
+def test_what_was_just_made_is_held_by_what_made_it(leases: Leases, tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}.blob") for number in range(MOST_LEASES + 1)]
+    for path in paths:
+        keep(leases, path, 10)
+    assert held(paths) == list(range(1, MOST_LEASES + 1))
+    assert leases._bytes == 10 * MOST_LEASES
+    # It is the same to those who ask for it again.
+    assert leases.take(paths[1]) == paths[1]
+    assert leases._bytes == 10 * MOST_LEASES
+    keep(leases, str(tmp_path / "new.blob"), 10)
+    assert held(paths) == [1, *range(3, MOST_LEASES + 1)]
+    leases.close()
+    assert held(paths) == []
+
+
+def test_what_was_just_made_and_replaced_is_held_anew(leases: Leases, tmp_path: Path) -> None:
+    path = str(tmp_path / "x.blob")
+    keep(leases, path, 10)
+    (tmp_path / "other").write_bytes(b"x" * 10)
+    os.replace(tmp_path / "other", path)
+    assert not is_held(path)
+    leases.take(path)
+    assert is_held(path)
+    assert leases._bytes == 10
+
+
+def test_what_was_made_after_the_end_is_not_held(leases: Leases, tmp_path: Path) -> None:
+    leases.close()
+    keep(leases, str(tmp_path / "x.blob"), 10)
+    assert not is_held(str(tmp_path / "x.blob"))
 
 
 def test_the_last_one_is_held_whatever_its_size(make: Callable[[int, int], list[str]]) -> None:

@@ -46,7 +46,7 @@ def test_a_lock_that_cannot_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="No locks"):
         try_lock(str(tmp_path / ".lock"))
     assert os.listdir("/dev/fd") == before
-    with pytest.raises(ClientStorageError, match="No locks"), Buckets().hold(str(tmp_path)):
+    with pytest.raises(ClientStorageError, match="No locks"), Buckets().find(str(tmp_path)):
         pass
 
 
@@ -155,7 +155,7 @@ def test_a_bucket_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
 
     def work() -> None:
         for _ in range(20):
-            with buckets.hold(str(tmp_path)):
+            with buckets.find(str(tmp_path)):
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()
@@ -167,7 +167,6 @@ def test_a_bucket_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
         thread.join(30)
     assert len(most) == 100
     assert max(most) == 1
-    assert buckets._locks == {}
 
 
 def test_patience_with_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,10 +174,10 @@ def test_patience_with_another_process(tmp_path: Path, monkeypatch: pytest.Monke
     lock = try_lock(str(tmp_path / ".lock"))
     assert isinstance(lock, FileLock)
     monkeypatch.setattr(bloblocks, "LOCK_TIMEOUT", 0.01)
-    with pytest.raises(ClientStorageError, match="another process"), buckets.hold(str(tmp_path)):
+    with pytest.raises(ClientStorageError, match="another process"), buckets.find(str(tmp_path)):
         pass
     lock.close()
-    with buckets.hold(str(tmp_path)):
+    with buckets.find(str(tmp_path)):
         pass
 
 
@@ -202,7 +201,7 @@ def test_a_process_that_receives_a_large_blob_is_waited_for(
     assert lock is not None
     with (
         pytest.raises(ClientStorageError, match="another process"),
-        Buckets().hold(str(tmp_path)),
+        Buckets().find(str(tmp_path)),
     ):
         pass
     assert len(pauses) == 5

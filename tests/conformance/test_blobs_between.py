@@ -201,7 +201,8 @@ def test_chunks_of_two_blobs_never_interleave(site: Site) -> None:
         assert not is_open
     names = [frame.name for frame in proxy.frames()]
     if site.pairing.is_own:
-        assert names.count("open_blob") == 4
+        # More are asked for ahead, of which there are none.
+        assert names.count("open_blob") >= 4
         assert names.count("attach_blob") == 4
     else:
         assert names.count("receiveBlobStart") == 4

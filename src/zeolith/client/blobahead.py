@@ -85,6 +85,13 @@ class _Wanted(Slot):
         return type(size) is int and size <= LONGEST
 
 
+class _Sequences(threading.local):
+    """Each thread has a sequence of its own."""
+
+    def __init__(self) -> None:
+        self.steps = Steps(MOST)
+
+
 class Ahead:
     """The blobs that one connection has asked for ahead.  Any thread.
 
@@ -95,7 +102,7 @@ class Ahead:
     def __init__(self, channel: Channel, streams: Streams) -> None:
         self._channel = channel
         self._streams = streams
-        self._threads = threading.local()  # each has a sequence of its own
+        self._sequences = _Sequences()
         # Guards what follows; nobody waits for anything while holding it.
         self._lock = threading.Lock()
         self._wanted: dict[Key, _Wanted] = {}
@@ -114,12 +121,13 @@ class Ahead:
         if wanted is None:
             return None
         stream = wanted.stream
-        try:
-            self._channel.wait_until(
-                stream, lambda: stream.has_ended or (wanted.done and not wanted.is_short)
-            )
-        finally:
-            stream.cancel()  # unless it has ended
+        if not stream.has_ended:
+            try:
+                self._channel.wait_until(
+                    stream, lambda: stream.has_ended or (wanted.done and not wanted.is_short)
+                )
+            finally:
+                stream.cancel()  # unless it has ended
         if not wanted.is_whole:
             return None
         return Found(wanted.data, wanted.value, stream.checksum)
@@ -130,9 +138,9 @@ class Ahead:
         :param is_here: whether a blob need not be fetched.
         :raises ClientDisconnected: the connection has ended.
         """
-        steps = self._threads.__dict__.setdefault("steps", Steps(MOST))
+        steps = self._sequences.steps
         oids = steps.follow(oid, tid)
-        if self._wanted:
+        if self._wanted and steps.has_jumped:
             self._forget(lambda key, wanted: wanted.steps is steps and steps.is_past(*key))
         if oids:
             room = MOST - len(self._wanted)

@@ -27,7 +27,7 @@ LEASE: Final = 60.0
 
 class _Lease(NamedTuple):
     descriptor: int
-    inode: int
+    inode: int | None  # None: not looked up yet
     size: int
     deadline: float
 
@@ -59,9 +59,8 @@ class Leases:
         if known is not None:
             status = os.stat(path)
             # Another one of the same name: the first was removed by somebody who asks nobody.
-            if status.st_ino == known.inode:
+            if self._renew(path, status.st_ino):
                 note_use(path, status)
-                self._renew(path)
                 return path
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -70,48 +69,63 @@ class Leases:
             os.close(descriptor)
             raise
         note_use(descriptor, status)
-        self._hold(path, descriptor, status)
+        self._hold(path, descriptor, status.st_ino, status.st_size)
         return path
 
-    def keep(self, file: PartialFile) -> str:
+    def keep(self, file: PartialFile, size: int) -> str:
         """As :meth:`take` with a file that was just made, whose descriptor belongs to this then.
 
         The bucket is held since before it had its name: nobody can be evicting it.
 
+        :param size: bytes that it has.
         :raises OSError: the file system has no locks.
         """
-        status = file.share()
-        self._hold(file.path, file.detach(), status)
-        return file.path
+        file.share()
+        path = file.path
+        self._hold(path, file.detach(), None, size)
+        return path
 
-    def _hold(self, path: str, descriptor: int, status: os.stat_result) -> None:
-        lease = _Lease(descriptor, status.st_ino, status.st_size, time.monotonic() + LEASE)
-        for old in self._add(path, lease):
-            os.close(old)
-
-    def _renew(self, path: str) -> None:
+    def _renew(self, path: str, inode: int) -> bool:
+        """Hold what is held already from now on, if it is the file with that number."""
         deadline = time.monotonic() + LEASE
         with self._mutex:
             lease = self._leases.get(path)
-            if lease is not None:
-                self._leases[path] = lease._replace(deadline=deadline)
-                self._leases.move_to_end(path)
+            if lease is None:
+                return False
+            held = lease.inode
+            if held is None:
+                held = os.fstat(lease.descriptor).st_ino
+            if held != inode:
+                return False
+            self._leases[path] = lease._replace(inode=inode, deadline=deadline)
+            self._leases.move_to_end(path)
+            return True
 
-    def _add(self, path: str, lease: _Lease) -> list[int]:
-        """Return the descriptors that are no longer needed."""
+    def _hold(self, path: str, descriptor: int, inode: int | None, size: int) -> None:
+        now = time.monotonic()
+        lease = _Lease(descriptor, inode, size, now + LEASE)
         with self._mutex:
-            if self._is_closed:
-                return [lease.descriptor]
-            ended = [self._drop(path)] if path in self._leases else []
-            self._leases[path] = lease
-            self._bytes += lease.size
-            ended += self._end_by(time.monotonic())
-            while len(self._leases) > 1 and (
-                len(self._leases) > MOST_LEASES
-                or (self._most_bytes is not None and self._bytes > self._most_bytes)
+            ended = [descriptor] if self._is_closed else self._add(path, lease, now)
+        for old in ended:
+            os.close(old)
+
+    def _add(self, path: str, lease: _Lease, now: float) -> list[int]:
+        """Return the descriptors that are no longer needed."""
+        leases = self._leases
+        ended = [self._drop(path)] if path in leases else []
+        leases[path] = lease
+        self._bytes += lease.size
+        most_bytes = self._most_bytes
+        while len(leases) > 1:
+            first = next(iter(leases))
+            if (
+                leases[first].deadline > now
+                and len(leases) <= MOST_LEASES
+                and (most_bytes is None or self._bytes <= most_bytes)
             ):
-                ended.append(self._drop(next(iter(self._leases))))
-            return ended
+                break
+            ended.append(self._drop(first))
+        return ended
 
     def _end_by(self, now: float) -> list[int]:
         ended = []

@@ -78,14 +78,13 @@ class PartialFile:
         os.replace(self.path, path)
         self.path = path
 
-    def share(self) -> os.stat_result:
+    def share(self) -> None:
         """Keep the file from eviction until it is closed, as :func:`.bloblocks.share`; what is in
         it need not be looked at.
 
         :raises OSError: the file system has no locks.
         """
         fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return os.fstat(self._descriptor)
 
     def detach(self) -> int:
         """Return the descriptor, which belongs to the caller from now on."""

@@ -149,11 +149,12 @@ class BlobDirectory:
         serial: bytes,
         fetch: Fetch,
         use: Callable[[str], _T],
-        keep: Callable[[PartialFile], _T] | None = None,
+        keep: Callable[[PartialFile, int], _T] | None = None,
     ) -> _T:
         """Return ``use(path)``; it raises FileNotFoundError if the file is not there.
 
-        :param keep: what to do in place of that with a file that was just made and is open.
+        :param keep: what to do in place of that with a file that was just made and is open, and
+            has so many bytes.
         """
         path = self.filename(oid, serial)
         try:
@@ -164,19 +165,18 @@ class BlobDirectory:
                 raise missing(oid, serial, f"in {self.path}, which is shared") from None
         except OSError as error:
             raise unusable(path, error) from error
-        bucket = path.rpartition(os.sep)[0]
         # Nobody evicts while we hold the bucket: what is there now can be used.
-        with self._buckets.hold(bucket) as mode:
+        with self._buckets.find(path.rpartition(os.sep)[0]) as bucket:
             # Cheaper than an exception, as mostly nobody has come before us.
             if os.access(path, os.F_OK):
                 with suppress(FileNotFoundError), usable(path):
                     return use(path)
-            file = self._download((oid, serial), path, fetch, mode)
+            file = self._download((oid, serial), path, fetch, bucket.mode)
             if file is None:
                 raise missing(oid, serial, "at the server")
             try:
                 size = file.size
-                found = use(path) if keep is None else keep(file)
+                found = use(path) if keep is None else keep(file, size)
             except FileNotFoundError:
                 raise missing(oid, serial, "at the server") from None
             except OSError as error:

@@ -688,8 +688,10 @@ class Channel:
                     slot = self._slots.pop(whole.msgid, None)
                     if slot is None:
                         raise ProtocolViolation(f"an answer to no call: {whole.msgid!r}")
-                    self.streams.handle_whole(whole)
                     slot.answer(whole.answer)
+                    self.streams.handle_whole(whole)
+                if taken == len(data):
+                    return
                 if self._inlet.holds(data):
                     if is_begun:
                         self._inlet.keep(data, taken)

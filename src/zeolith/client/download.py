@@ -101,12 +101,15 @@ class Download:
         file = self.file
         if file is None:
             return
-        if self._hasher is None:
+        hasher = self._hasher
+        if hasher is None and self._algorithm is not None:
+            hasher = self._hasher = make_hasher(self._algorithm)
+        if hasher is None:
             pass
         elif self._aside is None:
-            self._hasher.update(chunk)
+            hasher.update(chunk)
         else:
-            self._aside.do(partial(self._hasher.update, chunk))
+            self._aside.do(partial(hasher.update, chunk))
         try:
             _write_all(file, chunk)
         except OSError as error:
@@ -118,7 +121,9 @@ class Download:
         """The checksum of what has been received; None if it is not wanted."""
         if self._aside is not None:
             self._aside.wait()
-        return None if self._hasher is None else self._hasher.digest()
+        if self._hasher is None:
+            return None if self._algorithm is None else make_hasher(self._algorithm).digest()
+        return self._hasher.digest()
 
     def end(self) -> None:
         """The stream is complete, unless it has failed."""
@@ -148,7 +153,7 @@ class Download:
         self._close_aside()
         self._is_due = False
         self.received = 0
-        self._hasher = None if self._algorithm is None else make_hasher(self._algorithm)
+        self._hasher = None
         file, self.file, self.done = self.file or self.done, None, None
         if file is not None:
             file.close()

@@ -24,9 +24,11 @@ class Steps:
     """What was asked for last, and what is to come if that goes on.
 
     :param most: how many ids are expected at most.
+
+    :ivar has_jumped: the last id was not the one that was to come next: others may be past.
     """
 
-    __slots__ = ("_count", "_expected", "_last", "_most", "_step", "_tid", "_width")
+    __slots__ = ("_count", "_expected", "_last", "_most", "_step", "_tid", "_width", "has_jumped")
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -36,6 +38,7 @@ class Steps:
         self._count = 0  # ids in this step, to the last one
         self._width = FEWEST
         self._expected = 0  # the last id that was returned
+        self.has_jumped = True
 
     def follow(self, oid: bytes, tid: bytes) -> list[bytes] | None:
         """Note that *oid* as *tid* wrote it was asked for; return the ids that will be, as far as
@@ -46,6 +49,7 @@ class Steps:
         number = int.from_bytes(oid, "big")
         step = number - self._last
         self._last = number
+        self.has_jumped = step != self._step or tid != self._tid
         if tid != self._tid or not self._goes_on(number, step):
             self._step = step if tid == self._tid and abs(step) <= LONGEST else 0
             self._tid = tid

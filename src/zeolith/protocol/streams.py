@@ -28,6 +28,9 @@ from .limits import (
 class State(Enum):
     """Where a stream is in its life; each side has its own view."""
 
+    # There is one of each; that of an Enum is written in Python, and looked up for each message.
+    __hash__ = object.__hash__
+
     OPEN = "open"
     """Data may come."""
 
@@ -40,6 +43,8 @@ class State(Enum):
 
 class Step(Enum):
     """What is said about a stream."""
+
+    __hash__ = object.__hash__
 
     DATA = "data"
     END = "end"

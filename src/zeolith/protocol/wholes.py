@@ -81,6 +81,8 @@ def cut_wholes(received: bytes | memoryview, limit: int) -> tuple[list[Whole], i
         begin = start + _REPLY_SIZE
         if size >= _SMALL:
             more = _NUMBERS.get(size, 0)
+            if not more:
+                break
             size = int.from_bytes(received[begin : begin + more], "big")
             begin += more
         if kind != REPLY or text != _SIZE_IS or start + _LENGTH_SIZE + length != begin:
