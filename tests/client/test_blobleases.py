@@ -81,8 +81,9 @@ def test_the_last_ones_are_held(leases: Leases, make: Callable[[int, int], list[
 def keep(leases: Leases, path: str, size: int) -> None:
     file = PartialFile(path + ".dl")
     file.write(b"x" * size)
+    file.seal(size, 0o444)
     file.rename(path)
-    assert leases.keep(file, size) == path
+    assert leases.keep(file) == path
     file.close()
 
 
@@ -230,6 +231,6 @@ def test_a_storage_lets_go_of_them_by_and_by(tmp_path: Path, attach: Attach) -> 
     storage.tended(storage._link.channel())
     assert is_held(path)
     held = blobs._leases._leases
-    held[path] = held[path]._replace(deadline=time.monotonic())
+    held[path].deadline = time.monotonic()
     storage.tended(storage._link.channel())
     assert not is_held(path)

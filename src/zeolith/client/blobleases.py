@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from typing import Final, NamedTuple
+from typing import Final
 
 from .bloblocks import share
 from .blobpartials import PartialFile
@@ -25,11 +25,20 @@ LEASE: Final = 60.0
 """Seconds for which a path stays good.  Whoever uses it later has to ask again."""
 
 
-class _Lease(NamedTuple):
-    descriptor: int
-    inode: int | None  # None: not looked up yet
-    size: int
-    deadline: float
+class _Lease:
+    """A file that is held.
+
+    :ivar inode: its number; None: not looked up yet.
+    :ivar deadline: on the monotonic clock.
+    """
+
+    __slots__ = ("deadline", "descriptor", "inode", "size")
+
+    def __init__(self, descriptor: int, inode: int | None, size: int, deadline: float) -> None:
+        self.descriptor = descriptor
+        self.inode = inode
+        self.size = size
+        self.deadline = deadline
 
 
 class Leases:
@@ -72,17 +81,16 @@ class Leases:
         self._hold(path, descriptor, status.st_ino, status.st_size)
         return path
 
-    def keep(self, file: PartialFile, size: int) -> str:
+    def keep(self, file: PartialFile) -> str:
         """As :meth:`take` with a file that was just made, whose descriptor belongs to this then.
 
         The bucket is held since before it had its name: nobody can be evicting it.
 
-        :param size: bytes that it has.
         :raises OSError: the file system has no locks.
         """
         file.share()
         path = file.path
-        self._hold(path, file.detach(), None, size)
+        self._hold(path, file.detach(), None, file.size)
         return path
 
     def _renew(self, path: str, inode: int) -> bool:
@@ -92,12 +100,11 @@ class Leases:
             lease = self._leases.get(path)
             if lease is None:
                 return False
-            held = lease.inode
-            if held is None:
-                held = os.fstat(lease.descriptor).st_ino
-            if held != inode:
+            if lease.inode is None:
+                lease.inode = os.fstat(lease.descriptor).st_ino
+            if lease.inode != inode:
                 return False
-            self._leases[path] = lease._replace(inode=inode, deadline=deadline)
+            lease.deadline = deadline
             self._leases.move_to_end(path)
             return True
 

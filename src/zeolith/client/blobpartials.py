@@ -26,13 +26,15 @@ class PartialFile:
     :raises OSError: it cannot be made.
 
     :ivar path: its name at present.
+    :ivar size: bytes that it has; known when it is sealed.
     """
 
-    __slots__ = ("_descriptor", "path")
+    __slots__ = ("_descriptor", "path", "size")
 
     def __init__(self, path: str) -> None:
         self._descriptor = _NONE
         self.path = path
+        self.size = 0
         try:
             self._descriptor = os.open(path, _FLAGS, 0o666)
         except FileExistsError:
@@ -51,8 +53,8 @@ class PartialFile:
         return os.write(self._descriptor, data)
 
     @property
-    def size(self) -> int:
-        """Bytes that have been written."""
+    def position(self) -> int:
+        """Bytes that have been written, as the system knows it."""
         return os.lseek(self._descriptor, 0, os.SEEK_CUR)
 
     def seal(self, size: int, mode: int) -> None:
@@ -61,6 +63,7 @@ class PartialFile:
         :param mode: permissions of a blob in that bucket.
         :raises OSError: the disk is full, or failed.
         """
+        self.size = size
         # Network file systems report a full disk not before a file is closed.
         os.close(os.dup(self._descriptor))
         note_length(self._descriptor, size)  # while it can still be written to

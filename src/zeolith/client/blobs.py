@@ -149,12 +149,11 @@ class BlobDirectory:
         serial: bytes,
         fetch: Fetch,
         use: Callable[[str], _T],
-        keep: Callable[[PartialFile, int], _T] | None = None,
+        keep: Callable[[PartialFile], _T] | None = None,
     ) -> _T:
         """Return ``use(path)``; it raises FileNotFoundError if the file is not there.
 
-        :param keep: what to do in place of that with a file that was just made and is open, and
-            has so many bytes.
+        :param keep: what to do in place of that with a file that was just made and is open.
         """
         path = self.filename(oid, serial)
         try:
@@ -175,8 +174,7 @@ class BlobDirectory:
             if file is None:
                 raise missing(oid, serial, "at the server")
             try:
-                size = file.size
-                found = use(path) if keep is None else keep(file, size)
+                found = use(path) if keep is None else keep(file)
             except FileNotFoundError:
                 raise missing(oid, serial, "at the server") from None
             except OSError as error:
@@ -185,19 +183,20 @@ class BlobDirectory:
                 file.close()
         # Not before it is in use: it would be the first that goes from a cache that is too small,
         # and what it takes the place of could not.
-        self._keeper.added(size)
+        self._keeper.added(file.size)
         return found
 
     def _download(self, key: Key, path: str, fetch: Fetch, mode: int) -> PartialFile | None:
         """Have a blob fetched into its place; return its file, or None if it does not exist."""
-        download = Download(path + PARTIAL_SUFFIX)
-        with self._mutex:
-            self._downloads[key] = download
+        # One step to the interpreter.
+        download = self._downloads[key] = Download(path + PARTIAL_SUFFIX)
         try:
-            fetch(*key)
-            with self._mutex:
-                # From here on a late or repeated stream finds nobody who wants it.
-                del self._downloads[key]
+            try:
+                fetch(*key)
+            finally:
+                with self._mutex:
+                    # From here on a late or repeated stream finds nobody who wants it.
+                    self._downloads.pop(key, None)
             if download.error is not None:
                 raise _unkept(path, download.error) from download.error
             if not download.is_complete:
@@ -207,9 +206,7 @@ class BlobDirectory:
             except OSError as error:
                 raise _unkept(path, error) from error
         finally:
-            with self._mutex:
-                self._downloads.pop(key, None)
-                download.drop()
+            download.drop()
 
     # -- the connection's reader ---------------------------------------------------------------
 
@@ -232,7 +229,7 @@ class BlobDirectory:
     def downloads_broken(self) -> None:
         """The connection is lost: streams that have not ended never will."""
         with self._mutex:
-            for download in self._downloads.values():
+            for download in list(self._downloads.values()):
                 if download.file is not None and not download.is_resumable:
                     download.drop()
 
@@ -241,8 +238,7 @@ class BlobDirectory:
 
         :raises KeyError: nobody waits for that.
         """
-        with self._mutex:
-            return self._downloads[oid, serial]
+        return self._downloads[oid, serial]
 
     def _deliver(self, key: Key, act: Callable[[Download], None]) -> None:
         with self._mutex:

@@ -82,7 +82,7 @@ class Download:
             has been received before, that is of no use.
         """
         # The last may differ where the thread that wrote it, another one's, was interrupted.
-        if self.file is None or algorithm != self._algorithm or self.file.size != self.received:
+        if self.file is None or algorithm != self._algorithm or self.file.position != self.received:
             self._algorithm = algorithm
             self._begin()
         return self.received

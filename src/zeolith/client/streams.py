@@ -29,7 +29,7 @@ from ..protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
-from ..protocol.streams import Receiver, Sender
+from ..protocol.streams import Receiver, Sender, State
 from ..protocol.wholes import Whole
 from ..protocol.windows import Window
 from .blobahead import Ahead
@@ -99,7 +99,25 @@ class Incoming:
     :param take: gets the data, by whoever reads: it must neither wait nor raise.  Returns how many
         bytes need no memory any more.
     :param is_eager: wake the thread that waits for whatever comes, not only to give credit.
+
+    :ivar error: what the server said instead of the end; what comes after it has no end.
+    :ivar checksum: what the server said with the end; None if it said none.
     """
+
+    __slots__ = (
+        "_began",
+        "_buffers",
+        "_channel",
+        "_granted",
+        "_is_eager",
+        "_lock",
+        "_receiver",
+        "_take",
+        "_window",
+        "checksum",
+        "error",
+        "number",
+    )
 
     def __init__(
         self,
@@ -111,12 +129,10 @@ class Incoming:
     ) -> None:
         self.number = number
         self.error: Exception | None = None
-        """What the server said instead of the end; what comes after it has no end."""
         self._channel = channel
         self._take: Take | None = take
         self._is_eager = is_eager
         self.checksum: bytes | None = None
-        """What the server said with the end; None if it said none."""
         # Guards the receiver; nobody waits for anything while holding it.
         self._lock = threading.Lock()
         self._receiver = Receiver(number, window, window)
@@ -134,7 +150,7 @@ class Incoming:
     @property
     def has_ended(self) -> bool:
         """Whether the server has said that nothing more will come."""
-        return self._receiver.has_ended
+        return self._receiver.state is State.ENDED
 
     @property
     def due(self) -> int:
