@@ -19,6 +19,7 @@ from ..errors import IllegalMessage, MessageTooLarge, UndecodableMessage
 from . import messages as m
 from . import msgpacks
 from .additions import NAMES, CacheReport, ChangesSince, VerifyMany
+from .attachments import parse_attachment
 from .codec import Codec, Loaded
 from .compression import COMPRESSED, HEAD_SIZE, decompress, original_size
 from .framing import HEADER_SIZE, frame, pack_length
@@ -143,6 +144,7 @@ METHODS: Final[Mapping[int, type[Any]]] = {
 number is never used for another."""
 
 _OPEN_BLOB: Final = next(number for number, cls in METHODS.items() if cls is OpenBlob)
+_ATTACH_BLOB: Final = next(number for number, cls in METHODS.items() if cls is AttachBlob)
 
 _WRITERS: Final[Mapping[type[Any], Callable[[AnyRequest, int], bytes | None]]] = {
     **NOTICE_WRITERS,
@@ -350,6 +352,10 @@ class OwnCodec(Codec):
     def _read_notice(self, payload: bytes) -> Message:
         if len(payload) < 2:
             raise UndecodableMessage("a notice without a method")
+        if payload[1] == _ATTACH_BLOB and "attach_blob" in self._incoming:
+            attachment = parse_attachment(payload[2:])
+            if attachment is not None:
+                return make_tuple(Notice, (attachment,))
         return Notice(self._parse(payload[1], True, payload[2:]))
 
     def _parse(self, number: int, is_notice: bool, body: bytes) -> AnyRequest:
