@@ -135,7 +135,8 @@ def test_a_record_that_is_too_long_is_refused_before_anything_is_sent(
 ) -> None:
     with running_server(files, limits=Limits(max_message_size=100_000)) as server:
         storage = client(server.address, blob_dir=str(tmp_path / "cache"))
-        storage._link.channel().streams._pace().frame = SHORT
+        channel = storage._link.channel()
+        channel.streams._pace().frame = SHORT
         meta = begin(storage)
         with pytest.raises(ObjectTooLarge):
             store(storage, meta, tmp_path / "new", 1, b"blob", bytes(100_000))
@@ -145,4 +146,5 @@ def test_a_record_that_is_too_long_is_refused_before_anything_is_sent(
         store(storage, meta, tmp_path / "new", 1, b"blob")
         serial = finish(storage, meta)
         assert Path(files.loadBlob(oid_of(1), serial)).read_bytes() == b"blob"
+        assert storage._link.channel() is channel  # no number was left out
         storage.close()

@@ -19,6 +19,7 @@ from zeolith.protocol.greeting import Coding
 from zeolith.protocol.limits import FIRST_UPLOAD, MAX_STREAMS, STREAM_FRAME
 from zeolith.protocol.messages import TpcAbort
 from zeolith.protocol.streamrequests import ForgetUpload, StreamData, StreamEnd, StreamFault
+from zeolith.server import transactions
 from zeolith.server.held import HOLD_MARK, SHORT, Held
 from zeolith.server.upload import Upload
 
@@ -232,3 +233,27 @@ def test_r4_one_that_was_written_at_once_is_flushed_before_the_vote_is_answered(
     assert any("zeolith-upload-" in path for path in synced)
     tid = uploads.client.finish()
     assert os.path.dirname(files.loadBlob(oid_of(1), tid)) in synced
+
+
+def test_nobody_looks_for_files_that_the_storage_has_moved(
+    uploads: RawStreams, files: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+    original = transactions.remove_file
+
+    def remove(path: str) -> None:
+        removed.append(path)
+        original(path)
+
+    monkeypatch.setattr(transactions, "remove_file", remove)
+    uploads.commit(oid_of(1), b"short")
+    uploads.client.begin()
+    uploads.upload(FIRST + 1, b"another")
+    uploads.attach(FIRST + 1, oid_of(2), 7)
+    uploads.settle()
+    wait_until(lambda: len(temporaries(files)) == 1)
+    (second,) = temporaries(files)
+    uploads.client.call(TpcAbort(1))
+    # By then the end of the first transaction has been seen to as well.
+    wait_until(lambda: temporaries(files) == [])
+    assert {os.path.basename(path) for path in removed} <= {second}
