@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from zeolith.protocol.checksums import ALGORITHMS
 from zeolith.server import blobsums
 from zeolith.server.blobsums import ATTRIBUTE, compute, recall, remember
 
@@ -63,14 +64,30 @@ def test_a_file_that_has_changed_has_none(descriptor: int, path: Path, change: s
     assert recall(descriptor, "sha256") is None
 
 
-@pytest.mark.parametrize("value", [b"", b"\xff", b"2 sha256", None, b"short", b"odd"])
-def test_damage_is_none(descriptor: int, path: Path, value: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "value", [b"", b"\xff", b"1 sha256", b"short", b"long", b"version", b"sum"]
+)
+def test_damage_is_none(descriptor: int, path: Path, value: bytes) -> None:
     remember(descriptor, "sha256", DIGEST, os.fstat(descriptor))
     good = os.getxattr(path, ATTRIBUTE)
-    changed = {None: good[:-1] + b"g", b"short": good[:-2], b"odd": good[:-1]}.get(value, value)
-    assert changed is not None
-    os.setxattr(path, ATTRIBUTE, changed)
+    changed = {b"short": good[:-1], b"long": good + b"\0", b"version": b"\1" + good[1:]}
+    changed[b"sum"] = good[:20] + bytes([good[20] ^ 1]) + good[21:]
+    os.setxattr(path, ATTRIBUTE, changed.get(value, value))
     assert recall(descriptor, "sha256") is None
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_it_fits_into_an_inode(descriptor: int, path: Path, algorithm: str) -> None:
+    """Beyond 56 bytes ext4 takes a block of the disk for each."""
+    remember(descriptor, algorithm, DIGEST, os.fstat(descriptor))
+    assert recall(descriptor, algorithm) == DIGEST
+    assert len(os.getxattr(path, ATTRIBUTE)) <= 56
+
+
+def test_a_file_from_before_the_epoch(descriptor: int, path: Path) -> None:
+    os.utime(path, ns=(-5, -5))
+    remember(descriptor, "sha256", DIGEST, os.fstat(descriptor))
+    assert recall(descriptor, "sha256") == DIGEST
 
 
 def test_where_there_are_no_attributes_it_is_computed_each_time(

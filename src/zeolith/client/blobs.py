@@ -267,11 +267,15 @@ class BlobDirectory:
                 f"{self.path}, which is shared, has no blobs of a server any more: is its file "
                 "system mounted?"
             )
+        # Not in a `with` statement, as a rule: it costs as much as the half of this.
+        try:
+            return take_in(blobfilename, bucket, serial, most)
+        except FileNotFoundError:
+            pass  # the file, or the directory for it
+        except OSError as error:
+            raise unusable(bucket, error) from error
         with usable(bucket):
-            try:
-                return take_in(blobfilename, bucket, serial, most)
-            except FileNotFoundError:
-                os.makedirs(bucket, exist_ok=True)
+            os.makedirs(bucket, exist_ok=True)
             return take_in(blobfilename, bucket, serial, most)
 
     def chunks(self, path: str, size: int = CHUNK_SIZE) -> Iterator[bytes]:

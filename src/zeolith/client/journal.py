@@ -115,10 +115,11 @@ class Journal:
         """*entry* has been said."""
         if not self.is_complete:
             return
-        records = (len(field) for field in entry if field.__class__ is bytes)
-        self.size += _OVERHEAD + sum(records)
         if isinstance(entry, SentBlob):
-            self.size += _UPLOAD_OVERHEAD
+            self.size += _OVERHEAD + _UPLOAD_OVERHEAD + len(entry.data)
+        else:
+            records = (len(field) for field in entry if field.__class__ is bytes)
+            self.size += _OVERHEAD + sum(records)
         if self.size > JOURNAL_SHARE and self._together() > JOURNAL_MARK:
             self.end()
         else:

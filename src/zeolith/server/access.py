@@ -422,16 +422,17 @@ class StorageAccess:
 
     def store_blob(
         self, oid: bytes, serial: bytes | None, data: bytes, path: str, meta: Any
-    ) -> None:
-        """Have the storage take over the file *path* as a blob.
+    ) -> bool:
+        """Have the storage take over the file *path* as a blob; return whether it is known that
+        it is not there any more.
 
         :raises Exception: whatever the storage raises.
         """
         try:
             if self._own_places is not None:
-                store_blob(self.storage, self._own_places, oid, serial, data, path, meta)
-            else:
-                self.storage.storeBlob(oid, serial, data, path, "", meta)
+                return store_blob(self.storage, self._own_places, oid, serial, data, path, meta)
+            self.storage.storeBlob(oid, serial, data, path, "", meta)
+            return False
         except (AssertionError, FileNotFoundError):
             # Where ZODB cannot make a directory it says only that it is not there.
             self.make_blob_directories((oid,))

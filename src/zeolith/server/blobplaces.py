@@ -66,17 +66,18 @@ def store_blob(
     data: bytes,
     path: str,
     meta: Any,
-) -> None:
+) -> bool:
     """Do what ``storeBlob`` of *storage* does, a FileStorage, but ask only for what is not known.
 
     The directory is there as a rule: it was made before the lock was asked for.
 
+    :returns: whether it is known that the file *path* is not there any more.
     :raises OSError: the file can neither be renamed nor copied.
     :raises Exception: what the storage raises.
     """
     if getattr(storage.storeBlob, "__func__", None) is not _PLAIN:
         storage.storeBlob(oid, serial, data, path, "", meta)  # somebody has his own for it
-        return
+        return False
     storage.store(oid, serial, data, "", meta)
     tid = storage._tid
     target = places.file(oid, tid)
@@ -85,8 +86,9 @@ def store_blob(
     except OSError:
         # Another disk, or no directory: ZODB knows how to help itself.
         storage._blob_storeblob(oid, tid, path)
-        return
+        return False
     storage.dirty_oids.append((oid, tid))
     # Protected from being written to, and readable to whom its directory is.
     mode = os.stat(places.directory(oid)).st_mode & _READABLE
     os.chmod(target, mode | stat.S_IRUSR)
+    return True

@@ -3,21 +3,35 @@
 Where the file system has extended attributes, one of the file says by which algorithm, of how many
 bytes and of which time the checksum is; a file that has changed since has none.  It comes from the
 client that sent the blob, or from this server's reading of it: so whoever gets the blob later finds
-out, too, what has happened to the file on the disk meanwhile.  Worker threads call these.
+out, too, what has happened to the file on the disk meanwhile.  Any thread may call these, which
+may have to wait for the disk.
+
+The attribute has 54 bytes: ext4 has room for 56 in an inode of the usual 256, and beyond that takes
+another block of the disk for each file, to be written, flushed and read.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from binascii import unhexlify
+from struct import Struct
 from typing import Final
+from zlib import crc32
 
 from ..protocol.checksums import DIGEST_SIZE, make_hasher
 
 logger = logging.getLogger(__name__)
 
 ATTRIBUTE: Final = "user.zeolith.checksum"
+
+_VERSION: Final = 2
+
+_NUMBERS: Final = {"sha256": 1, "blake3": 2}
+"""What stands for an algorithm; a number is never used for another."""
+
+_LAYOUT: Final = Struct(f">BBQq{DIGEST_SIZE}s")
+"""Version, algorithm, the file's length, its time of modification in nanoseconds, the checksum.  A
+CRC-32 of that follows: a disk may change this, too."""
 
 _PIECE: Final = 1024 * 1024
 """Bytes read at once: as a rule they are still in the processor's cache when they are summed up."""
@@ -32,9 +46,8 @@ def remember(descriptor: int, algorithm: str, digest: bytes, status: os.stat_res
     """
     if not _has_attributes:
         return
-    value = f"1 {algorithm} {status.st_size} {status.st_mtime_ns} {digest.hex()}"
     try:
-        os.setxattr(descriptor, ATTRIBUTE, value.encode("ascii"))
+        os.setxattr(descriptor, ATTRIBUTE, _value(algorithm, digest, status))
     except OSError as error:
         # No such attributes here, no room for them, or another user's file: it is computed again.
         logger.debug("a checksum is not kept: %s", error)
@@ -56,14 +69,15 @@ def recall_as(descriptor: int, algorithm: str, status: os.stat_result) -> bytes 
         value = os.getxattr(descriptor, ATTRIBUTE)
     except OSError:
         return None  # there is none, or there cannot be
-    head = b"1 %b %d %d " % (algorithm.encode("ascii"), status.st_size, status.st_mtime_ns)
-    if not value.startswith(head):
-        return None
-    try:
-        digest = unhexlify(value[len(head) :])
-    except ValueError:
-        return None
-    return digest if len(digest) == DIGEST_SIZE else None
+    digest = value[_LAYOUT.size - DIGEST_SIZE : _LAYOUT.size]
+    return digest if value == _value(algorithm, digest, status) else None
+
+
+def _value(algorithm: str, digest: bytes, status: os.stat_result) -> bytes:
+    """Return the attribute of a file that has *status*."""
+    number = _NUMBERS[algorithm]
+    value = _LAYOUT.pack(_VERSION, number, status.st_size, status.st_mtime_ns, digest)
+    return value + crc32(value).to_bytes(4, "big")
 
 
 def compute(descriptor: int, algorithm: str) -> bytes:

@@ -118,7 +118,8 @@ class Replay:
             if path is None:
                 self._storage.store(oid, serial, data, "", self._meta)
             else:
-                self._access.store_blob(oid, serial, data, path, self._meta)
+                if self._access.store_blob(oid, serial, data, path, self._meta):
+                    self._transaction.moved.add(path)
         except ConflictError as error:
             if path is None and self._is_same_root(oid, serial, data):
                 # The client is told that its object is not what it sent: it takes the other's.

@@ -85,6 +85,7 @@ class Transaction:
     :ivar unflushed, flushing: files of them that are open: those that wait to be brought to disk,
         and those that are on their way to it.
     :ivar flushed: files of them as they were brought to disk.
+    :ivar moved: paths of them where no file is any more: the storage has it.
     :ivar kept: those of them that their client could go on with on another connection.
     :ivar objects: by object id: what an object store has of them, and how many blobs had arrived
         when that one had.
@@ -112,6 +113,7 @@ class Transaction:
         "kept",
         "log",
         "meta",
+        "moved",
         "objects",
         "replaced",
         "rounds",
@@ -135,6 +137,7 @@ class Transaction:
         self.flushing: list[Upload] = []
         self.flushed: set[Flushed] = set()
         self.kept: list[Upload] = []
+        self.moved: set[str] = set()
         self.files: list[str] = []
         self.objects: dict[bytes, tuple[int, StoredObject]] = {}
         self.blob_records = 0
@@ -205,7 +208,8 @@ class Transaction:
             upload.discard()
         for blob in self.blobs:
             # The storage has taken over those of a successful vote.
-            remove_file(blob.path)
+            if blob.path not in self.moved:
+                remove_file(blob.path)
         self.blobs = []
 
 
