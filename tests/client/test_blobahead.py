@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -16,8 +17,11 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import POSKeyError
 
 from zeolith.client import blobahead
+from zeolith.client.steps import FEWEST
 from zeolith.client.storage import ClientStorage
+from zeolith.client.streams import MAX_DOWNLOADS, Incoming
 from zeolith.errors import ClientDisconnected
+from zeolith.protocol.limits import MAX_STREAMS
 from zeolith.protocol.messages import Call, Notice
 from zeolith.protocol.streamrequests import OpenBlob, StreamData, StreamEnd
 
@@ -257,6 +261,26 @@ def test_one_that_is_longer_than_it_should_be_is_not_waited_for() -> None:
     assert request.credit == blobahead.LONGEST
 
 
+def test_one_that_ends_because_it_was_cancelled_is_not_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another thread may read the server's end before who has cancelled it looks."""
+    line = own_line()
+    begin_sequence(line)
+    request = answer(line, {"size": blobahead.LONGEST + 1})
+    say(line, StreamData(request.stream, b"x" * 32_768), StreamData(request.stream, b"x" * 32_768))
+    cancel = Incoming.cancel
+
+    def cancel_and_hear(stream: Incoming) -> None:
+        cancel(stream)
+        say(line, StreamEnd(request.stream, bytes(32)))
+        while not stream.has_ended:
+            line.channel._read()
+
+    monkeypatch.setattr(Incoming, "cancel", cancel_and_hear)
+    assert line.channel.streams.ahead.take(oid_of(4), TID) is None
+
+
 def test_those_who_wait_learn_that_the_connection_has_ended() -> None:
     line = own_line()
     begin_sequence(line)
@@ -292,3 +316,45 @@ def test_no_more_than_the_most_wait() -> None:
     for number in range(1, 100):
         ahead.follow(oid_of(number), TID, lambda oid, tid: False)
         assert len(ahead._wanted) <= blobahead.MOST
+
+
+def test_the_server_is_asked_for_no_more_than_it_admits() -> None:
+    """Those that were cancelled count until it has said their end."""
+    assert blobahead.MOST_OPEN + MAX_DOWNLOADS < MAX_STREAMS
+    line = own_line()
+    streams = line.channel.streams
+    for start in range(0, 100_000, 1000):
+        for number in range(start, start + 6):
+            streams.ahead.follow(oid_of(number), TID, lambda oid, tid: False)
+            assert streams.receiving <= blobahead.MOST_OPEN
+    assert streams.receiving == blobahead.MOST_OPEN
+    # As soon as it has, there is room again.
+    for number in range(blobahead.MOST_OPEN):
+        say(line, StreamEnd(number))
+    while streams.receiving:
+        line.channel._read()
+    begin_sequence(line)
+    assert len(streams.ahead._wanted) == FEWEST
+
+
+def test_many_threads_ask_for_no_more_than_the_most() -> None:
+    line = own_line()
+    ahead = line.channel.streams.ahead
+    barrier = threading.Barrier(8)
+    together = threading.Barrier(8)
+
+    def is_here(oid: bytes, tid: bytes) -> bool:
+        if oid == oid_of(int.from_bytes(oid, "big") // 1000 * 1000 + 4):
+            together.wait(30)
+        return False
+
+    def read(start: int) -> None:
+        barrier.wait(30)
+        for number in (1, 2, 3):
+            ahead.follow(oid_of(start + number), TID, is_here)
+
+    reading = [Background(partial(read, 1000 * number)) for number in range(1, 9)]
+    for each in reading:
+        each.result()
+    assert len(ahead._wanted) == blobahead.MOST
+    assert line.channel.streams.receiving == blobahead.MOST

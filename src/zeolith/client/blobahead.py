@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 MOST: Final = 16
 """Blobs that wait, or are on their way, at once."""
 
+MOST_OPEN: Final = 24
+"""Streams from the server up to which more are asked for.  It admits 64, of which 32 are for those
+who want a blob now; and it may not have heard yet that some are not wanted any more."""
+
 LONGEST: Final = 64 * 1024
 """Bytes of one.  Longer ones take so long that nothing is gained; all together have to be borne in
 memory (R8)."""
@@ -76,7 +80,9 @@ class _Wanted(Slot):
     @property
     def is_whole(self) -> bool:
         """Whether all of it has come, and well.  After the answer."""
-        return self.stream.has_ended and self.error is None and self.stream.error is None
+        # The stream of a longer one may have ended because it was cancelled.
+        stream = self.stream
+        return stream.has_ended and self.error is None and stream.error is None and self.is_short
 
     @property
     def is_short(self) -> bool:
@@ -143,20 +149,22 @@ class Ahead:
         if self._wanted and steps.has_jumped:
             self._forget(lambda key, wanted: wanted.steps is steps and steps.is_past(*key))
         if oids:
-            room = MOST - len(self._wanted)
-            keys = [(oid, tid) for oid in oids if not is_here(oid, tid)][:room]
+            keys = [(oid, tid) for oid in oids if not is_here(oid, tid)]
             if keys:
                 self._ask(keys, steps)
 
     def _ask(self, keys: list[Key], steps: Steps) -> None:
-        wanted = {key: _Wanted(self._streams, steps) for key in keys}
-        self._channel.start_all(
-            (OpenBlob(found.stream.number, oid, tid, 0, LONGEST), found)
-            for (oid, tid), found in wanted.items()
-        )
         with self._lock:
+            room = min(MOST - len(self._wanted), MOST_OPEN - self._streams.receiving)
+            new = [key for key in keys if key not in self._wanted][: max(room, 0)]
+            wanted = {key: _Wanted(self._streams, steps) for key in new}
             self._wanted.update(wanted)
             self._used = time.monotonic()
+        if wanted:
+            self._channel.start_all(
+                (OpenBlob(found.stream.number, oid, tid, 0, LONGEST), found)
+                for (oid, tid), found in wanted.items()
+            )
 
     def tend(self) -> None:
         """Forget what nobody wants any more; called now and then."""

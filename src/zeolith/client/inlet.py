@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import Final, TypeGuard
 
+from ..protocol.wholes import MOST_RECEIVED
 from .wire import PlainWire
 
 INLET_SIZE: Final = 256 * 1024
 """Bytes read at once: some small blobs, and several times the longest one that is kept.  Only a
 connection that has fetched blobs has this memory; more of it would leave the processor's cache."""
+
+
+assert INLET_SIZE >= 2 * MOST_RECEIVED, "there has to be room behind what is kept"
 
 
 class Inlet:

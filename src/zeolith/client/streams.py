@@ -598,6 +598,11 @@ class Streams:
         """Whether a stream from the server is open."""
         return bool(self._incoming)
 
+    @property
+    def receiving(self) -> int:
+        """How many streams the server has not ended yet, also those that nobody wants any more."""
+        return len(self._incoming)
+
     def handle_whole(self, whole: Whole) -> None:
         """As :meth:`handle` with all of a short blob.
 
