@@ -17,20 +17,25 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import POSKeyError
 
 from zeolith.client import blobahead
+from zeolith.client import streams as streams_module
+from zeolith.client.channel import Channel
 from zeolith.client.steps import FEWEST
 from zeolith.client.storage import ClientStorage
 from zeolith.client.streams import MAX_DOWNLOADS, Incoming
 from zeolith.errors import ClientDisconnected
-from zeolith.protocol.limits import MAX_STREAMS
-from zeolith.protocol.messages import Call, Notice
-from zeolith.protocol.streamrequests import OpenBlob, StreamData, StreamEnd
+from zeolith.protocol.limits import MAX_STREAMS, STREAM_FRAME
+from zeolith.protocol.messages import Call, Notice, Ping, Register
+from zeolith.protocol.peers import Event, Hello
+from zeolith.protocol.streamrequests import OpenBlob, StreamCancel, StreamData, StreamEnd
 
 from ..support.flipping import FlippingLine
+from ..support.interrupts import interrupted_at
 from ..support.processes import running_server
+from ..support.promptwire import PromptWire
 from ..support.proxy import Action, Passing, Proxy
 from ..support.raw import oid_of
 from ..support.waiting import Background, wait_until
-from .conftest import Line, Open
+from .conftest import Line, Open, Recorder
 from .streaming import TID, answer, own_line, say
 from .test_transfers import leftovers
 
@@ -358,3 +363,107 @@ def test_many_threads_ask_for_no_more_than_the_most() -> None:
         each.result()
     assert len(ahead._wanted) == blobahead.MOST
     assert line.channel.streams.receiving == blobahead.MOST
+
+
+class Shorts(PromptWire):
+    """Its server has a short blob for who asks, or a long one if the id is even."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: set[int] = set()
+
+    def handle(self, event: Event) -> None:
+        codec = self.peer.codec
+        if isinstance(event, Hello):
+            self.arriving.append(self.peer.welcome())
+            return
+        assert codec is not None
+        if isinstance(event, Call):
+            request, size = event.request, None
+            if isinstance(request, Register):
+                self.peer.registered()
+            elif isinstance(request, OpenBlob):
+                size = {"size": 10 * blobahead.LONGEST if request.oid[-1] % 2 == 0 else 100}
+                self.open.add(request.stream)
+            self.arriving.append(codec.reply(event.msgid, size))
+            if size is not None:
+                assert isinstance(request, OpenBlob)
+                data = b"x" * min(size["size"], STREAM_FRAME)
+                self.arriving.append(codec.notice(StreamData(request.stream, data)))
+                if size["size"] == 100:
+                    self.end(request.stream)
+        elif isinstance(event, Notice) and isinstance(event.request, StreamCancel):
+            self.cancel(event.request.stream)
+
+    def cancel(self, number: int) -> None:
+        if number in self.open:
+            self.end(number)
+
+    def end(self, number: int) -> None:
+        assert self.peer.codec is not None
+        self.open.remove(number)
+        self.arriving.append(self.peer.codec.notice(StreamEnd(number)))
+
+
+def test_an_interrupt_at_any_step_leaves_no_stream_open_and_nobody_waiting() -> None:
+    """Or the connection has ended."""
+
+    def here(oid: bytes, tid: bytes) -> bool:
+        return False
+
+    def read(ahead: blobahead.Ahead, *numbers: int) -> None:
+        for number in numbers:
+            ahead.take(oid_of(number), TID)
+            ahead.follow(oid_of(number), TID, here)
+
+    step = survivors = 0
+    modules = (blobahead, streams_module)
+    while True:
+        step += 1
+        wire = Shorts()
+        channel = Channel(wire, Recorder(), "memory")
+        channel.greet()
+        channel.call(Register("1", False))
+        channel.registered()
+        ahead = channel.streams.ahead
+        if not interrupted_at(step, partial(read, ahead, 1, 2, 3, 4, 5, 50), modules):
+            break
+        try:
+            read(ahead, 1, 2, 3, 4, 5, 6, 50)
+            channel.call(Ping())
+        except ClientDisconnected:
+            assert channel.is_broken
+            continue
+        survivors += 1
+        assert not ahead._wanted
+        assert wire.open == set(), "a stream was left open"
+    assert step > 300
+    assert survivors > 30
+
+
+def test_one_with_more_than_the_server_says_is_not_waited_for() -> None:
+    line = own_line()
+    begin_sequence(line)
+    request = answer(line, {"size": 10})
+    say(line, StreamData(request.stream, b"x" * 11))
+    say(line, StreamData(request.stream, b"x" * 32_768))
+    assert line.channel.streams.ahead.take(oid_of(4), TID) is None
+
+
+def test_r7_who_tends_does_not_wait_for_who_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the watcher, who is to notice that the server does not read any more."""
+    line = own_line()
+    ahead = line.channel.streams.ahead
+    begin_sequence(line)
+    request = answer(line, {"size": 2 * blobahead.LONGEST})
+    for _ in range(3):
+        line.server.next_call()
+    monkeypatch.setattr(blobahead, "PATIENCE", -1.0)
+    with line.channel._sending:
+        Background(ahead.tend).result(timeout=10)
+    # They are tried again.
+    assert len(ahead._wanted) == 4
+    ahead.tend()
+    assert not ahead._wanted
+    line.channel.flush()
+    assert line.server.next_notice() == StreamCancel(request.stream)

@@ -157,15 +157,28 @@ def test_the_memory_is_one(pair: Pair) -> None:
 
 def test_what_comes_behind_it_is_handled(pair: Pair) -> None:
     """R2: in the order of arrival."""
-    sink = Sink()
-    fetching = pair.fetch(sink)
-    info = pair.codec.notice(Info({"length": 7}))
-    sent = pair.write(pair.next_call(), b"x" * 300)
-    pair.socket.sendall(info + sent + info)
-    fetching.result()
-    while len(pair.receiver.events) < 2:
+    events = pair.receiver.events
+
+    class Noting(Sink):
+        def take(self, data: bytes | memoryview) -> int:
+            events.append(bytes(data[:1]))
+            return super().take(data)
+
+    sinks = [Noting(), Noting()]
+    fetching, calls = [], []
+    for sink in sinks:
+        fetching.append(pair.fetch(sink))
+        calls.append(pair.next_call())
+    infos = [Info({"length": number}) for number in range(3)]
+    said = [pair.codec.notice(info) for info in infos]
+    blobs = [pair.write(call, data * 300) for call, data in zip(calls, (b"a", b"b"), strict=True)]
+    pair.socket.sendall(said[0] + blobs[0] + said[1] + blobs[1] + said[2])
+    for each in fetching:
+        each.result()
+    while len(events) < 5:
         pair.channel._read()
-    assert sink.data == b"x" * 300
+    assert events == [infos[0], b"a", infos[1], b"b", infos[2]]
+    assert {sink.data for sink in sinks} == {b"a" * 300, b"b" * 300}
 
 
 def test_what_comes_behind_one_that_was_kept_is_handled_by_who_reads_next(pair: Pair) -> None:
@@ -186,6 +199,25 @@ def test_what_comes_behind_one_that_was_kept_is_handled_by_who_reads_next(pair: 
     fetching.result()
     while not pair.receiver.events:
         pair.channel._read()
+    assert sink.data == b"x" * 300
+
+
+def test_r7_what_comes_before_its_end_is_handled_at_once(pair: Pair) -> None:
+    """The end may take long, if the server has to sum the blob up; others have their answers."""
+    sink = Sink()
+    fetching = pair.fetch(sink)
+    call = pair.next_call()
+    pinging = Background(lambda: pair.channel.call(Ping()))
+    ping = pair.next_call()
+    sent = pair.write(call, b"x" * 300)
+    end = len(CHECKSUM) + 9
+    pair.socket.sendall(sent[:-end])
+    while not pair.channel._inlet.kept:
+        pass
+    pair.socket.sendall(pair.codec.reply(ping.msgid, None))
+    pinging.result(timeout=10)
+    pair.socket.sendall(sent[-end:])
+    assert fetching.result() == CHECKSUM
     assert sink.data == b"x" * 300
 
 

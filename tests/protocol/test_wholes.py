@@ -85,6 +85,14 @@ def test_nothing_is_taken_of_one_that_is_not_whole(codec: Codec) -> None:
     assert begun[0] < 40
 
 
+def test_what_is_said_before_the_end_is_not_kept(codec: Codec) -> None:
+    sent = write(codec, 1, 1, b"x" * 300)[: -len(CHECKSUM) - 9]
+    assert cut_wholes(sent, BULK_FRAME) == ([], 0, True)
+    others = (codec.reply(2, None), codec.heartbeat(), codec.notice(StreamEnd(2, CHECKSUM))[:9])
+    for other in others:
+        assert cut_wholes(sent + other, BULK_FRAME) == ([], 0, False)
+
+
 def test_a_part_of_a_blob_is_not_kept(codec: Codec) -> None:
     """More data may follow, or none for long: they are passed on as they come."""
     sent = write(codec, 1, 1, b"x" * 300, {"size": 301})

@@ -80,15 +80,26 @@ class _Wanted(Slot):
     @property
     def is_whole(self) -> bool:
         """Whether all of it has come, and well.  After the answer."""
-        # The stream of a longer one may have ended because it was cancelled.
-        stream = self.stream
-        return stream.has_ended and self.error is None and stream.error is None and self.is_short
+        # The stream may have ended because it was cancelled.
+        has_ended = self.stream.has_ended and self.stream.error is None and self.error is None
+        return has_ended and self._received == self._size
 
     @property
     def is_short(self) -> bool:
-        """Whether all of it is going to come without more credit.  After the answer."""
+        """Whether all of it is going to come without more credit, as far as can be told.  After the
+        answer."""
+        size = self._size
+        # Of more than the server has said nobody knows when it ends.
+        return size is not None and self._received <= size <= LONGEST
+
+    @property
+    def _size(self) -> int | None:
         size = self.value.get("size") if type(self.value) is dict else None
-        return type(size) is int and size <= LONGEST
+        return size if type(size) is int else None
+
+    @property
+    def _received(self) -> int:
+        return sum(map(len, self.data))
 
 
 class _Sequences(threading.local):
@@ -122,18 +133,27 @@ class Ahead:
         """
         if not self._wanted:
             return None
-        with self._lock:
-            wanted = self._wanted.pop((oid, tid), None)
+        wanted = self._wanted.get((oid, tid))
         if wanted is None:
             return None
         stream = wanted.stream
-        if not stream.has_ended:
-            try:
-                self._channel.wait_until(
-                    stream, lambda: stream.has_ended or (wanted.done and not wanted.is_short)
-                )
-            finally:
-                stream.cancel()  # unless it has ended
+        try:
+            with self._lock:
+                is_ours = self._wanted.pop((oid, tid), None) is wanted
+            if not is_ours:
+                return None  # Somebody has forgotten it.
+            if not stream.has_ended:
+                try:
+                    self._channel.wait_until(
+                        stream, lambda: stream.has_ended or (wanted.done and not wanted.is_short)
+                    )
+                finally:
+                    stream.cancel()  # unless it has ended
+        except BaseException as error:
+            if stream.is_open:
+                # Interrupted before that was said: nobody else would.
+                self._channel.close(error)
+            raise
         if not wanted.is_whole:
             return None
         return Found(wanted.data, wanted.value, stream.checksum)
@@ -154,26 +174,42 @@ class Ahead:
                 self._ask(keys, steps)
 
     def _ask(self, keys: list[Key], steps: Steps) -> None:
-        with self._lock:
-            room = min(MOST - len(self._wanted), MOST_OPEN - self._streams.receiving)
-            new = [key for key in keys if key not in self._wanted][: max(room, 0)]
-            wanted = {key: _Wanted(self._streams, steps) for key in new}
-            self._wanted.update(wanted)
-            self._used = time.monotonic()
-        if wanted:
-            self._channel.start_all(
-                (OpenBlob(found.stream.number, oid, tid, 0, LONGEST), found)
-                for (oid, tid), found in wanted.items()
-            )
+        try:
+            with self._lock:
+                room = min(MOST - len(self._wanted), MOST_OPEN - self._streams.receiving)
+                new = [key for key in keys if key not in self._wanted][: max(room, 0)]
+                wanted = {key: _Wanted(self._streams, steps) for key in new}
+                self._wanted.update(wanted)
+                self._used = time.monotonic()
+            if wanted:
+                self._channel.start_all(
+                    (OpenBlob(found.stream.number, oid, tid, 0, LONGEST), found)
+                    for (oid, tid), found in wanted.items()
+                )
+        except BaseException as error:
+            # Interrupted in between: somebody might wait for what was never asked for.
+            self._channel.close(error)
+            raise
 
     def tend(self) -> None:
-        """Forget what nobody wants any more; called now and then."""
+        """Forget what nobody wants any more; called now and then.  Waits for nobody: who calls it
+        is to notice that the server does not read."""
         if self._wanted and time.monotonic() - self._used > PATIENCE:
-            self._forget(lambda key, wanted: True)
+            with self._lock:
+                gone, self._wanted = self._wanted, {}
+            left = {key: each for key, each in gone.items() if not each.stream.cancel_nowait()}
+            if left:
+                with self._lock:
+                    self._wanted = left | self._wanted
 
     def _forget(self, is_useless: Callable[[Key, _Wanted], bool]) -> None:
-        with self._lock:
-            gone = [key for key, wanted in self._wanted.items() if is_useless(key, wanted)]
-            streams = [self._wanted.pop(key).stream for key in gone]
-        for stream in streams:
-            stream.cancel()  # unless it has ended
+        try:
+            with self._lock:
+                gone = [key for key, wanted in self._wanted.items() if is_useless(key, wanted)]
+                streams = [self._wanted.pop(key).stream for key in gone]
+            for stream in streams:
+                stream.cancel()  # unless it has ended
+        except BaseException as error:
+            # Interrupted in between: the others would stay open.
+            self._channel.close(error)
+            raise

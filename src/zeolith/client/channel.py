@@ -460,18 +460,19 @@ class Channel:
             self._end(failure)
             raise self._disconnected()
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request) -> bool:
         """Have *request*, which has no answer and may be lost, sent with whatever is sent next.
 
-        Never waits: while somebody is sending it is left out.
+        Never waits: while somebody is sending it is left out, and the answer is false.
         """
         frame = self._codec.notice(request)
         if not self._sending.acquire(blocking=False):
-            return
+            return False
         try:
             if self._cause is None:
                 self._waiting.append(frame)
                 self._waiting_size += len(frame)
+            return True
         finally:
             self._sending.release()
 

@@ -153,6 +153,11 @@ class Incoming:
         return self._receiver.state is State.ENDED
 
     @property
+    def is_open(self) -> bool:
+        """Whether the server may go on: it has not ended, and was not told to."""
+        return self._receiver.is_open
+
+    @property
     def due(self) -> int:
         """Credit that the server should be given now."""
         return self._receiver.due
@@ -196,15 +201,31 @@ class Incoming:
     def cancel(self) -> None:
         """Tell the server to send no more; the data on their way are dropped."""
         self.abandon()
+        try:
+            with self._lock:
+                if not self._receiver.is_open:
+                    return
+                self._receiver.cancel()
+            # Without a connection there is no stream.  In the middle of another call of this thread
+            # there is none either, as soon as that has been interrupted.
+            with suppress(ClientStorageError):
+                self._channel.post(StreamCancel(self.number))
+                self._channel.flush()
+        except BaseException as error:
+            # Interrupted in between: the server would never learn of it.
+            self._channel.close(error)
+            raise
+
+    def cancel_nowait(self) -> bool:
+        """As :meth:`cancel`, with whatever is sent next; return false, and do nothing, if that
+        would have to wait for somebody who is sending."""
         with self._lock:
-            if not self._receiver.is_open:
-                return
-            self._receiver.cancel()
-        # Without a connection there is no stream.  In the middle of another call of this thread
-        # there is none either, as soon as that has been interrupted.
-        with suppress(ClientStorageError):
-            self._channel.post(StreamCancel(self.number))
-            self._channel.flush()
+            if self._receiver.is_open:
+                if not self._channel.add(StreamCancel(self.number)):
+                    return False
+                self._receiver.cancel()
+        self.abandon()
+        return True
 
     # -- by the connection's reader ----------------------------------------------------------------
 

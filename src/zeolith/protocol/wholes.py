@@ -34,6 +34,7 @@ _END: Final = Struct(f">IBI{DIGEST_SIZE}s")
 _unpack_reply = _REPLY.unpack_from
 _unpack_data = _DATA.unpack_from
 _unpack_end = _END.unpack_from
+_pack_end_head = _DATA.pack  # but for its kind it begins in the same way
 
 _LENGTH_SIZE: Final = 4
 _REPLY_SIZE: Final = _REPLY.size
@@ -94,8 +95,11 @@ def cut_wholes(received: bytes | memoryview, limit: int) -> tuple[list[Whole], i
             break
         end = begin + length
         if end + _END_SIZE > available:
-            # All the data there are: nothing but the end can follow.
-            return found, start, length == size
+            # Behind all the data there are comes the end; but what the server has to say meanwhile,
+            # or in its place, must not wait here for something else to come.
+            head = _pack_end_head(_END_LENGTH, STREAM_END, number)
+            behind = bytes(received[end : end + len(head)])
+            return found, start, length == size and head.startswith(behind)
         length, kind, ended, checksum = _unpack_end(received, end)
         if kind != STREAM_END or length != _END_LENGTH or ended != number:
             break
