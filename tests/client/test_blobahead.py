@@ -106,6 +106,17 @@ def test_what_is_read_in_sequence_is_asked_for_ahead(
     wait_until(lambda: open_streams(reader) == 0)
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_empty_ones_too(
+    server: Any, files: FileStorage, client: Open, tmp_path: Path, size: int
+) -> None:
+    tid = commit(files, tmp_path, COUNT, size)
+    reader = client(server.address, blob_dir=str(tmp_path / "reader"))
+    for number in range(1, COUNT + 1):
+        load(reader, number, tid, size)
+    assert leftovers(tmp_path / "reader") == []
+
+
 def test_what_is_read_in_no_order_is_asked_for_once(
     server: Any, files: FileStorage, proxy: Proxy, client: Open, tmp_path: Path
 ) -> None:

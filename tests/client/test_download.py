@@ -47,6 +47,14 @@ def test_or_when_its_data_come_first(tmp_path: Path) -> None:
     assert (made.is_complete, read(made.path)) == (True, b"data")
 
 
+def test_or_at_the_end_if_there_are_none(tmp_path: Path) -> None:
+    made = Download(str(tmp_path / "file"))
+    made.resume("sha256")
+    assert made.digest == hashlib.sha256().digest()
+    made.end()
+    assert (made.is_complete, read(made.path)) == (True, b"")
+
+
 def test_nothing_is_opened_after_the_end(tmp_path: Path) -> None:
     made = Download(str(tmp_path / "file"))
     made.resume()

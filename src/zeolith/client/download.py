@@ -128,6 +128,7 @@ class Download:
     def end(self) -> None:
         """The stream is complete, unless it has failed."""
         self._close_aside()
+        self.open()  # there may have been nothing to write
         self.done, self.file = self.file, None
 
     @property

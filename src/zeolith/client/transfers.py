@@ -85,6 +85,7 @@ def _fetch_on(
     else:
         checksum = found.checksum
         ahead.follow(oid, serial, blobs.has)
+        sink.asked()  # an empty one has no data that would make the file
         sink.opened(found.answer)
         for data in found.data:
             sink.take(data)
