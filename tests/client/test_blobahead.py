@@ -197,6 +197,19 @@ def test_long_ones_come_when_they_are_wanted(
     wait_until(lambda: open_streams(reader) == 0)
 
 
+def test_long_ones_are_not_asked_for_twice_for_long(
+    server: Any, files: FileStorage, proxy: Proxy, client: Open, tmp_path: Path
+) -> None:
+    """Each time the server would send 64 KB for nothing."""
+    size = blobahead.LONGEST + 1
+    tid = commit(files, tmp_path, COUNT, size)
+    reader = client(proxy.address, blob_dir=str(tmp_path / "reader"))
+    for number in range(1, COUNT + 1):
+        load(reader, number, tid, size)
+    assert len(asked(proxy)) <= COUNT + FEWEST
+    wait_until(lambda: open_streams(reader) == 0)
+
+
 def test_a_line_that_is_cut(
     server: Any, files: FileStorage, proxy: Proxy, client: Open, tmp_path: Path
 ) -> None:

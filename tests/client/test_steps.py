@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeolith.client.steps import ENOUGH, FEWEST, LONGEST, Steps
+from zeolith.client.steps import ENOUGH, FEWEST, LONGEST, MISS, Steps
 
 TID, OTHER = b"\0" * 7 + b"\1", b"\0" * 7 + b"\2"
 MOST = 16
@@ -80,6 +80,28 @@ def test_what_somebody_else_has_asked_for_is_passed_over() -> None:
     steps = Steps(MOST)
     assert follow(steps, 1, 2, 3) == [None, None, [4, 5, 6, 7]]
     assert follow(steps, 6) == [list(range(8, 15))]
+
+
+def test_what_is_of_no_use_is_not_asked_for_again() -> None:
+    steps = Steps(MOST)
+    follow(steps, 1, 2, 3)
+    steps.judge(False)
+    assert follow(steps, 4, 5) == [[], [8, 9, 10, 11, 12, 13]]
+    steps.judge(False)
+    assert follow(steps, *range(6, 30)) == [None] * 24
+    assert follow(steps, 1, 2, 3, tid=OTHER) == [None, None, [4, 5, 6, 7]]
+
+
+def test_what_is_of_use_makes_up_for_it() -> None:
+    steps = Steps(MOST)
+    found: list[int] = []
+    for number in range(1, 200):
+        (more,) = follow(steps, number)
+        found += more or ()
+        if number in found:
+            steps.judge(number % (MISS + 2) != 0)
+    assert found == list(range(ENOUGH + 1, found[-1] + 1))
+    assert found[-1] > 199
 
 
 def test_what_was_passed_is_past() -> None:

@@ -154,6 +154,7 @@ class Ahead:
                 # Interrupted before that was said: nobody else would.
                 self._channel.close(error)
             raise
+        wanted.steps.judge(wanted.is_whole)
         if not wanted.is_whole:
             return None
         return Found(wanted.data, wanted.value, stream.checksum)
