@@ -408,6 +408,11 @@ class Streams:
             if is_refused and self._incoming.pop(stream.number, None) is not None:
                 stream.end(None)
             raise
+        except BaseException as error:
+            if slot is None:
+                # Interrupted: it is not known whether the server was asked, and will ever end it.
+                self._channel.close(error)
+            raise
 
     def fetch(
         self,
