@@ -474,6 +474,17 @@ def test_one_with_more_than_the_server_says_is_not_waited_for() -> None:
     assert line.channel.streams.ahead.take(oid_of(4), TID) is None
 
 
+def test_r8_data_without_an_answer_are_not_kept() -> None:
+    """The call would wait for its answer, and have them, for as long as the connection lasts."""
+    line = own_line()
+    begin_sequence(line)
+    call = line.server.next_call()
+    assert isinstance(call.request, OpenBlob)
+    say(line, StreamData(call.request.stream, b"x" * 100), StreamEnd(call.request.stream))
+    with pytest.raises(ClientDisconnected, match="data before the answer"):
+        line.channel.streams.ahead.take(oid_of(4), TID)
+
+
 def test_r7_who_tends_does_not_wait_for_who_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the watcher, who is to notice that the server does not read any more."""
     line = own_line()

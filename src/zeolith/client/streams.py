@@ -96,8 +96,8 @@ class Incoming:
     Any thread may use it, but one at a time may wait for it; the connection's reader brings what
     comes.
 
-    :param take: gets the data, by whoever reads: it must neither wait nor raise.  Returns how many
-        bytes need no memory any more.
+    :param take: gets the data, by whoever reads: it must not wait, and raise nothing but
+        :class:`StreamViolation`.  Returns how many bytes need no memory any more.
     :param is_eager: wake the thread that waits for whatever comes, not only to give credit.
 
     :ivar error: what the server said instead of the end; what comes after it has no end.
@@ -407,6 +407,11 @@ class Streams:
             # If it is not there, the server has ended what it had not answered.
             if is_refused and self._incoming.pop(stream.number, None) is not None:
                 stream.end(None)
+            raise
+        except BaseException as error:
+            if slot is None:
+                # Interrupted: it is not known whether the server was asked, and will ever end it.
+                self._channel.close(error)
             raise
 
     def fetch(
