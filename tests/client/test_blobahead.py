@@ -19,9 +19,10 @@ from ZODB.POSException import POSKeyError
 from zeolith.client import blobahead
 from zeolith.client import streams as streams_module
 from zeolith.client.channel import Channel
+from zeolith.client.incoming import Incoming
 from zeolith.client.steps import FEWEST
 from zeolith.client.storage import ClientStorage
-from zeolith.client.streams import MAX_DOWNLOADS, Incoming
+from zeolith.client.streams import MAX_DOWNLOADS
 from zeolith.errors import ClientDisconnected
 from zeolith.protocol.limits import MAX_STREAMS, STREAM_FRAME
 from zeolith.protocol.messages import Call, Notice, Ping, Register
