@@ -17,6 +17,7 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import POSKeyError
 
 from zeolith.client import blobahead
+from zeolith.client import incoming as incoming_module
 from zeolith.client import streams as streams_module
 from zeolith.client.channel import Channel
 from zeolith.client.incoming import Incoming
@@ -442,7 +443,7 @@ def test_an_interrupt_at_any_step_leaves_no_stream_open_and_nobody_waiting() -> 
             ahead.follow(oid_of(number), TID, here)
 
     step = survivors = 0
-    modules = (blobahead, streams_module)
+    modules = (blobahead, streams_module, incoming_module)
     while True:
         step += 1
         wire = Shorts()

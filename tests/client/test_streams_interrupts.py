@@ -7,6 +7,8 @@ from functools import partial
 import pytest
 
 from zeolith.client import channel as channel_module
+from zeolith.client import incoming as incoming_module
+from zeolith.client import outgoing as outgoing_module
 from zeolith.client import slots as slots_module
 from zeolith.client import streams as streams_module
 from zeolith.client.channel import Channel
@@ -132,7 +134,7 @@ class WholeWire(StreamingWire):
         self.arriving.append(reply + data + end)
 
 
-MODULES = (channel_module, slots_module, streams_module)
+MODULES = (channel_module, slots_module, streams_module, incoming_module, outgoing_module)
 
 
 def test_an_interrupt_at_any_step_of_a_fetch() -> None:
