@@ -24,6 +24,7 @@ from ZODB.POSException import ConflictError, StorageTransactionError
 from zeolith.client import channel as channel_module
 from zeolith.client import committer as committer_module
 from zeolith.client import journal as journal_module
+from zeolith.client import outgoing as outgoing_module
 from zeolith.client import streams as streams_module
 from zeolith.client import transaction as transaction_module
 from zeolith.client import transfers as transfers_module
@@ -485,7 +486,7 @@ def test_an_interrupt_at_any_step_of_an_upload_leaves_nothing_at_the_server(
     message ends the connection, and all that was on it."""
     storage = client(server.address, blob_dir=str(tmp_path / "client"))
     service = server._services["1"]
-    modules = [committer_module, streams_module, transfers_module]
+    modules = [committer_module, streams_module, outgoing_module, transfers_module]
     step = survived = 0
     is_reached = True
     while is_reached:
