@@ -132,6 +132,28 @@ def test_r8_none_is_counted_any_more_at_the_end(
     wait_until(lambda: temporaries(files) == [])
 
 
+def test_r8_what_waits_for_a_thread_is_counted_with_all_its_parts(
+    server: Any, uploads: RawStreams, files: FileStorage
+) -> None:
+    client, count = uploads.client, 1000
+    client.begin()
+    with gate(Upload, "_write") as writing:
+        uploads.upload(FIRST, b"short")
+        uploads.attach(FIRST, oid_of(1), 5)
+        writing.wait_reached()
+        client.send(*[StreamData(FIRST + 1, b"x")] * count, StreamEnd(FIRST + 1))
+        uploads.settle()
+        assert server._lobby.incoming > 100 * count
+        uploads.attach(FIRST + 1, oid_of(2), count)
+        uploads.settle()
+        assert connection_of(server).session.incoming.held == 0
+        assert server._lobby.incoming > 100 * count
+        writing.open()
+    client.vote()
+    assert Path(files.loadBlob(oid_of(2), client.finish())).read_bytes() == b"x" * count
+    assert server._lobby.incoming == 0
+
+
 def test_one_that_is_too_long_is_not_kept(files: FileStorage, serve: Serve, raw: Connect) -> None:
     server = serve(files, max_blob_size=10)
     uploads = RawStreams(raw(server.address, coding=Coding.OWN))

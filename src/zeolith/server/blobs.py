@@ -75,7 +75,9 @@ def add_upload(
     checksum = request.checksum if isinstance(request, AttachBlob) else None
     transaction.wait()
     finish = partial(_finish, session.service.access, upload, upload.held, request.oid, checksum)
-    size = len(request.data) + (0 if upload.held is None else upload.size)
+    size = len(request.data)
+    if upload.held is not None:
+        size += upload.size + upload.held.overhead
     upload.held = None
     session.uploads.submit(finish, partial(_uploaded, session, transaction, upload, request), size)
     # Right behind it, not when it has ended: others may be on their way to the thread by then.
