@@ -17,11 +17,13 @@ from ZODB.FileStorage import FileStorage
 from ZODB.POSException import POSKeyError
 
 from zeolith.client import blobahead
+from zeolith.client import incoming as incoming_module
 from zeolith.client import streams as streams_module
 from zeolith.client.channel import Channel
+from zeolith.client.incoming import Incoming
 from zeolith.client.steps import FEWEST
 from zeolith.client.storage import ClientStorage
-from zeolith.client.streams import MAX_DOWNLOADS, Incoming
+from zeolith.client.streams import MAX_DOWNLOADS
 from zeolith.errors import ClientDisconnected
 from zeolith.protocol.limits import MAX_STREAMS, STREAM_FRAME
 from zeolith.protocol.messages import Call, Notice, Ping, Register
@@ -441,7 +443,7 @@ def test_an_interrupt_at_any_step_leaves_no_stream_open_and_nobody_waiting() -> 
             ahead.follow(oid_of(number), TID, here)
 
     step = survivors = 0
-    modules = (blobahead, streams_module)
+    modules = (blobahead, streams_module, incoming_module)
     while True:
         step += 1
         wire = Shorts()
@@ -472,6 +474,17 @@ def test_one_with_more_than_the_server_says_is_not_waited_for() -> None:
     say(line, StreamData(request.stream, b"x" * 11))
     say(line, StreamData(request.stream, b"x" * 32_768))
     assert line.channel.streams.ahead.take(oid_of(4), TID) is None
+
+
+def test_r8_data_without_an_answer_are_not_kept() -> None:
+    """The call would wait for its answer, and have them, for as long as the connection lasts."""
+    line = own_line()
+    begin_sequence(line)
+    call = line.server.next_call()
+    assert isinstance(call.request, OpenBlob)
+    say(line, StreamData(call.request.stream, b"x" * 100), StreamEnd(call.request.stream))
+    with pytest.raises(ClientDisconnected, match="data before the answer"):
+        line.channel.streams.ahead.take(oid_of(4), TID)
 
 
 def test_r7_who_tends_does_not_wait_for_who_sends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,20 @@ from functools import partial
 import pytest
 
 from zeolith.client import channel as channel_module
+from zeolith.client import incoming as incoming_module
+from zeolith.client import outgoing as outgoing_module
 from zeolith.client import slots as slots_module
 from zeolith.client import streams as streams_module
 from zeolith.client.channel import Channel
 from zeolith.errors import (
     ClientStorageError,
 )
+from zeolith.protocol.checksums import ALGORITHMS, DIGEST_SIZE
+from zeolith.protocol.greeting import Coding
+from zeolith.protocol.hello import Terms
 from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME
 from zeolith.protocol.messages import Call, Notice, Ping, Register, Request
-from zeolith.protocol.peers import Event, Hello
+from zeolith.protocol.peers import Event, Hello, ServerPeer
 from zeolith.protocol.streamrequests import (
     OpenBlob,
     OpenUpload,
@@ -25,11 +30,14 @@ from zeolith.protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
+from zeolith.protocol.wholes import Whole
 
 from ..support.interrupts import interrupted_at
 from ..support.promptwire import PromptWire
 from .conftest import Recorder
 from .streaming import FRAME, Sink, open_request
+
+TERMS = Terms(checksums=ALGORITHMS)
 
 
 class StreamingWire(PromptWire):
@@ -105,7 +113,28 @@ def prompt_channel() -> tuple[Channel, StreamingWire]:
     return channel, wire
 
 
-MODULES = (channel_module, slots_module, streams_module)
+class WholeWire(StreamingWire):
+    """Its server verifies blobs, and sends short ones at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peer = ServerPeer(Coding.MSGPACK, terms=TERMS)
+        self.arriving = [self.peer.greeting()]
+
+    def _answer(self, call: Call) -> None:
+        request = call.request
+        if not isinstance(request, OpenBlob):
+            super()._answer(call)
+            return
+        codec = self.peer.codec
+        assert codec is not None
+        reply = codec.reply(call.msgid, {"size": len(FRAME)})
+        data = codec.notice(StreamData(request.stream, FRAME))
+        end = codec.notice(StreamEnd(request.stream, bytes(DIGEST_SIZE)))
+        self.arriving.append(reply + data + end)
+
+
+MODULES = (channel_module, slots_module, streams_module, incoming_module, outgoing_module)
 
 
 def test_an_interrupt_at_any_step_of_a_fetch() -> None:
@@ -128,6 +157,43 @@ def test_an_interrupt_at_any_step_of_a_fetch() -> None:
             channel.call(Ping())
             assert wire.open == {}, "a stream was left open"
     assert step > 100
+    assert survivors > 10
+
+
+def test_an_interrupt_at_any_step_of_the_fetch_of_a_short_blob(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[int] = []
+    handle = streams_module.Streams.handle_whole
+
+    def note(streams: streams_module.Streams, whole: Whole) -> None:
+        taken.append(whole.number)
+        handle(streams, whole)
+
+    monkeypatch.setattr(streams_module.Streams, "handle_whole", note)
+    step = survivors = 0
+    while True:
+        step += 1
+        wire = WholeWire()
+        channel = Channel(wire, Recorder(), "memory", TERMS)
+        channel.greet()
+        channel.call(Register("1", False))
+        channel.registered()
+        fetch = partial(channel.streams.fetch, open_request, Sink())
+        if not interrupted_at(step, fetch, MODULES):
+            break
+        sink = Sink()
+        try:
+            assert channel.streams.fetch(open_request, sink) == bytes(DIGEST_SIZE)
+            channel.call(Ping())
+            survivors += 1
+        except ClientStorageError:
+            assert channel.is_broken
+        else:
+            assert sink.data == FRAME
+            assert not channel.streams.is_receiving, "a stream was left open"
+    assert taken
+    assert step > 50
     assert survivors > 10
 
 

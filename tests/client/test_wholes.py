@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -42,15 +43,26 @@ class Pieces(PlainWire):
         return super().receive(min(size, self.piece))
 
 
+class Opaque:
+    """A wire that is not known to be plain, as with TLS."""
+
+    def __init__(self, wire: Pieces) -> None:
+        self._wire = wire
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wire, name)
+
+
 class Pair:
     """A channel that is ready, and a server that is the test."""
 
-    def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
+    def __init__(self, ours: socket.socket, theirs: socket.socket, is_opaque: bool = False) -> None:
         self.socket = theirs
         self.peer = ServerPeer(Coding.MSGPACK, terms=TERMS)
         self.receiver = Recorder()
         self.wire = Pieces(ours)
-        self.channel = Channel(self.wire, self.receiver, "pair", TERMS)
+        wire: Any = Opaque(self.wire) if is_opaque else self.wire
+        self.channel = Channel(wire, self.receiver, "pair", TERMS)
         theirs.sendall(self.peer.greeting())
         self.channel.greet()
         self.peer.receive(theirs.recv(4096))
@@ -85,11 +97,16 @@ class Pair:
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
+def is_opaque() -> bool:
+    return False
+
+
+@pytest.fixture
+def pair(is_opaque: bool) -> Iterator[Pair]:
     with ExitStack() as stack:
         ours, theirs = (stack.enter_context(each) for each in socket.socketpair())
         theirs.settimeout(30)
-        found = Pair(ours, theirs)
+        found = Pair(ours, theirs, is_opaque)
         yield found
         found.channel.close(ConnectionResetError("the end"))
 
@@ -179,6 +196,73 @@ def test_what_comes_behind_it_is_handled(pair: Pair) -> None:
         pair.channel._read()
     assert events == [infos[0], b"a", infos[1], b"b", infos[2]]
     assert {sink.data for sink in sinks} == {b"a" * 300, b"b" * 300}
+
+
+@pytest.mark.parametrize("is_opaque", [False, True], ids=["plain", "opaque"])
+@pytest.mark.parametrize("seed", range(20))
+def test_r2_wherever_it_is_cut(pair: Pair, seed: int) -> None:
+    """Blobs, a fault, parts of blobs, answers and notices are handled as they were sent."""
+    lot = random.Random(seed)
+    channel, codec, events = pair.channel, pair.codec, pair.receiver.events
+    expected: list[Any] = []
+    sent: list[bytes] = []
+    for number in range(12):
+        data = bytes([number]) * lot.choice((1, 100, 5_000, 40_000, MAX_WHOLE, MAX_WHOLE + 1))
+        parts: list[tuple[int, int]] = []
+
+        def take(data: bytes | memoryview, parts: list[tuple[int, int]] = parts) -> int:
+            # What comes in parts is one thing, from the first to the last.
+            parts.append((data[0], len(data)))
+            events.append((data[0], sum(size for _, size in parts)))
+            return len(data)
+
+        stream = channel.streams.begin(take, len(data))
+        slot = channel.start(open_request(stream.number, len(data)), None)
+        slot.on_reply = lambda value, number=number: events.append((number, value))
+        call = pair.next_call()
+        kind = lot.choice(("whole", "whole", "whole", "parts", "fault", "between"))
+        info = Info({"length": number})
+        answer, head = codec.reply(call.msgid, {"size": len(data)}), data_head(stream.number, 1)
+        end = codec.notice(StreamEnd(stream.number, CHECKSUM))
+        expected.append((number, {"size": len(data)}))
+        expected.append((number, len(data)))
+        if kind == "parts" and len(data) > 1:
+            rest = data_head(stream.number, len(data) - 1) + data[1:]
+            sent.append(answer + head + data[:1] + rest + end)
+        else:
+            whole = data_head(stream.number, len(data)) + data
+            if kind == "fault":
+                end = codec.notice(StreamFault(stream.number, "builtins.OSError", (5, "x")))
+            if kind == "between":
+                end = codec.notice(info) + end
+                expected.append(info)
+            sent.append(answer + whole + end)
+        if lot.random() < 0.3:
+            info = Info({"length": 100 + number})
+            sent.append(codec.notice(info))
+            expected.append(info)
+
+    sending = Background(lambda: pair.socket.sendall(b"".join(sent)))
+    while channel.streams.is_receiving or len(_steps(events)) < len(expected):
+        pair.wire.piece = lot.choice((1, 9, 50, 3_000, 70_000, 1 << 20))
+        channel._read()
+        assert not channel.is_broken
+    sending.result()
+    assert _steps(events) == expected
+
+
+def _steps(events: list[Any]) -> list[Any]:
+    """Return *events*, and of the parts of one blob in a row the last."""
+    found: list[Any] = []
+    for event in events:
+        if found and _is_part(event) and _is_part(found[-1]) and event[0] == found[-1][0]:
+            found.pop()
+        found.append(event)
+    return found
+
+
+def _is_part(event: Any) -> bool:
+    return type(event) is tuple and type(event[1]) is int
 
 
 def test_what_comes_behind_one_that_was_kept_is_handled_by_who_reads_next(pair: Pair) -> None:

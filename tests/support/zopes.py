@@ -66,6 +66,8 @@ class ZopeProcess:
             for name, value in os.environ.items()
             if name not in ("ZEO_CLIENT", "FORCE_PRODUCT_LOAD", "PYTHONPATH")
         }
+        # On SIGABRT it says where its threads are.
+        self._environment["PYTHONFAULTHANDLER"] = "1"
         self._environment.update(environment or {})
         packages = [ROOT / "src", *path]
         self._environment["PYTHONPATH"] = os.pathsep.join(map(str, packages))
@@ -121,9 +123,17 @@ class ZopeProcess:
             return False
 
     def wait(self, timeout: float = START) -> int:
-        """Wait for the end of the process; return its exit status."""
+        """Wait for the end of the process; return its exit status.
+
+        :raises AssertionError: it takes too long; says where its threads are.
+        """
         assert self.process is not None
-        status = self.process.wait(timeout)
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            raise AssertionError(f"Zope does not end:\n{self.log()}") from None
         self.process = None
         return status
 

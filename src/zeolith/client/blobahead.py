@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from ..errors import StreamViolation
 from ..protocol.streamrequests import OpenBlob
 from .slots import Slot
 from .steps import Steps
@@ -69,6 +70,9 @@ class _Wanted(Slot):
         self.stream = streams.begin(self._take, LONGEST)
 
     def _take(self, data: bytes | memoryview) -> int:
+        if not self.done:
+            # Without an answer they would be kept here for as long as the connection lasts.
+            raise StreamViolation(self.stream.number, "data before the answer")
         self.data.append(bytes(data))  # what it is in now is used again
         return len(data)
 

@@ -25,9 +25,9 @@ from ..protocol.messages import (
     Request,
 )
 from .channel import Channel
+from .incoming import Incoming
 from .iterations import StreamedTransactions
 from .plainextension import plain_extension
-from .streams import Incoming
 
 
 class Iterators:

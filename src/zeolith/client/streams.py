@@ -29,10 +29,10 @@ from ..protocol.streamrequests import (
     StreamEnd,
     StreamFault,
 )
-from ..protocol.streams import Receiver, Sender, State
 from ..protocol.wholes import Whole
-from ..protocol.windows import Window
 from .blobahead import Ahead
+from .incoming import FILL_SIZE, Incoming, Take
+from .outgoing import Outgoing, Pace
 from .turn import Turns
 
 if TYPE_CHECKING:
@@ -46,16 +46,6 @@ MAX_DOWNLOADS: Final = 32
 """Blobs that are fetched at once; more wait.  Half of what a server admits: it may still be busy
 with one of which we have heard the end, or which we have cancelled."""
 
-FILL_SIZE: Final = 512 * 1024
-"""Bytes of a blob taken from the kernel, summed up and written at once: fewer system calls, and the
-processor's cache still holds them for the next step.  A stream has two such buffers at most."""
-
-SEND_TIME: Final = 0.004
-"""Seconds that it should take to send one message of an upload."""
-
-
-Take: TypeAlias = Callable[[bytes | memoryview], int]
-"""See :class:`Incoming`."""
 
 Parts: TypeAlias = Iterable[bytes | memoryview]
 """Of an upload, of any size but none."""
@@ -90,243 +80,6 @@ class Sink(Protocol):
         """See :class:`Incoming`."""
 
 
-class Incoming:
-    """A stream from the server.
-
-    Any thread may use it, but one at a time may wait for it; the connection's reader brings what
-    comes.
-
-    :param take: gets the data, by whoever reads: it must neither wait nor raise.  Returns how many
-        bytes need no memory any more.
-    :param is_eager: wake the thread that waits for whatever comes, not only to give credit.
-
-    :ivar error: what the server said instead of the end; what comes after it has no end.
-    :ivar checksum: what the server said with the end; None if it said none.
-    """
-
-    __slots__ = (
-        "_began",
-        "_buffers",
-        "_channel",
-        "_granted",
-        "_is_eager",
-        "_lock",
-        "_receiver",
-        "_take",
-        "_window",
-        "checksum",
-        "error",
-        "number",
-    )
-
-    def __init__(
-        self,
-        channel: Channel,
-        number: int,
-        window: int,
-        take: Take,
-        is_eager: bool,
-    ) -> None:
-        self.number = number
-        self.error: Exception | None = None
-        self._channel = channel
-        self._take: Take | None = take
-        self._is_eager = is_eager
-        self.checksum: bytes | None = None
-        # Guards the receiver; nobody waits for anything while holding it.
-        self._lock = threading.Lock()
-        self._receiver = Receiver(number, window, window)
-        # Between peers with long messages it grows with what the line takes.
-        self._began = time.monotonic()
-        self._window: Window | None = None
-        self._granted = 0  # the offset at which that was looked at last
-        self._buffers: tuple[memoryview | None, memoryview | None] = None, None
-
-    @property
-    def window(self) -> int:
-        """Bytes that the server may be ahead; the first credit."""
-        return self._receiver.window
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the server has said that nothing more will come."""
-        return self._receiver.state is State.ENDED
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the server may go on: it has not ended, and was not told to."""
-        return self._receiver.is_open
-
-    @property
-    def due(self) -> int:
-        """Credit that the server should be given now."""
-        return self._receiver.due
-
-    def consumed(self, size: int) -> None:
-        """*size* bytes need no memory any more."""
-        with self._lock:
-            self._receiver.consumed(size)
-
-    def grant(self, most: int = STREAM_WINDOW) -> None:
-        """Give the server as much credit as is due.
-
-        :param most: bytes that it may be ahead, as far as the peers have long messages.
-        :raises ClientDisconnected: the connection has ended.
-        """
-        with self._lock:
-            receiver = self._receiver
-            if receiver.offset > self._granted and self._channel.stream_frame > STREAM_FRAME:
-                if self._window is None:
-                    self._window = Window(BULK_WINDOW, self._began)
-                self._window.most = max(most, STREAM_WINDOW + 1)
-                self._window.passed(receiver.offset - self._granted, time.monotonic())
-                self._granted = receiver.offset
-                receiver.window = self._window.size
-            size = self._receiver.due
-            if not size:
-                return
-            self._receiver.grant(size)
-        self._channel.post(StreamCredit(self.number, size))
-        self._channel.flush()
-
-    def between(self, action: Callable[[], None]) -> None:
-        """Call *action* while no data are taken."""
-        with self._lock:
-            action()
-
-    def abandon(self) -> None:
-        """Take no more data.  Takes no lock: finalizers call this, in any thread at any moment."""
-        self._take = None
-
-    def cancel(self) -> None:
-        """Tell the server to send no more; the data on their way are dropped."""
-        self.abandon()
-        try:
-            with self._lock:
-                if not self._receiver.is_open:
-                    return
-                self._receiver.cancel()
-            # Without a connection there is no stream.  In the middle of another call of this thread
-            # there is none either, as soon as that has been interrupted.
-            with suppress(ClientStorageError):
-                self._channel.post(StreamCancel(self.number))
-                self._channel.flush()
-        except BaseException as error:
-            # Interrupted in between: the server would never learn of it.
-            self._channel.close(error)
-            raise
-
-    def cancel_nowait(self) -> bool:
-        """As :meth:`cancel`, with whatever is sent next; return false, and do nothing, if that
-        would have to wait for somebody who is sending."""
-        with self._lock:
-            if self._receiver.is_open:
-                if not self._channel.add(StreamCancel(self.number)):
-                    return False
-                self._receiver.cancel()
-        self.abandon()
-        return True
-
-    # -- by the connection's reader ----------------------------------------------------------------
-
-    def buffer(self, left: int) -> memoryview:
-        """Return where the next part of a long message may be put, of which *left* bytes are to
-        come.  It is another one than the last time: that may be in use until the next part has been
-        taken."""
-        size = min(left, FILL_SIZE)
-        used, free = self._buffers
-        if free is None or len(free) < size:
-            free = memoryview(bytearray(size))
-        self._buffers = free, used
-        return free[:left]
-
-    def received(self, data: bytes | memoryview) -> None:
-        with self._lock:
-            self._receiver.received(len(data))
-            take = self._take
-            if take is not None:
-                self._receiver.consumed(take(data))
-            is_news = self._is_eager or self._receiver.due > 0
-        if is_news:
-            self._channel.wake(self)
-
-    def received_whole(self, data: bytes, checksum: bytes) -> None:
-        """All has come at once."""
-        with self._lock:
-            self._receiver.received(len(data))
-            take = self._take
-            if take is not None:
-                take(data)
-            self.checksum = checksum
-            self._receiver.end()
-        self._channel.wake(self)
-
-    def end(self, error: Exception | None, checksum: bytes | None = None) -> None:
-        with self._lock:
-            # First: whoever sees the end without the lock must see why, or takes it for a good one.
-            self.error = error
-            self.checksum = checksum
-            self._receiver.end()
-        self._channel.wake(self)
-
-
-class Outgoing:
-    """A stream to the server."""
-
-    def __init__(self, number: int) -> None:
-        # Guards the sender; nobody waits for anything while holding it.
-        self._lock = threading.Lock()
-        self.sender = Sender(number, STREAM_WINDOW)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether there is credit, or no use for it."""
-        return self.sender.credit > 0 or not self.sender.is_open
-
-    def sendable(self, wanted: int, frame: int) -> int:
-        """Return how many of *wanted* bytes are to be sent now, and take their credit."""
-        with self._lock:
-            size = self.sender.sendable(wanted, frame)
-            if size:
-                self.sender.sent(size)
-            return size
-
-    def granted(self, size: int) -> None:
-        with self._lock:
-            self.sender.granted(size)
-
-    def cancelled(self) -> None:
-        with self._lock:
-            self.sender.cancelled()
-
-    def end(self) -> None:
-        with self._lock:
-            self.sender.end()
-
-
-class _Pace:
-    """How long the messages of uploads are: other threads' calls wait for one to be sent.
-
-    Any thread; who comes between another one's look and step has it one step longer or shorter.
-
-    :param most: bytes that one may have.
-    :ivar frame: bytes that the next one may have.
-    """
-
-    __slots__ = ("_most", "frame")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.frame = min(STREAM_FRAME, most)
-
-    def took(self, size: int, seconds: float) -> None:
-        """To send *size* bytes took so long."""
-        if seconds > SEND_TIME:
-            self.frame = min(max(self.frame // 2, STREAM_FRAME), self._most)
-        elif size == self.frame and seconds < SEND_TIME / 4:
-            self.frame = min(2 * self.frame, self._most)
-
-
 class Streams:
     """All streams of one connection.  Any thread, except where stated.
 
@@ -339,7 +92,7 @@ class Streams:
         self._incoming: dict[int, Incoming] = {}
         self._outgoing: dict[int, Outgoing] = {}
         self._uploads = 0  # so far
-        self._latest_pace: _Pace | None = None  # what the line took is what it takes
+        self._latest_pace: Pace | None = None  # what the line took is what it takes
         # Held from the choice of a number until its first message is on its way.
         self._beginning = threading.Lock()
         self._downloads: Turns[Sink] = Turns(lambda: MAX_DOWNLOADS)
@@ -407,6 +160,11 @@ class Streams:
             # If it is not there, the server has ended what it had not answered.
             if is_refused and self._incoming.pop(stream.number, None) is not None:
                 stream.end(None)
+            raise
+        except BaseException as error:
+            if slot is None:
+                # Interrupted: it is not known whether the server was asked, and will ever end it.
+                self._channel.close(error)
             raise
 
     def fetch(
@@ -574,12 +332,12 @@ class Streams:
         with suppress(ClientStorageError):
             self._channel.post(StreamFault(number, *_reason(error)))
 
-    def _send_all(self, stream: Outgoing, parts: Parts, pace: _Pace) -> None:
+    def _send_all(self, stream: Outgoing, parts: Parts, pace: Pace) -> None:
         for part in parts:
             if not self._send(stream, memoryview(part), pace):
                 return  # The server will say why when it is asked what became of it.
 
-    def _send(self, stream: Outgoing, chunk: memoryview, pace: _Pace) -> bool:
+    def _send(self, stream: Outgoing, chunk: memoryview, pace: Pace) -> bool:
         """Send *chunk*, waiting for credit; return false if the server wants no more."""
         channel = self._channel
         while chunk:
@@ -592,14 +350,14 @@ class Streams:
             chunk = chunk[size:]
         return True
 
-    def _pace(self) -> _Pace:
+    def _pace(self) -> Pace:
         pace = self._latest_pace
         if pace is None:
             # Not before the server has said what it takes.
-            pace = self._latest_pace = _Pace(self._channel.stream_frame)
+            pace = self._latest_pace = Pace(self._channel.stream_frame)
         return pace
 
-    def _send_some(self, stream: Outgoing, chunk: memoryview, pace: _Pace) -> int:
+    def _send_some(self, stream: Outgoing, chunk: memoryview, pace: Pace) -> int:
         """Send as much of *chunk* as one message may have; return how much that is."""
         channel, number = self._channel, stream.sender.number
         frame = min(pace.frame, channel.max_payload - STREAM_HEAD)
