@@ -172,7 +172,7 @@ class _NothingThen:
 def test_no_other_begins_before_an_empty_one(storage: ClientStorage) -> None:
     """The server takes numbers in turn, and drops a client that leaves one out."""
     channel = storage._link.channel()
-    streams, begun = channel.streams, []
+    streams, begun = channel.streams, list[int]()
 
     def begin_another() -> None:
         if not begun:
@@ -191,16 +191,17 @@ def test_an_interrupt_behind_the_end_of_an_empty_one(
     storage: ClientStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel = storage._link.channel()
-    original, announced = channel.post, []
+    original, announced = channel.post, list[int]()
 
     def post(request: Any) -> None:
         original(request)
         if isinstance(request, StreamEnd):
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(channel, "post", post)
-        channel.streams.upload([], announced.append)
+        with pytest.raises(KeyboardInterrupt):
+            channel.streams.upload([], announced.append)
     channel.streams.forget(announced[0])
     channel.call(Ping())
     number, _ = channel.streams.upload([b"another"])
