@@ -18,6 +18,8 @@ from zeolith.client.transfers import SHORT
 from zeolith.client.wire import PlainWire
 from zeolith.errors import ObjectTooLarge
 from zeolith.protocol.limits import STREAM_FRAME, Limits
+from zeolith.protocol.messages import Ping
+from zeolith.protocol.streamrequests import StreamEnd
 
 from .conftest import Open
 
@@ -148,3 +150,61 @@ def test_a_record_that_is_too_long_is_refused_before_anything_is_sent(
         assert Path(files.loadBlob(oid_of(1), serial)).read_bytes() == b"blob"
         assert storage._link.channel() is channel  # no number was left out
         storage.close()
+
+
+class _NothingThen:
+    """The parts of an empty blob; *then* is called when it is clear that there are none."""
+
+    def __init__(self, then: Any) -> None:
+        self._then = then
+        self._has_ended = False
+
+    def __iter__(self) -> _NothingThen:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._has_ended:
+            self._then()
+        self._has_ended = True
+        raise StopIteration
+
+
+def test_no_other_begins_before_an_empty_one(storage: ClientStorage) -> None:
+    """The server takes numbers in turn, and drops a client that leaves one out."""
+    channel = storage._link.channel()
+    streams, begun = channel.streams, list[int]()
+
+    def begin_another() -> None:
+        if not begun:
+            begun.append(streams.upload([b"another"])[0])
+
+    number, size = streams.upload(_NothingThen(begin_another))
+    assert size == 0
+    begin_another()
+    assert begun == [number + 1]
+    channel.call(Ping())
+    for each in (number, *begun):
+        streams.forget(each)
+
+
+def test_an_interrupt_behind_the_end_of_an_empty_one(
+    storage: ClientStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = storage._link.channel()
+    original, announced = channel.post, list[int]()
+
+    def post(request: Any) -> None:
+        original(request)
+        if isinstance(request, StreamEnd):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(channel, "post", post)
+        with pytest.raises(KeyboardInterrupt):
+            channel.streams.upload([], announced.append)
+    channel.streams.forget(announced[0])
+    channel.call(Ping())
+    number, _ = channel.streams.upload([b"another"])
+    assert number == announced[0] + 1
+    channel.streams.forget(number)
+    channel.call(Ping())

@@ -22,6 +22,8 @@ from zeolith.protocol.limits import FIRST_UPLOAD, STREAM_FRAME
 from zeolith.protocol.messages import Call, Notice, Ping, Register, Request
 from zeolith.protocol.peers import Event, Hello, ServerPeer
 from zeolith.protocol.streamrequests import (
+    AttachBlob,
+    ForgetUpload,
     OpenBlob,
     OpenUpload,
     StreamCancel,
@@ -37,7 +39,7 @@ from ..support.promptwire import PromptWire
 from .conftest import Recorder
 from .streaming import FRAME, Sink, open_request
 
-TERMS = Terms(checksums=ALGORITHMS)
+TERMS = Terms(checksums=ALGORITHMS, transactions=2)
 
 
 class StreamingWire(PromptWire):
@@ -48,6 +50,7 @@ class StreamingWire(PromptWire):
         self.open: dict[int, int] = {}
         self.uploads: dict[int, int] = {}
         self.ended: list[Request] = []
+        self.attached: list[AttachBlob] = []
 
     def handle(self, event: Event) -> None:
         if isinstance(event, Hello):
@@ -102,6 +105,10 @@ class StreamingWire(PromptWire):
         elif isinstance(request, (StreamEnd, StreamFault)):
             assert number == FIRST_UPLOAD + len(self.ended), "a number was left out"
             self.ended.append(request)
+        elif isinstance(request, ForgetUpload) and number == FIRST_UPLOAD + len(self.ended):
+            self.ended.append(request)
+        elif isinstance(request, AttachBlob):
+            self.attached.append(request)
 
 
 def prompt_channel() -> tuple[Channel, StreamingWire]:
@@ -119,7 +126,15 @@ class WholeWire(StreamingWire):
     def __init__(self) -> None:
         super().__init__()
         self.peer = ServerPeer(Coding.MSGPACK, terms=TERMS)
+        self.has_objected = False
         self.arriving = [self.peer.greeting()]
+
+    def handle(self, event: Event) -> None:
+        try:
+            super().handle(event)
+        except AssertionError:
+            self.has_objected = True  # that ends the connection, as many an interrupt does
+            raise
 
     def _answer(self, call: Call) -> None:
         request = call.request
@@ -243,4 +258,45 @@ def test_an_interrupt_at_any_step_of_an_upload_that_goes_on(is_new: bool) -> Non
             if not channel.is_broken and wire.uploads.get(number) == size:
                 survivors += 1
     assert step > 100
+    assert survivors > 10
+
+
+@pytest.mark.parametrize("data", [FRAME, b""], ids=["short", "empty"])
+def test_an_interrupt_at_any_step_of_a_short_upload(data: bytes) -> None:
+    """What was begun and is not attached is forgotten, and the next one has the next number."""
+    numbers: list[int] = []
+
+    def send(channel: Channel) -> None:
+        def attached(number: int) -> AttachBlob:
+            return AttachBlob(number, bytes(8), None, b"record", 1, len(data), bytes(DIGEST_SIZE))
+
+        streams = channel.streams
+        if not streams.upload_whole(data, attached, numbers.append):
+            number, _ = streams.upload([data] if data else [], numbers.append)
+            channel.post(attached(number))
+
+    step = survivors = 0
+    while True:
+        step += 1
+        wire = WholeWire()
+        channel = Channel(wire, Recorder(), "memory", TERMS)
+        channel.greet()
+        channel.call(Register("1", False))
+        channel.registered()
+        numbers.clear()
+        if not interrupted_at(step, partial(send, channel), MODULES):
+            break
+        try:
+            for number in numbers:
+                channel.streams.forget(number)
+            send(channel)
+            channel.call(Ping())
+        except ClientStorageError:
+            assert channel.is_broken
+        else:
+            survivors += 1
+            assert wire.attached[-1].stream == numbers[-1]
+            assert wire.uploads.get(numbers[-1], 0) == len(data)
+        assert not wire.has_objected
+    assert step > 20
     assert survivors > 10

@@ -115,3 +115,15 @@ def test_other_storages_see_to_it_themselves(tmp_path: Path) -> None:
     assert Path(path).read_bytes() == b"blob"
     with closing(FileStorage(str(tmp_path / "Data.fs"))) as without_blobs:
         assert not makes_places(without_blobs)
+
+
+def test_a_file_of_a_shared_directory_stays_readable(access: StorageAccess, tmp_path: Path) -> None:
+    """As ZODB has it: it is a client's, who may have others that read it."""
+    access.make_blob_directories(OIDS)
+    directory = Path(access.storage.fshelper.getPathForOID(OIDS[2]))
+    directory.chmod(0o711)
+    shared = directory / "sent.tmp-"
+    shared.write_bytes(b"blob")
+    shared.chmod(0o644)
+    path = Path(store(access, OIDS[2], lambda: str(shared)))
+    assert path.stat().st_mode & 0o777 == 0o444

@@ -163,7 +163,10 @@ def test_several_at_once() -> None:
     do_all(lambda item: meeting.wait(30), range(flushing._THREADS))
 
 
-def test_short_ones_are_done_by_one_thread_if_they_are_quick() -> None:
+def test_short_ones_are_done_by_one_thread_if_they_are_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flushing, "monotonic", lambda: 0.0)
     threads = set()
     do_all(lambda item: threads.add(threading.get_ident()), range(50), are_short=True)
     assert threads == {threading.get_ident()}

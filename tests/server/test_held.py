@@ -17,8 +17,14 @@ from ZODB.FileStorage import FileStorage
 
 from zeolith.protocol.greeting import Coding
 from zeolith.protocol.limits import FIRST_UPLOAD, MAX_STREAMS, STREAM_FRAME
-from zeolith.protocol.messages import TpcAbort
-from zeolith.protocol.streamrequests import ForgetUpload, StreamData, StreamEnd, StreamFault
+from zeolith.protocol.messages import StoreBlobChunk, StoreBlobStart, TpcAbort
+from zeolith.protocol.streamrequests import (
+    AttachBlob,
+    ForgetUpload,
+    StreamData,
+    StreamEnd,
+    StreamFault,
+)
 from zeolith.server import transactions
 from zeolith.server.held import HOLD_MARK, SHORT, Held
 from zeolith.server.upload import Upload
@@ -130,6 +136,57 @@ def test_r8_none_is_counted_any_more_at_the_end(
             client.vote()
     assert connection_of(server).session.incoming.held == 0
     wait_until(lambda: temporaries(files) == [])
+
+
+def test_r8_what_waits_for_a_thread_is_counted_with_all_its_parts(
+    server: Any, uploads: RawStreams, files: FileStorage
+) -> None:
+    client, count = uploads.client, 1000
+    client.begin()
+    with gate(Upload, "_write") as writing:
+        uploads.upload(FIRST, b"short")
+        uploads.attach(FIRST, oid_of(1), 5)
+        writing.wait_reached()
+        client.send(*[StreamData(FIRST + 1, b"x")] * count, StreamEnd(FIRST + 1))
+        uploads.settle()
+        assert server._lobby.incoming > 100 * count
+        uploads.attach(FIRST + 1, oid_of(2), count)
+        uploads.settle()
+        assert connection_of(server).session.incoming.held == 0
+        assert server._lobby.incoming > 100 * count
+        writing.open()
+    client.vote()
+    assert Path(files.loadBlob(oid_of(2), client.finish())).read_bytes() == b"x" * count
+    assert server._lobby.incoming == 0
+
+
+@pytest.mark.parametrize("kind", ["data", "chunks", "attachments"])
+def test_r8_jobs_that_wait_are_counted_however_little_they_write(
+    server: Any, uploads: RawStreams, raw: Connect, kind: str
+) -> None:
+    client, count, written = uploads.client, 500, 1
+    with gate(Upload, "_write") as writing:
+        if kind == "chunks":
+            client = raw(server.address)
+            client.begin()
+            client.send(StoreBlobStart(), *[StoreBlobChunk(b"x")] * (count + 1))
+        elif kind == "data":
+            written = SHORT + 1
+            parts = [b"x", *[bytes(STREAM_FRAME)] * (SHORT // STREAM_FRAME), *[b"x"] * count]
+            client.send(*(StreamData(FIRST, part) for part in parts))
+        else:
+            client.begin()
+            client.send(StreamData(FIRST, b"x"))
+            for number in range(FIRST, FIRST + count + 1):
+                size = int(number == FIRST)
+                client.send(StreamEnd(number), AttachBlob(number, oid_of(1), None, b"", 1, size))
+        writing.wait_reached()
+        client.ping()
+        assert server._lobby.incoming > written + 500 * count
+        writing.open()
+    client.close()
+    uploads.client.close()
+    wait_until(lambda: server._lobby.incoming == 0)
 
 
 def test_one_that_is_too_long_is_not_kept(files: FileStorage, serve: Serve, raw: Connect) -> None:

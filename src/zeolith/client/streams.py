@@ -216,15 +216,16 @@ class Streams:
         :param announce: called with the number before anything is sent.
         :raises ClientDisconnected: the connection has ended.
         """
-        stream, pace, begun = None, self._pace(), 0
+        stream, pace = None, self._pace()
         rest = iter(parts)
         try:
-            first = next(rest, b"")
+            first = next(rest, None)
             # The server takes numbers in turn: nobody else's first message may come in between.
             with self._beginning:
                 stream = self._begin(announce)
-                if first:
-                    begun = self._send_some(stream, memoryview(first), pace)
+                if first is None:
+                    return self._end(stream), 0
+                begun = self._send_some(stream, memoryview(first), pace)
             self._send_all(stream, itertools.chain((memoryview(first)[begun:],), rest), pace)
         except BaseException as error:
             if stream is not None:
@@ -318,15 +319,16 @@ class Streams:
     def _end(self, stream: Outgoing) -> int:
         """Say that that was all; return the stream's number."""
         number = stream.sender.number
-        stream.end()
         self._outgoing.pop(number, None)
+        stream.end()
         self._channel.post(StreamEnd(number))
         return number
 
     def _fail(self, stream: Outgoing, error: BaseException) -> None:
         number = stream.sender.number
+        if self._outgoing.pop(number, None) is None:
+            return  # its end may have been said
         stream.end()
-        self._outgoing.pop(number, None)
         with suppress(ClientStorageError):
             self._channel.post(StreamFault(number, *_reason(error)))
 

@@ -21,13 +21,15 @@ class BlobPlaces:
 
     :param helper: the storage's ``FilesystemHelper``.
     :ivar top: the directory.
+    :ivar arrivals: how the paths begin of what a server has received.
     """
 
-    __slots__ = ("_base", "_helper", "_is_bushy", "_latest", "top")
+    __slots__ = ("_base", "_helper", "_is_bushy", "_latest", "arrivals", "top")
 
     def __init__(self, helper: Any) -> None:
         self._helper = helper
         self.top = self._base = str(helper.base_dir)
+        self.arrivals = f"{helper.temp_dir}{os.sep}"
         # Its own layout and its own way; whatever else there is works its paths out itself.
         self._is_bushy = type(helper) is FilesystemHelper and type(helper.layout) is BushyLayout
         # The name of a blob's file is the same for all that one transaction writes.
@@ -75,8 +77,10 @@ def store_blob(
     :raises OSError: the file can neither be renamed nor copied.
     :raises Exception: what the storage raises.
     """
-    if getattr(storage.storeBlob, "__func__", None) is not _PLAIN:
-        storage.storeBlob(oid, serial, data, path, "", meta)  # somebody has his own for it
+    is_plain = getattr(storage.storeBlob, "__func__", None) is _PLAIN
+    if not (is_plain and path.startswith(places.arrivals)):
+        # Somebody has his own for it, or a client has made the file, with what rights it likes.
+        storage.storeBlob(oid, serial, data, path, "", meta)
         return False
     storage.store(oid, serial, data, "", meta)
     tid = storage._tid

@@ -20,7 +20,7 @@ from .session import NOTICE, Session
 from .tally import Limit
 from .transactions import Transaction, UploadedBlob
 from .upload import Upload, blob_too_large
-from .workers import Job
+from .workers import JOB_MEMORY, Job
 
 logger = peer_logger(__name__)
 
@@ -49,7 +49,7 @@ def store_blob_chunk(session: Session, msgid: m.MsgId, request: m.StoreBlobChunk
     upload = _current(session)
     size, lobby = len(request.chunk), session.lobby
     if upload.takes(size, lobby.options.max_blob_size, lobby.tally):
-        _submit(session, upload, partial(upload.write, request.chunk), size)
+        _submit(session, upload, partial(upload.write, request.chunk), size + JOB_MEMORY)
     session.reply(msgid, None)
 
 
@@ -75,7 +75,9 @@ def add_upload(
     checksum = request.checksum if isinstance(request, AttachBlob) else None
     transaction.wait()
     finish = partial(_finish, session.service.access, upload, upload.held, request.oid, checksum)
-    size = len(request.data) + (0 if upload.held is None else upload.size)
+    size = len(request.data) + JOB_MEMORY
+    if upload.held is not None:
+        size += upload.size + upload.held.overhead
     upload.held = None
     session.uploads.submit(finish, partial(_uploaded, session, transaction, upload, request), size)
     # Right behind it, not when it has ended: others may be on their way to the thread by then.

@@ -46,6 +46,11 @@ class Held:
         self.parts.append(data)
         self.cost += kept + _OVERHEAD
 
+    @property
+    def overhead(self) -> int:
+        """Bytes of memory that it takes besides the data."""
+        return _OVERHEAD * (len(self.parts) + 1)
+
 
 _OVERHEAD: Final = 200
 """Bytes of a part besides its data."""

@@ -32,7 +32,7 @@ from .held import HOLD_MARK, SHORT, Held
 from .peerlog import peer_logger
 from .siphon import PIECE, Siphon
 from .upload import Upload
-from .workers import Job
+from .workers import JOB_MEMORY, Job
 
 if TYPE_CHECKING:
     from .session import Session
@@ -152,7 +152,7 @@ class Uploads:
             self._let_go(upload.file)
             self._cancel(receiver)
         elif upload.file.held is None:
-            self._submit(upload, partial(upload.file.write, data), size)
+            self._submit(upload, partial(upload.file.write, data), size, JOB_MEMORY)
         else:
             self._hold(upload, upload.file.held, data)
 
@@ -369,7 +369,7 @@ class Uploads:
                 file.write(part)
 
         upload.window = Window(self._most_ahead, monotonic())
-        self._submit(upload, write, file.size)
+        self._submit(upload, write, file.size, held.overhead)
 
     def _let_go(self, file: Upload) -> Held | None:
         """Return what is held of *file*, which is not counted here any more; None if it is not
@@ -390,7 +390,7 @@ class Uploads:
             return STREAM_WINDOW
         return max(BULK_WINDOW // max(len(self._open), 1), STREAM_WINDOW)
 
-    def _submit(self, upload: _Incoming, job: Job, size: int) -> None:
+    def _submit(self, upload: _Incoming, job: Job, size: int, overhead: int = 0) -> None:
         session = self._session
 
         def done(result: None, error: Exception | None) -> None:
@@ -400,7 +400,7 @@ class Uploads:
             self._took(upload, size)
 
         assert session.uploads is not None
-        session.uploads.submit(job, done, size)
+        session.uploads.submit(job, done, size + overhead)
         session.check_uploads()
 
     def _took(self, upload: _Incoming, size: int) -> None:

@@ -126,6 +126,10 @@ BATCH_COST: Final = 512 * 1024
 for short jobs the way to the thread and back takes longer than they do.  What they bring is known
 only when the last of them has ended."""
 
+JOB_MEMORY: Final = 600
+"""Bytes of memory that a job takes, which waits for a thread, besides its data (R8): to be counted
+where a peer can have many with hardly any data."""
+
 
 class Lane:
     """Runs jobs on a pool strictly one after the other, in order.
