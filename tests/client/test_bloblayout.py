@@ -121,6 +121,40 @@ def test_many_clients_may_make_a_shared_directory_at_once(tmp_path: Path) -> Non
     assert (tmp_path / "a" / "b" / ".layout").read_text() == "bushy"
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_who_comes_second_leaves_the_layout_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    """Between its look at the marker and that at the files another client makes the directory: what
+    it sees looks like an old one.  With another layout, blobs of the first would not be found."""
+    path = tmp_path / "blobs"
+    path.mkdir()
+    select = ZODB.blob.auto_layout_select
+
+    def make_first(found: str) -> str:
+        monkeypatch.setattr(ZODB.blob, "auto_layout_select", select)
+        BlobDirectory(str(path), shared=True, cache_size=None).close()
+        return "lawn"
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError("no second names")
+
+    monkeypatch.setattr(ZODB.blob, "auto_layout_select", make_first)
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    second = BlobDirectory(str(path), shared=True, cache_size=None)
+    assert second.fshelper.layout_name == "bushy"
+    assert (path / ".layout").read_text() == "bushy"
+    assert sorted(os.listdir(path)) == [".layout", "tmp"]
+    second.close()
+
+
+def test_a_marker_that_nobody_finished_is_written_anew(tmp_path: Path) -> None:
+    (tmp_path / ".layout").touch()
+    BlobDirectory(str(tmp_path), shared=False, cache_size=None).close()
+    assert (tmp_path / ".layout").read_text() == "zeocache"
+
+
 def test_shared_refuses_a_cache(blob_cache: BlobDirectory) -> None:
     with pytest.raises(ConfigurationError, match="cache of a client"):
         BlobDirectory(blob_cache.path, shared=True, cache_size=None)

@@ -91,7 +91,9 @@ def _open_shared(path: str, marker: str | None, option: str) -> Any:
         )
         os.makedirs(path, exist_ok=True)
         # Before anything else is there: ZODB would take it for an old directory.
-        _write_marker(path, helper.layout_name)
+        noted = _write_marker(path, helper.layout_name)
+        if noted != helper.layout_name:
+            return _open_shared(path, noted, option)
     os.makedirs(helper.temp_dir, exist_ok=True)
     return helper
 
@@ -113,7 +115,9 @@ def _open_cache(path: str, marker: str | None, option: str) -> Any:
     helper = FilesystemHelper(path, layout_name=LAYOUT)
     os.makedirs(path, exist_ok=True)
     if marker is None:
-        _write_marker(path, LAYOUT)
+        noted = _write_marker(path, LAYOUT)
+        if noted != LAYOUT:
+            return _open_cache(path, noted, option)
     os.makedirs(helper.temp_dir, exist_ok=True)
     return helper
 
@@ -149,14 +153,30 @@ def read_marker(directory: str) -> str | None:
         return None
 
 
-def _write_marker(directory: str, layout: str) -> None:
+def _write_marker(directory: str, layout: str) -> str:
+    """Note the layout of a directory that has none; return it, or that which somebody else has
+    noted meanwhile."""
     # At once and whole: many clients may start together, and ZODB's own way leaves the file
     # empty for a moment.
     handle, path = tempfile.mkstemp(prefix=MARKER_NAME, dir=directory)
-    with open(handle, "w") as file:
-        file.write(layout)
-        os.fchmod(handle, 0o644)
-    os.replace(path, os.path.join(directory, MARKER_NAME))
+    marker = os.path.join(directory, MARKER_NAME)
+    try:
+        with open(handle, "w") as file:
+            file.write(layout)
+            os.fchmod(handle, 0o644)
+        try:
+            # What was taken for an old directory may be one that somebody is just making.
+            os.link(path, marker)
+        except OSError:
+            # There is one, or the file system has no second names.  One that is empty for good was
+            # left by who died while it was written.
+            found = read_marker(directory)
+            if found:
+                return found
+            os.replace(path, marker)
+    finally:
+        remove(path)
+    return layout
 
 
 def _names_in(path: str) -> list[str]:
