@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,6 @@ from zeolith.protocol.streamrequests import OpenBlob, StreamCancel, StreamData, 
 
 from ..support.flipping import FlippingLine
 from ..support.interrupts import interrupted_at
-from ..support.processes import running_server
 from ..support.promptwire import PromptWire
 from ..support.proxy import Action, Passing, Proxy
 from ..support.raw import oid_of
@@ -43,17 +41,6 @@ from .test_transfers import leftovers
 
 COUNT = 40
 SHORT = 5_000
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> FileStorage:
-    return FileStorage(str(tmp_path / "Data.fs"), blob_dir=str(tmp_path / "blobs"))
-
-
-@pytest.fixture
-def server(files: FileStorage) -> Iterator[Any]:
-    with running_server(files) as found:
-        yield found
 
 
 def data_of(number: int, size: int = SHORT) -> bytes:

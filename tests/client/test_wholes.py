@@ -23,7 +23,7 @@ from zeolith.protocol.streamlayouts import data_head
 from zeolith.protocol.streamrequests import OpenBlob, StreamEnd, StreamFault
 from zeolith.protocol.wholes import MAX_WHOLE
 
-from ..support.waiting import Background
+from ..support.waiting import Background, wait_until
 from .conftest import Recorder
 from .streaming import Sink, open_request
 
@@ -276,8 +276,7 @@ def test_what_comes_behind_one_that_was_kept_is_handled_by_who_reads_next(pair: 
     pair.socket.sendall(pair.codec.reply(ping.msgid, None))
     pinging.result()
     pair.socket.sendall(sent[:200])
-    while not pair.channel._inlet.kept:
-        pass
+    wait_until(lambda: pair.channel._inlet.kept)
     assert sink.data == b""
     pair.socket.sendall(sent[200:] + pair.codec.notice(Info({"length": 7})))
     fetching.result()
@@ -296,8 +295,7 @@ def test_r7_what_comes_before_its_end_is_handled_at_once(pair: Pair) -> None:
     sent = pair.write(call, b"x" * 300)
     end = len(CHECKSUM) + 9
     pair.socket.sendall(sent[:-end])
-    while not pair.channel._inlet.kept:
-        pass
+    wait_until(lambda: pair.channel._inlet.kept)
     pair.socket.sendall(pair.codec.reply(ping.msgid, None))
     pinging.result(timeout=10)
     pair.socket.sendall(sent[-end:])

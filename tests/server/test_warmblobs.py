@@ -32,11 +32,12 @@ from zeolith.protocol.messages import InvalidateTransaction, Notice, Ping, Reply
 from zeolith.protocol.openings import OVERHEAD
 from zeolith.protocol.streamrequests import OpenBlob, StreamData, StreamEnd
 from zeolith.server import warmblobs
+from zeolith.server.blobplaces import bushy_path, lawn_path
 from zeolith.server.blobsums import ATTRIBUTE, compute
 from zeolith.server.sources import AT_ONCE
 from zeolith.server.streams import OUTPUT_MARK
 from zeolith.server.transport import Connection
-from zeolith.server.warmblobs import AT_A_TIME, WarmBlobs, bushy_path, find_warm_blobs, lawn_path
+from zeolith.server.warmblobs import AT_A_TIME, WarmBlobs, find_warm_blobs
 
 DATA = os.urandom(50_000)
 SHA = "sha256"

@@ -8,12 +8,48 @@ from __future__ import annotations
 
 import os
 import stat
+from binascii import hexlify
+from collections.abc import Callable
 from typing import Any, Final
 
-from ZODB.blob import BlobStorageMixin, BushyLayout, FilesystemHelper
+from ZODB.blob import BLOB_SUFFIX, BlobStorageMixin, BushyLayout, FilesystemHelper, LawnLayout
 from ZODB.FileStorage import FileStorage
 
 _READABLE: Final = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+
+_BYTE_NAMES: Final = tuple(f"0x{byte:02x}{os.sep}".encode("ascii") for byte in range(256))
+
+_SEPARATOR: Final = os.sep.encode("ascii")
+_SUFFIX: Final = str(BLOB_SUFFIX).encode("ascii")
+
+
+def _name(value: bytes) -> bytes:
+    """Return an id as ZODB has it in names: whole bytes, without zeros in front."""
+    digits = hexlify(value).lstrip(b"0") or b"00"
+    return b"0x0" + digits if len(digits) & 1 else b"0x" + digits
+
+
+def _bushy_directory(oid: bytes) -> bytes:
+    """Return the relative path of the directory of a blob in ZODB's layout *bushy*."""
+    return b"".join([_BYTE_NAMES[byte] for byte in oid])
+
+
+def bushy_path(oid: bytes, tid: bytes) -> bytes:
+    """Return the relative path of a blob in ZODB's layout *bushy*."""
+    return _bushy_directory(oid) + _name(tid) + _SUFFIX
+
+
+def lawn_path(oid: bytes, tid: bytes) -> bytes:
+    """Return the relative path of a blob in ZODB's layout *lawn*."""
+    return _name(oid) + _SEPARATOR + _name(tid) + _SUFFIX
+
+
+PATHS: Final[dict[type[Any], Callable[[bytes, bytes], bytes]]] = {
+    BushyLayout: bushy_path,
+    LawnLayout: lawn_path,
+}
+"""By ZODB's layouts: what returns the relative path of a blob, as the system takes it."""
 
 
 class BlobPlaces:
@@ -24,7 +60,7 @@ class BlobPlaces:
     :ivar arrivals: how the paths begin of what a server has received.
     """
 
-    __slots__ = ("_base", "_helper", "_is_bushy", "_latest", "arrivals", "top")
+    __slots__ = ("_base", "_helper", "_is_bushy", "arrivals", "top")
 
     def __init__(self, helper: Any) -> None:
         self._helper = helper
@@ -32,24 +68,18 @@ class BlobPlaces:
         self.arrivals = f"{helper.temp_dir}{os.sep}"
         # Its own layout and its own way; whatever else there is works its paths out itself.
         self._is_bushy = type(helper) is FilesystemHelper and type(helper.layout) is BushyLayout
-        # The name of a blob's file is the same for all that one transaction writes.
-        self._latest: tuple[bytes, str] = b"", ""
 
     def directory(self, oid: bytes) -> str:
         """Return the directory of the blobs of *oid*."""
         if self._is_bushy:
-            return f"{self._base}0x{oid.hex('/').replace('/', f'{os.sep}0x')}"
+            return self._base + os.fsdecode(_bushy_directory(oid))[:-1]
         return str(self._helper.getPathForOID(oid))
 
     def file(self, oid: bytes, tid: bytes) -> str:
         """Return the file of the blob that *tid* wrote."""
         if not self._is_bushy:
             return str(self._helper.getBlobFilename(oid, tid))
-        latest = self._latest
-        if latest[0] != tid:
-            name = os.path.basename(self._helper.getBlobFilename(oid, tid))
-            latest = self._latest = tid, name
-        return f"{self.directory(oid)}{os.sep}{latest[1]}"
+        return self._base + os.fsdecode(bushy_path(oid, tid))
 
 
 def makes_places(storage: Any) -> bool:

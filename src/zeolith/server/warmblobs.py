@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import stat
-from binascii import hexlify
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +25,7 @@ from ..protocol.limits import MAX_STREAMS
 from ..protocol.messages import MsgId
 from ..protocol.openings import OVERHEAD, serialize_whole
 from ..protocol.streamrequests import OpenBlob
+from .blobplaces import PATHS
 from .blobsums import recall_as
 from .sources import AT_ONCE
 from .streams import OUTPUT_MARK
@@ -38,33 +38,6 @@ AT_A_TIME: Final = 4
 """Blobs of one client in one step of the loop: some 80 µs, then it sees to others (R7)."""
 
 _load_blob: Final = ZODB.blob.BlobStorageMixin.loadBlob
-
-_BYTE_NAMES: Final = tuple(f"0x{byte:02x}{os.sep}".encode("ascii") for byte in range(256))
-
-_SEPARATOR: Final = os.sep.encode("ascii")
-_SUFFIX: Final = str(ZODB.blob.BLOB_SUFFIX).encode("ascii")
-
-
-def _name(value: bytes) -> bytes:
-    """Return an id as ZODB has it in names: whole bytes, without zeros in front."""
-    digits = hexlify(value).lstrip(b"0") or b"00"
-    return b"0x0" + digits if len(digits) & 1 else b"0x" + digits
-
-
-def bushy_path(oid: bytes, tid: bytes) -> bytes:
-    """Return the relative path of a blob in ZODB's layout *bushy*."""
-    return b"".join([_BYTE_NAMES[byte] for byte in oid]) + _name(tid) + _SUFFIX
-
-
-def lawn_path(oid: bytes, tid: bytes) -> bytes:
-    """Return the relative path of a blob in ZODB's layout *lawn*."""
-    return _name(oid) + _SEPARATOR + _name(tid) + _SUFFIX
-
-
-_PATHS: Final[dict[type[Any], Callable[[bytes, bytes], bytes]]] = {
-    ZODB.blob.BushyLayout: bushy_path,
-    ZODB.blob.LawnLayout: lawn_path,
-}
 
 
 class WarmBlobs:
@@ -162,5 +135,5 @@ def find_warm_blobs(storage: Any) -> WarmBlobs | None:
     helper = storage.fshelper
     if type(helper) is not ZODB.blob.FilesystemHelper:
         return None
-    path_of = _PATHS.get(type(helper.layout))
+    path_of = PATHS.get(type(helper.layout))
     return None if path_of is None else WarmBlobs(storage, helper.base_dir, path_of)
